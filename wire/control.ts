@@ -3,8 +3,8 @@
 // names, sizes and progress from these, never a VM's specification or content. Unknown extra fields are dropped, but for progress and
 // report, which newer nodes may widen and an older gateway hands on as they are.
 import { z } from './schema.ts'
+import { ID_PATTERN, NAME_PATTERN } from './types.ts'
 
-export const CONTROL_VERSION = 1
 export const NONCE_BYTES = 32
 /** Page streams of one migration are numbered 2..INDEX_MAX: 0 is the end-to-end control stream, 1 the skeleton. */
 export const INDEX_MAX = 255
@@ -13,9 +13,9 @@ const VMS_MAX = 1024
 const MIGRATIONS_MAX = 1024
 
 /** Name of a site, a VM or the gateway. */
-export const Id = z.string().regex(/^[a-z0-9-]{1,64}$/, 'expected 1 to 64 of a-z, 0-9 and -')
+export const Id = z.string().regex(NAME_PATTERN, 'expected 1 to 64 of a-z, 0-9 and -')
 /** A migration, or the gateway's session for it: 128 random bits. */
-export const MigrationId = z.string().regex(/^[0-9a-f]{32}$/, 'expected 32 hexadecimal digits')
+export const MigrationId = z.string().regex(ID_PATTERN, 'expected 32 hexadecimal digits')
 
 const text = (max: number) => z.string().max(max)
 const count = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER)

@@ -1,0 +1,77 @@
+// Frames over a Stream, one at a time. Enters: a Stream. Leaves: frames, and in the end the stream itself again with what follows the frames.
+// Always holds: not one byte behind the frame that was asked for is interpreted, so after the first frame of a stream the rest can be handed
+// on raw (the relay must never look into it); a frame too large or not expected is refused from its header.
+import { encodeFrame, FRAME_HEADER_BYTES, type Frame, FrameDecoder } from '../wire/frame.ts'
+import type { Stream } from './types.ts'
+
+export type LimitOf = (type: number) => number | undefined
+
+export type FrameStream = {
+  readonly stream: Stream
+  /** Next frame, or null when the stream ended between frames. FRAME_TYPE, FRAME_TOO_LARGE, FRAME_TRUNCATED, or what the stream throws. */
+  next(limitOf: LimitOf): Promise<Frame | null>
+  write(type: number, payload: Uint8Array): Promise<void>
+  /** The stream from the first byte behind the last frame. No next() after it. */
+  rest(): Stream
+  /** performance.now() of the last bytes that came: of any part of a frame, so a large frame on a slow link is a sign of life. */
+  heardAt(): number
+}
+
+const NOTHING = new Uint8Array(0)
+
+export function createFrameStream(stream: Stream): FrameStream {
+  let held: Uint8Array = NOTHING
+  let heardAt = performance.now()
+  let handedOver = false
+
+  async function take(bytesMax: number): Promise<Uint8Array | null> {
+    while (held.length === 0) {
+      const chunk = await stream.read()
+      if (chunk === null) return null
+      heardAt = performance.now()
+      held = chunk
+    }
+    const part = held.subarray(0, bytesMax)
+    held = held.subarray(part.length)
+    return part
+  }
+
+  return {
+    stream,
+    async next(limitOf) {
+      if (handedOver) throw new Error('next() after rest()')
+      const decoder = new FrameDecoder(limitOf)
+      const header = new Uint8Array(FRAME_HEADER_BYTES)
+      let wanted = FRAME_HEADER_BYTES
+      for (let fill = 0; ; ) {
+        const part = await take(wanted - fill)
+        if (part === null) {
+          decoder.end()
+          return null
+        }
+        if (fill < FRAME_HEADER_BYTES) header.set(part, fill)
+        fill += part.length
+        const [frame] = decoder.push(part)
+        if (frame) return frame
+        if (fill === FRAME_HEADER_BYTES) wanted += new DataView(header.buffer).getUint32(0)
+      }
+    },
+    write: (type, payload) => stream.write(encodeFrame(type, payload)),
+    rest() {
+      handedOver = true
+      return {
+        id: stream.id,
+        write: bytes => stream.write(bytes),
+        end: () => stream.end(),
+        reset: reason => stream.reset(reason),
+        async read() {
+          if (held.length === 0) return stream.read()
+          const first = held
+          held = NOTHING
+          return first
+        },
+      }
+    },
+    heardAt: () => heardAt,
+  }
+}

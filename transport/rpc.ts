@@ -1,0 +1,234 @@
+// JSON RPC both ways over one stream: requests with answers, notifications without, heartbeats beneath.
+// Enters: method calls, frames RPC / PING / PONG / ERROR. Leaves: answers, or coded errors.
+// Always holds: every request ends (answer, deadline, signal or the link's end); outstanding requests, running handlers and queued bytes are
+// bounded; silence for `silenceMs` ends the link (a hung peer holds its connection open: only its silence tells); a malformed frame ends the
+// link with its code, an unknown method or a handler's error is only that call's answer.
+import { ErrorBody } from '../wire/control.ts'
+import { fromBody, GodwitError, toGodwitError } from '../wire/errors.ts'
+import { FRAME_HEADER_BYTES } from '../wire/frame.ts'
+import type { Log } from '../wire/log.ts'
+import { checkJson, toJson, z } from '../wire/schema.ts'
+import { allow, FRAME, FRAME_LIMITS } from '../wire/types.ts'
+import { createFrameStream, type FrameStream } from './frames.ts'
+import type { Stream } from './types.ts'
+
+export const REQUESTS_MAX = 64
+export const QUEUED_BYTES_MAX = 4 * 1024 * 1024
+/** A notification may be lost: it is, when this much waits to be written. */
+const NOTIFY_QUEUED_BYTES_MAX = 256 * 1024
+const REQUEST_TIMEOUT_MS = 30_000
+const HEARTBEAT_MS = 5_000
+const SILENCE_MS = 15_000
+const CLOSE_GRACE_MS = 1_000
+
+export type RpcContext = { signal: AbortSignal }
+export type RpcHandlers = Record<string, (params: unknown, context: RpcContext) => Promise<unknown>>
+export type RequestOptions = { timeoutMs?: number; signal?: AbortSignal }
+
+export type RpcPeer = {
+  request<T>(method: string, params: unknown, options?: RequestOptions): Promise<T>
+  /** Best effort: dropped when the link is slow or gone. */
+  notify(method: string, params: unknown): void
+  /** Resolves (never rejects) when the link has ended: null for a clean end by either side, otherwise why. */
+  readonly closed: Promise<GodwitError | null>
+  /** Ends the link; with an error the peer is told why. */
+  close(error?: GodwitError): void
+}
+
+export type RpcOptions = {
+  handlers: RpcHandlers
+  onNotify?: (method: string, params: unknown) => void
+  log: Log
+  heartbeatMs?: number
+  silenceMs?: number
+}
+
+const Id = z.number().int().positive().max(Number.MAX_SAFE_INTEGER)
+const Method = z.string().min(1).max(64)
+const Message = z.union([
+  z.strictObject({ id: Id, method: Method, params: z.unknown() }),
+  z.strictObject({ id: Id, result: z.unknown() }),
+  z.strictObject({ id: Id, error: ErrorBody }),
+  z.strictObject({ method: Method, params: z.unknown() }),
+])
+const ALLOWED = allow('RPC', 'PING', 'PONG', 'ERROR')
+const EMPTY = new Uint8Array(0)
+
+type Waiting = { resolve: (value: unknown) => void; reject: (error: unknown) => void }
+type Reply = { result: unknown } | { error: GodwitError }
+
+/** Speaks RPC on a stream (or on one whose first frames have been read already) until either side ends it. */
+export function createRpc(on: Stream | FrameStream, options: RpcOptions): RpcPeer {
+  return new Rpc('next' in on ? on : createFrameStream(on), options)
+}
+
+class Rpc implements RpcPeer {
+  readonly #frames: FrameStream
+  readonly #options: RpcOptions
+  readonly #over = new AbortController()
+  readonly #closed = Promise.withResolvers<GodwitError | null>()
+  readonly #waiting = new Map<number, Waiting>()
+  readonly #heart: NodeJS.Timeout
+  #running = 0
+  #lastId = 0
+  #queuedBytes = 0
+  #pongQueued = false
+
+  constructor(frames: FrameStream, options: RpcOptions) {
+    this.#frames = frames
+    this.#options = options
+    this.#heart = setInterval(() => this.#beat(), options.heartbeatMs ?? HEARTBEAT_MS)
+    this.#receive().then(
+      reason => this.#finish(reason),
+      thrown => this.close(toGodwitError(thrown)),
+    )
+  }
+
+  get closed(): Promise<GodwitError | null> {
+    return this.#closed.promise
+  }
+
+  request<T>(method: string, params: unknown, { timeoutMs = REQUEST_TIMEOUT_MS, signal }: RequestOptions = {}): Promise<T> {
+    return new Promise((resolve, reject) => {
+      this.#over.signal.throwIfAborted()
+      signal?.throwIfAborted()
+      if (this.#waiting.size >= REQUESTS_MAX) throw new GodwitError('LIMIT_EXCEEDED', `more than ${REQUESTS_MAX} requests outstanding`)
+      const payload = toJson({ id: this.#lastId + 1, method, params })
+      if (payload.length > FRAME_LIMITS.RPC) throw new GodwitError('LIMIT_EXCEEDED', `the request ${method} is too large`)
+      if (this.#queuedBytes > QUEUED_BYTES_MAX) throw new GodwitError('LIMIT_EXCEEDED', 'the peer does not read its requests')
+      const id = ++this.#lastId
+      const settle = () => {
+        clearTimeout(timer)
+        signal?.removeEventListener('abort', onAbort)
+        this.#waiting.delete(id)
+      }
+      const fail = (error: unknown) => {
+        settle()
+        reject(error)
+      }
+      const onAbort = () => fail(signal?.reason)
+      const timer = setTimeout(() => fail(new GodwitError('TIMEOUT', `${method}: no answer within ${timeoutMs} ms`)), timeoutMs)
+      signal?.addEventListener('abort', onAbort, { once: true })
+      this.#waiting.set(id, {
+        resolve: value => {
+          settle()
+          resolve(value as T)
+        },
+        reject: fail,
+      })
+      this.#send(FRAME.RPC, payload).catch(fail)
+    })
+  }
+
+  notify(method: string, params: unknown): void {
+    if (this.#over.signal.aborted || this.#queuedBytes > NOTIFY_QUEUED_BYTES_MAX) return
+    const payload = toJson({ method, params })
+    if (payload.length <= FRAME_LIMITS.RPC) this.#send(FRAME.RPC, payload).catch(() => {})
+    else this.#options.log.warn('a notification is too large', { method, bytes: payload.length })
+  }
+
+  close(error?: GodwitError): void {
+    if (this.#over.signal.aborted) return
+    if (error) this.#send(FRAME.ERROR, toJson(error)).catch(() => {})
+    this.#finish(error ?? null)
+  }
+
+  async #receive(): Promise<GodwitError | null> {
+    for (;;) {
+      const frame = await this.#frames.next(ALLOWED)
+      if (frame === null || this.#over.signal.aborted) return null
+      if (frame.type === FRAME.RPC) this.#onMessage(frame.payload)
+      else if (frame.type === FRAME.PING) this.#pong()
+      else if (frame.type === FRAME.ERROR) return fromBody(checkJson(ErrorBody, frame.payload, { what: 'ERROR frame' }))
+    }
+  }
+
+  #onMessage(payload: Uint8Array): void {
+    const message = checkJson(Message, payload, { what: 'RPC frame' })
+    if ('method' in message) {
+      if (!('id' in message)) this.#notified(message.method, message.params)
+      else this.#answer(message.id, message.method, message.params)
+      return
+    }
+    if (message.id > this.#lastId) throw new GodwitError('FRAME_MALFORMED', `an answer to request ${message.id}, which was never made`)
+    const waiter = this.#waiting.get(message.id)
+    if ('error' in message) waiter?.reject(fromBody(message.error))
+    else waiter?.resolve(message.result)
+  }
+
+  #notified(method: string, params: unknown): void {
+    try {
+      this.#options.onNotify?.(method, params)
+    } catch (error) {
+      this.#options.log.warn('a notification was not understood', { method, error })
+    }
+  }
+
+  async #answer(id: number, method: string, params: unknown): Promise<void> {
+    // Answers to a peer that does not read them would pile up here.
+    if (this.#queuedBytes > QUEUED_BYTES_MAX) return this.close(new GodwitError('LIMIT_EXCEEDED', 'the peer does not read its answers'))
+    const reply = await this.#call(method, params)
+    let payload = toJson({ id, ...reply })
+    if (payload.length > FRAME_LIMITS.RPC) {
+      this.#options.log.error('an answer is too large', { method, bytes: payload.length })
+      payload = toJson({ id, error: new GodwitError('LIMIT_EXCEEDED', `the answer to ${method} is too large`) })
+    }
+    await this.#send(FRAME.RPC, payload).catch(() => {})
+  }
+
+  async #call(method: string, params: unknown): Promise<Reply> {
+    const { handlers, log } = this.#options
+    const handler = Object.hasOwn(handlers, method) ? handlers[method] : undefined
+    if (!handler) return { error: new GodwitError('VERSION_UNSUPPORTED', `no method '${method}' here`) }
+    if (this.#running >= REQUESTS_MAX) return { error: new GodwitError('LIMIT_EXCEEDED', `more than ${REQUESTS_MAX} requests at once`) }
+    this.#running += 1
+    try {
+      return { result: (await handler(params, { signal: this.#over.signal })) ?? null }
+    } catch (thrown) {
+      const error = toGodwitError(thrown)
+      if (error.code === 'INTERNAL') log.error('a request handler failed', { method, error })
+      return { error }
+    } finally {
+      this.#running -= 1
+    }
+  }
+
+  #beat(): void {
+    const silentMs = performance.now() - this.#frames.heardAt()
+    if (silentMs >= (this.#options.silenceMs ?? SILENCE_MS))
+      this.#finish(new GodwitError('CONNECTION_LOST', `the peer has been silent for ${Math.round(silentMs)} ms`))
+    else if (this.#queuedBytes <= NOTIFY_QUEUED_BYTES_MAX) this.#send(FRAME.PING, EMPTY).catch(() => {})
+  }
+
+  /** One answer waits at a time, however many PINGs come. */
+  #pong(): void {
+    if (this.#pongQueued) return
+    this.#pongQueued = true
+    const sent = () => {
+      this.#pongQueued = false
+    }
+    this.#send(FRAME.PONG, EMPTY).then(sent, sent)
+  }
+
+  async #send(type: number, payload: Uint8Array): Promise<void> {
+    const bytes = payload.length + FRAME_HEADER_BYTES
+    this.#queuedBytes += bytes
+    try {
+      await this.#frames.write(type, payload)
+    } finally {
+      this.#queuedBytes -= bytes
+    }
+  }
+
+  #finish(reason: GodwitError | null): void {
+    if (this.#over.signal.aborted) return
+    const error = reason ?? new GodwitError('CONNECTION_LOST', 'the link was closed')
+    this.#over.abort(error)
+    clearInterval(this.#heart)
+    for (const { reject } of [...this.#waiting.values()]) reject(error)
+    // What was written last (an ERROR frame) should still arrive: half-close first, reset when the peer does not take it in time.
+    this.#frames.stream.end().catch(() => {})
+    setTimeout(() => this.#frames.stream.reset('closed'), CLOSE_GRACE_MS).unref()
+    this.#closed.resolve(reason)
+  }
+}
