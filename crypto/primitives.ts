@@ -1,0 +1,26 @@
+// The seam between Godwit's cryptography and the two builds of libsodium: what record.ts, page-hash.ts and hash.ts need for bulk data.
+// Always holds: both implementations give the same bytes (test/crypto/primitives.test.ts opens with one what the other sealed, both ways).
+
+/** One end of one crypto_secretstream_xchacha20poly1305. Not usable after wipe(). */
+export type SecretStream = {
+  /** Seals `message` into `out` (message length + 17). `message` may be `out.subarray(1, 1 + n)`: sealed in place, without a copy. */
+  push(out: Uint8Array, message: Uint8Array, additionalData: Uint8Array, tag: number): void
+  /** Opens `record` into `out` (record length - 17), which may be `record.subarray(1, -16)`. Gives the tag, or -1 (and `out` untouched) when it does not verify. */
+  pull(out: Uint8Array, record: Uint8Array, additionalData: Uint8Array): number
+  /** Zeroes and frees the state. Idempotent. */
+  wipe(): void
+}
+
+export type Primitives = {
+  readonly name: 'native' | 'portable'
+  /** BLAKE2b of `input` into `out` (16..64 bytes), keyed when `key` is given. Without allocation in the native build. */
+  hash(out: Uint8Array, input: Uint8Array, key?: Uint8Array): void
+  /** State for both directions: a stream's header is chosen by its sealer (24 random bytes) and told to its opener. */
+  secretStream(key: Uint8Array, header: Uint8Array): SecretStream
+}
+
+export const STREAM_KEY_BYTES = 32
+export const STREAM_HEADER_BYTES = 24
+export const TAG_MESSAGE = 0
+export const TAG_REKEY = 2
+export const TAG_FINAL = 3

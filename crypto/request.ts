@@ -1,0 +1,40 @@
+// Certificate requests: a site or gateway says which keys it has and proves that it holds the signing one. The box key is proved by the handshake itself.
+// Enters: bytes from a stranger. Leaves: claims that only their own key vouches for: a person or a token must say that the name is theirs.
+import { GodwitError } from '../wire/errors.ts'
+import { concatBytes, Reader, utf8 } from './bytes.ts'
+import type { SiteKeys } from './identity.ts'
+import { SIGNATURE_BYTES, signMessage, verifyMessage } from './signature.ts'
+import { equalBytes } from './sodium.ts'
+import { encodeSubject, type Role, readSubject, type Subject } from './subject.ts'
+
+const LABEL = 'godwit/1 request'
+const MAGIC = utf8('GWR1')
+
+/** Canonical bytes, signed by the key that they name. */
+export function createRequest(keys: SiteKeys, { role, id }: { role: Role; id: string }): Uint8Array {
+  const body = concatBytes(MAGIC, encodeSubject({ role, id, signPublic: keys.signPublic, boxPublic: keys.boxPublic }))
+  return concatBytes(body, signMessage(keys.signSecret, LABEL, body))
+}
+
+/** The claims of a request whose signature is its own key's. Throws CERT_MALFORMED, or AUTH_FAILED when the signature is wrong. */
+export function verifyRequest(bytes: Uint8Array): Subject {
+  const { claims, body, signature } = decode(bytes)
+  if (!verifyMessage(claims.signPublic, LABEL, body, signature))
+    throw new GodwitError('AUTH_FAILED', `the request of ${claims.id} is not signed by its own key`)
+  return claims
+}
+
+function decode(bytes: Uint8Array): { claims: Subject; body: Uint8Array; signature: Uint8Array } {
+  try {
+    const reader = new Reader(bytes)
+    if (!equalBytes(reader.take(MAGIC.length), MAGIC)) throw new RangeError('not a certificate request')
+    const claims = readSubject(reader)
+    const body = bytes.slice(0, reader.offset)
+    const signature = reader.take(SIGNATURE_BYTES)
+    reader.end()
+    return { claims, body, signature }
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error
+    throw new GodwitError('CERT_MALFORMED', `the request cannot be read: ${error.message}`, { cause: error })
+  }
+}

@@ -1,0 +1,58 @@
+// The only importer of sodium-native (libsodium as a native addon, optional): the same bytes as the WebAssembly build, for bulk data only.
+// Leaves: Primitives, or undefined where the addon is absent or does not load. No allocation per call beyond what the caller passes in.
+import type { Primitives, SecretStream } from './primitives.ts'
+
+type Bytes = Uint8Array
+type Addon = {
+  crypto_generichash(out: Bytes, input: Bytes, key?: Bytes): void
+  crypto_secretstream_xchacha20poly1305_STATEBYTES: number
+  crypto_secretstream_xchacha20poly1305_init_pull(state: Bytes, header: Bytes, key: Bytes): void
+  crypto_secretstream_xchacha20poly1305_push(state: Bytes, out: Bytes, message: Bytes, additionalData: Bytes, tag: number): number
+  crypto_secretstream_xchacha20poly1305_pull(state: Bytes, out: Bytes, tag: Bytes, record: Bytes, additionalData: Bytes): number
+  sodium_memzero(buffer: Bytes): void
+}
+
+/** Never throws: no native build is a slower path, not a failure. */
+export async function loadNative(): Promise<Primitives | undefined> {
+  try {
+    // An optional dependency: the specifier is not a literal type, so that the type check passes where it is not installed.
+    const module = (await import('sodium-native' as string)) as { default: Addon }
+    return makeNative(module.default)
+  } catch {
+    return undefined
+  }
+}
+
+function makeNative(addon: Addon): Primitives {
+  return {
+    name: 'native',
+    hash: (out, input, key) => addon.crypto_generichash(out, input, key),
+    secretStream: (key, header) => nativeStream(addon, key, header),
+  }
+}
+
+function nativeStream(addon: Addon, key: Uint8Array, header: Uint8Array): SecretStream {
+  const state = new Uint8Array(addon.crypto_secretstream_xchacha20poly1305_STATEBYTES)
+  const tagOut = new Uint8Array(1)
+  let live = true
+  addon.crypto_secretstream_xchacha20poly1305_init_pull(state, header, key)
+  return {
+    push(out, message, additionalData, tag) {
+      if (!live) throw new Error('this secret stream has been wiped')
+      addon.crypto_secretstream_xchacha20poly1305_push(state, out, message, additionalData, tag)
+    },
+    pull(out, record, additionalData) {
+      if (!live) throw new Error('this secret stream has been wiped')
+      try {
+        addon.crypto_secretstream_xchacha20poly1305_pull(state, out, tagOut, record, additionalData)
+      } catch {
+        return -1
+      }
+      return tagOut[0]!
+    },
+    wipe() {
+      live = false
+      addon.sodium_memzero(state)
+    },
+  }
+}

@@ -1,0 +1,35 @@
+// What certificates and requests say about whom: role, name, two public keys.
+import { NAME_PATTERN } from '../wire/types.ts'
+import { concatBytes, type Reader, u8, utf8 } from './bytes.ts'
+import { SIGN_PUBLIC_BYTES } from './signature.ts'
+
+export type Role = 'site' | 'gateway'
+
+export type Subject = {
+  role: Role
+  /** Name of the site or gateway. */
+  id: string
+  /** Ed25519 and X25519, 32 bytes each. */
+  signPublic: Uint8Array
+  boxPublic: Uint8Array
+}
+
+export const BOX_PUBLIC_BYTES = 32
+const ROLES: Record<Role, number> = { site: 1, gateway: 2 }
+
+/** u8 role | u8 id length | id | signPublic | boxPublic. Throws TypeError on a subject that no certificate can carry. */
+export function encodeSubject({ role, id, signPublic, boxPublic }: Subject): Uint8Array {
+  if (ROLES[role] === undefined) throw new TypeError(`role ${role} is not site or gateway`)
+  if (!NAME_PATTERN.test(id)) throw new TypeError(`'${id}' is not a name: 1..64 of a-z, 0-9, -`)
+  if (signPublic.length !== SIGN_PUBLIC_BYTES || boxPublic.length !== BOX_PUBLIC_BYTES) throw new TypeError('a public key is 32 bytes')
+  return concatBytes(u8(ROLES[role]), u8(id.length), utf8(id), signPublic, boxPublic)
+}
+
+/** Reads what encodeSubject wrote. Throws RangeError. */
+export function readSubject(reader: Reader): Subject {
+  const number = reader.number(1)
+  const id = new TextDecoder().decode(reader.take(reader.number(1)))
+  const role = (Object.keys(ROLES) as Role[]).find(name => ROLES[name] === number)
+  if (role === undefined || !NAME_PATTERN.test(id)) throw new RangeError('bad role or id')
+  return { role, id, signPublic: reader.take(SIGN_PUBLIC_BYTES), boxPublic: reader.take(BOX_PUBLIC_BYTES) }
+}
