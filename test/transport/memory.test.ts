@@ -1,4 +1,5 @@
 import { createMemoryEngine } from '../../transport/memory.ts'
+import { transportCompliance } from '../compliance/transport.ts'
 import { assert, codeOf, suite } from '../support/suite.ts'
 
 const test = suite('memory engine', { ms: 5_000 })
@@ -33,3 +34,11 @@ test('a stream beyond the limit is refused', async () => {
 })
 
 test.run()
+
+const compliance = await transportCompliance('memory', {
+  make: () => createMemoryEngine(),
+  backpressureBytes: 256 * 1024,
+  inProcess: 'both ends are this process',
+  protocol: 'none',
+})
+compliance.run()
