@@ -1,0 +1,211 @@
+// Reads what the guest program writes on its serial line, as an observer outside the VM. Enters: chunks of text with the time they were seen, from
+// one console or from several (source's and target's). Leaves: records, and a summary: the longest silence, lost beats, audits, bad pages.
+// Pure, bounded memory. Always holds: the chunks of all consoles make one stream in the order they are pushed; a line that is torn between
+// two consoles (the VM moved in the middle of it) is put together again.
+
+/** One line of the guest. `digest` is a string: it does not fit a number. */
+export type GuestLine =
+  | { kind: 'beat'; sequence: number; guestMs: number }
+  | { kind: 'ready'; pages: number; fields: Record<string, number> }
+  | { kind: 'audit'; ok: number; bad: number; pass: number; writes: number; tableBad: boolean }
+  | { kind: 'audit-full'; pages: number; bad: number; versions: number; ever: number; digest: string }
+  | { kind: 'bad'; text: string }
+  | { kind: 'done'; what: 'DIRTY' | 'TOUCHED' | 'CORRUPTED' | 'FORGOTTEN' | 'POWEROFF'; fields: Record<string, number> }
+  | { kind: 'other'; text: string }
+
+export type GuestRecord = GuestLine & { atMs: number; console: string }
+
+export type Silence = { ms: number; atMs: number; afterSequence: number; beforeSequence: number; acrossConsoles: boolean }
+
+export type BeatSummary = {
+  beats: number
+  firstSequence: number
+  lastSequence: number
+  missing: number
+  duplicates: number
+  outOfOrder: number
+  /** The guest began to count anew: it was booted again. */
+  restarts: number
+  longestSilenceMs: number
+  longestSilence?: Silence | undefined
+  badLines: number
+  /** The first of them, at most 20. */
+  bad: string[]
+  ready?: Extract<GuestLine, { kind: 'ready' }> | undefined
+  audit?: Extract<GuestLine, { kind: 'audit' }> | undefined
+  auditFull?: Extract<GuestLine, { kind: 'audit-full' }> | undefined
+}
+
+const LINE_CHARACTERS_MAX = 1024
+const MISSING_MAX = 100_000
+const BAD_KEPT_MAX = 20
+/** Silences shorter than this are not worth keeping: a beat comes every 10 ms. */
+const SILENCE_KEPT_MIN_MS = 20
+const SILENCES_MAX = 20_000
+const DONE = ['DIRTY', 'TOUCHED', 'CORRUPTED', 'FORGOTTEN', 'POWEROFF'] as const
+
+function numbersOf(text: string): Record<string, number> {
+  return Object.fromEntries([...text.matchAll(/(\w+)=(\d+)/g)].map(([, name, value]) => [name, Number(value)]))
+}
+
+/** One line without its end. Whatever is not a whole line of the guest program (kernel messages, torn lines) is 'other'. */
+export function parseGuestLine(text: string): GuestLine {
+  const beat = /^BEAT (\d+) (\d+)$/.exec(text)
+  if (beat) return { kind: 'beat', sequence: Number(beat[1]), guestMs: Number(beat[2]) }
+  if (text.startsWith('BAD ')) return { kind: 'bad', text }
+  const full = /^AUDIT-FULL pages=(\d+) bad=(\d+) versions=(\d+) ever=(\d+) digest=(\d+)$/.exec(text)
+  if (full) {
+    const [, pages, bad, versions, ever, digest] = full
+    return {
+      kind: 'audit-full',
+      pages: Number(pages),
+      bad: Number(bad),
+      versions: Number(versions),
+      ever: Number(ever),
+      digest: digest ?? '',
+    }
+  }
+  const audit = /^AUDIT ok=(\d+) bad=(\d+) pass=(\d+) writes=(\d+)( table=bad)?$/.exec(text)
+  if (audit) {
+    const [, ok, bad, pass, writes, table] = audit
+    return { kind: 'audit', ok: Number(ok), bad: Number(bad), pass: Number(pass), writes: Number(writes), tableBad: table !== undefined }
+  }
+  if (/^READY pages=\d+ .*ms=\d+$/.test(text)) {
+    const fields = numbersOf(text)
+    return { kind: 'ready', pages: fields['pages'] ?? 0, fields }
+  }
+  const what = DONE.find(word => text === word || text.startsWith(`${word} `))
+  return what ? { kind: 'done', what, fields: numbersOf(text) } : { kind: 'other', text }
+}
+
+/** Counts sequence numbers as they come: each is new, late (out of order) or a duplicate. Memory is bounded by what is missing. */
+function createSequenceCount() {
+  const missing = new Set<number>()
+  const counts = { beats: 0, first: 0, last: 0, duplicates: 0, outOfOrder: 0, restarts: 0, forgotten: 0 }
+  return {
+    counts,
+    missing: () => missing.size + counts.forgotten,
+    /** Whether the beat is one not seen before. */
+    add(sequence: number, duplicatesExpected: boolean): boolean {
+      if (counts.beats === 0) counts.first = sequence
+      else if (sequence === 1 && counts.last > 1 && !duplicatesExpected && !missing.has(1)) {
+        counts.restarts++
+        counts.last = 0
+        missing.clear()
+      }
+      if (counts.beats > 0 && sequence <= counts.last) {
+        if (missing.delete(sequence)) {
+          counts.outOfOrder++
+          counts.beats++
+          return true
+        }
+        if (!duplicatesExpected) counts.duplicates++
+        return false
+      }
+      if (counts.beats > 0)
+        for (let lost = counts.last + 1; lost < sequence; lost++) {
+          if (missing.size >= MISSING_MAX) {
+            counts.forgotten += sequence - lost
+            break
+          }
+          missing.add(lost)
+        }
+      counts.last = sequence
+      counts.beats++
+      return true
+    },
+  }
+}
+
+/** The gaps between beats as they were seen from outside, longest first where asked. */
+function createSilences() {
+  const kept: Silence[] = []
+  let last: { atMs: number; sequence: number; console: string } | undefined
+  let longest: Silence | undefined
+  return {
+    longest: () => longest,
+    lastAtMs: () => last?.atMs,
+    add(sequence: number, atMs: number, console: string): void {
+      if (last) {
+        const acrossConsoles = last.console !== console
+        const silence = { ms: atMs - last.atMs, atMs: last.atMs, afterSequence: last.sequence, beforeSequence: sequence, acrossConsoles }
+        if (!longest || silence.ms > longest.ms) longest = silence
+        if (silence.ms >= SILENCE_KEPT_MIN_MS) kept.push(silence)
+        if (kept.length > SILENCES_MAX) kept.splice(0, SILENCES_MAX / 2)
+      }
+      last = { atMs, sequence, console }
+    },
+    between(fromMs: number, toMs: number): Silence | undefined {
+      const within = kept.filter(({ atMs, ms }) => atMs < toMs && atMs + ms > fromMs)
+      return within.reduce<Silence | undefined>((best, silence) => (best && best.ms >= silence.ms ? best : silence), undefined)
+    },
+  }
+}
+
+export type Witness = {
+  /**
+   * Text that came from a console at a time (monotonic, ms). Gives the records that it completed. `replayed`: the console showed it again or late
+   * (a ring buffer on connecting): its beats count as seen, not as duplicates, and say nothing about silence.
+   */
+  push(console: string, chunk: string, atMs: number, options?: { replayed?: boolean }): GuestRecord[]
+  /** All that was seen so far. `nowMs` counts the silence that still goes on. */
+  summary(nowMs?: number): BeatSummary
+  /** The longest silence that overlaps a span of time; undefined when none was longer than about two beats. */
+  silenceBetween(fromMs: number, toMs: number): Silence | undefined
+}
+
+/** An observer of one guest over all consoles it may speak on. */
+export function createWitness(): Witness {
+  const sequences = createSequenceCount()
+  const silences = createSilences()
+  const partial = new Map<string, string>()
+  const seen: Pick<BeatSummary, 'ready' | 'audit' | 'auditFull'> = {}
+  const bad: string[] = []
+  let badLines = 0
+  let active = ''
+
+  /** A line; when it makes no sense by itself, the rest of a line that another console began. */
+  const lineOf = (console: string, text: string): GuestLine => {
+    const parsed = parseGuestLine(text)
+    const begun = active === console ? undefined : partial.get(active)
+    if (parsed.kind !== 'other' || begun === undefined) return parsed
+    const joined = parseGuestLine(begun + text)
+    if (joined.kind === 'other') return parsed
+    partial.delete(active)
+    return joined
+  }
+  const note = (record: GuestRecord, replayed: boolean) => {
+    if (record.kind === 'beat' && sequences.add(record.sequence, replayed) && !replayed)
+      silences.add(record.sequence, record.atMs, record.console)
+    if (record.kind === 'ready') seen.ready = record
+    if (record.kind === 'audit') seen.audit = record
+    if (record.kind === 'audit-full') seen.auditFull = record
+    if (record.kind === 'bad' && badLines++ < BAD_KEPT_MAX) bad.push(record.text)
+  }
+
+  return {
+    push(console, chunk, atMs, { replayed = false } = {}) {
+      const lines = ((partial.get(console) ?? '') + chunk).split('\n')
+      partial.set(console, (lines.pop() ?? '').slice(-LINE_CHARACTERS_MAX))
+      const records: GuestRecord[] = []
+      for (const text of lines) {
+        const record = { ...lineOf(console, text.replace(/\r+$/, '')), atMs, console }
+        active = console
+        note(record, replayed)
+        records.push(record)
+      }
+      if (active === '') active = console
+      return records
+    },
+    summary(nowMs) {
+      const { beats, first, last, duplicates, outOfOrder, restarts } = sequences.counts
+      const since = nowMs === undefined ? 0 : nowMs - (silences.lastAtMs() ?? nowMs)
+      const longestSilence = silences.longest()
+      return {
+        ...{ beats, firstSequence: first, lastSequence: last, missing: sequences.missing(), duplicates, outOfOrder, restarts },
+        ...{ longestSilenceMs: Math.max(longestSilence?.ms ?? 0, since), longestSilence, badLines, bad: [...bad], ...seen },
+      }
+    },
+    silenceBetween: silences.between,
+  }
+}

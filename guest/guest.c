@@ -1,0 +1,507 @@
+// The guest program of tests and demo: a witness inside the VM. It fills memory with pages whose content is a pure function of (seed, page,
+// version), keeps rewriting some of them, checks all of them over and over, and beats on the serial line from a process of its own.
+//
+// Enters: godwit.* on the kernel command line, commands on the serial line. Leaves: lines on the serial line (guest/beats.ts reads them).
+// Always holds: a page that is not what its version says is reported (BAD) at once and at every later pass until it is rewritten; a lost write
+// is seen too, because versions are kept apart from the pages, in a table with a running sum of its own. Beats depend on nothing but the timer.
+//
+// No C library: any C compiler builds it, with no header of the host (Linux on x86-64 only).
+#ifndef __x86_64__
+#error "the guest program is for x86-64"
+#endif
+
+typedef unsigned char u8;
+typedef unsigned int u32;
+typedef unsigned long u64;
+typedef long s64;
+
+// ---- Linux ----
+
+static s64 sys(s64 number, s64 a, s64 b, s64 c, s64 d, s64 e, s64 f) {
+  register s64 r10 __asm__("r10") = d;
+  register s64 r8 __asm__("r8") = e;
+  register s64 r9 __asm__("r9") = f;
+  s64 result;
+  __asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9) : "rcx", "r11", "memory");
+  return result;
+}
+
+enum { SYS_read = 0, SYS_write = 1, SYS_open = 2, SYS_poll = 7, SYS_mmap = 9, SYS_ioctl = 16, SYS_fork = 57, SYS_exit = 60, SYS_fcntl = 72 };
+enum { SYS_sched_setscheduler = 144, SYS_clock_gettime = 228, SYS_clock_nanosleep = 230, SYS_exit_group = 231 };
+enum { CLOCK_MONOTONIC = 1, TIMER_ABSTIME = 1, SCHED_FIFO = 1, POLLIN = 1, O_RDWR = 2, O_NOCTTY = 0x100, O_NONBLOCK = 0x800, F_SETFL = 4 };
+
+struct timespec { s64 seconds; s64 nanoseconds; };
+struct pollfd { int fd; short events; short revents; };
+struct termios { u32 iflag, oflag, cflag, lflag; u8 line; u8 cc[19]; };
+struct input_event { s64 seconds, microseconds; unsigned short type, code; int value; };
+
+static int tty = 1;
+
+static u64 now_ns(void) {
+  struct timespec t;
+  sys(SYS_clock_gettime, CLOCK_MONOTONIC, (s64)&t, 0, 0, 0, 0);
+  return (u64)t.seconds * 1000000000ul + (u64)t.nanoseconds;
+}
+
+// The compiler may call these by itself.
+void *memset(void *to, int value, u64 count) {
+  void *start = to;
+  __asm__ volatile("rep stosb" : "+D"(to), "+c"(count) : "a"(value) : "memory");
+  return start;
+}
+void *memcpy(void *to, const void *from, u64 count) {
+  void *start = to;
+  __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(count) : : "memory");
+  return start;
+}
+
+// ---- Lines: each leaves in one write, so that lines of the two processes never mix ----
+
+static char line[256];
+static u32 lineLength;
+
+static void text(const char *s) {
+  while (*s && lineLength < sizeof line - 1) line[lineLength++] = *s++;
+}
+static void number(u64 value) {
+  char digits[20];
+  u32 count = 0;
+  do digits[count++] = (char)('0' + value % 10);
+  while ((value /= 10));
+  while (count && lineLength < sizeof line - 1) line[lineLength++] = digits[--count];
+}
+static void field(const char *name, u64 value) {
+  text(name);
+  number(value);
+}
+static void send(void) {
+  line[lineLength++] = '\n';
+  u32 sent = 0;
+  while (sent < lineLength) {
+    s64 count = sys(SYS_write, tty, (s64)(line + sent), lineLength - sent, 0, 0, 0);
+    if (count > 0) sent += (u32)count;
+    else if (count != -4) break;
+  }
+  lineLength = 0;
+}
+
+// ---- Parameters ----
+
+static char commandLine[4096];
+
+static u64 parseSize(const char *s, const char **rest) {
+  u64 value = 0;
+  while (*s >= '0' && *s <= '9') value = value * 10 + (u64)(*s++ - '0');
+  if (*s == 'K' || *s == 'k') value <<= 10, s++;
+  else if (*s == 'M' || *s == 'm') value <<= 20, s++;
+  else if (*s == 'G' || *s == 'g') value <<= 30, s++;
+  if (rest) *rest = s;
+  return value;
+}
+
+static const char *parameter(const char *name) {
+  for (const char *at = commandLine; *at;) {
+    const char *word = at, *wanted = name;
+    while (*wanted && *word == *wanted) word++, wanted++;
+    if (!*wanted && *word == '=') return word + 1;
+    while (*at && *at != ' ' && *at != '\n') at++;
+    while (*at == ' ' || *at == '\n') at++;
+  }
+  return 0;
+}
+
+static u64 sizeParameter(const char *name, u64 fallback) {
+  const char *value = parameter(name);
+  return value ? parseSize(value, 0) : fallback;
+}
+
+// ---- Pages ----
+
+enum { PAGE = 4096, WORDS = PAGE / 8, TEMPLATES = 64 };
+enum { ZERO, DUPLICATE, TEXT, RANDOM };
+#define MAGIC 0x3170746977646f47ul
+
+static u64 seed, pages, hotPages, writes, badEver;
+static u32 mix[4] = {20, 10, 45, 25};
+static u64 *memory;      // the pages
+static u32 *versions;    // what each page must hold
+static u64 versionsSum;  // over the table: a stale part of the table shows
+static u64 templates[TEMPLATES][WORDS];
+static u64 scratch[WORDS];
+static u64 dice;
+
+static u64 stir(u64 x) {
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ul;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebul;
+  return x ^ (x >> 31);
+}
+static u64 shift(u64 x) {
+  x ^= x << 13;
+  x ^= x >> 7;
+  return x ^ (x << 17);
+}
+static u64 hashOf(u64 index, u64 version) { return stir(seed + stir(index * 0x9e3779b97f4a7c15ul + version * 0xd1b54a32d192ed03ul + 1)); }
+static u64 tableTerm(u64 index, u32 version) { return stir(index << 32 | version); }
+
+// Now and then a rewrite changes what kind of page it is: from zero to data and back are the transitions where a migration may go wrong.
+static u32 kindOf(u64 index, u32 version) {
+  u32 roll = (u32)(hashOf(index, version / 4) % 100);
+  for (u32 kind = ZERO; kind < RANDOM; kind++) {
+    if (roll < mix[kind]) return kind;
+    roll -= mix[kind];
+  }
+  return RANDOM;
+}
+
+static u64 checksum(const u64 *page) {
+  u64 sum = MAGIC;
+  for (u32 i = 0; i < WORDS; i++)
+    if (i != 3) sum = ((sum ^ page[i]) * 0x9e3779b97f4a7c15ul) ^ (sum >> 29);
+  return sum;
+}
+
+static const char words[32][8] = {"the ",    "of ",    "site ",   "edge ",  "memory ", "page ",  "value=", "true, ", "false,", "null, ", "\"id\": ",
+                                  "\"name\" ", "error ", "info ", "GET /v1", " 200 OK", "http://", "user ",  "node-",   "link ",  "queue ", "return ",
+                                  "if (x) ",  "{\n  ",  "}\n",     "for ",   "count ",  "packet ", "00000000", "\t\t",    "static ", "packed "};
+
+// Text and log-like words with numbers between: compresses to about a third.
+static void writeText(u64 *page, u64 state) {
+  char *at = (char *)page, *end = (char *)page + PAGE;
+  while (at < end - 16) {
+    state = shift(state);
+    u64 bits = state;
+    for (u32 i = 0; i < 8 && at < end - 16; i++, bits >>= 7) {
+      const char *word = words[bits & 31 & (bits >> 5 & 1 ? 31 : 15)];
+      *(u64 *)at = *(const u64 *)word;
+      u32 length = 8;
+      while (length > 1 && !word[length - 1]) length--;
+      at += length;
+    }
+    for (u32 i = 0; i < 3; i++, bits >>= 4) *at++ = (char)('0' + (bits & 7));
+  }
+  while (at < end) *at++ = ' ';
+}
+
+// Records of a heap: small counters, flags and pointers into one region.
+static void writeRecords(u64 *page, u64 state) {
+  u64 base = 0x00007f3a00000000ul | (state & 0xfff00000ul);
+  for (u32 i = 0; i < WORDS; i += 4) {
+    state = shift(state);
+    page[i] = base + (state & 0xfff0);
+    page[i + 1] = state >> 56;
+    page[i + 2] = i;
+    page[i + 3] = state >> 32 & 0xffff;
+  }
+}
+
+static void writePage(u64 *page, u64 index, u32 version) {
+  u32 kind = kindOf(index, version);
+  u64 state = hashOf(index, version) | 1;
+  if (kind == ZERO) {
+    memset(page, 0, PAGE);
+    return;
+  }
+  if (kind == DUPLICATE) {
+    memcpy(page, templates[state >> 32 & (TEMPLATES - 1)], PAGE);
+    return;
+  }
+  if (kind == TEXT && state & 0x100) writeText(page, state);
+  else if (kind == TEXT) writeRecords(page, state);
+  else
+    for (u32 i = 0; i < WORDS; i++) page[i] = state = shift(state);
+  page[0] = MAGIC;
+  page[1] = index << 32 | version;
+  page[2] = kind;
+  page[3] = checksum(page);
+}
+
+static int same(const u64 *a, const u64 *b) {
+  for (u32 i = 0; i < WORDS; i++)
+    if (a[i] != b[i]) return 0;
+  return 1;
+}
+
+// Why a page is wrong, or 0 when it is right.
+static const char *faultOf(const u64 *page, u64 index, u32 version) {
+  u32 kind = kindOf(index, version);
+  if (kind == ZERO) {
+    u64 any = 0;
+    for (u32 i = 0; i < WORDS; i++) any |= page[i];
+    return any ? "zero" : 0;
+  }
+  if (kind == DUPLICATE) return same(page, templates[hashOf(index, version) >> 32 & (TEMPLATES - 1)]) ? 0 : "duplicate";
+  if (page[0] != MAGIC) return "magic";
+  if (page[1] >> 32 != index) return "index";
+  if ((u32)page[1] != version) return "version";
+  if (page[2] != kind) return "kind";
+  return page[3] == checksum(page) ? 0 : "checksum";
+}
+
+static u64 badLines;
+
+static void bad(u64 index, const char *why, u64 have) {
+  badEver++;
+  if (badLines++ > 200) return;  // Do not drown the beats: the counts go on.
+  field("BAD page=", index);
+  text(" why=");
+  text(why);
+  field(" want=", index < pages ? versions[index] : 0);
+  field(" have=", have);
+  send();
+}
+
+static int check(u64 index) {
+  const u64 *page = memory + index * WORDS;
+  const char *why = faultOf(page, index, versions[index]);
+  if (why) bad(index, why, page[1] & 0xffffffff);
+  return !why;
+}
+
+static int checkTable(void) {
+  u64 sum = 0;
+  for (u64 i = 0; i < pages; i++) sum ^= tableTerm(i, versions[i]);
+  if (sum != versionsSum) bad(pages, "table", sum & 0xffffffff);
+  return sum == versionsSum;
+}
+
+static void rewrite(u64 index) {
+  u32 version = versions[index];
+  versionsSum ^= tableTerm(index, version) ^ tableTerm(index, version + 1);
+  versions[index] = version + 1;
+  writePage(memory + index * WORDS, index, version + 1);
+  writes++;
+}
+
+// Three of four rewrites fall into the hot part: a working set, as programs have it.
+static void rewriteSome(void) {
+  dice = shift(dice);
+  rewrite((dice >> 8) % (dice & 3 ? hotPages : pages));
+}
+
+// ---- The audit that goes on all the time, and the full one ----
+
+static u64 pass, passIndex, passBad;
+
+static void auditSome(void) {
+  passBad += !check(passIndex);
+  if (++passIndex < pages) return;
+  int tableBad = !checkTable();
+  field("AUDIT ok=", pages - passBad);
+  field(" bad=", badEver);
+  field(" pass=", ++pass);
+  field(" writes=", writes);
+  if (tableBad) text(" table=bad");
+  send();
+  passIndex = passBad = 0;
+}
+
+// Every page made anew from (seed, page, version) and compared whole: trusts no header.
+static void auditFull(void) {
+  u64 badNow = 0, versionsTotal = 0, digest = 0;
+  for (u32 i = 0; i < TEMPLATES; i++) {
+    writeText(scratch, stir(seed ^ (i + 1)) | 1);
+    if (!same(scratch, templates[i])) bad(pages, "template", i), badNow++;
+  }
+  for (u64 i = 0; i < pages; i++) {
+    writePage(scratch, i, versions[i]);
+    const u64 *page = memory + i * WORDS;
+    if (!same(scratch, page)) bad(i, "content", page[1] & 0xffffffff), badNow++;
+    versionsTotal += versions[i];
+    digest = stir(digest ^ tableTerm(i, versions[i]));
+  }
+  badNow += !checkTable();
+  if (versionsTotal != writes) bad(pages, "writes", versionsTotal), badNow++;
+  field("AUDIT-FULL pages=", pages);
+  field(" bad=", badNow);
+  field(" versions=", versionsTotal);
+  field(" ever=", badEver);
+  field(" digest=", digest);
+  send();
+}
+
+// ---- Commands ----
+
+static u64 dirtyRate, auditRate;
+
+static const char *after(const char *command, const char *prefix) {
+  while (*prefix && *command == *prefix) command++, prefix++;
+  return *prefix ? 0 : command;
+}
+
+static void obey(const char *command) {
+  const char *rest;
+  if (after(command, "audit")) auditFull();
+  else if (after(command, "poweroff")) {
+    text("POWEROFF");
+    send();
+    sys(SYS_exit_group, 0, 0, 0, 0, 0, 0);
+  } else if ((rest = after(command, "dirty "))) {
+    dirtyRate = parseSize(rest, 0);
+    field("DIRTY rate=", dirtyRate);
+    send();
+  } else if (after(command, "touch")) {
+    for (u64 i = 0; i < pages; i++) rewrite(i);
+    field("TOUCHED pages=", pages);
+    field(" writes=", writes);
+    send();
+  } else if ((rest = after(command, "corrupt "))) {  // to see that the audit sees: one bit of one page
+    u64 index = parseSize(rest, 0) % pages;
+    memory[index * WORDS + 100] ^= 1;
+    field("CORRUPTED page=", index);
+    send();
+  } else if ((rest = after(command, "forget "))) {  // the same for a lost write: the version counts, the page stays as it was
+    u64 index = parseSize(rest, 0) % pages;
+    rewrite(index);
+    writePage(memory + index * WORDS, index, versions[index] - 1);
+    field("FORGOTTEN page=", index);
+    send();
+  } else {
+    text("WHAT ");
+    text(command);
+    send();
+  }
+}
+
+static void takeInput(void) {
+  static char command[64];
+  static u32 length;
+  char bytes[64];
+  s64 count = sys(SYS_read, tty, (s64)bytes, sizeof bytes, 0, 0, 0);
+  for (s64 i = 0; i < count; i++) {
+    if (bytes[i] != '\n' && bytes[i] != '\r') {
+      if (length < sizeof command - 1) command[length++] = bytes[i];
+    } else if (length) {
+      command[length] = 0;
+      length = 0;
+      obey(command);
+    }
+  }
+}
+
+// ---- Start ----
+
+// Raw: no echo, no translation, at a speed that does not matter to an emulated port but keeps the driver's timeouts short.
+static void openSerial(void) {
+  s64 fd = sys(SYS_open, (s64) "/dev/ttyS0", O_RDWR | O_NOCTTY | O_NONBLOCK, 0, 0, 0, 0);
+  if (fd < 0) return;
+  struct termios mode;
+  sys(SYS_ioctl, fd, 0x5401, (s64)&mode, 0, 0, 0);
+  mode.iflag = mode.oflag = mode.lflag = 0;
+  mode.cflag = 0x1002 | 0x30 | 0x80 | 0x800;  // B115200 CS8 CREAD CLOCAL
+  sys(SYS_ioctl, fd, 0x5402, (s64)&mode, 0, 0, 0);
+  sys(SYS_fcntl, fd, F_SETFL, O_RDWR, 0, 0, 0);
+  tty = (int)fd;
+}
+
+// Late beats are not made up for: a silence in the guest is a silence outside, and never a burst.
+static void beatForEver(u64 periodNs) {
+  int priority = 50;
+  sys(SYS_sched_setscheduler, 0, SCHED_FIFO, (s64)&priority, 0, 0, 0);
+  u64 next = now_ns();
+  for (u64 sequence = 1;; sequence++) {
+    field("BEAT ", sequence);
+    field(" ", now_ns() / 1000000);
+    send();
+    u64 now = now_ns();
+    next += periodNs;
+    if (next < now) next = now + periodNs;
+    struct timespec until = {(s64)(next / 1000000000), (s64)(next % 1000000000)};
+    sys(SYS_clock_nanosleep, CLOCK_MONOTONIC, TIMER_ABSTIME, (s64)&until, 0, 0, 0);
+  }
+}
+
+static void *reserve(u64 bytes) {
+  s64 at = sys(SYS_mmap, 0, (s64)bytes, 3 /* read, write */, 0x22 /* private, anonymous */, -1, 0);
+  if (at < 0 && at > -4096) {
+    text("BAD guest: no memory");
+    send();
+    sys(SYS_exit_group, 1, 0, 0, 0, 0, 0);
+  }
+  return (void *)at;
+}
+
+static void fill(void) {
+  u64 kinds[4] = {0, 0, 0, 0};
+  for (u32 i = 0; i < TEMPLATES; i++) writeText(templates[i], stir(seed ^ (i + 1)) | 1);
+  for (u64 i = 0; i < pages; i++) {
+    writePage(memory + i * WORDS, i, 0);
+    versionsSum ^= tableTerm(i, 0);
+    versions[i] = 0;
+    kinds[kindOf(i, 0)]++;
+  }
+  field("READY pages=", pages);
+  field(" zero=", kinds[ZERO]);
+  field(" duplicate=", kinds[DUPLICATE]);
+  field(" text=", kinds[TEXT]);
+  field(" random=", kinds[RANDOM]);
+  field(" seed=", seed);
+  field(" ms=", now_ns() / 1000000);
+  send();
+}
+
+static u64 readParameters(void) {
+  s64 fd = sys(SYS_open, (s64) "/proc/cmdline", 0, 0, 0, 0, 0);
+  if (fd >= 0) sys(SYS_read, fd, (s64)commandLine, sizeof commandLine - 1, 0, 0, 0);
+  const char *shares = parameter("godwit.mix");
+  for (u32 i = 0; shares && i < 4; i++) {
+    mix[i] = (u32)parseSize(shares, &shares);
+    if (*shares == ',' || *shares == '/') shares++;
+  }
+  seed = sizeParameter("godwit.seed", 1);
+  pages = sizeParameter("godwit.fill", 64ul << 20) / PAGE;
+  if (!pages) pages = 1;
+  hotPages = sizeParameter("godwit.hot", pages * PAGE / 8) / PAGE;
+  if (!hotPages || hotPages > pages) hotPages = pages;
+  dirtyRate = sizeParameter("godwit.dirty", 4ul << 20);
+  auditRate = sizeParameter("godwit.audit", 100ul << 20);
+  dice = stir(seed ^ 0x5eed) | 1;
+  u64 beatMs = sizeParameter("godwit.beat", 10);
+  return beatMs ? beatMs : 10;
+}
+
+static void workForEver(void) {
+  struct pollfd polled[5] = {{tty, POLLIN, 0}};
+  u32 buttons = 0;
+  for (char path[] = "/dev/input/event0"; buttons < 4; path[sizeof path - 2]++) {
+    s64 fd = sys(SYS_open, (s64)path, O_NONBLOCK, 0, 0, 0, 0);
+    if (fd < 0) break;
+    polled[++buttons] = (struct pollfd){(int)fd, POLLIN, 0};
+  }
+  // In byte-nanoseconds, so that slow rates are exact. Budgets are capped: a rate that the CPU cannot reach must not pile up as debt.
+  u64 last = now_ns(), dirtyBudget = 0, auditBudget = 0;
+  const u64 cost = PAGE * 1000000000ul;
+  for (;;) {
+    u64 now = now_ns(), elapsed = now - last;
+    last = now;
+    if (elapsed > 100000000) elapsed = 100000000;
+    dirtyBudget += dirtyRate * elapsed;
+    auditBudget += auditRate * elapsed;
+    u64 until = now + 20000000;
+    while ((dirtyBudget >= cost || auditBudget >= cost) && now_ns() < until) {
+      for (u32 i = 0; i < 8 && dirtyBudget >= cost; i++, dirtyBudget -= cost) rewriteSome();
+      for (u32 i = 0; i < 8 && auditBudget >= cost; i++, auditBudget -= cost) auditSome();
+    }
+    if (dirtyBudget > dirtyRate * 100000000 + cost) dirtyBudget = dirtyRate * 100000000 + cost;
+    if (auditBudget > auditRate * 100000000 + cost) auditBudget = auditRate * 100000000 + cost;
+    int busy = dirtyBudget >= cost || auditBudget >= cost;
+    if (sys(SYS_poll, (s64)polled, buttons + 1, busy ? 0 : 5, 0, 0, 0) <= 0) continue;
+    if (polled[0].revents) takeInput();
+    for (u32 i = 1; i <= buttons; i++) {
+      struct input_event event;
+      if (!polled[i].revents || sys(SYS_read, polled[i].fd, (s64)&event, sizeof event, 0, 0, 0) != sizeof event) continue;
+      if (event.type == 1 && event.code == 116 && event.value == 1) obey("poweroff");
+    }
+  }
+}
+
+__attribute__((used)) static void start(void) {
+  openSerial();
+  u64 beatMs = readParameters();
+  if (sys(SYS_fork, 0, 0, 0, 0, 0, 0) == 0) beatForEver(beatMs * 1000000);
+  memory = reserve(pages * PAGE);
+  versions = reserve(pages * sizeof *versions);
+  fill();
+  workForEver();
+}
+
+__attribute__((naked)) void _start(void) { __asm__ volatile("xor %ebp, %ebp\n and $-16, %rsp\n call start\n hlt"); }

@@ -1,0 +1,44 @@
+// Where the guest image is and how its program is told what to do. Enters: wishes in plain numbers. Leaves: paths, a kernel command line.
+import { existsSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+
+const folder = fileURLToPath(new URL('../.cache/guest/', import.meta.url))
+
+export type GuestImage = { kernel: string; initrd: string }
+
+/** Kernel and initrd as scripts/setup.js builds them, or undefined when it has not (run `node scripts/setup.js`). */
+export function guestImage(): GuestImage | undefined {
+  const image = { kernel: `${folder}vmlinuz`, initrd: `${folder}initrd.img` }
+  return existsSync(image.kernel) && existsSync(image.initrd) ? image : undefined
+}
+
+export type GuestOptions = {
+  /** Memory that the program fills and audits; leave the guest about 100 MiB besides. Default 64 MiB. */
+  fillBytes?: number
+  /** How much of it is rewritten; 0 for none. Default 4 MiB/s. */
+  dirtyBytesPerSecond?: number
+  /** The part that takes three of four rewrites. Default an eighth of `fillBytes`. */
+  hotBytes?: number
+  /** How fast the audit goes through memory; 0 for none. Default 100 MiB/s (about a fifth of an emulated CPU). */
+  auditBytesPerSecond?: number
+  /** Default 10. */
+  beatMs?: number
+  seed?: number
+  /** Percent of pages that are zero, duplicates, compressible, random. Default 20, 10, 45, 25. */
+  mix?: readonly [zero: number, duplicate: number, compressible: number, random: number]
+}
+
+/** The kernel command line for the guest: serial console, quiet boot, `godwit.*` for the program. */
+export function guestAppend(options: GuestOptions = {}): string {
+  const parameters = {
+    fill: options.fillBytes,
+    dirty: options.dirtyBytesPerSecond,
+    hot: options.hotBytes,
+    audit: options.auditBytesPerSecond,
+    beat: options.beatMs,
+    seed: options.seed,
+    mix: options.mix?.join(','),
+  }
+  const given = Object.entries(parameters).filter(([, value]) => value !== undefined)
+  return ['console=ttyS0', 'quiet', 'panic=-1', ...given.map(([name, value]) => `godwit.${name}=${value}`)].join(' ')
+}
