@@ -33,6 +33,12 @@ export const ERRORS = {
   VM_STATE: row(refused, false, 'the VM is in the wrong state for this', 'see godwit vm list'),
   SITE_UNKNOWN: row(refused, false, 'no site of this name', 'see godwit status'),
   SITE_OFFLINE: row(refused, true, 'the site is not connected to the gateway', 'start its node, or wait until it is back'),
+  SITE_DUPLICATE: row(
+    refused,
+    true,
+    'a newer node with this site id is connected',
+    'stop one of the two nodes, or enrol one under another id',
+  ),
   SITE_SAME: row(refused, false, 'the VM is at that site already', 'choose another site'),
   MIGRATION_UNKNOWN: row(refused, false, 'no migration of this id', 'see godwit status'),
   MIGRATION_BUSY: row(refused, true, 'the VM is migrating already', 'wait for that migration, or cancel it'),
