@@ -1,0 +1,89 @@
+// The guest program in a real QEMU under emulation: that it beats, that it audits, and above all that its audit sees what it must see.
+
+import { mkdtempSync, rmSync } from 'node:fs'
+import { connect } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { bootGuest, guestMissing } from '../support/guest.ts'
+import { assert, suite } from '../support/suite.ts'
+
+const MiB = 1024 * 1024
+const test = suite('guest', { ms: 60_000 })
+const skip = guestMissing()
+
+test(
+  'it fills memory, beats, audits clean, obeys and powers off',
+  async () => {
+    await using guest = bootGuest({ fillBytes: 48 * MiB, dirtyBytesPerSecond: 8 * MiB, seed: 7 })
+    const ready = await guest.seen('ready', { past: true })
+    assert.is(ready.pages, (48 * MiB) / 4096)
+    assert.is(ready.fields['seed'], 7)
+    const first = await guest.seen('audit')
+    const second = await guest.seen('audit')
+    assert.ok(second.pass > first.pass && second.writes > first.writes)
+    guest.send('audit')
+    const full = await guest.seen('audit-full')
+    assert.equal([full.pages, full.bad, full.ever], [ready.pages, 0, 0])
+    guest.send('dirty 0')
+    await guest.seen('done', { where: ({ what }) => what === 'DIRTY' })
+    guest.send('touch')
+    const touched = await guest.seen('done', { where: ({ what }) => what === 'TOUCHED' })
+    assert.is(touched.fields['pages'], ready.pages)
+    guest.send('audit')
+    const again = await guest.seen('audit-full')
+    assert.equal([again.bad, again.versions], [0, touched.fields['writes']])
+    guest.send('poweroff')
+    assert.is(await guest.exited, 0)
+    const { beats, missing, duplicates, badLines } = guest.witness.summary()
+    assert.equal({ missing, duplicates, badLines }, { missing: 0, duplicates: 0, badLines: 0 })
+    assert.ok(beats > 50)
+  },
+  { skip },
+)
+
+test(
+  'a flipped bit and a lost write in any kind of page are found by both audits',
+  async () => {
+    await using guest = bootGuest({ fillBytes: 8 * MiB, dirtyBytesPerSecond: 0, mix: [25, 25, 25, 25] })
+    await guest.seen('ready', { past: true })
+    // Consecutive pages: of sixteen, each kind is among them.
+    for (let page = 0; page < 16; page++) guest.send(`corrupt ${page}`)
+    await guest.seen('done', { where: ({ fields }) => fields['page'] === 15 })
+    const audit = await guest.seen('audit', { where: ({ bad }) => bad >= 16 })
+    assert.ok(audit.bad >= 16)
+    guest.send('audit')
+    assert.is((await guest.seen('audit-full')).bad, 16)
+    // Rewritten, all are right again; then a random page keeps its old content under a new version.
+    guest.send('touch')
+    guest.send('audit')
+    assert.is((await guest.seen('audit-full')).bad, 0)
+    for (let page = 100; page < 116; page++) guest.send(`forget ${page}`)
+    guest.send('audit')
+    const lost = await guest.seen('audit-full')
+    // A page that was zero, or the same duplicate, before and after cannot be told from a lost write.
+    assert.ok(lost.bad > 4 && lost.bad <= 16, `${lost.bad} found`)
+  },
+  { skip },
+)
+
+test(
+  'the power button of the machine powers it off',
+  async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'godwit-guest-test-'))
+    try {
+      const monitor = join(folder, 'monitor')
+      await using guest = bootGuest({ fillBytes: 4 * MiB, qemuArguments: ['-monitor', `unix:${monitor},server=on,wait=off`] })
+      await guest.seen('ready', { past: true })
+      const socket = connect(monitor).on('error', () => {})
+      socket.write('system_powerdown\n')
+      await guest.seen('done', { past: true, where: ({ what }) => what === 'POWEROFF' })
+      assert.is(await guest.exited, 0)
+      socket.destroy()
+    } finally {
+      rmSync(folder, { recursive: true, force: true })
+    }
+  },
+  { skip },
+)
+
+test.run()
