@@ -1,0 +1,54 @@
+// The node's configuration as it must be once file, environment and flags are merged (cli/config.ts does that). No IO here.
+import { parseSize, SIZE_FORM } from '../ops/units.ts'
+import { Id } from '../wire/control.ts'
+import { z } from '../wire/schema.ts'
+
+const path = z.string({ error: 'must be a path' }).min(1, 'must be a path')
+const portOrOff = z.union([z.number().int().min(1).max(65_535), z.literal('off')], { error: 'must be a port from 1 to 65535, or off' })
+const size = z.union([z.string(), z.number()], { error: `must be ${SIZE_FORM}` }).transform((value, context) => {
+  const bytes = typeof value === 'number' ? value : parseSize(value)
+  if (bytes !== undefined && Number.isSafeInteger(bytes) && bytes >= 0) return bytes
+  context.addIssue({ code: 'custom', message: `must be ${SIZE_FORM}` })
+  return z.NEVER
+})
+
+export const NodeConfig = z.strictObject({
+  /** Name in the site's certificate. */
+  site: Id,
+  stateDir: path,
+  /** Sockets and other things that end with a reboot. */
+  runDir: path,
+  /** Kernels, initrds and disks that VM specifications name. */
+  imagesDir: path,
+  gateway: z.strictObject({
+    /** Name that the gateway's certificate must have. */
+    id: Id,
+    host: z.string({ error: 'must be a host name or address' }).min(1, 'must be a host name or address'),
+    /** `off`: this engine is never tried. */
+    ports: z.strictObject({ quic: portOrOff, tls: portOrOff, webtransport: portOrOff }),
+  }),
+  transport: z.enum(['auto', 'quic', 'tls', 'webtransport']),
+  identity: z.strictObject({ keys: path, certificate: path, root: path }),
+  api: z.strictObject({ socket: path }),
+  log: z.strictObject({ level: z.enum(['debug', 'info', 'warn', 'error']), format: z.enum(['json', 'text']) }),
+  limits: z.strictObject({
+    /** Bytes; never given to VMs. */
+    memoryReserve: size,
+  }),
+  /** File with the root's signed revocation list; absent: none is used. */
+  revocations: path.optional(),
+})
+export type NodeConfig = z.output<typeof NodeConfig>
+
+/** What the file may leave out; `site` and `gateway.host` it may not. */
+export const nodeDefaults = ({ configDir, stateDir, runDir }: { configDir: string; stateDir: string; runDir: string }) => ({
+  stateDir: `${stateDir}/node`,
+  runDir,
+  imagesDir: `${stateDir}/images`,
+  gateway: { id: 'gateway', ports: { quic: 7443, tls: 7443, webtransport: 7444 } },
+  transport: 'auto',
+  identity: { keys: `${configDir}/site.keys`, certificate: `${configDir}/site.cert`, root: `${configDir}/root.pub` },
+  api: { socket: `${runDir}/node.sock` },
+  log: { level: 'info', format: 'json' },
+  limits: { memoryReserve: '256MiB' },
+})

@@ -1,0 +1,38 @@
+// The gateway's configuration as it must be once file, environment and flags are merged (cli/config.ts does that). No IO here.
+import { Id } from '../wire/control.ts'
+import { z } from '../wire/schema.ts'
+
+const path = z.string({ error: 'must be a path' }).min(1, 'must be a path')
+const port = z.number({ error: 'must be a port number, or off' }).int().min(0).max(65_535)
+/** `off`: this engine does not listen. 0: any free port. */
+const listenPort = z.union([port, z.literal('off')], { error: 'must be a port number, or off' })
+
+export const GatewayConfig = z.strictObject({
+  /** Name in the gateway's certificate; nodes insist on it. */
+  id: Id,
+  stateDir: path,
+  listen: z.strictObject({
+    host: z.string().min(1),
+    ports: z.strictObject({ quic: listenPort, tls: listenPort, webtransport: listenPort }),
+  }),
+  admin: z.strictObject({ host: z.string().min(1), port, tokenFile: path }),
+  identity: z.strictObject({ keys: path, certificate: path, root: path }),
+  /** File with the root's signed revocation list; absent: none is used. */
+  revocations: path.optional(),
+  log: z.strictObject({ level: z.enum(['debug', 'info', 'warn', 'error']), format: z.enum(['json', 'text']) }),
+})
+export type GatewayConfig = z.output<typeof GatewayConfig>
+
+/** One number for UDP (quic) and TCP (tls); webtransport needs both of its own. */
+export const DEFAULT_PORTS = { quic: 7443, tls: 7443, webtransport: 7444 }
+export const DEFAULT_ADMIN_PORT = 7445
+
+/** What the file may leave out. */
+export const gatewayDefaults = ({ configDir, stateDir }: { configDir: string; stateDir: string }) => ({
+  id: 'gateway',
+  stateDir: `${stateDir}/gateway`,
+  listen: { host: '0.0.0.0', ports: { ...DEFAULT_PORTS } },
+  admin: { host: '127.0.0.1', port: DEFAULT_ADMIN_PORT, tokenFile: `${configDir}/admin.token` },
+  identity: { keys: `${configDir}/gateway.keys`, certificate: `${configDir}/gateway.cert`, root: `${configDir}/root.pub` },
+  log: { level: 'info', format: 'json' },
+})
