@@ -1,0 +1,120 @@
+// One connection to the gateway, kept up: dial, authenticate, serve until it ends, wait a jittered while, again.
+// Enters: how to dial, who we are. Leaves: a live connection with its RPC, or `undefined` with the last error.
+// Always holds: at most one attempt at a time; a gateway that hangs is noticed by its silence (transport/rpc.ts) and its connection closed.
+import { sleep, within } from '../../ops/deadline.ts'
+import { createRpc, type RpcHandlers, type RpcPeer } from '../../transport/rpc.ts'
+import type { Connection, Selection } from '../../transport/types.ts'
+import type { Welcome } from '../../wire/control.ts'
+import { GodwitError, toGodwitError } from '../../wire/errors.ts'
+import type { Log } from '../../wire/log.ts'
+import { authenticateToGateway, type NodeAuthentication } from './authenticate.ts'
+import { backoffMs } from './backoff.ts'
+import { acceptRelayStreams, type OnRelayStream } from './incoming.ts'
+
+/** Connects to the gateway with whichever engine works, and says which. */
+export type Dial = (options: { signal: AbortSignal }) => Promise<{ connection: Connection; selection: Selection }>
+
+const DIAL_MS = 30_000
+const AUTHENTICATE_MS = 10_000
+
+export type Live = { connection: Connection; rpc: RpcPeer; selection: Selection; welcome: Welcome }
+
+export type KeptOptions = Omit<NodeAuthentication, 'connection'> & {
+  dial: Dial
+  handlers: RpcHandlers
+  onRelayStream: OnRelayStream
+  /** Runs while the connection lives; it may throw to give the connection up. */
+  onLive: (live: Live) => Promise<void> | void
+  onDown: (error: GodwitError) => void
+  heartbeat?: { heartbeatMs: number; silenceMs: number } | undefined
+  backoff?: { firstMs: number; maxMs: number } | undefined
+  /** 0..1, for the jitter. */
+  chance: () => number
+  log: Log
+}
+
+export type Kept = { live(): Live | undefined; attempts(): number; closed: Promise<void>; close(): void }
+
+/** Keeps one connection up until close(). */
+export function keepConnected(options: KeptOptions): Kept {
+  const { log } = options
+  const stop = new AbortController()
+  let live: Live | undefined
+  let attempts = 0
+
+  async function connectOnce(): Promise<Live> {
+    const dialled = options.dial({ signal: stop.signal })
+    const { connection, selection } = await within(dialled, {
+      ms: DIAL_MS,
+      what: 'gateway',
+      code: 'CONNECT_TIMEOUT',
+      signal: stop.signal,
+    }).catch(error => {
+      // A connection that comes after its deadline belongs to nobody: close it.
+      dialled.then(late => late.connection.close('too late')).catch(() => {})
+      throw error
+    })
+    try {
+      const authenticated = authenticateToGateway({ ...options, connection })
+      const { frames, welcome } = await within(authenticated, {
+        ms: AUTHENTICATE_MS,
+        what: 'authentication with the gateway',
+        code: 'CONNECT_TIMEOUT',
+        signal: stop.signal,
+      })
+      const rpc = createRpc(frames, { handlers: options.handlers, log, ...options.heartbeat })
+      return { connection, rpc, selection, welcome }
+    } catch (error) {
+      connection.close('authentication failed').catch(() => {})
+      throw error
+    }
+  }
+
+  async function serve(mine: Live): Promise<GodwitError> {
+    const accepting = acceptRelayStreams(mine.connection, options.onRelayStream, log)
+    accepting.catch(() => {})
+    const lost = mine.connection.closed.then(why => new GodwitError('CONNECTION_LOST', why.message))
+    const ended = mine.rpc.closed.then(why => why ?? new GodwitError('CONNECTION_LOST', 'the gateway closed the link'))
+    const gaveUp = new Promise<GodwitError>(resolve => {
+      Promise.resolve(options.onLive(mine)).catch(error => resolve(toGodwitError(error)))
+    })
+    try {
+      return await Promise.race([ended, lost, gaveUp])
+    } finally {
+      mine.rpc.close()
+      mine.connection.close('link ended').catch(() => {})
+    }
+  }
+
+  async function run(): Promise<void> {
+    for (let failures = 0; !stop.signal.aborted; ) {
+      attempts += 1
+      try {
+        live = await connectOnce()
+        failures = 0
+        log.info('connected to the gateway', { gateway: live.welcome.gateway, engine: live.selection.engine, purpose: options.purpose })
+        const why = await serve(live)
+        live = undefined
+        // A gateway that accepts and then drops us at once must not be hammered either.
+        failures = 1
+        if (!stop.signal.aborted) options.onDown(why)
+        log.debug('link down', { error: why })
+      } catch (thrown) {
+        failures += 1
+        if (!stop.signal.aborted) options.onDown(toGodwitError(thrown, 'CONNECT_FAILED'))
+      }
+      await sleep(backoffMs(failures, options.chance(), options.backoff), stop.signal).catch(() => {})
+    }
+  }
+  const closed = run()
+  return {
+    live: () => live,
+    attempts: () => attempts,
+    closed,
+    close() {
+      stop.abort(new GodwitError('CONNECTION_LOST', 'the link was closed'))
+      live?.rpc.close()
+      live?.connection.close('the node closes').catch(() => {})
+    },
+  }
+}

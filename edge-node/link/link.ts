@@ -1,0 +1,303 @@
+// The node's link to the gateway: one control connection, any number of data connections, all kept up for ever.
+// Enters: how to dial, who we are, what this site is (describe), what to do when told (handlers), and relay streams of other sites.
+// Leaves: requests and results to the gateway, relay streams to other sites through it.
+// Always holds: after every (re)connect the gateway first hears the whole site.state, then the results it has not answered; the site.state
+// names every migration that is running or whose result is unanswered, so the gateway never takes a late word for a lost one.
+import { randomBytes } from 'node:crypto'
+import type { LinkIdentity } from '../../crypto/link-auth.ts'
+import { type Clock, systemClock } from '../../ops/clock.ts'
+import { within } from '../../ops/deadline.ts'
+import type { RequestOptions, RpcHandlers } from '../../transport/rpc.ts'
+import type { PathStats, Selection, Stream } from '../../transport/types.ts'
+import {
+  CancelParams,
+  type Join,
+  type MigrationProgress,
+  type MigrationResult,
+  PrepareParams,
+  type SiteState,
+  StartParams,
+} from '../../wire/control.ts'
+import { GodwitError } from '../../wire/errors.ts'
+import { encodeFrame } from '../../wire/frame.ts'
+import type { Log } from '../../wire/log.ts'
+import { check, toJson } from '../../wire/schema.ts'
+import { FRAME } from '../../wire/types.ts'
+import { type Dial, type Kept, type KeptOptions, keepConnected, type Live } from './connection.ts'
+import type { OnRelayStream } from './incoming.ts'
+import { createOutbox, type Outbox } from './outbox.ts'
+
+export type { Dial } from './connection.ts'
+export type { OnRelayStream } from './incoming.ts'
+
+const OPEN_STREAM_MS = 10_000
+const DATA_CONNECTIONS_MAX = 16
+
+/** What the gateway may ask of a node. A thrown GodwitError is the answer. */
+export type LinkHandlers = {
+  prepare(params: PrepareParams): Promise<void>
+  start(params: StartParams): Promise<void>
+  cancel(params: CancelParams): Promise<void>
+}
+
+export type LinkOptions = {
+  dial: Dial
+  identity: LinkIdentity
+  rootPublic: Uint8Array
+  /** Name of this site: what its certificate says. */
+  site: string
+  gatewayId?: string
+  /** This process among others of the same site: a later one replaces an earlier one. Default: the time of the call, Unix ms. */
+  incarnation?: number
+  version: string
+  /** The site as it is now. `migrations`: those that run. */
+  describe(): Promise<Pick<SiteState, 'host' | 'vms' | 'migrations'>>
+  handlers: LinkHandlers
+  onRelayStream: OnRelayStream
+  /** Connections beside the control one; relay streams are spread over them. Default 0: all on one connection. */
+  dataConnections?: number
+  heartbeat?: { heartbeatMs: number; silenceMs: number }
+  backoff?: { firstMs: number; maxMs: number }
+  random?: (bytes: number) => Uint8Array
+  chance?: () => number
+  clock?: Clock
+  log: Log
+}
+
+export type LinkState = 'connecting' | 'online' | 'closed'
+export type LinkStats = { state: LinkState; attempts: number; lastError: GodwitError | null; control: PathStats | null; data: PathStats[] }
+
+export type Link = {
+  readonly state: LinkState
+  readonly incarnation: number
+  /** The engine of the control connection and what was tried before it; null while offline. */
+  readonly selection: Selection | null
+  /** Waits until the gateway has taken this site's state. Rejects at once when it denies us (certificate), else after `timeoutMs`. */
+  whenOnline(options?: { timeoutMs?: number; signal?: AbortSignal }): Promise<void>
+  request<T>(method: string, params: unknown, options?: RequestOptions): Promise<T>
+  /** Best effort; dropped while offline. */
+  progress(progress: MigrationProgress): void
+  /** Delivered until answered, across reconnects. */
+  report(result: MigrationResult): void
+  /** The site has changed: tells the gateway soon (several changes become one message). */
+  announce(): void
+  /** A stream to the other site of a session. SITE_OFFLINE style refusals come as STREAM_RESET on its first read. CONNECTION_LOST while offline. */
+  openRelayStream(join: Join): Promise<Stream>
+  /** How many data connections to keep. */
+  dataConnections(count: number): void
+  stats(): LinkStats
+  readonly closed: Promise<void>
+  close(): Promise<void>
+}
+
+export function connectLink(options: LinkOptions): Link {
+  return new NodeLink(options)
+}
+
+class NodeLink implements Link {
+  readonly incarnation: number
+  readonly closed: Promise<void>
+  readonly #options: LinkOptions
+  readonly #control: Kept
+  readonly #data: Kept[] = []
+  readonly #outbox: Outbox
+  readonly #stop = new AbortController()
+  readonly #closed = Promise.withResolvers<void>()
+  #waiters: { resolve: () => void; reject: (error: GodwitError) => void }[] = []
+  #online: Live | undefined
+  #lastError: GodwitError | null = null
+  #announcing: Promise<void> | undefined
+  #announceAgain = false
+
+  constructor(options: LinkOptions) {
+    this.#options = options
+    this.incarnation = options.incarnation ?? (options.clock ?? systemClock).now()
+    this.closed = this.#closed.promise
+    this.#outbox = createOutbox(result => this.request('migration.result', result), options.log, this.#stop.signal)
+    this.#control = keepConnected({
+      ...this.#shared('control'),
+      handlers: handlersOf(options.handlers),
+      onLive: live => this.#up(live),
+      onDown: error => this.#down(error),
+    })
+    this.dataConnections(options.dataConnections ?? 0)
+  }
+
+  get state(): LinkState {
+    if (this.#stop.signal.aborted) return 'closed'
+    return this.#online ? 'online' : 'connecting'
+  }
+
+  get selection(): Selection | null {
+    return this.#online?.selection ?? null
+  }
+
+  async whenOnline({ timeoutMs = 30_000, signal }: { timeoutMs?: number; signal?: AbortSignal } = {}): Promise<void> {
+    if (this.#online) return
+    const { promise, resolve, reject } = Promise.withResolvers<void>()
+    const waiter = { resolve, reject }
+    this.#waiters.push(waiter)
+    try {
+      await within(promise, { ms: timeoutMs, what: 'gateway', code: 'GATEWAY_UNREACHABLE', signal })
+    } catch (error) {
+      promise.catch(() => {})
+      throw this.#lastError ?? error
+    } finally {
+      this.#waiters = this.#waiters.filter(other => other !== waiter)
+    }
+  }
+
+  async request<T>(method: string, params: unknown, options?: RequestOptions): Promise<T> {
+    return this.#live().rpc.request<T>(method, params, options)
+  }
+
+  progress(progress: MigrationProgress): void {
+    this.#online?.rpc.notify('migration.progress', progress)
+  }
+
+  report(result: MigrationResult): void {
+    this.#outbox.add(result)
+  }
+
+  announce(): void {
+    this.#announceAgain = true
+    this.#announcing ??= this.#announceLoop().finally(() => {
+      this.#announcing = undefined
+    })
+  }
+
+  async openRelayStream(join: Join): Promise<Stream> {
+    // Index 0 is the migration's own control stream: it goes beside the heartbeats. The rest is spread over the data connections.
+    const data = this.#data.flatMap(kept => kept.live() ?? [])
+    const chosen = join.index === 0 || data.length === 0 ? this.#live() : data[join.index % data.length]
+    const opening = (chosen ?? this.#live()).connection.openStream()
+    const stream = await within(opening, { ms: OPEN_STREAM_MS, what: `stream ${join.index} to the gateway` }).catch(error => {
+      opening.then(late => late.reset('too late')).catch(() => {})
+      throw error
+    })
+    await stream.write(encodeFrame(FRAME.JOIN, toJson(join)))
+    return stream
+  }
+
+  dataConnections(count: number): void {
+    const wanted = this.#stop.signal.aborted ? 0 : Math.min(count, DATA_CONNECTIONS_MAX)
+    while (this.#data.length > wanted) this.#data.pop()?.close()
+    while (this.#data.length < wanted)
+      this.#data.push(
+        keepConnected({
+          ...this.#shared('data'),
+          handlers: {},
+          onLive: () => {},
+          onDown: error => this.#options.log.debug('data connection down', { error }),
+        }),
+      )
+  }
+
+  stats(): LinkStats {
+    return {
+      state: this.state,
+      attempts: this.#control.attempts(),
+      lastError: this.#lastError,
+      control: this.#online?.connection.stats() ?? null,
+      data: this.#data.flatMap(kept => kept.live()?.connection.stats() ?? []),
+    }
+  }
+
+  async close(): Promise<void> {
+    if (!this.#stop.signal.aborted) {
+      this.#stop.abort(new GodwitError('CONNECTION_LOST', 'the link was closed'))
+      const all = [this.#control, ...this.#data]
+      for (const kept of all) kept.close()
+      for (const waiter of this.#waiters) waiter.reject(new GodwitError('CONNECTION_LOST', 'the link was closed'))
+      await Promise.all(all.map(kept => kept.closed))
+      this.#online = undefined
+      this.#closed.resolve()
+    }
+    await this.closed
+  }
+
+  #shared(purpose: 'control' | 'data'): Omit<KeptOptions, 'handlers' | 'onLive' | 'onDown'> {
+    const { dial, identity, rootPublic, gatewayId, onRelayStream, heartbeat, backoff, log, random = randomBytes } = this.#options
+    const { clock = systemClock, chance = Math.random } = this.#options
+    return {
+      purpose,
+      incarnation: this.incarnation,
+      dial,
+      identity,
+      rootPublic,
+      gatewayId,
+      onRelayStream,
+      heartbeat,
+      backoff,
+      log,
+      random,
+      clock,
+      chance,
+    }
+  }
+
+  #live(): Live {
+    if (!this.#online) throw new GodwitError('CONNECTION_LOST', 'the gateway is not connected')
+    return this.#online
+  }
+
+  async #up(live: Live): Promise<void> {
+    this.#announceAgain = false
+    await live.rpc.request('site.state', await this.#siteState())
+    this.#online = live
+    if (this.#announceAgain) this.announce()
+    this.#lastError = null
+    for (const waiter of this.#waiters) waiter.resolve()
+    await this.#outbox.flush()
+  }
+
+  #down(error: GodwitError): void {
+    if (this.#online) this.#options.log.warn('the gateway is gone', { error })
+    else this.#options.log.info('the gateway cannot be reached', { error })
+    this.#online = undefined
+    this.#lastError = error
+    const denied = [
+      'CERT_UNTRUSTED',
+      'CERT_EXPIRED',
+      'CERT_REVOKED',
+      'CERT_MALFORMED',
+      'AUTH_FAILED',
+      'SITE_DUPLICATE',
+      'VERSION_UNSUPPORTED',
+    ]
+    if (denied.includes(error.code)) for (const waiter of this.#waiters) waiter.reject(error)
+  }
+
+  async #announceLoop(): Promise<void> {
+    while (this.#announceAgain && this.#online) {
+      this.#announceAgain = false
+      try {
+        await this.#online.rpc.request('site.state', await this.#siteState())
+      } catch (error) {
+        // Offline: the next connect announces anyway.
+        this.#options.log.debug('site.state was not taken', { error })
+      }
+    }
+  }
+
+  async #siteState(): Promise<SiteState> {
+    const { site, version, describe } = this.#options
+    const { host, vms, migrations } = await describe()
+    return {
+      site,
+      incarnation: this.incarnation,
+      version,
+      host,
+      vms,
+      migrations: [...new Set([...migrations, ...this.#outbox.migrationIds()])],
+    }
+  }
+}
+
+function handlersOf(handlers: LinkHandlers): RpcHandlers {
+  return {
+    'migration.prepare': params => handlers.prepare(check(PrepareParams, params, { what: 'migration.prepare' })),
+    'migration.start': params => handlers.start(check(StartParams, params, { what: 'migration.start' })),
+    'migration.cancel': params => handlers.cancel(check(CancelParams, params, { what: 'migration.cancel' })),
+  }
+}
