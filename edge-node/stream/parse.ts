@@ -44,8 +44,6 @@ export type Block = {
   readonly captured: boolean
   /** Only with postcopy-ram, and only when it differs from the host's page size. */
   readonly pageBytes?: number
-  /** Guest address; only with x-ignore-shared. */
-  readonly address?: number
 }
 
 /** Byte views are valid during the callback only. All callbacks run synchronously inside push(), in stream order. */
@@ -401,18 +399,20 @@ class StreamParser implements Parser {
       body += 1 + length
     }
     if (block === undefined) throw wrong('a page continues a block before any block was named')
-    const next = body + ((flags & RAM_FLAG.page) === 0 ? 1 : PAGE_BYTES)
+    const offset = safe(readOffset(bytes, at))
+    const filled = (flags & RAM_FLAG.zero) !== 0
+    const next = body + (filled ? 1 : PAGE_BYTES)
     if (end < next) return SHORT
-    if ((flags & RAM_FLAG.page) === 0 && bytes[body] !== 0) throw wrong(`a zero page is filled with ${bytes[body]}`)
+    if (filled && bytes[body] !== 0) throw wrong(`a zero page is filled with ${bytes[body]}`)
     this.#block = block
     if (block.captured) {
       this.#flush(bytes, at)
       this.#run = next
-      this.#capture(block, readOffset(bytes, at), (flags & RAM_FLAG.page) === 0 ? undefined : bytes.subarray(body, next))
+      this.#capture(block, offset, filled ? undefined : bytes.subarray(body, next))
     } else {
       this.#hidden = false
       this.#hiddenPage = undefined
-      if (!named) this.#rename(bytes, at, body, flags, block)
+      if (!named) this.#rename(bytes, at, body, pageHead(offset, flags & ~RAM_FLAG.continue, block.name))
     }
     return next
   }
@@ -427,10 +427,10 @@ class StreamParser implements Parser {
   }
 
   /** Names the block of a page that stays in the skeleton. */
-  #rename(bytes: Uint8Array, at: number, body: number, flags: number, block: Block): void {
+  #rename(bytes: Uint8Array, at: number, body: number, head: Uint8Array): void {
     this.#flush(bytes, at)
     this.#run = body
-    this.#events.skeleton(pageHead(readOffset(bytes, at), flags & ~RAM_FLAG.continue, block.name))
+    this.#events.skeleton(head)
   }
 
   #blockList(bytes: Uint8Array, at: number, end: number): number {
@@ -460,13 +460,9 @@ class StreamParser implements Parser {
     }
     if (end - at < 8) return SHORT
     const value = readU64(bytes, at)
-    if (this.#addresses) this.#addBlock({ ...pending, address: value })
-    else if (isPageSize(value)) this.#addBlock({ ...pending, pageBytes: value })
-    else {
-      this.#addBlock(pending)
-      return at
-    }
-    return at + 8
+    const sized = !this.#addresses && isPageSize(value)
+    this.#addBlock(sized ? { ...pending, pageBytes: value } : pending)
+    return this.#addresses || sized ? at + 8 : at
   }
 
   #addBlock(pending: PendingBlock): void {
@@ -528,7 +524,7 @@ class StreamParser implements Parser {
   }
 }
 
-type PendingBlock = { name: string; usedBytes: number; pageBytes?: number; address?: number }
+type PendingBlock = { name: string; usedBytes: number; pageBytes?: number }
 
 /** Commands that a pre-copy sends; they carry nothing outside their length. The others begin a post-copy, its recovery, or COLO. */
 function isPrecopyCommand(command: number, length: number): boolean {
@@ -540,7 +536,7 @@ function isPrecopyCommand(command: number, length: number): boolean {
 const isPageSize = (value: number): boolean => value > PAGE_BYTES && value <= 2 ** 40 && Number.isInteger(Math.log2(value))
 
 function safe(value: number): number {
-  if (!Number.isSafeInteger(value)) throw wrong(`it states ${value} bytes of memory`)
+  if (!Number.isSafeInteger(value)) throw wrong(`it states ${value} as a number of bytes`)
   return value
 }
 
