@@ -1,0 +1,196 @@
+// Debian packages through apt's own configured sources. Enters: what dpkg and apt say. Leaves: QEMU installed, package files unpacked into a folder.
+// Always holds: no mirror is named here: bookworm-backports is taken from wherever this machine takes bookworm, with the same keys; a source list
+// that does not work is taken away again. Nothing but QEMU (and a C compiler where there is none) is installed.
+import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { attempt, findProgram, Missing, must, readText, say, whisper } from './tools.js'
+
+const listFile = '/etc/apt/sources.list.d/godwit-backports.list'
+const keyFile = '/etc/apt/keyrings/godwit-backports.asc'
+const BACKPORTS = 'bookworm-backports'
+const QEMU_MAJOR_MIN = 9
+const LOCK_WAIT_MS = 10 * 60_000
+/** First options of every apt-get call: dpkg's lock is waited for by apt itself, the lists' lock by us. */
+const APT_OPTIONS = ['-q', '-o', 'DPkg::Lock::Timeout=600', '-o', 'Acquire::Retries=3']
+const aptEnv = { DEBIAN_FRONTEND: 'noninteractive', APT_LISTCHANGES_FRONTEND: 'none', NEEDRESTART_MODE: 'l' }
+
+export const qemuProgram = process.arch === 'arm64' ? 'qemu-system-aarch64' : 'qemu-system-x86_64'
+const qemuPackage = process.arch === 'arm64' ? 'qemu-system-arm' : 'qemu-system-x86'
+
+/** { id, codename, major } of this system, from os-release. */
+export function system() {
+  const text = readText('/etc/os-release')
+  const field = name => new RegExp(`^${name}="?([^"\n]*)"?$`, 'm').exec(text)?.[1] ?? ''
+  return {
+    id: field('ID'),
+    codename: field('VERSION_CODENAME'),
+    major: Number(field('VERSION_ID')) || 0,
+    name: field('PRETTY_NAME') || process.platform,
+  }
+}
+
+export const hasApt = () => system().id === 'debian' && findProgram('apt-get') !== undefined
+export const mayInstall = () => hasApt() && process.getuid?.() === 0
+
+/** Version of the QEMU on PATH, like '10.0.2'; undefined when there is none. */
+export async function qemuVersion() {
+  if (!findProgram(qemuProgram)) return undefined
+  const { output } = await attempt(qemuProgram, ['--version'], { timeoutMs: 20_000 })
+  return /version (\d+\.\d+\.\d+)/.exec(output)?.[1]
+}
+
+export const isGoodQemu = version => version !== undefined && Number.parseInt(version, 10) >= QEMU_MAJOR_MIN
+
+async function aptGet(args, what, help) {
+  const end = Date.now() + LOCK_WAIT_MS
+  for (let told = false; ; told = true) {
+    const { code, output } = await attempt('apt-get', [...APT_OPTIONS, ...args], { env: aptEnv })
+    if (code === 0) return output
+    if (!/Could not get lock|Unable to lock/.test(output) || Date.now() > end) {
+      const tail = output.trimEnd().split('\n').slice(-25)
+      throw new Missing(what, `'apt-get ${args[0]}' failed (exit code ${code}):\n${tail.map(line => `  | ${line}`).join('\n')}\n${help}`)
+    }
+    if (!told) say('apt is busy with something else: waiting for it')
+    await new Promise(resolve => setTimeout(resolve, 3000))
+  }
+}
+
+const updateHelp = "Check apt's sources and the network ('apt-get update' must work), then run this again."
+let updated = false
+async function update(force = false) {
+  if (updated && !force) return
+  say("reading apt's package lists")
+  await aptGet(['update'], "apt's package lists", updateHelp)
+  updated = true
+}
+
+/** The index targets for main packages that apt is configured for: [{ site, release, entry }]. */
+async function sources() {
+  const format = '$(REPO_URI)|$(RELEASE)|$(CODENAME)|$(COMPONENT)|$(CREATED_BY)|$(SOURCESENTRY)'
+  const { output } = await attempt('apt-get', ['indextargets', '--format', format])
+  return output
+    .split('\n')
+    .map(line => line.split('|'))
+    .filter(([site, , , component, created]) => component === 'main' && created === 'Packages' && !/^cdrom:/.test(site))
+    .map(([site, release, codename, , , entry]) => ({ site, release, codename, entry }))
+}
+
+/**
+ * The key that a configured source is checked with: a path, a whole key block, or undefined. `entry` is apt's 'file:number'. Understands
+ * one-line lists and deb822 stanzas.
+ */
+export function signedBy(text, site) {
+  const withoutSlash = site.replace(/\/$/, '')
+  const oneLine = text.split('\n').find(line => /^\s*deb\s/.test(line) && line.includes(withoutSlash))
+  if (oneLine) return /\[[^\]]*signed-by=([^\s\]]+)/.exec(oneLine)?.[1]
+  const stanza = text.split(/\n\s*\n/).find(part => /^URIs:/im.test(part) && part.includes(withoutSlash)) ?? ''
+  const value = /^Signed-By:[ \t]*((?:.*)(?:\n[ \t].*)*)/im.exec(stanza.replace(/^#.*\n/gm, ''))?.[1]
+  if (value === undefined) return undefined
+  if (!value.includes('BEGIN PGP')) return value.trim() || undefined
+  // In deb822 a line of the key block is indented, and an empty one is a dot.
+  const lines = value.split('\n').map(line => line.trim())
+  return `${lines
+    .filter((line, i) => i > 0 || line !== '')
+    .map(line => (line === '.' ? '' : line))
+    .join('\n')}\n`
+}
+
+/** Makes apt know bookworm-backports, at the site that it takes bookworm from. */
+async function addBackports() {
+  let known = await sources()
+  if (known.length === 0) {
+    await update()
+    known = await sources()
+  }
+  if (known.some(({ release, codename }) => release === BACKPORTS || codename === BACKPORTS)) return update()
+  const base = known.find(({ release, codename }) => release === 'bookworm' || codename === 'bookworm')
+  if (!base) throw new Missing('a source of Debian packages', "apt has no source for 'bookworm main'. Configure one, then run this again.")
+  const key = signedBy(readText(base.entry.replace(/:\d+$/, '')), base.site)
+  const isBlock = key?.includes('BEGIN PGP') ?? false
+  if (isBlock) {
+    mkdirSync(dirname(keyFile), { recursive: true })
+    writeFileSync(keyFile, key)
+  }
+  say(`adding ${BACKPORTS} to apt's sources (${listFile})`)
+  const option = key ? `[signed-by=${isBlock ? keyFile : key}] ` : ''
+  writeFileSync(
+    listFile,
+    `# Written by Godwit's setup for QEMU ${QEMU_MAJOR_MIN} or newer; may be removed.\ndeb ${option}${base.site} ${BACKPORTS} main\n`,
+  )
+  try {
+    await update(true)
+  } catch (error) {
+    rmSync(listFile, { force: true })
+    if (isBlock) rmSync(keyFile, { force: true })
+    throw error
+  }
+}
+
+const qemuHelp =
+  `On Debian 12: install ${qemuPackage} from ${BACKPORTS} (as root: add that suite to apt's sources, then ` +
+  `apt-get install -t ${BACKPORTS} ${qemuPackage}). On other systems: install QEMU ${QEMU_MAJOR_MIN} or newer with ${qemuProgram}.`
+
+/** QEMU 9 or newer, installed where it can be. Throws Missing. */
+export async function installQemu() {
+  const version = await qemuVersion()
+  if (isGoodQemu(version)) return
+  const what = `QEMU ${QEMU_MAJOR_MIN} or newer (${qemuProgram}; found: ${version ?? 'none'})`
+  const { codename, major } = system()
+  if (!mayInstall()) throw new Missing(what, qemuHelp)
+  if (major !== 0 && major < 12) throw new Missing(what, qemuHelp)
+  if (codename === 'bookworm') await addBackports()
+  else await update()
+  say(`installing ${qemuPackage} (a minute or so)`)
+  const suite = codename === 'bookworm' ? ['-t', BACKPORTS] : []
+  await aptGet(['install', '-y', '--no-install-recommends', ...suite, qemuPackage], what, qemuHelp)
+  const now = await qemuVersion()
+  if (!isGoodQemu(now)) throw new Missing(`${what}; after the installation: ${now ?? 'none'}`, qemuHelp)
+  say(`QEMU ${now} is installed`)
+}
+
+/** A C compiler's program name, installed where there is none. Throws Missing. */
+export async function installCompiler() {
+  const found = [process.env.CC, 'cc', 'gcc', 'clang'].find(name => name && findProgram(name))
+  if (found) return found
+  const help = 'Install gcc (Debian: apt-get install gcc), or set CC to a C compiler. It is needed once, to build the guest program.'
+  if (!mayInstall()) throw new Missing('a C compiler', help)
+  await update()
+  say('installing gcc')
+  await aptGet(['install', '-y', '--no-install-recommends', 'gcc'], 'a C compiler', help)
+  return 'gcc'
+}
+
+/** Downloads packages (no root needed) and unpacks them into `folder`; installs nothing. Throws Missing. */
+export async function unpackPackages(names, folder) {
+  const what = `the Debian packages ${names.join(' and ')}`
+  const help = `${updateHelp} They are only unpacked, not installed.`
+  const download = () => attempt('apt-get', [...APT_OPTIONS, 'download', ...names], { cwd: folder, env: aptEnv })
+  mkdirSync(folder, { recursive: true })
+  let result = await download()
+  if (result.code !== 0 && mayInstall()) {
+    await update(true)
+    result = await download()
+  }
+  const files = readdirSync(folder).filter(name => name.endsWith('.deb'))
+  if (result.code !== 0 || files.length < names.length) {
+    const tail = result.output.trimEnd().split('\n').slice(-10)
+    throw new Missing(what, `'apt-get download' failed:\n${tail.map(line => `  | ${line}`).join('\n')}\n${help}`)
+  }
+  for (const file of files) {
+    await must('dpkg-deb', ['-x', join(folder, file), folder], what, help)
+    rmSync(join(folder, file))
+  }
+}
+
+/** The package that a meta package (linux-image-cloud-amd64) stands for now, or undefined when apt does not know. */
+export async function kernelPackage(meta) {
+  const look = async () => {
+    const { output } = await attempt('apt-cache', ['show', '--no-all-versions', meta])
+    return /^Depends:.*?\b(linux-image-[^\s,(]+)/m.exec(output)?.[1]
+  }
+  const known = await look()
+  if (known || !mayInstall()) return known
+  whisper(`apt does not know ${meta} yet`)
+  await update()
+  return look()
+}
