@@ -11,10 +11,20 @@ export type SecretStream = {
   wipe(): void
 }
 
+/** BLAKE2b under one key, for many short inputs. Allocates nothing per call. */
+export type KeyedHash = {
+  /** Into `out` (16..64 bytes); `input` no longer than announced. */
+  hash(out: Uint8Array, input: Uint8Array): void
+  /** Zeroes and frees what it holds. Idempotent. */
+  wipe(): void
+}
+
 export type Primitives = {
   readonly name: 'native' | 'portable'
-  /** BLAKE2b of `input` into `out` (16..64 bytes), keyed when `key` is given. Without allocation in the native build. */
-  hash(out: Uint8Array, input: Uint8Array, key?: Uint8Array): void
+  /** BLAKE2b of `input` into `out` (16..64 bytes). */
+  hash(out: Uint8Array, input: Uint8Array): void
+  /** `key` is 16..64 bytes and is copied. */
+  keyedHash(key: Uint8Array, inputBytesMax: number): KeyedHash
   /** State for both directions: a stream's header is chosen by its sealer (24 random bytes) and told to its opener. */
   secretStream(key: Uint8Array, header: Uint8Array): SecretStream
 }

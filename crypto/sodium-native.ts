@@ -1,6 +1,6 @@
 // The only importer of sodium-native (libsodium as a native addon, optional): the same bytes as the WebAssembly build, for bulk data only.
 // Leaves: Primitives, or undefined where the addon is absent or does not load. No allocation per call beyond what the caller passes in.
-import type { Primitives, SecretStream } from './primitives.ts'
+import type { KeyedHash, Primitives, SecretStream } from './primitives.ts'
 
 type Bytes = Uint8Array
 type Addon = {
@@ -26,8 +26,25 @@ export async function loadNative(): Promise<Primitives | undefined> {
 function makeNative(addon: Addon): Primitives {
   return {
     name: 'native',
-    hash: (out, input, key) => addon.crypto_generichash(out, input, key),
+    hash: (out, input) => addon.crypto_generichash(out, input),
+    keyedHash: (key, inputBytesMax) => nativeKeyedHash(addon, key, inputBytesMax),
     secretStream: (key, header) => nativeStream(addon, key, header),
+  }
+}
+
+function nativeKeyedHash(addon: Addon, key: Uint8Array, inputBytesMax: number): KeyedHash {
+  const kept = key.slice()
+  let live = true
+  return {
+    hash(out, input) {
+      if (!live) throw new Error('this keyed hash has been wiped')
+      if (input.length > inputBytesMax) throw new TypeError(`an input of ${input.length} bytes: announced were ${inputBytesMax}`)
+      addon.crypto_generichash(out, input, kept)
+    },
+    wipe() {
+      live = false
+      addon.sodium_memzero(kept)
+    },
   }
 }
 

@@ -1,0 +1,48 @@
+// Cuts a byte stream into full records, so that the size of what was written (a compressed batch) does not show on the wire.
+// Enters: bytes of any length. Leaves: RECORD frames ready to be written. Each byte is copied once, into the frame in which it is sealed.
+import { FRAME_BUFFER_BYTES, FRAME_DATA_OFFSET, RECORD_DATA_BYTES_MAX, type Sealer } from './record.ts'
+
+export type Cutter = {
+  /** Frames completed by these bytes; the rest waits for more, for flush() or end(). */
+  write(bytes: Uint8Array): Uint8Array[]
+  /** What waits, as one smaller frame; none when nothing waits. */
+  flush(): Uint8Array[]
+  /** What waits (perhaps nothing) as the final record. */
+  end(): Uint8Array[]
+  /** Bytes that wait. */
+  readonly pendingBytes: number
+}
+
+export function createCutter(sealer: Sealer): Cutter {
+  let buffer: Uint8Array | undefined
+  let fill = 0
+  const room = () => {
+    buffer ??= new Uint8Array(Buffer.allocUnsafeSlow(FRAME_BUFFER_BYTES).buffer)
+    return buffer
+  }
+  const seal = (final: boolean) => {
+    const frame = sealer.sealFrameInPlace(room(), fill, { final })
+    // The frame belongs to the caller now.
+    buffer = undefined
+    fill = 0
+    return frame
+  }
+  return {
+    write(bytes) {
+      const frames: Uint8Array[] = []
+      for (let at = 0; at < bytes.length; ) {
+        const take = Math.min(bytes.length - at, RECORD_DATA_BYTES_MAX - fill)
+        room().set(bytes.subarray(at, at + take), FRAME_DATA_OFFSET + fill)
+        fill += take
+        at += take
+        if (fill === RECORD_DATA_BYTES_MAX) frames.push(seal(false))
+      }
+      return frames
+    },
+    flush: () => (fill > 0 ? [seal(false)] : []),
+    end: () => [seal(true)],
+    get pendingBytes() {
+      return fill
+    },
+  }
+}
