@@ -1,0 +1,232 @@
+// The layout inside a BATCH frame, both ways, and of BARRIER. Pure.
+//
+//   u8 version 1 | u8 codec (1 raw, 2 zstd) | u16 pages | u16 zero runs | u16 references | u32 body bytes | body (raw, or one zstd frame of it)
+//
+//   body = pages * 4096 bytes of content
+//        | per page: zigzag varint, address - (address of the page before + 1)                           (a run of pages costs one zero byte each)
+//        | per zero run: varint, first address - end of the run before; varint, pages in the run          (ascending, not touching an earlier run)
+//        | per reference: zigzag varint, address - (address of the reference before + 1); zigzag varint, holder - address
+//
+// Integers are big-endian; varints are little-endian base 128, at most 8 bytes, shortest form. Addresses: see address.ts.
+// The pages come first so that a sender can fill them in place before it knows the rest.
+// Always holds: everything a header declares is checked against a limit before anything is allocated for it, every address names an existing page, and a body
+// is consumed to its last byte. Any other input is FRAME_MALFORMED.
+import { GodwitError } from '../../wire/errors.ts'
+import { PAGE_BYTES, type PageMap } from './address.ts'
+
+export const BATCH_VERSION = 1
+export const BATCH_HEADER_BYTES = 12
+export const CODEC = { raw: 1, zstd: 2 } as const
+export type Codec = (typeof CODEC)[keyof typeof CODEC]
+
+/** Most pages of content in a batch: 1 MiB, so that the body stays below the frame limit of 2 MiB. */
+export const BATCH_PAGES_MAX = 256
+export const BATCH_ZERO_RUNS_MAX = 2048
+export const BATCH_REFERENCES_MAX = 1024
+/** Longest varint: 8 bytes, values below 2^53. */
+const VARINT_BYTES_MAX = 8
+const BATCH_LISTS_BYTES_MAX = (BATCH_PAGES_MAX + 2 * BATCH_ZERO_RUNS_MAX + 2 * BATCH_REFERENCES_MAX) * VARINT_BYTES_MAX
+/** Largest body that a batch may declare, bytes. */
+export const BATCH_BODY_BYTES_MAX = BATCH_PAGES_MAX * PAGE_BYTES + BATCH_LISTS_BYTES_MAX
+
+const CODEC_AT = 1
+
+/** A buffer of this size takes a batch of `pages` pages with header and whatever else may be in it, bytes. */
+export const batchBufferBytes = (pages: number): number => BATCH_HEADER_BYTES + pages * PAGE_BYTES + BATCH_LISTS_BYTES_MAX
+
+export type BatchHeader = { codec: Codec; pages: number; zeroRuns: number; references: number; bodyBytes: number }
+
+/** What a batch says. Lists are flat: zeroRuns = [first address, pages]*, references = [address, holder's address]*. `content` is a view of the body. */
+export type BatchContent = { content: Uint8Array; pages: Float64Array; zeroRuns: Float64Array; references: Float64Array }
+
+const malformed = (what: string): GodwitError => new GodwitError('FRAME_MALFORMED', `batch: ${what}`)
+
+export function writeBatchHeader(out: Uint8Array, header: BatchHeader): void {
+  const view = new DataView(out.buffer, out.byteOffset, BATCH_HEADER_BYTES)
+  view.setUint8(0, BATCH_VERSION)
+  view.setUint8(CODEC_AT, header.codec)
+  view.setUint16(2, header.pages)
+  view.setUint16(4, header.zeroRuns)
+  view.setUint16(6, header.references)
+  view.setUint32(8, header.bodyBytes)
+}
+
+/** Changes the codec of a written header. */
+export function writeBatchCodec(out: Uint8Array, codec: Codec): void {
+  out[CODEC_AT] = codec
+}
+
+/** The header of a BATCH payload, every count within its limit and the body large enough for what is declared. Throws FRAME_MALFORMED. */
+export function readBatchHeader(payload: Uint8Array): BatchHeader {
+  if (payload.length < BATCH_HEADER_BYTES) throw malformed(`${payload.length} bytes are no header`)
+  const view = new DataView(payload.buffer, payload.byteOffset, BATCH_HEADER_BYTES)
+  if (view.getUint8(0) !== BATCH_VERSION) throw malformed(`version ${view.getUint8(0)}`)
+  const codec = view.getUint8(CODEC_AT)
+  if (codec !== CODEC.raw && codec !== CODEC.zstd) throw malformed(`codec ${codec}`)
+  const header = {
+    codec,
+    pages: view.getUint16(2),
+    zeroRuns: view.getUint16(4),
+    references: view.getUint16(6),
+    bodyBytes: view.getUint32(8),
+  }
+  if (header.pages > BATCH_PAGES_MAX) throw malformed(`${header.pages} pages`)
+  if (header.zeroRuns > BATCH_ZERO_RUNS_MAX) throw malformed(`${header.zeroRuns} zero runs`)
+  if (header.references > BATCH_REFERENCES_MAX) throw malformed(`${header.references} references`)
+  const least = header.pages * (PAGE_BYTES + 1) + 2 * header.zeroRuns + 2 * header.references
+  const most = header.pages * PAGE_BYTES + (header.pages + 2 * header.zeroRuns + 2 * header.references) * VARINT_BYTES_MAX
+  if (header.bodyBytes < least || header.bodyBytes > most) throw malformed(`a body of ${header.bodyBytes} bytes for what it declares`)
+  if (codec === CODEC.raw && payload.length - BATCH_HEADER_BYTES !== header.bodyBytes)
+    throw malformed('a raw body of another length than declared')
+  return header
+}
+
+/** Reads a body (already decompressed) against the pages that exist. Throws FRAME_MALFORMED. */
+export function readBatchBody(header: BatchHeader, body: Uint8Array, map: PageMap): BatchContent {
+  if (body.length !== header.bodyBytes) throw malformed(`a body of ${body.length} bytes, declared ${header.bodyBytes}`)
+  const contentBytes = header.pages * PAGE_BYTES
+  const reader = new VarintReader(body, contentBytes)
+  const pages = readPages(reader, header.pages, map)
+  const zeroRuns = readZeroRuns(reader, header.zeroRuns, map)
+  const references = readReferences(reader, header.references, map)
+  if (reader.at !== body.length) throw malformed(`${body.length - reader.at} bytes too many`)
+  return { content: body.subarray(0, contentBytes), pages, zeroRuns, references }
+}
+
+function readPages(reader: VarintReader, count: number, map: PageMap): Float64Array {
+  const pages = new Float64Array(count)
+  let next = 0
+  for (let i = 0; i < count; i++) {
+    const address = next + reader.signed()
+    if (!map.covers(address, 1)) throw malformed(`no page ${address}`)
+    pages[i] = address
+    next = address + 1
+  }
+  return pages
+}
+
+function readZeroRuns(reader: VarintReader, count: number, map: PageMap): Float64Array {
+  const runs = new Float64Array(2 * count)
+  let end = 0
+  for (let i = 0; i < count; i++) {
+    const gap = reader.unsigned()
+    const pages = reader.unsigned()
+    const first = end + gap
+    if (i > 0 && gap === 0) throw malformed('zero runs that touch')
+    if (!map.covers(first, pages)) throw malformed(`no ${pages} pages from ${first} on`)
+    runs[2 * i] = first
+    runs[2 * i + 1] = pages
+    end = first + pages
+  }
+  return runs
+}
+
+function readReferences(reader: VarintReader, count: number, map: PageMap): Float64Array {
+  const references = new Float64Array(2 * count)
+  let next = 0
+  for (let i = 0; i < count; i++) {
+    const address = next + reader.signed()
+    const holder = address + reader.signed()
+    if (!map.covers(address, 1) || !map.covers(holder, 1)) throw malformed(`no page ${address} or ${holder}`)
+    if (address === holder) throw malformed(`page ${address} refers to itself`)
+    references[2 * i] = address
+    references[2 * i + 1] = holder
+    next = address + 1
+  }
+  return references
+}
+
+/** Writes the three lists of a body at `at`; gives the place after them. Zero pages must be ascending (they become runs); runs are counted in the result. */
+export function writeBatchLists(
+  out: Uint8Array,
+  at: number,
+  lists: { pages: Float64Array; zeros: Float64Array; references: Float64Array },
+): { end: number; zeroRuns: number } {
+  let next = 0
+  for (const address of lists.pages) {
+    at = writeVarint(out, at, zigzag(address - next))
+    next = address + 1
+  }
+  const { zeros } = lists
+  let zeroRuns = 0
+  let end = 0
+  for (let i = 0; i < zeros.length; ) {
+    const first = zeros[i]!
+    let pages = 1
+    while (zeros[i + pages] === first + pages) pages++
+    at = writeVarint(out, at, first - end)
+    at = writeVarint(out, at, pages)
+    end = first + pages
+    i += pages
+    zeroRuns++
+  }
+  next = 0
+  for (let i = 0; i < lists.references.length; i += 2) {
+    const address = lists.references[i]!
+    at = writeVarint(out, at, zigzag(address - next))
+    at = writeVarint(out, at, zigzag(lists.references[i + 1]! - address))
+    next = address + 1
+  }
+  return { end: at, zeroRuns }
+}
+
+/** Doubles, not bit operations: addresses have 48 bits. */
+const zigzag = (value: number): number => (value >= 0 ? value * 2 : -value * 2 - 1)
+
+function writeVarint(out: Uint8Array, at: number, value: number): number {
+  while (value >= 128) {
+    out[at++] = (value % 128) | 128
+    value = Math.floor(value / 128)
+  }
+  out[at++] = value
+  return at
+}
+
+class VarintReader {
+  readonly #bytes: Uint8Array
+  at: number
+
+  constructor(bytes: Uint8Array, at: number) {
+    this.#bytes = bytes
+    this.at = at
+  }
+
+  unsigned(): number {
+    let value = 0
+    let scale = 1
+    for (let i = 0; i < VARINT_BYTES_MAX; i++) {
+      const byte = this.#bytes[this.at]
+      if (byte === undefined) throw malformed('ends within a list')
+      this.at++
+      value += (byte & 127) * scale
+      if (byte < 128) {
+        if (byte === 0 && i > 0) throw malformed('a varint that is not the shortest')
+        if (value > Number.MAX_SAFE_INTEGER) break
+        return value
+      }
+      scale *= 128
+    }
+    throw malformed('a varint that is too large')
+  }
+
+  signed(): number {
+    const value = this.unsigned()
+    return value % 2 === 0 ? value / 2 : -(value + 1) / 2
+  }
+}
+
+/** Payload of a BARRIER frame: u32be number, 1 for the first. */
+export function encodeBarrier(n: number): Uint8Array {
+  if (!Number.isInteger(n) || n < 1 || n > 0xffff_ffff) throw new TypeError(`barrier ${n}`)
+  const out = new Uint8Array(4)
+  new DataView(out.buffer).setUint32(0, n)
+  return out
+}
+
+/** The number in a BARRIER payload. Throws FRAME_MALFORMED. */
+export function decodeBarrier(payload: Uint8Array): number {
+  if (payload.length !== 4) throw new GodwitError('FRAME_MALFORMED', `barrier: ${payload.length} bytes`)
+  const n = new DataView(payload.buffer, payload.byteOffset, 4).getUint32(0)
+  if (n === 0) throw new GodwitError('FRAME_MALFORMED', 'barrier: number 0')
+  return n
+}

@@ -1,0 +1,197 @@
+// What must be said about each page, and when a barrier has to come first. Pure: no IO, no clock.
+// Enters: pages and zeros in the order in which QEMU sends them. Leaves, in order: batches, and barriers between them (through `PlanEvents`).
+//
+// The target applies content and zeros of an interval (from one barrier to the next) in any order, and resolves the interval's references at its end, reading the
+// holder then. So this must always hold of what leaves:
+//   1. within an interval a page is said at most once (as content, zero or reference);
+//   2. a reference names a holder that was sent as content, in this interval or an earlier one, and that still holds that content at the end of the interval;
+//   3. so a holder is never itself a reference of the same interval: no chains, and no order among references.
+// What would break this, and what is done:
+//   - a page in the pending (unsent) batch is said anew: the old word is taken back, last writer wins;
+//   - a page said in this interval, in a batch that is gone, is said anew: barrier first (1);
+//   - a page that a reference of this interval names is to change, to zero, other content or a reference: barrier first (2). Even if that reference was taken
+//     back since: a needless barrier is harmless, a forgotten one is a corrupted guest;
+//   - any page that comes with the content it has been said to hold: nothing, so neither rule is touched. This covers a holder rewritten as it was;
+//   - a holder that changes is forgotten as one, although pages that referred to it hold the content yet: the next page with it travels as content.
+// A guest could arrange a barrier per page by the third case (copy a page, change the original). Against it: after such a barrier, holders of earlier intervals
+// are left alone for the next EARLY_HOLDER_PAUSE_PAGES pages; holders of the same interval cannot change within one round of QEMU.
+import { PAGE_BYTES, type PageMap } from './address.ts'
+import { type FilledBatch, PendingBatch } from './pending.ts'
+import { ContentTable, HASH_WORDS, NO_PAGE } from './table.ts'
+
+/** Keyed hash of a page into `out` (16 bytes): crypto/page-hash.ts. */
+export type PageHasher = { readonly bytes: 16; hash(page: Uint8Array, out: Uint8Array): void }
+
+export type PlanEvents = {
+  /** A buffer for the next batch, of at least batchBufferBytes(batchPages). */
+  takeBuffer(): ArrayBuffer
+  batch(filled: FilledBatch): void
+  /** All batches since the last barrier make up interval `n`; it ends here. Numbers rise by one from 1. */
+  barrier(n: number, reason: 'asked' | 'rewritten' | 'referenced'): void
+}
+
+export type PageCounts = {
+  /** Said to be zero. */
+  zero: number
+  /** Said by reference to a page with the same content. */
+  duplicate: number
+  /** Said with their bytes. */
+  content: number
+  /** Came with the content that the target has: nothing said. */
+  unchanged: number
+  /** Taken back from the pending batch before they were sent. */
+  superseded: number
+  /** Said although they had been said before (dirtied again). */
+  rewritten: number
+}
+
+const UNSAID = 0
+const ZERO = 1
+const CONTENT = 2
+const REFERENCE = 3
+const SAID = ['content', 'zero', 'content', 'reference'] as const
+
+const EARLY_HOLDER_PAUSE_PAGES = 1024
+const BATCH_NUMBER_MAX = 0xffff_fffe
+
+/** State: about 31 bytes per guest page (8 MiB per GiB of guest), allocated once. */
+export class Classifier {
+  readonly counts: PageCounts = { zero: 0, duplicate: 0, content: 0, unchanged: 0, superseded: 0, rewritten: 0 }
+  readonly #map: PageMap
+  readonly #hasher: PageHasher
+  readonly #events: PlanEvents
+  readonly #pending: PendingBatch
+  readonly #table: ContentTable
+  /** Per page: what the target will hold at the next barrier. */
+  readonly #kinds: Uint8Array
+  /** Per page: number of the batch in which it was said last. One number answers both "in this interval?" and "in the pending batch?". */
+  readonly #saidIn: Uint32Array
+  /** Per page: number of the batch in which a reference last named it as holder. */
+  readonly #namedIn: Uint32Array
+  readonly #hash = new Uint32Array(HASH_WORDS)
+  readonly #hashBytes = new Uint8Array(this.#hash.buffer)
+  readonly #zeroHash = new Uint32Array(HASH_WORDS)
+  #batch = 1
+  #intervalStart = 1
+  #intervals = 0
+  #pagesSeen = 0
+  #earlyHoldersFrom = 0
+  readonly #pausePages: number
+
+  constructor(o: { map: PageMap; hasher: PageHasher; batchPages: number; events: PlanEvents; earlyHolderPausePages?: number | undefined }) {
+    this.#pausePages = o.earlyHolderPausePages ?? EARLY_HOLDER_PAUSE_PAGES
+    this.#map = o.map
+    this.#hasher = o.hasher
+    this.#events = o.events
+    this.#pending = new PendingBatch(o.batchPages, o.events.takeBuffer)
+    this.#table = new ContentTable(o.map.pages)
+    this.#kinds = new Uint8Array(o.map.pages)
+    this.#saidIn = new Uint32Array(o.map.pages)
+    this.#namedIn = new Uint32Array(o.map.pages)
+    o.hasher.hash(new Uint8Array(PAGE_BYTES), new Uint8Array(this.#zeroHash.buffer))
+  }
+
+  /** A page with its 4096 bytes, valid only during the call. */
+  page(number: number, bytes: Uint8Array): void {
+    const hash = this.#hash
+    this.#hasher.hash(bytes, this.#hashBytes)
+    if (equal(hash, this.#zeroHash)) {
+      this.zero(number)
+      return
+    }
+    this.#pagesSeen++
+    if (this.#kinds[number]! >= CONTENT && this.#table.holds(number, hash)) {
+      this.counts.unchanged++
+      return
+    }
+    this.#clearTheWay(number)
+    const holder = this.#usableHolder(hash)
+    if (holder === NO_PAGE) {
+      this.#pending.content(this.#map.addressOf(number), bytes)
+      this.#table.sentContent(number, hash)
+      this.counts.content++
+      this.#said(number, CONTENT)
+    } else {
+      this.#pending.reference(this.#map.addressOf(number), this.#map.addressOf(holder))
+      this.#table.sentReference(number, hash)
+      this.#namedIn[holder] = this.#batch
+      this.counts.duplicate++
+      this.#said(number, REFERENCE)
+    }
+  }
+
+  /** A page that is zero. Said even of a page never said before: the target's memory may come from an earlier attempt. */
+  zero(number: number): void {
+    this.#pagesSeen++
+    if (this.#kinds[number] === ZERO) {
+      this.counts.unchanged++
+      return
+    }
+    this.#clearTheWay(number)
+    this.#pending.zero(this.#map.addressOf(number))
+    this.counts.zero++
+    this.#said(number, ZERO)
+  }
+
+  /** Ends the interval; gives its number. */
+  barrier(reason: 'asked' | 'rewritten' | 'referenced' = 'asked'): number {
+    this.#flush()
+    this.#intervalStart = this.#batch
+    this.#intervals++
+    this.#events.barrier(this.#intervals, reason)
+    return this.#intervals
+  }
+
+  /** Pages of content in the batch being filled. */
+  get pendingPages(): number {
+    return this.#pending.pages
+  }
+
+  /** After this the page may be said anew, in the pending batch. */
+  #clearTheWay(number: number): void {
+    if (this.#kinds[number] === UNSAID) return
+    const saidIn = this.#saidIn[number]!
+    const named = this.#namedIn[number]! >= this.#intervalStart
+    if (named) {
+      this.barrier('referenced')
+      this.#earlyHoldersFrom = this.#pagesSeen + this.#pausePages
+    } else if (saidIn >= this.#intervalStart && saidIn !== this.#batch) {
+      this.barrier('rewritten')
+    }
+    if (saidIn === this.#batch) this.#takeBack(number)
+    else this.counts.rewritten++
+    if (this.#kinds[number] === CONTENT) this.#table.forget(number)
+  }
+
+  #takeBack(number: number): void {
+    const kind = this.#kinds[number]!
+    this.#pending.remove(this.#map.addressOf(number), SAID[kind as 0 | 1 | 2 | 3])
+    this.counts.superseded++
+    if (kind === ZERO) this.counts.zero--
+    else if (kind === CONTENT) this.counts.content--
+    else this.counts.duplicate--
+  }
+
+  #usableHolder(hash: Uint32Array): number {
+    const holder = this.#table.holderOf(hash)
+    if (holder === NO_PAGE) return NO_PAGE
+    const early = this.#saidIn[holder]! < this.#intervalStart
+    return early && this.#pagesSeen < this.#earlyHoldersFrom ? NO_PAGE : holder
+  }
+
+  #said(number: number, kind: number): void {
+    this.#kinds[number] = kind
+    this.#saidIn[number] = this.#batch
+    if (this.#pending.full) this.#flush()
+  }
+
+  #flush(): void {
+    if (this.#pending.empty) return
+    const filled = this.#pending.take()
+    if (this.#batch === BATCH_NUMBER_MAX) throw new Error('batch numbers are used up')
+    this.#batch++
+    this.#events.batch(filled)
+  }
+}
+
+const equal = (a: Uint32Array, b: Uint32Array): boolean => a[0] === b[0] && a[1] === b[1] && a[2] === b[2] && a[3] === b[3]

@@ -1,0 +1,139 @@
+// The last stage of the source: compressed batches, finished in any order, onto the page streams, with barriers between the intervals.
+// Enters: intervals opened and closed, batches of them. Leaves: sends on each stream, each awaited before the stream's next.
+// Always holds: on every stream, each batch of interval n comes after BARRIER(n-1) and before BARRIER(n). Within an interval any batch goes to any free stream.
+// A fast stream may be in the next interval while a slow one is still sending this one's last batch: it is the target that waits.
+import { FRAME } from '../../wire/types.ts'
+import { encodeBarrier } from './batch.ts'
+
+/** Where frames go. `send` resolves when there is room for more on that stream; the payload must not be used after that (its buffer is used again). */
+export type FrameSink = { readonly streams: number; send(stream: number, type: number, payload: Uint8Array): Promise<void> }
+
+export type Outgoing = { payload: Uint8Array; sent(): void }
+
+type Lane = { readonly stream: number; busy: boolean /** Last barrier put on this stream. */; at: number }
+type Interval = { expected: number; given: number; closed: boolean; early: Outgoing[] }
+type Barrier = { n: number; missing: number; resolve(): void; reject(error: unknown): void }
+
+export type LanesOptions = { sink: FrameSink; onBarrier: (n: number) => void | Promise<void>; onError: (error: unknown) => void }
+
+export class Lanes {
+  readonly #options: LanesOptions
+  readonly #lanes: Lane[]
+  /** Intervals not yet wholly given to streams, by number. */
+  readonly #intervals = new Map<number, Interval>()
+  readonly #barriers = new Map<number, Barrier>()
+  /** The last interval of which every batch has been given to a stream: its barrier may follow. */
+  #given = 0
+  readonly #ready: Outgoing[] = []
+  #nextLane = 0
+  #elsewhere: Promise<void> = Promise.resolve()
+  #stopped = false
+
+  constructor(options: LanesOptions) {
+    if (!Number.isInteger(options.sink.streams) || options.sink.streams < 1) throw new TypeError(`${options.sink.streams} page streams`)
+    this.#options = options
+    this.#lanes = Array.from({ length: options.sink.streams }, (_, stream) => ({ stream, busy: false, at: 0 }))
+  }
+
+  /** A batch of interval `n` is under way: the interval cannot end without it. */
+  expect(n: number): void {
+    this.#interval(n).expected++
+  }
+
+  /** The batch is here. */
+  add(n: number, batch: Outgoing): void {
+    if (n === this.#given + 1) this.#ready.push(batch)
+    else this.#interval(n).early.push(batch)
+    this.#pump()
+  }
+
+  /** Interval `n` has no more batches than those expected. Resolves when BARRIER(n) is on every stream and `onBarrier(n)` is done. */
+  close(n: number): Promise<void> {
+    this.#interval(n).closed = true
+    const { promise, resolve, reject } = Promise.withResolvers<void>()
+    // One for the streams' barriers each, one for onBarrier.
+    this.#barriers.set(n, { n, missing: this.#lanes.length + 1, resolve, reject })
+    this.#pump()
+    return promise
+  }
+
+  /** Nothing more is sent; barriers under way fail with `error`. */
+  stop(error: unknown): void {
+    this.#stopped = true
+    this.#ready.length = 0
+    this.#intervals.clear()
+    for (const { reject } of this.#barriers.values()) reject(error)
+    this.#barriers.clear()
+  }
+
+  #interval(n: number): Interval {
+    let interval = this.#intervals.get(n)
+    if (!interval) {
+      interval = { expected: 0, given: 0, closed: false, early: [] }
+      this.#intervals.set(n, interval)
+    }
+    return interval
+  }
+
+  /** Gives every free stream something to send, as long as there is something. Streams take turns, so that none starves while others are always free. */
+  #pump(): void {
+    if (this.#stopped) return
+    this.#advance()
+    for (let tried = 0; tried < this.#lanes.length; tried++) {
+      const lane = this.#lanes[this.#nextLane]!
+      this.#nextLane = (this.#nextLane + 1) % this.#lanes.length
+      if (!lane.busy) this.#feed(lane)
+    }
+  }
+
+  #feed(lane: Lane): void {
+    if (lane.at < this.#given) {
+      lane.at++
+      const barrier = this.#barriers.get(lane.at)!
+      void this.#send(lane, FRAME.BARRIER, encodeBarrier(lane.at), () => this.#reached(barrier))
+      return
+    }
+    const batch = this.#ready.shift()
+    if (!batch) return
+    this.#interval(this.#given + 1).given++
+    void this.#send(lane, FRAME.BATCH, batch.payload, batch.sent)
+    this.#advance()
+  }
+
+  /** Moves on to the next interval when this one is closed and given away whole. */
+  #advance(): void {
+    for (;;) {
+      const n = this.#given + 1
+      const interval = this.#intervals.get(n)
+      if (!interval?.closed || interval.given < interval.expected) return
+      this.#intervals.delete(n)
+      this.#given = n
+      this.#ready.push(...(this.#intervals.get(n + 1)?.early.splice(0) ?? []))
+      const barrier = this.#barriers.get(n)!
+      this.#elsewhere = this.#elsewhere
+        .then(() => this.#options.onBarrier(n))
+        .then(() => this.#reached(barrier))
+        .catch(this.#options.onError)
+    }
+  }
+
+  #reached(barrier: Barrier): void {
+    if (--barrier.missing > 0) return
+    this.#barriers.delete(barrier.n)
+    barrier.resolve()
+  }
+
+  async #send(lane: Lane, type: number, payload: Uint8Array, sent: () => void): Promise<void> {
+    lane.busy = true
+    try {
+      await this.#options.sink.send(lane.stream, type, payload)
+    } catch (error) {
+      this.#options.onError(error)
+      return
+    }
+    if (this.#stopped) return
+    lane.busy = false
+    sent()
+    this.#pump()
+  }
+}

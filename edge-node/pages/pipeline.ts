@@ -1,0 +1,289 @@
+// The source's way of a page, from QEMU's stream to the page streams. Read this file to know how Godwit sends memory.
+//
+//   QEMU -> parse -> page(), zero() -> classify -> batch -> compress -> page streams -> (seal, relay, open) -> apply.ts at the target
+//                                      zero?       64 pages  worker      frames BATCH and BARRIER
+//                                      unchanged?            threads
+//                                      duplicate?
+//
+// Enters: pages of guest memory, each a view that is valid only during the call. Leaves: BATCH and BARRIER frames, through a FrameSink.
+//
+// QEMU sends a page again whenever the guest has written it again, and all that counts is what the target holds when the guest starts there. Between two barriers
+// (an interval) a page is said once; so batches may be compressed and delivered in any order and by any stream, and only barriers keep everyone in step: the
+// target takes nothing that follows BARRIER(n) on any stream before it has all that precedes it on every stream. classify.ts tells which page needs a barrier
+// first; the caller asks for one where order matters to it: before device state, above all, for devices read guest memory when they load.
+//
+// Always holds: memory is bounded. Page bytes are copied once, into a batch buffer; there are at most `buffered.batchesMax` of these (while the caller stops
+// feeding when `saturated`; beyond a slack for what it has at hand it is an error), each with as much again for the compressed form, plus 31 bytes per guest page of
+// bookkeeping. So at most `buffered.bytesMax` of guest pages wait here: they count against the downtime of a migration, as QEMU believes them sent.
+import { type Block, PAGE_BYTES, PageMap } from './address.ts'
+import { BATCH_PAGES_MAX, batchBufferBytes } from './batch.ts'
+import { Classifier, type PageCounts, type PageHasher } from './classify.ts'
+import { type CompressJob, type CompressResult, LEVEL_DEFAULT, LEVEL_MAX, LEVEL_MIN } from './compress.ts'
+import { type FrameSink, Lanes } from './lanes.ts'
+import type { FilledBatch } from './pending.ts'
+import { createCompressPerformer } from './perform.ts'
+import { createInlinePool, createThreadPool, type Pool } from './pool.ts'
+
+export type { Block } from './address.ts'
+export type { PageHasher } from './classify.ts'
+export type { FrameSink } from './lanes.ts'
+
+export type PipelineOptions = {
+  sink: FrameSink
+  blocks: readonly Block[]
+  hasher: PageHasher
+  compression: 'zstd' | 'off'
+  /** zstd level, -7..9. */
+  level?: number
+  /** Threads that compress; 0: in process. */
+  workers: number
+  /** Pages of content in a batch, 1..256. */
+  batchPages?: number
+  /** Puts BARRIER(n) wherever else it must be (the skeleton stream); barriers come here in order, each after the one before is done. */
+  onBarrier?: (n: number) => void | Promise<void>
+  /** See classify.ts: how long holders of earlier intervals are left alone after one of them had to be kept by a barrier. */
+  earlyHolderPausePages?: number
+  /** In place of threads: for tests. */
+  pool?: Pool<CompressJob, CompressResult>
+}
+
+export type PipelineStats = {
+  /** Bytes of guest memory that came in, zeros included. */
+  guestBytes: number
+  /** Sent as: zero, duplicate, compressed, raw. Not sent: unchanged, superseded. Of the sent, sent before: rewritten. */
+  pages: Omit<PageCounts, 'content'> & { compressed: number; raw: number }
+  /** Bytes of batches before and after compression (payloads handed to the sink). */
+  bytesIn: number
+  bytesOut: number
+  batches: number
+  barriers: { asked: number; rewritten: number; referenced: number }
+  /** classify: hash, table and copy, on the caller's thread (from samples); compress: sum over workers; send: waiting for room, sum over batches. */
+  busyMs: { classify: number; compress: number; send: number }
+  buffered: { batches: number; batchesMax: number; bytesMax: number }
+}
+
+export type Pipeline = {
+  /** A page QEMU sent. `bytes` (4096) may be reused after the call. Throws what aborted the pipeline, QEMU_STREAM for a page that does not exist. */
+  page(block: number, offset: number, bytes: Uint8Array): void
+  /** A page QEMU said to be zero. Throws like page(). */
+  zero(block: number, offset: number): void
+  /** Stop feeding (pause QEMU's socket) while this is true, and wait for `drained()`. */
+  readonly saturated: boolean
+  drained(): Promise<void>
+  /** Sends everything said so far and BARRIER(n) behind it on every page stream (and through `onBarrier`). Resolves with n when the sink has it all. */
+  barrier(): Promise<number>
+  /** A last barrier, then the workers end. Nothing may be fed afterwards. */
+  finish(): Promise<void>
+  /** Gives up: everything under way and every later call fails with `error`. */
+  abort(error: unknown): void
+  /** zstd level of batches filled from now on, -7..9. */
+  setLevel(level: number): void
+  stats(): PipelineStats
+}
+
+export const createPipeline = (options: PipelineOptions): Pipeline => new PagePipeline(options)
+
+/** What one chunk from QEMU's socket may bring after `saturated` has become true, batches. */
+const SLACK_BATCHES = 32
+/** One page in this many is timed. */
+const TIMED_EVERY = 64
+
+type Buffers = { input: ArrayBuffer; output: ArrayBuffer }
+
+class PagePipeline implements Pipeline {
+  readonly #map: PageMap
+  readonly #classifier: Classifier
+  readonly #pool: Pool<CompressJob, CompressResult>
+  readonly #lanes: Lanes
+  readonly #compression: 'zstd' | 'off'
+  readonly #batchPages: number
+  readonly #batchesMax: number
+  readonly #stats = { guestBytes: 0, compressed: 0, raw: 0, bytesIn: 0, bytesOut: 0, batches: 0 }
+  readonly #busyMs = { classify: 0, compress: 0, send: 0 }
+  readonly #barriers = { asked: 0, rewritten: 0, referenced: 0 }
+  /** Buffers not in use. */
+  readonly #spare: Buffers[] = []
+  /** Room for the compressed form of the batch being filled. */
+  #output: ArrayBuffer | undefined
+  /** Batches that have left the classifier and not yet the sink. */
+  #underWay = 0
+  #level: number
+  #interval = 1
+  #lastBarrier: Promise<void> = Promise.resolve()
+  #seen = 0
+  #drain: PromiseWithResolvers<void> | undefined
+  #failure: Error | undefined
+  #finished = false
+
+  constructor(options: PipelineOptions) {
+    const { compression, workers, sink, batchPages = 64 } = options
+    if (!Number.isInteger(batchPages) || batchPages < 1 || batchPages > BATCH_PAGES_MAX) throw new TypeError(`batchPages ${batchPages}`)
+    this.#level = checkedLevel(options.level ?? LEVEL_DEFAULT)
+    this.#compression = compression
+    this.#batchPages = batchPages
+    this.#batchesMax = 2 * Math.max(1, workers) + sink.streams + 1
+    this.#map = new PageMap(options.blocks)
+    this.#classifier = new Classifier({
+      map: this.#map,
+      hasher: options.hasher,
+      batchPages,
+      earlyHolderPausePages: options.earlyHolderPausePages,
+      events: {
+        takeBuffer: () => this.#takeBuffer(),
+        batch: filled => this.#compress(filled),
+        barrier: (n, reason) => this.#endInterval(n, reason),
+      },
+    })
+    this.#lanes = new Lanes({ sink, onBarrier: options.onBarrier ?? (() => {}), onError: error => this.abort(error) })
+    this.#pool = options.pool ?? createPool(workers)
+  }
+
+  // The way of a page, in the order in which it meets these.
+
+  page(block: number, offset: number, bytes: Uint8Array): void {
+    if (bytes.length !== PAGE_BYTES) throw new TypeError(`a page of ${bytes.length} bytes`)
+    const number = this.#admit(block, offset)
+    if (this.#seen++ % TIMED_EVERY !== 0) {
+      this.#classifier.page(number, bytes)
+      return
+    }
+    const started = performance.now()
+    this.#classifier.page(number, bytes)
+    this.#busyMs.classify += (performance.now() - started) * TIMED_EVERY
+  }
+
+  zero(block: number, offset: number): void {
+    this.#classifier.zero(this.#admit(block, offset))
+  }
+
+  #admit(block: number, offset: number): number {
+    this.#check()
+    this.#stats.guestBytes += PAGE_BYTES
+    return this.#map.numberAt(block, offset)
+  }
+
+  /** The classifier begins a batch. */
+  #takeBuffer(): ArrayBuffer {
+    const bytes = batchBufferBytes(this.#batchPages)
+    const { input, output } = this.#spare.pop() ?? { input: new ArrayBuffer(bytes), output: new ArrayBuffer(bytes) }
+    this.#output = output
+    return input
+  }
+
+  /** The classifier has filled a batch: a worker compresses it, in whatever order. */
+  #compress({ buffer: input, bytes, pages }: FilledBatch): void {
+    if (++this.#underWay > this.#batchesMax + SLACK_BATCHES) {
+      const error = new Error('fed although saturated')
+      this.abort(error)
+      throw error
+    }
+    this.#stats.batches++
+    this.#stats.bytesIn += bytes
+    const interval = this.#interval
+    this.#lanes.expect(interval)
+    const output = this.#output!
+    const level = this.#compression === 'off' ? 'off' : this.#level
+    this.#pool.run({ input, output, bytes, level }, [input, output]).then(
+      result => this.#send(interval, pages, result),
+      error => this.abort(error),
+    )
+  }
+
+  /** Compressed, it waits for its turn on a stream. */
+  #send(interval: number, pages: number, result: CompressResult): void {
+    if (this.#failure) return
+    this.#busyMs.compress += result.busyMs
+    this.#stats[result.compressed ? 'compressed' : 'raw'] += pages
+    const payload = new Uint8Array(result.compressed ? result.output : result.input, 0, result.bytes)
+    const started = performance.now()
+    const sent = () => {
+      this.#busyMs.send += performance.now() - started
+      this.#stats.bytesOut += result.bytes
+      this.#release(result)
+    }
+    this.#lanes.add(interval, { payload, sent })
+  }
+
+  /** The sink is done with a batch: its buffers are used again. */
+  #release({ input, output }: Buffers): void {
+    if (this.#spare.length < this.#batchesMax) this.#spare.push({ input, output })
+    this.#underWay--
+    if (!this.#drain || this.saturated) return
+    this.#drain.resolve()
+    this.#drain = undefined
+  }
+
+  /** The classifier ends an interval, because it must or was asked to. Batches of the next may be compressed meanwhile; Lanes keeps them behind the barrier. */
+  #endInterval(n: number, reason: 'asked' | 'rewritten' | 'referenced'): void {
+    this.#barriers[reason]++
+    this.#interval = n + 1
+    this.#lastBarrier = this.#lanes.close(n)
+    // Nobody awaits a barrier that the classifier forced; its failure is the pipeline's.
+    this.#lastBarrier.catch(() => {})
+  }
+
+  // What the caller steers by.
+
+  get saturated(): boolean {
+    return this.#underWay >= this.#batchesMax
+  }
+
+  async drained(): Promise<void> {
+    this.#check()
+    if (!this.saturated) return
+    this.#drain ??= Promise.withResolvers<void>()
+    await this.#drain.promise
+  }
+
+  async barrier(): Promise<number> {
+    this.#check()
+    const n = this.#classifier.barrier()
+    await this.#lastBarrier
+    return n
+  }
+
+  async finish(): Promise<void> {
+    await this.barrier()
+    this.#finished = true
+    await this.#pool.close()
+  }
+
+  abort(error: unknown): void {
+    if (this.#failure || this.#finished) return
+    this.#failure = error instanceof Error ? error : new Error(String(error))
+    this.#lanes.stop(this.#failure)
+    this.#drain?.reject(this.#failure)
+    this.#pool.close().catch(() => {})
+  }
+
+  setLevel(level: number): void {
+    this.#level = checkedLevel(level)
+  }
+
+  stats(): PipelineStats {
+    const { content: _, ...counts } = this.#classifier.counts
+    const { compressed, raw, ...sums } = this.#stats
+    const batchesMax = this.#batchesMax
+    return {
+      ...sums,
+      pages: { ...counts, compressed, raw },
+      barriers: { ...this.#barriers },
+      busyMs: { ...this.#busyMs },
+      buffered: { batches: this.#underWay, batchesMax, bytesMax: batchesMax * this.#batchPages * PAGE_BYTES },
+    }
+  }
+
+  #check(): void {
+    if (this.#failure) throw this.#failure
+    if (this.#finished) throw new Error('the pipeline is finished')
+  }
+}
+
+const createPool = (workers: number): Pool<CompressJob, CompressResult> =>
+  workers > 0 ? createThreadPool(workers, { role: 'compress' }) : createInlinePool(createCompressPerformer())
+
+function checkedLevel(level: number): number {
+  if (!Number.isInteger(level) || level < LEVEL_MIN || level > LEVEL_MAX)
+    throw new TypeError(`zstd level ${level} is not ${LEVEL_MIN}..${LEVEL_MAX}`)
+  return level
+}
