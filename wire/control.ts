@@ -197,7 +197,7 @@ export const Report = z.looseObject({
   pagesUnchanged: count,
   pagesCompressed: count,
   pagesRaw: count,
-  /** Bytes on the wire by class (after compression, before sealing). */
+  /** Guest bytes by class: pages of the class x 4096. */
   bytesZero: count,
   bytesDuplicate: count,
   bytesUnchanged: count,

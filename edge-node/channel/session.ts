@@ -1,0 +1,139 @@
+// The end-to-end channel between two nodes: Noise KK with X-Wing over relay stream 0, then sealed frames both ways on it.
+// Enters: a relay stream, the plan as this side was told it, both certificates. Leaves: a Session, or HANDSHAKE_FAILED.
+// Always holds: plan, certificates and protocol version are in the prologue, so a relay that tells the sides different stories ends here;
+// no guest byte moves before message 2.
+import { utf8 } from '../../crypto/bytes.ts'
+import { finish, readMessage, startHandshake, writeMessage } from '../../crypto/handshake.ts'
+import { hashBytes } from '../../crypto/hash.ts'
+import type { SiteKeys } from '../../crypto/identity.ts'
+import { type Direction, deriveStreamKey } from '../../crypto/keys.ts'
+import { encodePrologue } from '../../crypto/prologue.ts'
+import { within } from '../../ops/deadline.ts'
+import type { Stream } from '../../transport/types.ts'
+import type { Plan } from '../../wire/control.ts'
+import { GodwitError } from '../../wire/errors.ts'
+import { encodeFrame, type Frame, FrameDecoder } from '../../wire/frame.ts'
+import { allow, FRAME, type FrameName } from '../../wire/types.ts'
+import type { Gate } from '../rate/gate.ts'
+import { createSealedReader, createSealedWriter, type SealedReader, type SealedWriter } from './sealed-stream.ts'
+
+export type Side = 'source' | 'target'
+
+export type Session = {
+  readonly rootKey: Uint8Array
+  /** Control frames to the peer; flushed at once. */
+  send(type: number, payload: Uint8Array): Promise<void>
+  frames(): AsyncGenerator<Frame, void>
+  /** A further stream of this session, sealed from source to target. */
+  writer(stream: Stream, index: number, gate: Gate): SealedWriter
+  reader(stream: Stream, index: number, allowed: FrameName[], onReceived: (bytes: number) => void): SealedReader
+  /** The final record of this side's control stream, then half-close. */
+  finish(): Promise<void>
+  reset(reason: string): void
+  readonly wireBytes: number
+}
+
+export type SessionOptions = {
+  side: Side
+  stream: Stream
+  plan: Plan
+  keys: SiteKeys
+  /** Canonical certificate bytes, bound into the prologue. */
+  sourceCertificate: Uint8Array
+  targetCertificate: Uint8Array
+  /** The peer's X25519 key, from its verified certificate. */
+  peerBoxPublic: Uint8Array
+  timeoutMs?: number
+}
+
+const CONTROL_FRAMES: FrameName[] = ['MESSAGE', 'RETURN_PATH', 'ACK']
+const HANDSHAKE_TIMEOUT_MS = 15_000
+
+/** What both sides must agree on, to the byte: the plan is hashed as JSON with sorted keys. */
+export function prologueOf(plan: Plan, sourceCertificate: Uint8Array, targetCertificate: Uint8Array): Uint8Array {
+  const { migrationId, vm, epoch, attempt, compression } = plan
+  const planHash = hashBytes(utf8(JSON.stringify(plan, Object.keys(plan).sort())))
+  return encodePrologue({ migrationId, vm, epoch, attempt, compression, sourceCertificate, targetCertificate, planHash })
+}
+
+/** Performs the handshake; the source begins. */
+export async function openSession(options: SessionOptions): Promise<Session> {
+  const { side, stream, plan, timeoutMs = HANDSHAKE_TIMEOUT_MS } = options
+  try {
+    const result = await within(side === 'source' ? initiate(options) : respond(options), {
+      ms: timeoutMs,
+      what: 'end-to-end handshake',
+      code: 'HANDSHAKE_FAILED',
+    })
+    return createSession(side, stream, plan, result)
+  } catch (error) {
+    stream.reset('handshake failed')
+    throw error
+  }
+}
+
+function begin({ side, plan, keys, sourceCertificate, targetCertificate, peerBoxPublic }: SessionOptions) {
+  return startHandshake({
+    role: side === 'source' ? 'initiator' : 'responder',
+    hybrid: true,
+    local: { boxPublic: keys.boxPublic, boxSecret: keys.boxSecret },
+    remotePublic: peerBoxPublic,
+    prologue: prologueOf(plan, sourceCertificate, targetCertificate),
+  })
+}
+
+const nothing = new Uint8Array(0)
+
+async function initiate(options: SessionOptions): Promise<Uint8Array> {
+  const first = writeMessage(begin(options), nothing)
+  await options.stream.write(encodeFrame(FRAME.HANDSHAKE_1, first.message))
+  const reply = await readFrame(options.stream, 'HANDSHAKE_2')
+  return finish(readMessage(first.state, reply).state).rootKey
+}
+
+async function respond(options: SessionOptions): Promise<Uint8Array> {
+  const message = await readFrame(options.stream, 'HANDSHAKE_1')
+  const second = writeMessage(readMessage(begin(options), message).state, nothing)
+  await options.stream.write(encodeFrame(FRAME.HANDSHAKE_2, second.message))
+  return finish(second.state).rootKey
+}
+
+/** Exactly one frame; bytes after it would belong to records that the peer cannot have sent yet. */
+async function readFrame(stream: Stream, name: FrameName): Promise<Uint8Array> {
+  const decoder = new FrameDecoder(allow(name))
+  for (;;) {
+    const chunk = await stream.read()
+    if (chunk === null)
+      throw new GodwitError('HANDSHAKE_FAILED', 'the other side ended the handshake: it was told another plan or has other keys')
+    const [frame, ...more] = decoder.push(chunk)
+    if (more.length > 0 || (frame && decoder.pendingBytes > 0)) throw new GodwitError('HANDSHAKE_FAILED', 'bytes out of turn')
+    if (frame) return frame.payload.slice()
+  }
+}
+
+function createSession(side: Side, stream: Stream, plan: Plan, rootKey: Uint8Array): Session {
+  const there: Direction = side === 'source' ? 'source-to-target' : 'target-to-source'
+  const back: Direction = side === 'source' ? 'target-to-source' : 'source-to-target'
+  const sealing = (direction: Direction, index: number) => ({
+    key: deriveStreamKey(rootKey, { direction, index, attempt: plan.attempt }),
+    context: { migrationId: plan.migrationId, epoch: plan.epoch, index, direction },
+  })
+  const out = createSealedWriter({ stream, ...sealing(there, 0) })
+  const incoming = createSealedReader({ stream, ...sealing(back, 0), allowed: CONTROL_FRAMES })
+  return {
+    rootKey,
+    async send(type, payload) {
+      await out.send(type, payload)
+      await out.flush()
+    },
+    frames: () => incoming.frames(),
+    writer: (data, index, gate) => createSealedWriter({ stream: data, ...sealing('source-to-target', index), gate }),
+    reader: (data, index, allowed, onReceived) =>
+      createSealedReader({ stream: data, ...sealing('source-to-target', index), allowed, onReceived }),
+    finish: () => out.finish(),
+    reset: reason => stream.reset(reason),
+    get wireBytes() {
+      return out.wireBytes
+    },
+  }
+}

@@ -1,0 +1,53 @@
+// What source and target say to each other inside the sealed control stream (MESSAGE frames, JSON). The gateway never sees these.
+// Always holds: a message is checked against its schema before anything acts on it; an unknown type is FRAME_MALFORMED.
+import { ErrorBody, Id } from '../../wire/control.ts'
+import { GodwitError } from '../../wire/errors.ts'
+import { z } from '../../wire/schema.ts'
+
+const hash = z.string().regex(/^[0-9a-f]{64}$/, 'expected 32 bytes in hex')
+const count = z.number().int().nonnegative()
+const ms = z.number().nonnegative()
+
+/** What the VM needs at the target; checked there before a byte moves. */
+export const Offer = z.object({
+  type: z.literal('OFFER'),
+  /** The VM's specification, YAML. */
+  spec: z.string().max(65_536),
+  qemuVersion: z.string().max(64),
+  accelerator: z.enum(['kvm', 'tcg']),
+  /** Digests of kernel, initrd and read-only disks by name: the target must have the same. */
+  files: z.array(z.object({ name: z.string().max(256), bytes: count, sha256: z.string().max(64) })).max(64),
+})
+
+const Message = z.discriminatedUnion('type', [
+  Offer,
+  z.object({ type: z.literal('ACCEPT') }),
+  z.object({ type: z.literal('REFUSE'), error: ErrorBody }),
+  /** RAM blocks that travel as pages; their index is the block's number in batches. */
+  z.object({ type: z.literal('PAGES'), blocks: z.array(z.object({ name: z.string().max(256), bytes: count })).max(16) }),
+  /** Target: its QEMU has read the whole stream and loaded it. Lets a source end its streams that could not see the end itself. */
+  z.object({ type: z.literal('SHUT'), code: count }),
+  /** Source: all streams have ended; this is what went into each. */
+  z.object({
+    type: z.literal('EOS'),
+    streams: z.array(z.object({ index: count, records: count, digest: hash })).max(256),
+  }),
+  z.object({ type: z.literal('LOADED'), manifestHash: hash, stateMs: ms, loadMs: ms }),
+  z.object({ type: z.literal('GRANT'), vm: Id, epoch: count, migrationId: z.string().max(64), manifestHash: hash }),
+  z.object({ type: z.literal('RUNNING'), resumeMs: ms }),
+  z.object({ type: z.literal('ABORT'), error: ErrorBody }),
+])
+
+export type Message = z.infer<typeof Message>
+export type MessageOf<T extends Message['type']> = Extract<Message, { type: T }>
+
+export const encodeMessage = (message: Message): Uint8Array => new TextEncoder().encode(JSON.stringify(message))
+
+/** Throws FRAME_MALFORMED. */
+export function decodeMessage(payload: Uint8Array): Message {
+  try {
+    return Message.parse(JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(payload)))
+  } catch (error) {
+    throw new GodwitError('FRAME_MALFORMED', 'a control message between the nodes is not what its type says', { cause: error })
+  }
+}

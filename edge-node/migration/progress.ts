@@ -1,0 +1,149 @@
+// Watches a running migration: tells QEMU what the path carries (rate/control.ts decides), tells the operator how far it is, ends it when it stalls.
+// Enters: QEMU's counters, the gate, the pipeline. Leaves: progress messages twice a second, QMP parameters, a failure on a stall.
+import type { MigrationProgress, Plan } from '../../wire/control.ts'
+import { GodwitError } from '../../wire/errors.ts'
+import type { Log } from '../../wire/log.ts'
+import type { QmpClient } from '../qmp/client.ts'
+import { type MigrationInfo, qmpCommands } from '../qmp/commands.ts'
+import { type ControlDecision, decide } from '../rate/control.ts'
+import type { Gate } from '../rate/gate.ts'
+import type { Outgoing } from './outgoing.ts'
+import type { Timeline } from './report.ts'
+
+const SAMPLE_MS = 100
+const PROGRESS_MS = 500
+/** No acknowledgement for this long while bytes are on the way: the path or the target is gone. */
+const STALL_MS = 30_000
+/** Parameters are set anew only when they change by more than this share. */
+const CHANGE_SHARE = 0.1
+
+export type MeterOptions = {
+  plan: Plan
+  qmp: QmpClient
+  gate: Gate
+  outgoing: Outgoing
+  timeline: Timeline
+  onProgress: (progress: MigrationProgress) => void
+  signal: AbortSignal
+  fail: (error: GodwitError) => void
+  log: Log
+}
+
+export type Meter = {
+  /** Rounds that QEMU began (MIGRATION_PASS). */
+  readonly rounds: number
+  readonly rateBytesPerSecond: number
+  readonly rttMs: number
+  stop(): void
+}
+
+export function createMeter(options: MeterOptions): Meter {
+  const { qmp, gate, timeline, plan, log } = options
+  const commands = qmpCommands(qmp)
+  let rounds = 0
+  let last: ControlDecision | undefined
+  let busy = false
+  let progressAtMs = 0
+  const offs = [
+    qmp.on('MIGRATION_PASS', () => {
+      rounds += 1
+    }),
+    qmp.on('STOP', () => {
+      timeline.stopMs ??= performance.now()
+    }),
+  ]
+  const tick = async () => {
+    if (gate.stalledMs() > STALL_MS) {
+      return options.fail(new GodwitError('MIGRATION_TIMEOUT', `nothing has arrived at ${plan.target} for ${STALL_MS / 1000} s`))
+    }
+    if (plan.method === 'live' && timeline.stopMs === undefined) last = await steer(options, commands, last)
+    if (performance.now() - progressAtMs < PROGRESS_MS) return
+    progressAtMs = performance.now()
+    const info = await commands.queryMigrate({ timeoutMs: 2_000 })
+    options.onProgress(progressOf(options, info, Math.max(1, rounds)))
+  }
+  const timer = setInterval(() => {
+    if (busy) return
+    busy = true
+    tick()
+      .catch(error => log.debug('no sample', { error }))
+      .finally(() => {
+        busy = false
+      })
+  }, SAMPLE_MS)
+  const stop = () => {
+    clearInterval(timer)
+    for (const off of offs.splice(0)) off()
+  }
+  options.signal.addEventListener('abort', stop, { once: true })
+  return {
+    get rounds() {
+      return Math.max(1, rounds)
+    },
+    get rateBytesPerSecond() {
+      return gate.flight.estimate().rateBytesPerSecond
+    },
+    get rttMs() {
+      return gate.flight.estimate().rttMinMs
+    },
+    stop,
+  }
+}
+
+/** One decision; tells QEMU only what has changed. */
+async function steer(
+  { gate, outgoing, plan, log }: MeterOptions,
+  commands: ReturnType<typeof qmpCommands>,
+  last: ControlDecision | undefined,
+): Promise<ControlDecision> {
+  const path = gate.flight.estimate()
+  const decision = decide({
+    downtimeMs: plan.downtimeMs,
+    rateBytesPerSecond: path.rateBytesPerSecond,
+    rttMinMs: path.rttMinMs,
+    inFlightBytes: path.inFlightBytes,
+    guestBytes: outgoing.pipeline?.stats().guestBytes ?? 0,
+    wireBytes: outgoing.wireBytes,
+  })
+  const changed = (a: number | undefined, b: number | undefined) =>
+    a === undefined || b === undefined ? a !== b : Math.abs(a - b) > CHANGE_SHARE * Math.max(a, b)
+  if (
+    !changed(decision.downtimeLimitMs, last?.downtimeLimitMs) &&
+    !changed(decision.switchoverBytesPerSecond, last?.switchoverBytesPerSecond)
+  ) {
+    return last!
+  }
+  await commands.setParameters({
+    downtimeLimitMs: decision.downtimeLimitMs,
+    ...(decision.switchoverBytesPerSecond === undefined
+      ? {}
+      : { availSwitchoverBandwidthBytesPerSecond: decision.switchoverBytesPerSecond }),
+  })
+  log.debug('told QEMU', { ...decision, ...path })
+  return decision
+}
+
+function progressOf({ plan, gate, outgoing, timeline }: MeterOptions, { ram }: MigrationInfo, round: number): MigrationProgress {
+  const path = gate.flight.estimate()
+  const stats = outgoing.pipeline?.stats()
+  const total = ram?.totalBytes ?? 0
+  const remaining = Math.max(0, ram?.remainingBytes ?? 0)
+  const dirty = (ram?.dirtyPagesPerSecond ?? 0) * (ram?.pageBytes ?? 4096)
+  const ratio = stats && outgoing.wireBytes > 0 ? stats.guestBytes / outgoing.wireBytes : 1
+  const guestRate = path.rateBytesPerSecond * ratio
+  const net = guestRate - (timeline.stopMs === undefined ? dirty : 0)
+  return {
+    migrationId: plan.migrationId,
+    side: 'source',
+    phase: timeline.stopMs === undefined ? 'precopy' : 'switchover',
+    round,
+    bytesTotal: total,
+    bytesSent: Math.max(0, total - remaining),
+    wireBytes: outgoing.wireBytes,
+    rateBytesPerSecond: Math.round(path.rateBytesPerSecond),
+    dirtyBytesPerSecond: Math.round(dirty),
+    rttMs: Math.round(path.rttMs),
+    inFlightBytes: path.inFlightBytes,
+    etaMs: net > 0 ? Math.round((remaining * 1000) / net + 1.5 * path.rttMs) : null,
+  }
+}

@@ -1,0 +1,85 @@
+// What a migration cost. Pure. Times are the source's own clock; what happened at the target comes as durations that the target measured, so no two
+// clocks are ever compared. Downtime runs from the guest's stop at the source to the target's `cont`: the sum of its parts.
+import type { Plan, Report } from '../../wire/control.ts'
+import { PAGE_BYTES } from '../pages/address.ts'
+import type { MessageOf } from './messages.ts'
+import type { Outgoing } from './outgoing.ts'
+
+/** performance.now() at the source, ms. */
+export type Timeline = {
+  startMs: number
+  /** The guest stopped. */
+  stopMs?: number
+  /** QEMU had given the last page. */
+  ramEndMs?: number
+  /** The last byte was handed to the path. */
+  endMs?: number
+  loadedMs?: number
+  committedMs?: number
+  runningMs?: number
+}
+
+export type ReportInput = {
+  plan: Plan
+  transport: string
+  life: { startedAt: number; timeline: Timeline }
+  loaded: MessageOf<'LOADED'>
+  running: MessageOf<'RUNNING'>
+  outgoing: Outgoing
+  meter: { rounds: number; rttMs: number }
+  session: { wireBytes: number }
+}
+
+const round = (ms: number) => Math.max(0, Math.round(ms * 10) / 10)
+
+/**
+ * Parts: `deviceState` is from QEMU's first device byte at the target to the last; `load` is the target QEMU's own time after that; `commit` is LOADED's
+ * way back, the durable record and GRANT's way (one RTT and an fsync); `resume` is `cont` there; `finalPages` is the rest: pages, and draining the path.
+ */
+export function createReport({ plan, transport, life, loaded, running, outgoing, meter, session }: ReportInput): Report {
+  const { timeline } = life
+  const { stopMs = timeline.startMs, loadedMs = 0, runningMs = 0 } = timeline
+  const stats = outgoing.pipeline!.stats()
+  const halfRttMs = meter.rttMs / 2
+  const grantMs = Math.max(0, runningMs - loadedMs - running.resumeMs - halfRttMs)
+  const commitMs = halfRttMs + grantMs
+  const finalPagesMs = Math.max(0, loadedMs - stopMs - halfRttMs - loaded.stateMs - loaded.loadMs)
+  const wireBytes = outgoing.wireBytes + session.wireBytes
+  return {
+    migrationId: plan.migrationId,
+    vm: plan.vm,
+    source: plan.source,
+    target: plan.target,
+    method: plan.method,
+    outcome: 'completed',
+    startedAt: life.startedAt,
+    totalMs: round(runningMs - timeline.startMs),
+    downtimeMs: round(finalPagesMs + loaded.stateMs + loaded.loadMs + commitMs + running.resumeMs),
+    downtimeParts: {
+      finalPagesMs: round(finalPagesMs),
+      deviceStateMs: round(loaded.stateMs),
+      loadMs: round(loaded.loadMs),
+      commitMs: round(commitMs),
+      resumeMs: round(running.resumeMs),
+    },
+    downtimeAskedMs: plan.downtimeMs,
+    guestBytes: stats.guestBytes,
+    pagesZero: stats.pages.zero,
+    pagesDuplicate: stats.pages.duplicate,
+    pagesUnchanged: stats.pages.unchanged,
+    pagesCompressed: stats.pages.compressed,
+    pagesRaw: stats.pages.raw,
+    bytesZero: stats.pages.zero * PAGE_BYTES,
+    bytesDuplicate: stats.pages.duplicate * PAGE_BYTES,
+    bytesUnchanged: stats.pages.unchanged * PAGE_BYTES,
+    bytesCompressed: stats.pages.compressed * PAGE_BYTES,
+    bytesRaw: stats.pages.raw * PAGE_BYTES,
+    wireBytes,
+    ratio: wireBytes > 0 ? Math.round((stats.guestBytes / wireBytes) * 100) / 100 : null,
+    rounds: meter.rounds,
+    rttMs: round(meter.rttMs),
+    transport,
+    streams: plan.streams,
+    notes: [],
+  }
+}

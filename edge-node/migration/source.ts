@@ -1,0 +1,297 @@
+// A migration as its source lives it, from top to bottom:
+//
+//   offer -> accept -> stream rounds while the guest runs -> guest stops -> final pages, device state -> LOADED -> commit -> GRANT -> RUNNING
+//
+// Enters: a plan, a running QEMU, a way to open relay streams. Leaves: a report, or a coded error with the VM running here.
+// Always holds: until the record RELINQUISHED is durable every failure ends with the VM running at the source; after it the source never
+// lets the guest run again unless the target refuses; the guest runs at the target only after GRANT. QEMU `completed` and `postmigrate` come first.
+import { rm } from 'node:fs/promises'
+import type { Socket } from 'node:net'
+import { join } from 'node:path'
+import { toHex } from '../../crypto/bytes.ts'
+import type { SiteKeys } from '../../crypto/identity.ts'
+import { type Manifest, manifestHash } from '../../crypto/manifest.ts'
+import { eventually, within } from '../../ops/deadline.ts'
+import type { Stream } from '../../transport/types.ts'
+import type { MigrationProgress, Plan, Report } from '../../wire/control.ts'
+import { GodwitError, toGodwitError } from '../../wire/errors.ts'
+import type { Log } from '../../wire/log.ts'
+import { openSession, type Session } from '../channel/session.ts'
+import type { QmpClient } from '../qmp/client.ts'
+import { qmpCommands } from '../qmp/commands.ts'
+import { Flight } from '../rate/flight.ts'
+import { createGate } from '../rate/gate.ts'
+import type { MessageOf } from './messages.ts'
+import { createOutgoing, FIRST_PAGE_INDEX, listenForQemu, manifestToMessage, type Outgoing, SKELETON_INDEX } from './outgoing.ts'
+import { createPeer, type Peer } from './peer.ts'
+import { createMeter, type Meter } from './progress.ts'
+import { createReport, type Timeline } from './report.ts'
+import { resumeSource } from './resume.ts'
+import { next, SOURCE, type SourceState } from './states.ts'
+
+export type SourceOptions = {
+  plan: Plan
+  offer: MessageOf<'OFFER'>
+  qmp: QmpClient
+  /** Settles when the VM's QEMU has ended. */
+  qemuExited: Promise<{ logTail: string }>
+  keys: SiteKeys
+  sourceCertificate: Uint8Array
+  targetCertificate: Uint8Array
+  peerBoxPublic: Uint8Array
+  openStream: (index: number) => Promise<Stream>
+  /** Makes a state durable before what follows from it (fsync). */
+  record: (state: SourceState, epoch: number) => Promise<void>
+  onProgress: (progress: MigrationProgress) => void
+  /** Private folder for the socket that QEMU writes to. */
+  dir: string
+  transport: string
+  compressionLevel?: number
+  workers?: number
+  log: Log
+}
+
+export type SourceMigration = {
+  /** The report when the VM runs at the target; otherwise a GodwitError. Settles only when the VM's fate here is decided. */
+  readonly done: Promise<Report>
+  /** Ends the migration with the VM running here. MIGRATION_LATE after the commit. */
+  cancel(): void
+}
+
+const ACCEPT_TIMEOUT_MS = 60_000
+const LOAD_TIMEOUT_MS = 600_000
+const RUNNING_TIMEOUT_MS = 30_000
+const QEMU_CONNECT_TIMEOUT_MS = 10_000
+const POSTMIGRATE_TIMEOUT_MS = 15_000
+const COMPRESSION_LEVEL = 1
+
+/** Starts at once; never throws. */
+export function startSource(options: SourceOptions): SourceMigration {
+  const failure = new AbortController()
+  const fail = (error: GodwitError) => failure.abort(error)
+  const life: Life = { state: 'RUNNING', committing: false, startedAt: Date.now(), timeline: { startMs: performance.now() } }
+  void options.qemuExited.then(({ logTail }) => fail(new GodwitError('QEMU_EXITED', `QEMU ended during the migration: ${logTail}`)))
+  return {
+    done: run(options, life, failure.signal, fail),
+    cancel() {
+      if (life.committing) throw new GodwitError('MIGRATION_LATE')
+      fail(new GodwitError('MIGRATION_CANCELLED'))
+    },
+  }
+}
+
+type Life = { state: SourceState; committing: boolean; startedAt: number; timeline: Timeline }
+
+async function run(options: SourceOptions, life: Life, signal: AbortSignal, fail: (error: GodwitError) => void): Promise<Report> {
+  const held: { session?: Session; peer?: Peer; outgoing?: Outgoing; meter?: Meter } = {}
+  try {
+    await advance(options, life, 'offer')
+    options.onProgress({ migrationId: options.plan.migrationId, side: 'source', phase: 'preflight' })
+    held.session = await openControl(options, signal)
+    const flow = createFlow(options, held.session, life, signal, fail)
+    held.peer = flow.peer
+    await negotiate(options, flow.peer)
+    await advance(options, life, 'accepted')
+
+    held.outgoing = await flow.open()
+    held.meter = createMeter({ ...options, gate: flow.gate, outgoing: held.outgoing, timeline: life.timeline, signal, fail })
+    await startQemu(options, flow, held.outgoing, signal, fail)
+
+    const manifest = await flow.manifest
+    await advance(options, life, 'quiesced')
+    const loaded = await flow.peer.expect(['LOADED'], { ms: LOAD_TIMEOUT_MS, what: 'LOADED from the target' })
+    life.timeline.loadedMs = performance.now()
+    const hash = toHex(manifestHash(manifest))
+    if (loaded.manifestHash !== hash) throw new GodwitError('MANIFEST_MISMATCH', 'the target loaded something else than was sent')
+    await postmigrate(options, signal)
+
+    const running = await commit(options, life, flow.peer, hash)
+    held.meter.stop()
+    await flow.peer.finish()
+    return createReport({ ...options, life, loaded, running, outgoing: held.outgoing, meter: held.meter, session: held.session })
+  } catch (error) {
+    held.meter?.stop()
+    throw await giveUp(options, life, held, signal.aborted ? toGodwitError(signal.reason) : toGodwitError(error, 'MIGRATION_FAILED'))
+  }
+}
+
+const advance = async ({ plan, record }: SourceOptions, life: Life, event: string): Promise<void> => {
+  life.state = next(SOURCE, life.state, event)
+  await record(life.state, life.state === 'RELINQUISHED' ? plan.epoch + 1 : plan.epoch)
+}
+
+async function openControl(options: SourceOptions, signal: AbortSignal): Promise<Session> {
+  const stream = await options.openStream(0)
+  signal.addEventListener('abort', () => stream.reset('aborted'), { once: true })
+  signal.throwIfAborted()
+  return await openSession({ side: 'source', stream, ...options })
+}
+
+/** What runs beside the story: the peer, the gate, QEMU's socket for the way back. */
+function createFlow(options: SourceOptions, session: Session, life: Life, signal: AbortSignal, fail: (error: GodwitError) => void) {
+  const gate = createGate(new Flight(), () => performance.now())
+  let qemu: Socket | undefined
+  let ended: (manifest: Manifest) => void = () => {}
+  const manifest = raceAbort(
+    new Promise<Manifest>(resolve => {
+      ended = resolve
+    }),
+    signal,
+  )
+  const peer = createPeer({
+    session,
+    onAck: total => gate.acked(total),
+    onReturnPath: bytes => void qemu?.write(bytes),
+    signal,
+    fail,
+  })
+  return {
+    peer,
+    gate,
+    manifest,
+    setQemu: (socket: Socket) => {
+      qemu = socket
+    },
+    async open(): Promise<Outgoing> {
+      const { plan, openStream } = options
+      const [skeleton, ...pages] = await Promise.all(
+        Array.from({ length: plan.streams + 1 }, (_, i) => openStream(i === 0 ? SKELETON_INDEX : FIRST_PAGE_INDEX + i - 1)),
+      )
+      const outgoing = createOutgoing({
+        session,
+        gate,
+        streams: { skeleton: skeleton!, pages },
+        compression: plan.compression,
+        level: options.compressionLevel ?? COMPRESSION_LEVEL,
+        workers: options.workers ?? 1,
+        onBlocks: blocks => void peer.send({ type: 'PAGES', blocks }).catch(error => fail(toGodwitError(error))),
+        onRamEnd: () => {
+          life.timeline.ramEndMs = performance.now()
+        },
+        onEnd: sent => {
+          life.timeline.endMs = performance.now()
+          peer.send({ type: 'EOS', streams: manifestToMessage(sent) }).then(
+            () => ended(sent),
+            error => fail(toGodwitError(error)),
+          )
+        },
+        onOpaque: reason => options.log.warn('stream passes through as it is from here', { reason }),
+        fail,
+      })
+      // The target's QEMU has read to the end: so has ours, even where the end could not be seen in the bytes.
+      void peer.expect(['SHUT'], { ms: LOAD_TIMEOUT_MS, what: 'SHUT' }).then(
+        () => outgoing.finish(),
+        () => {},
+      )
+      return outgoing
+    },
+  }
+}
+
+type Flow = ReturnType<typeof createFlow>
+
+async function negotiate({ offer }: SourceOptions, peer: Peer): Promise<void> {
+  await peer.send(offer)
+  await peer.expect(['ACCEPT'], { ms: ACCEPT_TIMEOUT_MS, what: 'the answer to the offer' })
+}
+
+/** Tells QEMU to migrate into our socket. Cold: the guest stops first, and its memory travels once. */
+async function startQemu(
+  options: SourceOptions,
+  flow: Flow,
+  outgoing: Outgoing,
+  signal: AbortSignal,
+  fail: (error: GodwitError) => void,
+): Promise<void> {
+  const { plan, qmp, dir } = options
+  const commands = qmpCommands(qmp)
+  const path = join(dir, 'outgoing.sock')
+  await rm(path, { force: true })
+  const { server, connection } = await listenForQemu(path)
+  try {
+    await commands.setCapabilities({ events: true, 'return-path': true, 'auto-converge': plan.method === 'live' })
+    await commands.setParameters({ maxBandwidthBytesPerSecond: 0, downtimeLimitMs: 1, announceRounds: 0 })
+    if (plan.method === 'cold') await commands.stop()
+    await commands.migrate(`unix:${path}`)
+    const socket = await within(connection, { ms: QEMU_CONNECT_TIMEOUT_MS, what: "QEMU's migration socket", code: 'QEMU_TIMEOUT', signal })
+    socket.on('error', () => {})
+    flow.setQemu(socket)
+    signal.addEventListener('abort', () => socket.destroy(), { once: true })
+    outgoing.feed(socket).catch(error => fail(toGodwitError(error, 'QEMU_STREAM')))
+  } finally {
+    server.close()
+    await rm(path, { force: true })
+  }
+}
+
+/** `completed` alone proves nothing; with `postmigrate` QEMU can no longer resume by itself (QEMU.md, fact 2). */
+async function postmigrate({ qmp }: SourceOptions, signal: AbortSignal): Promise<void> {
+  const commands = qmpCommands(qmp)
+  await eventually(
+    async () => {
+      const { status, errorText } = await commands.queryMigrate()
+      if (status === 'failed' || status === 'cancelled')
+        throw new GodwitError('MIGRATION_FAILED', `QEMU says ${status}: ${errorText ?? ''}`)
+      return status === 'completed' && (await commands.queryStatus()).status === 'postmigrate' ? true : undefined
+    },
+    { ms: POSTMIGRATE_TIMEOUT_MS, what: 'QEMU to end its side', everyMs: 4, code: 'QEMU_TIMEOUT', signal },
+  )
+}
+
+/** The point of no return: durable first, then GRANT; from here the target decides whether it runs, and nothing else does. */
+async function commit(options: SourceOptions, life: Life, peer: Peer, hash: string): Promise<MessageOf<'RUNNING'>> {
+  const { plan, onProgress } = options
+  life.committing = true
+  await advance(options, life, 'loaded')
+  life.timeline.committedMs = performance.now()
+  onProgress({ migrationId: plan.migrationId, side: 'source', phase: 'committed' })
+  await peer.send({ type: 'GRANT', vm: plan.vm, epoch: plan.epoch + 1, migrationId: plan.migrationId, manifestHash: hash })
+  const answer = await peer.expect(['RUNNING', 'REFUSE'], { ms: RUNNING_TIMEOUT_MS, what: 'RUNNING from the target' })
+  life.timeline.runningMs = performance.now()
+  if (answer.type === 'REFUSE') {
+    await advance(options, life, 'refused')
+    throw new GodwitError('MIGRATION_REFUSED', `the target gave the VM back: ${answer.error.code} ${answer.error.message}`)
+  }
+  await advance(options, life, 'running')
+  return answer
+}
+
+/** Ends a failed migration. Before the commit (or after the target's refusal) the VM runs here again; after it nothing here may run. */
+async function giveUp(
+  options: SourceOptions,
+  life: Life,
+  held: { session?: Session; peer?: Peer; outgoing?: Outgoing },
+  error: GodwitError,
+): Promise<GodwitError> {
+  const { plan, log } = options
+  held.outgoing?.abort(error)
+  if (life.state === 'RETIRED') return error
+  if (life.state === 'RELINQUISHED') {
+    log.error('the VM is handed over but the target has not answered: it stays paused here', { migrationId: plan.migrationId, error })
+    return new GodwitError('MIGRATION_DOUBT', `handed over to ${plan.target}, which has not answered: ${error.message}`, { cause: error })
+  }
+  await Promise.race([
+    held.peer?.send({ type: 'ABORT', error: error.toJSON() }).catch(() => {}),
+    new Promise(resolve => setTimeout(resolve, 500)),
+  ])
+  held.session?.reset(error.code)
+  if (life.state !== 'RECLAIMED') await advance(options, life, 'abort').catch(() => {})
+  if (error.code === 'QEMU_EXITED') return error
+  try {
+    await resumeSource(options.qmp)
+  } catch (cause) {
+    log.error('the VM could not be resumed at the source', { error: cause as Error })
+    return new GodwitError('MIGRATION_FAILED', `${error.message}; and the VM could not be resumed`, { cause })
+  }
+  return error
+}
+
+/** The promise, or the signal's reason; never an unhandled rejection. */
+function raceAbort<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  const raced = new Promise<T>((resolve, reject) => {
+    promise.then(resolve, reject)
+    signal.addEventListener('abort', () => reject(signal.reason), { once: true })
+  })
+  raced.catch(() => {})
+  return raced
+}

@@ -1,0 +1,244 @@
+// A migration as its target lives it, from top to bottom:
+//
+//   OFFER -> preflight -> QEMU waits paused (-incoming defer -S) -> ACCEPT -> pages and skeleton -> loaded, manifest right -> LOADED -> GRANT -> cont -> RUNNING
+//
+// Enters: a plan, relay streams as they come, a way to make and drop a waiting QEMU. Leaves: the VM running here, or nothing of it.
+// Always holds: the guest runs only after GRANT for this VM, epoch, migration and manifest; until RESUMING is recorded the target may refuse,
+// after that it only goes forward; it never runs because of a timeout.
+import { connect, type Socket } from 'node:net'
+import { join } from 'node:path'
+import { toHex } from '../../crypto/bytes.ts'
+import type { SiteKeys } from '../../crypto/identity.ts'
+import { compareManifests, type Manifest, manifestHash } from '../../crypto/manifest.ts'
+import { within } from '../../ops/deadline.ts'
+import type { Stream } from '../../transport/types.ts'
+import type { MigrationProgress, Plan } from '../../wire/control.ts'
+import { GodwitError, toGodwitError } from '../../wire/errors.ts'
+import type { Log } from '../../wire/log.ts'
+import { FRAME } from '../../wire/types.ts'
+import { openSession, type Session } from '../channel/session.ts'
+import type { RunningVm } from '../vm/machine.ts'
+import { createIncoming, type Incoming } from './incoming.ts'
+import type { MessageOf } from './messages.ts'
+import { createPeer, encodeAck, type Peer } from './peer.ts'
+import { next, TARGET, type TargetState } from './states.ts'
+
+export type TargetOptions = {
+  plan: Plan
+  keys: SiteKeys
+  sourceCertificate: Uint8Array
+  targetCertificate: Uint8Array
+  peerBoxPublic: Uint8Array
+  /** Checks the offer against this host (PREFLIGHT_*, VM_EXISTS) and starts the waiting QEMU. */
+  reserve: (offer: MessageOf<'OFFER'>, plan: Plan) => Promise<RunningVm>
+  /** Ends the waiting QEMU and forgets the VM. */
+  drop: () => Promise<void>
+  /** The VM is this site's from now on. */
+  commit: (epoch: number) => Promise<void>
+  /** Makes a state durable before what follows from it (fsync). */
+  record: (state: TargetState, epoch: number) => Promise<void>
+  onProgress: (progress: MigrationProgress) => void
+  dir: string
+  workers?: number
+  log: Log
+  /** For tests: called with the loaded, still paused VM before LOADED is sent. */
+  onLoaded?: (vm: RunningVm) => Promise<void>
+}
+
+export type TargetMigration = {
+  /** Resolves when the VM runs here; otherwise a GodwitError, with nothing of it left here. */
+  readonly done: Promise<void>
+  /** A relay stream of this migration (0 control, 1 skeleton, 2.. pages). */
+  accept(index: number, stream: Stream): void
+  /** Refuses while that is still allowed. MIGRATION_LATE once the target runs it. */
+  cancel(): void
+}
+
+const SOURCE_APPEARS_TIMEOUT_MS = 60_000
+const STREAM_TIMEOUT_MS = 24 * 3_600_000
+const GRANT_TIMEOUT_MS = 120_000
+const LOAD_TIMEOUT_MS = 120_000
+const INCOMING_TIMEOUT_MS = 10_000
+
+/** Starts waiting for the source's streams; never throws. */
+export function startTarget(options: TargetOptions): TargetMigration {
+  const failure = new AbortController()
+  const control = arrival<Stream>()
+  const life: Life = { state: 'IDLE', waiting: [] }
+  return {
+    done: run(options, life, control.promise, failure.signal, error => failure.abort(error)),
+    accept(index, stream) {
+      if (failure.signal.aborted) return stream.reset('migration has ended')
+      if (index === 0) control.arrive(stream)
+      else if (life.incoming) life.incoming.accept(index, stream)
+      else life.waiting.push({ index, stream })
+    },
+    cancel() {
+      if (life.state === 'RESUMING' || life.state === 'RUNNING') throw new GodwitError('MIGRATION_LATE')
+      failure.abort(new GodwitError('MIGRATION_CANCELLED'))
+    },
+  }
+}
+
+type Life = { state: TargetState; incoming?: Incoming; waiting: { index: number; stream: Stream }[] }
+type Fail = (error: GodwitError) => void
+
+async function run(options: TargetOptions, life: Life, control: Promise<Stream>, signal: AbortSignal, fail: Fail): Promise<void> {
+  const held: { session?: Session; peer?: Peer; reserved?: boolean } = {}
+  try {
+    const stream = await within(control, {
+      ms: SOURCE_APPEARS_TIMEOUT_MS,
+      what: "the source's control stream",
+      code: 'MIGRATION_TIMEOUT',
+      signal,
+    })
+    signal.addEventListener('abort', () => setTimeout(() => stream.reset('aborted'), 500), { once: true })
+    held.session = await openSession({ side: 'target', stream, ...options })
+    held.peer = createPeer({
+      session: held.session,
+      signal,
+      fail,
+    })
+    const offer = await held.peer.expect(['OFFER'], { ms: SOURCE_APPEARS_TIMEOUT_MS, what: 'the offer' })
+    await advance(options, life, 'offer')
+    held.reserved = true
+    const vm = await options.reserve(offer, options.plan)
+    void vm.exited.then(({ logTail }) => fail(new GodwitError('QEMU_EXITED', `the target's QEMU ended: ${logTail}`)))
+    life.incoming = await openIncoming(options, held.session, held.peer, vm, fail)
+    for (const { index, stream: data } of life.waiting.splice(0)) life.incoming.accept(index, data)
+    await held.peer.send({ type: 'ACCEPT' })
+
+    const manifest = await receive(options, life, life.incoming, held.peer, vm, signal)
+    await takeOver(options, life, held.peer, vm, manifest)
+  } catch (error) {
+    throw await giveUp(options, life, held, signal.aborted ? toGodwitError(signal.reason) : toGodwitError(error, 'MIGRATION_FAILED'))
+  }
+}
+
+const advance = async ({ plan, record }: TargetOptions, life: Life, event: string): Promise<void> => {
+  life.state = next(TARGET, life.state, event)
+  await record(life.state, plan.epoch + 1)
+}
+
+/** QEMU listens, we connect, guest memory is opened: ready for the first byte. */
+async function openIncoming(options: TargetOptions, session: Session, peer: Peer, vm: RunningVm, fail: Fail): Promise<Incoming> {
+  const path = join(options.dir, 'incoming.sock')
+  await vm.commands.setCapabilities({ events: true, 'return-path': true })
+  await vm.commands.setParameters({ announceRounds: 0 })
+  await vm.commands.migrateIncoming(`unix:${path}`)
+  const qemu = await connectTo(path)
+  qemu.on('error', () => {})
+  const quietly = (sent: Promise<void>) => void sent.catch(() => {})
+  return createIncoming({
+    session,
+    pageStreams: options.plan.streams,
+    qemu,
+    memory: { fd: await vm.memoryFd(), bytes: vm.memoryBytes },
+    workers: options.workers ?? 1,
+    onAck: total => quietly(peer.sendRaw(FRAME.ACK, encodeAck(total))),
+    onReturnPath: bytes => quietly(peer.sendRaw(FRAME.RETURN_PATH, bytes)),
+    fail,
+  })
+}
+
+/** Everything until LOADED is sent: pages in memory, device state in QEMU, every stream whole. */
+async function receive(
+  options: TargetOptions,
+  life: Life,
+  incoming: Incoming,
+  peer: Peer,
+  vm: RunningVm,
+  signal: AbortSignal,
+): Promise<Manifest> {
+  const { blocks } = await peer.expect(['PAGES'], { ms: STREAM_TIMEOUT_MS, what: "the source's memory layout" })
+  await advance(options, life, 'pages')
+  incoming.begin(blocks)
+  options.onProgress({ migrationId: options.plan.migrationId, side: 'target', phase: 'receiving' })
+
+  const verdict = await within(incoming.shut, { ms: STREAM_TIMEOUT_MS, what: "QEMU's load", code: 'QEMU_LOAD', signal })
+  if (verdict.code !== 0) throw new GodwitError('QEMU_LOAD', `the target's QEMU did not accept the state: ${await vm.logTail()}`)
+  await peer.send({ type: 'SHUT', code: verdict.code })
+  const eos = await peer.expect(['EOS'], { ms: LOAD_TIMEOUT_MS, what: 'the manifest' })
+  const manifest = await within(incoming.ended, { ms: LOAD_TIMEOUT_MS, what: 'the end of all streams', code: 'MANIFEST_MISMATCH', signal })
+  compareManifests(
+    { streams: eos.streams.map(({ index, records, digest }) => ({ index, records, digest: Buffer.from(digest, 'hex') })) },
+    manifest,
+  )
+  await notInMigrate(vm)
+  await options.onLoaded?.(vm)
+  await advance(options, life, 'loaded')
+  await peer.sendRaw(FRAME.RETURN_PATH, verdict.bytes)
+  await peer.send({ type: 'LOADED', manifestHash: toHex(manifestHash(manifest)), stateMs: incoming.stateMs(), loadMs: incoming.loadMs() })
+  return manifest
+}
+
+/** `cont` during `inmigrate` would only set a flag; the load must be over (OWNERSHIP: never while inmigrate). */
+async function notInMigrate(vm: RunningVm): Promise<void> {
+  const { status } = await vm.commands.queryStatus()
+  if (status === 'inmigrate') throw new GodwitError('QEMU_LOAD', 'the target QEMU still says inmigrate after its SHUT')
+}
+
+/** GRANT -> RESUMING -> cont -> RUNNING. */
+async function takeOver(options: TargetOptions, life: Life, peer: Peer, vm: RunningVm, manifest: Manifest): Promise<void> {
+  const { plan } = options
+  const grant = await peer.expect(['GRANT'], { ms: GRANT_TIMEOUT_MS, what: 'GRANT from the source' })
+  const ours = grant.vm === plan.vm && grant.migrationId === plan.migrationId && grant.manifestHash === toHex(manifestHash(manifest))
+  if (!ours) throw new GodwitError('MIGRATION_STATE', 'GRANT is for another VM, migration or content')
+  if (grant.epoch !== plan.epoch + 1) throw new GodwitError('EPOCH_STALE', `GRANT for epoch ${grant.epoch}, expected ${plan.epoch + 1}`)
+  await advance(options, life, 'grant')
+  await advance(options, life, 'resume')
+  const startMs = performance.now()
+  await vm.commands.cont()
+  const resumeMs = performance.now() - startMs
+  await peer.send({ type: 'RUNNING', resumeMs })
+  await vm.commands.announceSelf().catch(error => options.log.warn('no announcement to switches', { error }))
+  await advance(options, life, 'running')
+  await options.commit(plan.epoch + 1)
+  await peer.finish()
+}
+
+/** Before RESUMING nothing of the VM stays here; from RESUMING on it is ours whatever happened to the messages. */
+async function giveUp(
+  options: TargetOptions,
+  life: Life,
+  held: { session?: Session; peer?: Peer; reserved?: boolean },
+  error: GodwitError,
+): Promise<GodwitError> {
+  const { log, plan } = options
+  if (life.state === 'RESUMING' || life.state === 'RUNNING') {
+    log.error('the VM is ours, but not everything went well after that', { migrationId: plan.migrationId, error })
+    await options.commit(plan.epoch + 1)
+    return error
+  }
+  life.incoming?.abort(error)
+  for (const { stream } of life.waiting.splice(0)) stream.reset(error.code)
+  if (life.state !== 'IDLE')
+    await advance(options, life, 'abort').catch(cause => log.error('could not record the refusal', { error: cause as Error }))
+  if (held.reserved) await options.drop().catch(cause => log.error('could not drop the waiting VM', { error: cause as Error }))
+  await Promise.race([
+    held.peer?.send({ type: 'REFUSE', error: error.toJSON() }).catch(() => {}),
+    new Promise(resolve => setTimeout(resolve, 500)),
+  ])
+  setTimeout(() => held.session?.reset(error.code), 1000).unref()
+  return error
+}
+
+async function connectTo(path: string): Promise<Socket> {
+  const socket = connect(path)
+  await within(
+    new Promise<void>((resolve, reject) => {
+      socket.once('connect', resolve)
+      socket.once('error', reject)
+    }),
+    { ms: INCOMING_TIMEOUT_MS, what: "QEMU's incoming socket", code: 'QEMU_TIMEOUT' },
+  )
+  return socket
+}
+
+function arrival<T>(): { promise: Promise<T>; arrive: (value: T) => void } {
+  let arrive: (value: T) => void = () => {}
+  const promise = new Promise<T>(resolve => {
+    arrive = resolve
+  })
+  return { promise, arrive }
+}

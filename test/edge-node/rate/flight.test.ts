@@ -1,0 +1,88 @@
+// The flight's estimates against a simulated path, in virtual time: rate, RTT, and above all that the window fills the path and not much more.
+import { Flight } from '../../../edge-node/rate/flight.ts'
+import { assert, suite } from '../../support/suite.ts'
+
+const test = suite('flight')
+const RECORD = 65_000
+
+type Path = { rateBytesPerSecond: number; rttMs: number }
+
+/** Sends for `ms` of virtual time over a FIFO path with acknowledgements; `path` may change with time. Returns the worst queue seen after `settleMs`. */
+function drive(flight: Flight, path: (nowMs: number) => Path, ms: number, settleMs = 0) {
+  let freeAtMs = 0
+  let received = 0
+  let queueMs = 0
+  const acks: { atMs: number; total: number }[] = []
+  for (let now = 0; now < ms; now += 1) {
+    const { rateBytesPerSecond, rttMs } = path(now)
+    while (acks[0] && acks[0].atMs <= now) flight.acked(acks.shift()!.total, now)
+    while (flight.maySend(RECORD)) {
+      flight.sent(RECORD, now)
+      freeAtMs = Math.max(freeAtMs, now) + (RECORD * 1000) / rateBytesPerSecond
+      received += RECORD
+      acks.push({ atMs: freeAtMs + rttMs, total: received })
+    }
+    if (now >= settleMs) queueMs = Math.max(queueMs, freeAtMs - now)
+  }
+  return { queueMs, acked: flight.ackedBytes }
+}
+
+for (const [mbit, rttMs] of [
+  [10, 50],
+  [100, 40],
+  [100, 200],
+  [20, 600],
+  [1000, 10],
+] as const) {
+  test(`fills ${mbit} Mbit/s at ${rttMs} ms and keeps the queue short`, () => {
+    const flight = new Flight()
+    const rate = mbit * 125_000
+    const ms = Math.max(12_000, 40 * rttMs)
+    const { queueMs, acked } = drive(flight, () => ({ rateBytesPerSecond: rate, rttMs }), ms, ms / 2)
+    const estimate = flight.estimate()
+    assert.ok(acked / (ms / 1000) > 0.75 * rate, `goodput ${acked / (ms / 1000)} of ${rate}`)
+    assert.ok(Math.abs(estimate.rateBytesPerSecond - rate) < 0.1 * rate, `estimated ${estimate.rateBytesPerSecond} of ${rate}`)
+    assert.ok(estimate.rttMinMs >= rttMs && estimate.rttMinMs <= rttMs + (2 * RECORD * 1000) / rate + 2, `rtt ${estimate.rttMinMs}`)
+    assert.ok(queueMs <= Math.max(120, 0.45 * rttMs + 100, (3 * RECORD * 1000) / rate), `queue of ${queueMs} ms`)
+  })
+}
+
+test('a path that becomes slower shrinks the window within a few seconds', () => {
+  const flight = new Flight()
+  drive(flight, now => ({ rateBytesPerSecond: now < 5_000 ? 4_375_000 : 625_000, rttMs: 50 }), 12_000)
+  const { rateBytesPerSecond, windowBytes } = flight.estimate()
+  assert.ok(rateBytesPerSecond < 800_000, `rate ${rateBytesPerSecond}`)
+  assert.ok(windowBytes <= 256 * 1024, `window ${windowBytes}`)
+})
+
+test('an idle sender does not pull the estimate down', () => {
+  const flight = new Flight()
+  drive(flight, () => ({ rateBytesPerSecond: 1_250_000, rttMs: 40 }), 3_000)
+  const before = flight.estimate().rateBytesPerSecond
+  let now = 3_000
+  flight.acked(flight.sentBytes, now)
+  for (; now < 4_500; now += 100) {
+    flight.sent(1_000, now)
+    flight.acked(flight.sentBytes, now + 40)
+  }
+  assert.ok(flight.estimate().rateBytesPerSecond > 0.9 * before)
+})
+
+test('acknowledgements out of order or of too much change nothing', () => {
+  const flight = new Flight()
+  flight.sent(100, 0)
+  flight.acked(100, 10)
+  flight.acked(50, 20)
+  flight.acked(500, 30)
+  assert.is(flight.inFlightBytes, 0)
+  assert.is(flight.ackedBytes, 100)
+})
+
+test('one record may always travel on an empty path', () => {
+  const flight = new Flight({ windowMinBytes: 1, windowInitialBytes: 1 })
+  assert.ok(flight.maySend(RECORD))
+  flight.sent(RECORD, 0)
+  assert.not(flight.maySend(1))
+})
+
+test.run()
