@@ -3,7 +3,7 @@
 // that does not work is taken away again. Nothing but QEMU (and a C compiler where there is none) is installed.
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { attempt, findProgram, Missing, must, readText, say, whisper } from './tools.js'
+import { attempt, findProgram, Missing, must, readText, say, tailOf, whisper } from './tools.js'
 
 const listFile = '/etc/apt/sources.list.d/godwit-backports.list'
 const keyFile = '/etc/apt/keyrings/godwit-backports.asc'
@@ -47,8 +47,7 @@ async function aptGet(args, what, help) {
     const { code, output } = await attempt('apt-get', [...APT_OPTIONS, ...args], { env: aptEnv })
     if (code === 0) return output
     if (!/Could not get lock|Unable to lock/.test(output) || Date.now() > end) {
-      const tail = output.trimEnd().split('\n').slice(-25)
-      throw new Missing(what, `'apt-get ${args[0]}' failed (exit code ${code}):\n${tail.map(line => `  | ${line}`).join('\n')}\n${help}`)
+      throw new Missing(what, `'apt-get ${args[0]}' failed (exit code ${code}):\n${tailOf(output)}\n${help}`)
     }
     if (!told) say('apt is busy with something else: waiting for it')
     await new Promise(resolve => setTimeout(resolve, 3000))
@@ -173,8 +172,7 @@ export async function unpackPackages(names, folder) {
   }
   const files = readdirSync(folder).filter(name => name.endsWith('.deb'))
   if (result.code !== 0 || files.length < names.length) {
-    const tail = result.output.trimEnd().split('\n').slice(-10)
-    throw new Missing(what, `'apt-get download' failed:\n${tail.map(line => `  | ${line}`).join('\n')}\n${help}`)
+    throw new Missing(what, `'apt-get download' failed:\n${tailOf(result.output)}\n${help}`)
   }
   for (const file of files) {
     await must('dpkg-deb', ['-x', join(folder, file), folder], what, help)

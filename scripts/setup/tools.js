@@ -76,15 +76,14 @@ export function attempt(program, args, { env = {}, cwd = root, timeoutMs = 15 * 
   })
 }
 
+/** The end of a program's output, marked as such. */
+export const tailOf = output => output.trimEnd().split('\n').slice(-TAIL_LINES).join('\n').replace(/^/gm, '  | ')
+
 /** As attempt, but a failure throws Missing with the end of the output and `help`. Gives the output. */
 export async function must(program, args, what, help, options) {
   const { code, output } = await attempt(program, args, options)
   if (code === 0) return output
-  const tail = output.trimEnd().split('\n').slice(-TAIL_LINES)
-  throw new Missing(
-    what,
-    `'${program} ${args[0] ?? ''}' failed (exit code ${code}):\n${tail.map(line => `  | ${line}`).join('\n')}\n${help}`,
-  )
+  throw new Missing(what, `'${[program, ...args.slice(0, 2)].join(' ')}' failed (exit code ${code}):\n${tailOf(output)}\n${help}`)
 }
 
 /** SHA-256 over files, in hex; a missing file counts as empty. */

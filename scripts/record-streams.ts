@@ -1,0 +1,214 @@
+// Records the migration streams of test/vectors/qemu-stream anew with the QEMU of this machine: node bin/run.js scripts/record-streams.ts [NAME...]
+// Enters: the list below (machine, devices, capabilities, what the parser should make of it). Leaves: NAME.zst each, and index.json.
+// The firmware is ours and option ROMs are off: a recorded stream holds no code of another's.
+import { readFileSync, writeFileSync } from 'node:fs'
+import { createServer, type Server, type Socket } from 'node:net'
+import { join } from 'node:path'
+import { constants, zstdCompressSync } from 'node:zlib'
+import type { QmpClient } from '../edge-node/qmp/client.ts'
+import { encodePong, encodeShut } from '../edge-node/stream/return-path.ts'
+import { eventually, sleep } from '../ops/deadline.ts'
+import { COMMON_ARGV, qemuVersion, setCapabilities, startTinyGuest } from '../test/edge-node/stream/tiny-guest.ts'
+
+type Recording = {
+  name: string
+  argv: string[]
+  capabilities: string[]
+  /** Names of the blocks that a migration would capture. */
+  captures: string[]
+  /** The beginning of the reason why the parser gives up, when it should. */
+  opaque?: string
+  /** 'run' for a while before and during the migration, or stay paused. */
+  guest?: 'run'
+  /** Extra commands before the migration. */
+  before?: { execute: string; arguments: Record<string, unknown> }[]
+  postcopy?: true
+}
+
+const memfd = (mib: number) => ['-m', `${mib}`, '-object', `memory-backend-memfd,id=ram0,size=${mib}M,share=on`]
+const always = ['events', 'return-path']
+const usb = ['-device', 'qemu-xhci', '-device', 'usb-tablet', '-device', 'usb-kbd']
+const virtio = ['-device', 'virtio-net-pci,romfile=', '-device', 'virtio-rng-pci', '-device', 'virtio-balloon-pci']
+
+const RECORDINGS: Recording[] = [
+  { name: 'i440fx-plain', argv: ['-machine', 'pc-i440fx-10.0', '-m', '4'], capabilities: [], captures: ['pc.ram'] },
+  {
+    name: 'i440fx-running',
+    argv: ['-machine', 'pc-i440fx-10.0,memory-backend=ram0', ...memfd(2), ...virtio, '-device', 'piix3-usb-uhci'],
+    capabilities: always,
+    captures: ['ram0'],
+    guest: 'run',
+  },
+  {
+    name: 'i440fx-old',
+    argv: ['-machine', 'pc-i440fx-2.6', '-m', '2'],
+    capabilities: ['events'],
+    captures: ['pc.ram'],
+    guest: 'run',
+  },
+  {
+    name: 'q35-postcopy-off',
+    argv: ['-machine', 'pc-q35-10.0,memory-backend=ram0', ...memfd(8), ...virtio, ...usb, '-uuid', 'c0ffee00-0000-4000-8000-000000000001'],
+    capabilities: [...always, 'postcopy-ram', 'validate-uuid'],
+    captures: ['ram0'],
+    guest: 'run',
+  },
+  {
+    name: 'q35-blocks',
+    argv: [
+      ...['-machine', 'pc-q35-9.0,memory-backend=ram0', '-m', '4,slots=2,maxmem=1G', ...memfd(4).slice(2)],
+      ...['-object', 'memory-backend-memfd,id=dimm0,size=2M', '-device', 'pc-dimm,memdev=dimm0', '-device', 'virtio-serial-pci'],
+      ...['-object', 'memory-backend-ram,id=shm0,size=1M,share=on', '-device', 'ivshmem-plain,memdev=shm0,master=on'],
+    ],
+    capabilities: always,
+    captures: ['ram0', 'dimm0'],
+    guest: 'run',
+  },
+  {
+    name: 'microvm-acpi',
+    argv: ['-machine', 'microvm,acpi=on,memory-backend=ram0', ...memfd(4), '-device', 'virtio-rng-device', '-device', 'virtio-net-device'],
+    capabilities: always,
+    captures: ['ram0'],
+    guest: 'run',
+  },
+  {
+    name: 'microvm-ignore-shared',
+    argv: ['-machine', 'microvm,memory-backend=ram0', ...memfd(1)],
+    capabilities: ['events', 'x-ignore-shared', 'validate-uuid'],
+    captures: ['ram0'],
+  },
+  { name: 'isapc', argv: ['-machine', 'isapc', '-m', '1'], capabilities: always, captures: ['pc.ram'], guest: 'run' },
+  { name: 'none', argv: ['-machine', 'none'], capabilities: ['events'], captures: [] },
+  {
+    name: 'no-footers',
+    argv: ['-machine', 'isapc', '-m', '1', '-global', 'migration.send-section-footer=off'],
+    capabilities: [],
+    captures: ['pc.ram'],
+    guest: 'run',
+  },
+  {
+    name: 'virtio-mem',
+    argv: [
+      ...['-machine', 'pc-q35-10.0,memory-backend=ram0', '-m', '2,slots=1,maxmem=1G', ...memfd(2).slice(2)],
+      ...['-object', 'memory-backend-ram,id=vmem0,size=4M', '-device', 'virtio-mem-pci,memdev=vmem0,requested-size=2M'],
+    ],
+    capabilities: always,
+    captures: ['ram0'],
+    opaque: 'device state before the end of RAM',
+  },
+  {
+    name: 'xbzrle',
+    argv: ['-machine', 'isapc', '-m', '1'],
+    capabilities: [...always, 'xbzrle'],
+    captures: ['pc.ram'],
+    opaque: 'RAM record with flags 0x60',
+    guest: 'run',
+  },
+  {
+    name: 'dirty-bitmap',
+    argv: ['-machine', 'pc-i440fx-10.0', '-m', '1', '-blockdev', 'null-co,node-name=disk0,size=1048576,read-zeroes=on'],
+    capabilities: [...always, 'dirty-bitmaps'],
+    captures: ['pc.ram'],
+    opaque: 'iterable section dirty-bitmap',
+    before: [{ execute: 'block-dirty-bitmap-add', arguments: { node: 'disk0', name: 'bitmap0' } }],
+  },
+  {
+    name: 'multifd',
+    argv: ['-machine', 'isapc', '-m', '1'],
+    capabilities: [...always, 'multifd'],
+    captures: ['pc.ram'],
+    opaque: 'RAM record with flags 0x200',
+  },
+  {
+    name: 'postcopy',
+    argv: ['-machine', 'isapc,memory-backend=ram0', ...memfd(2)],
+    capabilities: [...always, 'postcopy-ram'],
+    captures: ['ram0'],
+    opaque: 'command 6 ',
+    guest: 'run',
+    postcopy: true,
+  },
+]
+
+const LIMIT_MS = 30_000
+/** Slow enough that the running guest makes some iterations, then no limit. */
+const SLOW_BYTES_PER_SECOND = 700_000
+const SLOW_MS = 900
+
+/** Takes what QEMU sends on its first connection, and plays a target that loads everything: PONG for the PINGs, SHUT(0) when it is quiet. */
+async function receive(path: string): Promise<{ server: Server; bytes: () => Buffer; answer: (reply: Uint8Array) => void }> {
+  const chunks: Buffer[] = []
+  let first: Socket | undefined
+  const server = createServer(socket => {
+    socket.on('error', () => {})
+    if (first !== undefined) return socket.resume()
+    first = socket
+    return socket.on('data', (chunk: Buffer) => chunks.push(chunk))
+  })
+  await new Promise<void>(resolve => server.listen(path, resolve))
+  return { server, bytes: () => Buffer.concat(chunks), answer: reply => first?.write(reply) }
+}
+
+const statusOf = async (qmp: QmpClient): Promise<string> => String((await qmp.execute('query-migrate')).status)
+
+async function record(recording: Recording): Promise<Buffer> {
+  using guest = await startTinyGuest(recording.argv)
+  const { qmp } = guest
+  for (const command of recording.before ?? []) await qmp.execute(command.execute, command.arguments)
+  if (recording.capabilities.length > 0) await setCapabilities(qmp, recording.capabilities)
+  const slow = recording.guest === 'run'
+  if (slow) {
+    await qmp.execute('cont')
+    await sleep(200)
+  }
+  await qmp.execute('migrate-set-parameters', { 'max-bandwidth': slow ? SLOW_BYTES_PER_SECOND : 0, 'downtime-limit': 1 })
+  const sink = await receive(join(guest.folder, 'out.sock'))
+  try {
+    await qmp.execute('migrate', { uri: 'unix:out.sock' })
+    if (slow) await sleep(SLOW_MS)
+    for (const value of [1, 2, 3, 4]) if (recording.postcopy) sink.answer(encodePong(value))
+    if (recording.postcopy) await qmp.execute('migrate-start-postcopy')
+    await qmp.execute('migrate-set-parameters', { 'max-bandwidth': 0, 'downtime-limit': 2000 })
+    let quiet = -1
+    await eventually(
+      async () => {
+        const length = sink.bytes().length
+        const settled = length === quiet
+        quiet = length
+        if (settled && recording.capabilities.includes('return-path')) sink.answer(encodeShut(0))
+        const status = await statusOf(qmp)
+        if (status === 'failed') throw new Error(`${recording.name}: ${JSON.stringify(await qmp.execute('query-migrate'))}`)
+        return status === 'completed' && settled ? true : undefined
+      },
+      { ms: LIMIT_MS, what: `recording ${recording.name}`, everyMs: 300 },
+    )
+    return sink.bytes()
+  } finally {
+    sink.server.close()
+  }
+}
+
+async function main(names: string[]): Promise<void> {
+  const folder = join(import.meta.dirname, '../test/vectors/qemu-stream')
+  const index: Record<string, unknown> = names.length > 0 ? JSON.parse(readFileSync(join(folder, 'index.json'), 'utf8')) : {}
+  for (const recording of RECORDINGS) {
+    if (names.length > 0 && !names.includes(recording.name)) continue
+    const bytes = await record(recording)
+    const packed = zstdCompressSync(bytes, { params: { [constants.ZSTD_c_compressionLevel]: 19 } })
+    writeFileSync(join(folder, `${recording.name}.zst`), packed)
+    const { name, guest, before, argv, ...rest } = recording
+    const command = ['qemu-system-x86_64', ...COMMON_ARGV, '-S', ...argv]
+    index[name] = {
+      ...rest,
+      qemu: qemuVersion(),
+      argv: command,
+      guest: guest ?? 'paused',
+      ...(before ? { before } : {}),
+      bytes: bytes.length,
+    }
+    console.log(`${name}: ${bytes.length} bytes, ${packed.length} packed`)
+  }
+  writeFileSync(join(folder, 'index.json'), `${JSON.stringify(index, undefined, 2)}\n`)
+}
+
+await main(process.argv.slice(2))
