@@ -1,0 +1,320 @@
+// One QEMU process of a VM. Enters: a spec and the VM's folder. Leaves: a RunningVm with QMP, console, guest memory and an end that is always heard of.
+// Always holds: QEMU outlives the agent (own session, own log) and is found again by `adoptMachine`; it starts paused and only `cont` lets the guest run;
+// nobody else can reach its sockets (folder 0700, sockets 0600); only the very process that was started is ever signalled.
+import { type ChildProcess, spawn } from 'node:child_process'
+import { chmodSync, closeSync, openSync } from 'node:fs'
+import { chmod, chown, mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { Duplex } from 'node:stream'
+import { setTimeout as wait } from 'node:timers/promises'
+import { eventually, within } from '../../ops/deadline.ts'
+import { GodwitError } from '../../wire/errors.ts'
+import { type Log, silentLog } from '../../wire/log.ts'
+import { connectQmp, connectUnix, type QmpClient } from '../qmp/client.ts'
+import { type QmpCommands, qmpCommands } from '../qmp/commands.ts'
+import { type Accelerator, type ArgvPaths, buildArgv, RUNTIME_FILES } from './argv.ts'
+import { RING_BYTES, VmConsole } from './console.ts'
+import { fileTail, identify, isAlive, killProcess, openMemoryFd, type ProcessIdentity } from './process.ts'
+import {
+  boundLogs,
+  killLeftover,
+  type MachineFacts,
+  qemuLogTail,
+  readProcessFile,
+  removeRuntimeFiles,
+  writeProcessFile,
+} from './runtime-folder.ts'
+import type { VmSpec } from './spec.ts'
+
+/** How a QEMU ended. `code` and `signal` are null when the agent had adopted the process (its exit status went to init). */
+export type MachineExit = { code: number | null; signal: NodeJS.Signals | null; logTail: string }
+
+export type RunningVm = MachineFacts & {
+  name: string
+  pid: number
+  identity: ProcessIdentity
+  /** Whether this agent found the process rather than started it. */
+  adopted: boolean
+  dir: string
+  memoryBytes: number
+  qmp: QmpClient
+  commands: QmpCommands
+  /** undefined when the spec says serial: false. */
+  console: VmConsole | undefined
+  /** A descriptor of the guest's memory, O_RDWR, checked to be `memoryBytes` long; the caller closes it. */
+  memoryFd(): Promise<number>
+  /** Settles when the process has ended, however; never rejects. */
+  exited: Promise<MachineExit>
+  readonly alive: boolean
+  /** The ACPI power button, then `quit` after `graceMs` (10 s unless told); `force`: quit at once. Resolves when the process has ended. */
+  stop(options?: { graceMs?: number; force?: boolean }): Promise<MachineExit>
+  /** SIGKILL. Resolves when the process has ended. */
+  kill(): Promise<MachineExit>
+  /** The last lines of qemu.log. */
+  logTail(): Promise<string>
+  /** Lets go of the process: connections end, QEMU goes on. */
+  detach(): void
+}
+
+export type StartOptions = {
+  spec: VmSpec
+  /** The VM's own folder; created 0700. */
+  dir: string
+  paths: ArgvPaths
+  accelerator: Accelerator
+  incoming: boolean
+  qemu: { binary: string; version: string }
+  /** Runs QEMU as this user (the agent must be root); the VM's folder becomes theirs. */
+  runAs?: { uid: number; gid: number } | undefined
+  startTimeoutMs?: number
+  signal?: AbortSignal | undefined
+  log?: Log
+}
+
+const START_TIMEOUT_MS = 15_000
+const QUIT_TIMEOUT_MS = 5_000
+const STOP_GRACE_MS = 10_000
+const POLL_MS = 250
+const LOG_CHECK_MS = 10_000
+// sun_path holds 108 bytes with the final NUL (unix(7)).
+const MAX_SOCKET_PATH_BYTES = 107
+
+/**
+ * Starts QEMU, paused (status 'prelaunch', or 'inmigrate' with `incoming`). PREFLIGHT_QEMU_MISSING when there is no such program, QEMU_EXITED with the
+ * log's tail when it ends at once, QEMU_TIMEOUT when it does not answer; in each case no process is left behind.
+ */
+export async function startMachine(options: StartOptions): Promise<RunningVm> {
+  const { spec, dir, signal, startTimeoutMs = START_TIMEOUT_MS } = options
+  await prepareFolder(options)
+  const child = await spawnQemu(options)
+  const identity = identify(child.pid!) ?? { pid: child.pid!, startTicks: '0', bootId: '' }
+  const exited = new Promise<MachineExit>(resolve => {
+    child.once('exit', (code, by) => void qemuLogTail(dir).then(logTail => resolve({ code, signal: by, logTail })))
+  })
+  const facts: MachineFacts = { accelerator: options.accelerator, incoming: options.incoming, qemuVersion: options.qemu.version }
+  const stopWaiting = new AbortController()
+  const died = exited.then(exit => {
+    throw exitError(spec.name, exit)
+  })
+  died.catch(() => {})
+  try {
+    await writeProcessFile(dir, { version: 1, identity, memoryBytes: spec.memoryBytes, ...facts })
+    const signals = signal ? AbortSignal.any([signal, stopWaiting.signal]) : stopWaiting.signal
+    const parts = await Promise.race([connectParts(spec, dir, startTimeoutMs, signals, options.log), died])
+    child.unref()
+    return runningVm({ spec, dir, identity, facts, exited, adopted: false, log: options.log ?? silentLog, ...parts })
+  } catch (error) {
+    stopWaiting.abort(error)
+    child.kill('SIGKILL')
+    await within(exited, { ms: QUIT_TIMEOUT_MS, what: 'the end of QEMU' }).catch(() => {})
+    await removeRuntimeFiles(dir)
+    throw error
+  }
+}
+
+/** Finds the QEMU that an earlier agent started in this folder. undefined when it has ended (the folder is cleaned of its sockets); QEMU_TIMEOUT when it lives and does not answer. */
+export async function adoptMachine(options: {
+  spec: VmSpec
+  dir: string
+  timeoutMs?: number
+  signal?: AbortSignal | undefined
+  log?: Log
+}): Promise<RunningVm | undefined> {
+  const { spec, dir, timeoutMs = START_TIMEOUT_MS, signal, log = silentLog } = options
+  const file = await readProcessFile(dir)
+  if (!file || !isAlive(file.identity)) {
+    await killLeftover(dir)
+    return undefined
+  }
+  const parts = await connectParts(spec, dir, timeoutMs, signal, log)
+  const detached = new AbortController()
+  const exited = pollExit(file.identity, parts.qmp, detached.signal).then(async () => ({
+    code: null,
+    signal: null,
+    logTail: await qemuLogTail(dir),
+  }))
+  const { accelerator, incoming, qemuVersion, identity } = file
+  return runningVm({
+    spec,
+    dir,
+    identity,
+    facts: { accelerator, incoming, qemuVersion },
+    exited,
+    adopted: true,
+    log,
+    onDetach: () => detached.abort(),
+    ...parts,
+  })
+}
+
+async function prepareFolder({ dir, runAs, spec }: StartOptions): Promise<void> {
+  const longest = join(dir, RUNTIME_FILES.serial)
+  if (Buffer.byteLength(longest) > MAX_SOCKET_PATH_BYTES)
+    throw new GodwitError('CONFIG_INVALID', `${longest}: longer than the ${MAX_SOCKET_PATH_BYTES} bytes of a socket's path`, {
+      hint: 'use a shorter state folder',
+    })
+  await mkdir(dir, { recursive: true, mode: 0o700 })
+  await chmod(dir, 0o700)
+  const running = await readProcessFile(dir)
+  if (running && isAlive(running.identity))
+    throw new GodwitError('VM_STATE', `${spec.name}: a QEMU (pid ${running.identity.pid}) runs in ${dir} already`)
+  await killLeftover(dir)
+  const logs = [RUNTIME_FILES.qemuLog, ...(spec.serial ? [RUNTIME_FILES.serialLog] : [])].map(name => join(dir, name))
+  for (const path of logs) closeSync(openSync(path, 'w', 0o600))
+  if (runAs) {
+    for (const path of [dir, ...logs]) await chown(path, runAs.uid, runAs.gid)
+  }
+}
+
+async function spawnQemu({ spec, dir, paths, accelerator, incoming, qemu, runAs }: StartOptions): Promise<ChildProcess> {
+  const logFd = openSync(join(dir, RUNTIME_FILES.qemuLog), 'a', 0o600)
+  try {
+    const child = spawn(qemu.binary, buildArgv(spec, paths, { accelerator, incoming }), {
+      cwd: dir,
+      detached: true, // its own session: signals to the agent's terminal do not reach it
+      stdio: ['ignore', logFd, logFd],
+      ...(runAs ?? {}),
+    })
+    await within(
+      new Promise<void>((resolve, reject) => {
+        child.once('spawn', resolve)
+        child.once('error', reject)
+      }),
+      { ms: START_TIMEOUT_MS, what: `start of ${qemu.binary}` },
+    )
+    return child
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === 'ENOENT')
+      throw new GodwitError('PREFLIGHT_QEMU_MISSING', `${qemu.binary}: no such program`, { cause })
+    throw cause
+  } finally {
+    closeSync(logFd)
+  }
+}
+
+type Parts = { qmp: QmpClient; console: VmConsole | undefined }
+
+async function connectParts(
+  spec: VmSpec,
+  dir: string,
+  timeoutMs: number,
+  signal: AbortSignal | undefined,
+  log: Log = silentLog,
+): Promise<Parts> {
+  const end = performance.now() + timeoutMs
+  const qmp = await connectQmp({ path: join(dir, RUNTIME_FILES.qmp), timeoutMs, signal, log })
+  try {
+    chmodSync(join(dir, RUNTIME_FILES.qmp), 0o600)
+    if (!spec.serial) return { qmp, console: undefined }
+    const path = join(dir, RUNTIME_FILES.serial)
+    const stream = await eventually<Duplex>(() => connectUnix(path, Math.max(1, end - performance.now()), signal).catch(() => undefined), {
+      ms: Math.max(1, end - performance.now()),
+      what: path,
+      code: 'QEMU_TIMEOUT',
+      signal,
+    })
+    chmodSync(path, 0o600)
+    // What the guest wrote while no agent was there is in the log only; a byte written during these lines may be replayed twice, none is lost.
+    return { qmp, console: new VmConsole(stream, { seed: await fileTail(join(dir, RUNTIME_FILES.serialLog), RING_BYTES) }) }
+  } catch (error) {
+    qmp.close()
+    throw error
+  }
+}
+
+type Inside = Parts & {
+  spec: VmSpec
+  dir: string
+  identity: ProcessIdentity
+  facts: MachineFacts
+  exited: Promise<MachineExit>
+  adopted: boolean
+  log: Log
+  onDetach?: () => void
+}
+
+function runningVm({ spec, dir, identity, facts, exited, adopted, log, onDetach, qmp, console }: Inside): RunningVm {
+  let alive = true
+  const commands = qmpCommands(qmp)
+  const keepShort = setInterval(
+    () => void boundLogs(dir).catch(error => log.warn('cannot shorten the logs', { vm: spec.name, error })),
+    LOG_CHECK_MS,
+  )
+  keepShort.unref()
+  let detached = false
+  const detach = () => {
+    detached = true
+    onDetach?.()
+    clearInterval(keepShort)
+    qmp.close()
+    console?.close()
+  }
+  const ended = exited.then(async exit => {
+    alive = false
+    // After detach() the folder belongs to whoever adopted it: perhaps a new QEMU runs there.
+    if (!detached) await removeRuntimeFiles(dir).catch(() => {})
+    detach()
+    return exit
+  })
+  const kill = async () => {
+    killProcess(identity)
+    return within(ended, { ms: QUIT_TIMEOUT_MS, what: `the end of QEMU ${identity.pid} after SIGKILL`, code: 'QEMU_TIMEOUT' })
+  }
+  const stop = async ({ graceMs = STOP_GRACE_MS, force = false }: { graceMs?: number; force?: boolean } = {}) => {
+    if (!force) await pressPowerButton(qmp, commands, graceMs)
+    await commands.quit({ timeoutMs: QUIT_TIMEOUT_MS }).catch(() => {})
+    return within(ended, { ms: QUIT_TIMEOUT_MS, what: 'the end of QEMU' }).catch(kill)
+  }
+  return {
+    ...facts,
+    name: spec.name,
+    pid: identity.pid,
+    identity,
+    adopted,
+    dir,
+    memoryBytes: spec.memoryBytes,
+    qmp,
+    commands,
+    console,
+    memoryFd: () => openMemoryFd(identity, spec.memoryBytes),
+    exited: ended,
+    get alive() {
+      return alive
+    },
+    stop,
+    kill,
+    logTail: () => qemuLogTail(dir),
+    detach,
+  }
+}
+
+/** Returns when the guest has powered off, when it cannot (not running), or after the grace time. */
+async function pressPowerButton(qmp: QmpClient, commands: QmpCommands, graceMs: number): Promise<void> {
+  try {
+    if (!(await commands.queryStatus()).running) return
+    const off = qmp.waitFor('SHUTDOWN', { ms: graceMs })
+    off.catch(() => {})
+    await commands.systemPowerdown()
+    await off
+  } catch {
+    // Too slow, or gone already: `quit` comes next.
+  }
+}
+
+/** Resolves when the process is gone: asked at once when QMP ends, otherwise every 250 ms. */
+async function pollExit(identity: ProcessIdentity, qmp: QmpClient, detached: AbortSignal): Promise<void> {
+  let closed = false
+  void qmp.closed.then(() => {
+    closed = true
+  })
+  while (isAlive(identity)) {
+    if (detached.aborted) return new Promise(() => {}) // nobody asks any more
+    const tick = wait(closed ? 20 : POLL_MS, undefined, { ref: false })
+    await (closed ? tick : Promise.race([tick, qmp.closed]))
+  }
+}
+
+export const exitError = (name: string, { code, signal, logTail }: MachineExit): GodwitError => {
+  const how = signal ? ` by ${signal}` : code === null ? '' : ` with exit code ${code}`
+  return new GodwitError('QEMU_EXITED', `QEMU of ${name} ended${how}${logTail === '' ? '' : `; its last lines:\n${logTail}`}`)
+}

@@ -1,0 +1,206 @@
+// The VM specification: what a person writes, and all that a QEMU command line is built from.
+// Enters: YAML text (from a person, or from another site: hostile). Leaves: a VmSpec, or VM_SPEC_INVALID that lists every wrong field, its line and what is allowed.
+// Always holds: files are names inside the site's own folders, never paths; nothing in a spec can add an option to QEMU's command line
+// (each text that reaches QEMU matches a pattern without commas); the same spec gives the same guest-visible machine at every site.
+import { createHash } from 'node:crypto'
+import { parseYaml, toYaml, type YamlValue } from '../../ops/yaml.ts'
+import { GodwitError } from '../../wire/errors.ts'
+import { z } from '../../wire/schema.ts'
+
+export const MIB = 1024 * 1024
+const MEMORY_MIN_BYTES = 16 * MIB
+const MEMORY_MAX_BYTES = 1024 * 1024 * MIB
+
+/** Known to every QEMU from 9.0 on; versioned, so that the guest sees the same machine under a newer QEMU. */
+export const DEFAULT_MACHINE = 'pc-i440fx-9.0'
+/** Runs under TCG and under KVM on any x86-64 host. */
+export const DEFAULT_CPU = 'qemu64'
+
+const UNITS: Record<string, number> = { KiB: 1024, MiB: MIB, GiB: 1024 * MIB, TiB: 1024 * 1024 * MIB }
+
+/** Bytes of '384MiB'; undefined when it is no size. */
+export function parseSize(text: string): number | undefined {
+  const match = /^([1-9][0-9]{0,9})(KiB|MiB|GiB|TiB)$/.exec(text)
+  return match ? Number(match[1]) * UNITS[match[2]!]! : undefined
+}
+
+export function formatSize(bytes: number): string {
+  const unit = ['TiB', 'GiB', 'MiB', 'KiB'].find(name => bytes % UNITS[name]! === 0)
+  return unit ? `${bytes / UNITS[unit]!}${unit}` : `${bytes}B`
+}
+
+const nameField = z.string().regex(/^[a-z0-9-]{1,64}$/, 'must be 1 to 64 of a-z, 0-9 and -')
+const fileField = z
+  .string()
+  .regex(
+    /^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/,
+    "must be a file name of A-Z a-z 0-9 . _ - inside the site's images folder: no folders, not starting with a dot",
+  )
+
+const memoryField = z.string({ error: 'must be a size with its unit, such as 384MiB or 2GiB' }).transform((text, context) => {
+  const bytes = parseSize(text)
+  if (bytes !== undefined && bytes % MIB === 0 && bytes >= MEMORY_MIN_BYTES && bytes <= MEMORY_MAX_BYTES) return bytes
+  context.addIssue({ code: 'custom', message: 'must be a whole number of MiB, GiB or TiB from 16MiB to 1TiB, such as 384MiB' })
+  return z.NEVER
+})
+
+const machineField = z.string().superRefine((machine, context) => {
+  if (/^pc-(i440fx|q35)-[0-9]{1,2}\.[0-9]{1,2}$/.test(machine)) return
+  const known = machine === 'pc' || machine === 'q35' || machine === 'pc-i440fx' || machine === 'pc-q35'
+  const message = known
+    ? `'${machine}' means another machine in every QEMU version and would not migrate: name its version, such as ${DEFAULT_MACHINE}`
+    : `must be pc-i440fx-VERSION or pc-q35-VERSION, such as ${DEFAULT_MACHINE}`
+  context.addIssue({ code: 'custom', message })
+})
+
+const cpuField = z
+  .string()
+  .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/, `must be the name of a QEMU CPU model, such as ${DEFAULT_CPU} or Skylake-Client-v1`)
+  .refine(cpu => cpu !== 'host' && cpu !== 'max', 'host and max differ from site to site and would not migrate: name a model')
+
+const diskField = z.strictObject({
+  file: fileField,
+  /**
+   * readonly: the guest cannot write. The file must be at the target with the same content.
+   * ephemeral: as readonly for the host; the guest itself keeps its changes in its own memory (overlayfs over tmpfs). They travel with the memory and
+   *   end with the VM. There is deliberately no host-side scratch overlay: a migration would leave it behind, and the guest's file system would jump back under its feet.
+   *   The guest finds the disk by its serial number ephemeral-N.
+   * shared: in the site's shared folder (one file system mounted at both sites); opened without the host's page cache.
+   * writable: in the images folder, written by the guest. Such a VM is not migrated (PREFLIGHT_WRITABLE_DISK).
+   */
+  mode: z.enum(['readonly', 'ephemeral', 'shared', 'writable']),
+  /** Named, never probed: a guest that writes a qcow2 header into a raw disk must not make QEMU open what it names. */
+  format: z.enum(['raw', 'qcow2']),
+})
+
+const macField = z
+  .string()
+  .regex(/^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/, 'must be a MAC address in lower case, such as 52:54:00:12:34:56')
+  .refine(mac => (Number.parseInt(mac.slice(0, 2), 16) & 1) === 0, 'must not be a multicast address')
+
+const tapField = z.string().regex(/^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,14}$/, 'must be the name of a tap interface, 1 to 15 characters')
+const nicField = z.discriminatedUnion('type', [
+  z.strictObject({ type: z.literal('user'), mac: macField.optional() }),
+  z.strictObject({ type: z.literal('tap'), mac: macField.optional(), tap: tapField }),
+  z.strictObject({ type: z.literal('none') }),
+])
+
+// 2047 bytes is what the Linux boot protocol takes on x86.
+const appendField = z.string().regex(/^[\x20-\x7e]{0,2047}$/, 'must be at most 2047 printable ASCII characters on one line')
+
+const specSchema = z
+  .strictObject({
+    name: nameField,
+    vcpus: z.int().min(1).max(64).default(1),
+    memory: memoryField,
+    machine: machineField.default(DEFAULT_MACHINE),
+    cpu: cpuField.default(DEFAULT_CPU),
+    accelerator: z.enum(['auto', 'kvm', 'tcg']).default('auto'),
+    kernel: fileField.optional(),
+    initrd: fileField.optional(),
+    append: appendField.optional(),
+    disks: z.array(diskField).max(8).default([]),
+    nics: z.array(nicField).max(4).default([]),
+    serial: z.boolean().default(true),
+    compression: z.enum(['zstd', 'off']).default('zstd'),
+    /** Wishes for the gateway's placement policy; carried along, not read here. */
+    policy: z.record(z.string(), z.json()).optional(),
+  })
+  .superRefine((spec, context) => {
+    const wrong = (path: string, message: string) => context.addIssue({ code: 'custom', path: [path], message })
+    if (spec.kernel === undefined && spec.initrd !== undefined) wrong('initrd', 'needs a kernel')
+    if (spec.kernel === undefined && spec.append !== undefined) wrong('append', 'needs a kernel')
+    if (spec.kernel === undefined && spec.disks.length === 0)
+      wrong('kernel', 'a kernel or at least one disk is needed: there is nothing to boot')
+  })
+
+export type DiskSpec = z.output<typeof diskField>
+export type NicSpec = z.output<typeof nicField>
+export type VmSpec = Omit<z.output<typeof specSchema>, 'memory'> & { memoryBytes: number }
+
+/** The spec in a YAML text. VM_SPEC_INVALID lists all problems: field path, line, what is allowed. */
+export function parseSpec(text: string): VmSpec {
+  const yaml = parseYaml(text, { what: 'VM specification', code: 'VM_SPEC_INVALID' })
+  const result = specSchema.safeParse(yaml.value)
+  if (!result.success) throw new GodwitError('VM_SPEC_INVALID', problemsText(result.error.issues, yaml))
+  const { memory, ...rest } = result.data
+  return { ...rest, memoryBytes: memory }
+}
+
+type Issue = z.core.$ZodIssue
+
+function problemsText(issues: readonly Issue[], yaml: YamlValue): string {
+  const lines = issues.flatMap(issue => problemsOf(issue, yaml.value)).map(({ path, message }) => `${place(path, yaml)}: ${message}`)
+  return lines.length === 1
+    ? `VM specification: ${lines[0]}`
+    : `VM specification: ${lines.length} problems\n${lines.map(line => `  ${line}`).join('\n')}`
+}
+
+const place = (path: (string | number)[], yaml: YamlValue): string => {
+  const line = yaml.lineOf(path)
+  const name = path.reduce<string>(
+    (text, part) => (typeof part === 'number' ? `${text}[${part}]` : text === '' ? part : `${text}.${part}`),
+    '',
+  )
+  return `${name === '' ? 'the document' : name}${line === undefined ? '' : ` (line ${line})`}`
+}
+
+function problemsOf(issue: Issue, value: unknown): { path: (string | number)[]; message: string }[] {
+  const path = issue.path.map(part => (typeof part === 'symbol' ? String(part) : part))
+  if (issue.code === 'unrecognized_keys')
+    return issue.keys.map(key => ({ path: [...path, key], message: `is not a field here; allowed are ${allowedKeys(path).join(', ')}` }))
+  if (issue.code === 'invalid_union') return [{ path, message: 'must be one of user, tap, none' }]
+  const given = path.reduce<unknown>(
+    (at, part) => (typeof at === 'object' && at !== null ? (at as Record<string | number, unknown>)[part] : undefined),
+    value,
+  )
+  if (given === undefined && path.length > 0 && issue.code !== 'custom')
+    return [{ path, message: `is missing: ${issue.message.replace(', received undefined', '')}` }]
+  return [
+    {
+      path,
+      message: path.length === 0 && issue.code === 'invalid_type' ? 'must be a mapping of fields, such as name: web-1' : issue.message,
+    },
+  ]
+}
+
+function allowedKeys(path: (string | number)[]): string[] {
+  if (path[0] === 'disks') return Object.keys(diskField.shape)
+  if (path[0] === 'nics') return ['type', 'mac', 'tap (type tap only)']
+  return Object.keys(specSchema.shape)
+}
+
+/** YAML that parseSpec reads back to the same spec. Defaults are written out: another site must not fill in its own. */
+export function specToYaml(spec: VmSpec): string {
+  const { name, vcpus, memoryBytes, ...rest } = spec
+  return toYaml({ name, vcpus, memory: formatSize(memoryBytes), ...rest })
+}
+
+/** A UUID that follows from the VM's name alone (RFC 9562 version 8), so that both ends of a migration give the guest the same one. */
+export function vmUuid(name: string): string {
+  const bytes = createHash('sha256').update(`godwit vm uuid ${name}`).digest().subarray(0, 16)
+  bytes[6] = (bytes[6]! & 0x0f) | 0x80
+  bytes[8] = (bytes[8]! & 0x3f) | 0x80
+  const hex = bytes.toString('hex')
+  return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join('-')
+}
+
+/** The NIC's MAC address: the spec's, or one that follows from the VM's name and the NIC's index (locally administered, QEMU's 52:54:00 range). */
+export function nicMac(spec: VmSpec, index: number): string {
+  const nic = spec.nics[index]
+  if (nic && nic.type !== 'none' && nic.mac !== undefined) return nic.mac
+  const hex = createHash('sha256').update(`godwit vm mac ${spec.name} ${index}`).digest('hex')
+  return `52:54:00:${hex.slice(0, 2)}:${hex.slice(2, 4)}:${hex.slice(4, 6)}`
+}
+
+export type SpecFile = { file: string; use: 'kernel' | 'initrd' | 'readonly' | 'ephemeral' | 'shared' | 'writable' }
+
+/** Every file the VM needs, each once, in a stable order. */
+export function specFiles(spec: VmSpec): SpecFile[] {
+  const files: SpecFile[] = []
+  if (spec.kernel !== undefined) files.push({ file: spec.kernel, use: 'kernel' })
+  if (spec.initrd !== undefined) files.push({ file: spec.initrd, use: 'initrd' })
+  for (const disk of spec.disks)
+    if (!files.some(known => known.file === disk.file && known.use === disk.mode)) files.push({ file: disk.file, use: disk.mode })
+  return files
+}
