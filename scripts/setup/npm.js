@@ -2,7 +2,7 @@
 //
 // npm leaves out an optional package whose `engines` do not fit the Node that npm itself runs under; the QUIC engine wants Node 22, a Debian
 // machine has 20. So the project's own Node is fetched first, and npm is run with it.
-import { existsSync, mkdirSync, readFileSync, realpathSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { findNode } from '../../bin/launch.js'
 import { attempt, cache, findProgram, hashFiles, Missing, must, readText, root, say, tailOf, whisper } from './tools.js'
@@ -10,6 +10,8 @@ import { attempt, cache, findProgram, hashFiles, Missing, must, readText, root, 
 const lockFile = join(root, 'package-lock.json')
 const modules = join(root, 'node_modules')
 const stamp = join(modules, '.godwit')
+/** Where the Node that runs npm is put for the time that node_modules is empty. */
+const bootstrap = join(cache, 'node')
 const nodePackage = `node-linux-${process.arch === 'arm64' ? 'arm64' : 'x64'}`
 const help = 'Check that npm reaches its registry (npm ping), then run this again; the whole output is in .cache/setup.log.'
 const quiet = ['--no-audit', '--no-fund']
@@ -53,7 +55,6 @@ export function npmReady() {
 async function npmCommand() {
   const script = [process.env.npm_execpath, realpathSync(findProgram('npm'))].find(path => path?.endsWith('.js'))
   if (!script) return ['npm', []]
-  const bootstrap = join(cache, 'node')
   const there = findNode()
   if (there) return [there, [script]]
   const version = JSON.parse(readFileSync(lockFile, 'utf8')).packages[`node_modules/${nodePackage}`]?.version
@@ -92,6 +93,7 @@ export async function installNpm() {
   if (!findProgram('npm')) throw new Missing('npm', 'Install Node 20 or newer with npm.')
   say('installing npm packages (half a minute or so)')
   await install()
+  rmSync(bootstrap, { recursive: true, force: true })
   const lack = lacking()
   const needed = lack.filter(({ optional }) => !optional)
   if (needed.length > 0) throw new Missing(`npm packages: ${needed.map(({ path }) => path).join(', ')}`, help)
