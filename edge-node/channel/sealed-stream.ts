@@ -115,8 +115,9 @@ export function createSealedReader({ stream, key, context, allowed, onReceived }
       const chunk = await stream.read()
       if (chunk === null) break
       for (const record of outer.push(chunk)) {
+        const frames = open(record.payload)
         onReceived?.(record.payload.length + FRAME_HEADER_BYTES)
-        yield* open(record.payload)
+        yield* frames
       }
     }
     outer.end()
