@@ -147,6 +147,15 @@ export async function installQemu() {
   say(`QEMU ${now} is installed`)
 }
 
+/** The library that the Node of npm's package needs. Throws Missing. */
+export async function installLibatomic() {
+  const help = 'Install it (Debian: apt-get install libatomic1), or use a Node 24 or newer that runs here.'
+  if (!mayInstall()) throw new Missing('the library libatomic.so.1', help)
+  await update()
+  say('installing libatomic1')
+  await aptGet(['install', '-y', '--no-install-recommends', 'libatomic1'], 'the library libatomic.so.1', help)
+}
+
 /** A C compiler's program name, installed where there is none. Throws Missing. */
 export async function installCompiler() {
   const found = [process.env.CC, 'cc', 'gcc', 'clang'].find(name => name && findProgram(name))

@@ -5,6 +5,7 @@
 import { existsSync, mkdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { findNode } from '../../bin/launch.js'
+import { installLibatomic } from './debian.js'
 import { attempt, cache, findProgram, hashFiles, Missing, must, readText, root, say, tailOf, whisper } from './tools.js'
 
 const lockFile = join(root, 'package-lock.json')
@@ -51,12 +52,23 @@ export function npmReady() {
   return true
 }
 
+/** The Node of npm's package is linked against libatomic, which a small Debian does not have. Throws Missing. */
+async function mustRun(node) {
+  const first = await attempt(node, ['--version'], { timeoutMs: 60_000 })
+  if (first.code === 0) return
+  if (first.output.includes('libatomic')) await installLibatomic()
+  await must(node, ['--version'], 'a Node that runs TypeScript', 'The Node that npm installed does not run here. Use Node 24 or newer.')
+}
+
 /** npm as [program, first arguments]: run by the project's own Node where that can be had. */
 async function npmCommand() {
   const script = [process.env.npm_execpath, realpathSync(findProgram('npm'))].find(path => path?.endsWith('.js'))
   if (!script) return ['npm', []]
   const there = findNode()
-  if (there) return [there, [script]]
+  if (there) {
+    await mustRun(there)
+    return [there, [script]]
+  }
   const version = JSON.parse(readFileSync(lockFile, 'utf8')).packages[`node_modules/${nodePackage}`]?.version
   mkdirSync(bootstrap, { recursive: true })
   const wanted = `${nodePackage}@${version ?? 'latest'}`
@@ -70,7 +82,9 @@ async function npmCommand() {
       cwd: bootstrap,
     },
   )
-  return [join(bootstrap, 'node_modules', nodePackage, 'bin/node'), [script]]
+  const node = join(bootstrap, 'node_modules', nodePackage, 'bin/node')
+  await mustRun(node)
+  return [node, [script]]
 }
 
 /** `npm ci` into an empty place; otherwise, or where the lock file lacks other platforms' packages, an install by the lock that leaves the rest alone. */
@@ -99,6 +113,7 @@ export async function installNpm() {
   if (needed.length > 0) throw new Missing(`npm packages: ${needed.map(({ path }) => path).join(', ')}`, help)
   if (!findNode())
     throw new Missing('a Node that runs TypeScript', `npm has none for ${process.platform}-${process.arch}: use Node 24 or newer.`)
+  await mustRun(findNode())
   for (const { path } of lack) say(`optional, and not to be had here: ${path.replace(/^.*node_modules\//, '')}`)
   writeFileSync(stamp, stampText())
 }
