@@ -44,7 +44,10 @@ test('every message comes out whole at every split and byte by byte', () => {
 test('an end within a message is QEMU_STREAM, an end between two is fine', async () => {
   const ends = new Set([0])
   let at = 0
-  for (const [, payload] of sample) ends.add((at += 4 + payload.length))
+  for (const [, payload] of sample) {
+    at += 4 + payload.length
+    ends.add(at)
+  }
   for (let cut = 0; cut <= sampleBytes.length; cut++) {
     const body = () => parse([sampleBytes.subarray(0, cut)])
     if (ends.has(cut)) body()
