@@ -32,7 +32,7 @@ export const gatewayDefaults = ({ configDir, stateDir }: { configDir: string; st
   id: 'gateway',
   stateDir: `${stateDir}/gateway`,
   listen: { host: '0.0.0.0', ports: { ...DEFAULT_PORTS } },
-  admin: { host: '127.0.0.1', port: DEFAULT_ADMIN_PORT, tokenFile: `${configDir}/admin.token` },
+  admin: { host: '127.0.0.1', port: DEFAULT_ADMIN_PORT, tokenFile: `${stateDir}/gateway/admin.token` },
   identity: { keys: `${configDir}/gateway.keys`, certificate: `${configDir}/gateway.cert`, root: `${configDir}/root.pub` },
   log: { level: 'info', format: 'json' },
 })

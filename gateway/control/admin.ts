@@ -1,0 +1,98 @@
+// The gateway's admin API: what operators and the `godwit` command may ask (docs/PROTOCOL.md, table of routes).
+// Always holds: everything but /healthz needs the bearer token; request bodies are strict, so a mistyped field is an error that names it;
+// nothing here can reach into a VM: the gateway does not have what it takes.
+import type { Route } from '../../ops/http.ts'
+import type { Metrics } from '../../ops/metrics.ts'
+import { EnrolmentUpload, type GatewayStatus, MigrationRequest, TokenRequest } from '../../wire/admin.ts'
+import { Id } from '../../wire/control.ts'
+import { check, type z } from '../../wire/schema.ts'
+import type { Enrolments } from './enrolments.ts'
+import type { Migrations } from './migrations.ts'
+import type { Sites } from './sites.ts'
+
+export type AdminOptions = {
+  sites: Sites
+  migrations: Migrations
+  enrolments: Enrolments
+  metrics: Metrics
+  describe: () => GatewayStatus['gateway']
+}
+
+const body = <S extends z.ZodType>(schema: S, value: unknown): z.output<S> =>
+  check(schema, value ?? {}, { what: 'request body', code: 'CONFIG_INVALID' })
+const ENDED_SHOWN = 50
+
+export function adminRoutes({ sites, migrations, enrolments, metrics, describe }: AdminOptions): Route[] {
+  return [
+    { method: 'GET', path: '/healthz', open: true, handle: () => ({ body: { ok: true } }) },
+    {
+      method: 'GET',
+      path: '/metrics',
+      async handle({ text }) {
+        const { body, contentType } = await metrics.expose()
+        text(body, contentType)
+        return undefined
+      },
+    },
+    {
+      method: 'GET',
+      path: '/v1/status',
+      handle() {
+        const status: GatewayStatus = {
+          gateway: describe(),
+          sites: sites.views(),
+          vms: sites.vms(),
+          migrations: migrations.list().slice(0, ENDED_SHOWN),
+        }
+        return { body: status }
+      },
+    },
+    { method: 'GET', path: '/v1/sites', handle: () => ({ body: { sites: sites.views() } }) },
+    { method: 'GET', path: '/v1/vms', handle: () => ({ body: { vms: sites.vms() } }) },
+    { method: 'GET', path: '/v1/migrations', handle: () => ({ body: { migrations: migrations.list() } }) },
+    {
+      method: 'POST',
+      path: '/v1/migrations',
+      async handle({ json }) {
+        return { status: 202, body: { migrationId: await migrations.start(body(MigrationRequest, await json())) } }
+      },
+    },
+    { method: 'GET', path: '/v1/migrations/:id', handle: ({ params }) => ({ body: migrations.record(params['id'] ?? '') }) },
+    {
+      method: 'DELETE',
+      path: '/v1/migrations/:id',
+      async handle({ params }) {
+        await migrations.cancel(params['id'] ?? '')
+        return { status: 202, body: {} }
+      },
+    },
+    {
+      method: 'GET',
+      path: '/v1/migrations/:id/events',
+      async handle({ params, ndjson, signal }) {
+        migrations.record(params['id'] ?? '')
+        const answer = ndjson()
+        for await (const event of migrations.follow(params['id'] ?? '', signal)) await answer.line(event)
+        answer.end()
+        return undefined
+      },
+    },
+    {
+      method: 'POST',
+      path: '/v1/enrolments/tokens',
+      async handle({ json }) {
+        return { status: 201, body: await enrolments.createToken(body(TokenRequest, await json()).site) }
+      },
+    },
+    { method: 'GET', path: '/v1/enrolments', handle: async () => ({ body: { enrolments: await enrolments.list() } }) },
+    {
+      method: 'PUT',
+      path: '/v1/enrolments/:site',
+      async handle({ params, json }) {
+        const site = check(Id, params['site'], { what: 'site', code: 'CONFIG_INVALID' })
+        await enrolments.issue(site, body(EnrolmentUpload, await json()).certificate)
+        return { body: {} }
+      },
+    },
+  ]
+}

@@ -1,0 +1,133 @@
+// The sites this gateway knows: who is connected, over which connections, and what each last said of itself.
+// Enters: authenticated connections, site.state messages. Leaves: the link to a site, a stream to a site, views for status.
+// Always holds: a site has at most one control link; a later incarnation (process) of its node replaces an earlier one, never the other way
+// round; data connections belong to the incarnation of the control link and go with it. Messages of a replaced link change nothing.
+import type { RpcPeer } from '../../transport/rpc.ts'
+import type { Connection, Stream } from '../../transport/types.ts'
+import type { SiteView, VmView } from '../../wire/admin.ts'
+import type { SiteState } from '../../wire/control.ts'
+import { GodwitError } from '../../wire/errors.ts'
+import type { StoredSite } from '../store/records.ts'
+import type { Peer } from './authenticate.ts'
+
+export const SITES_MAX = 4096
+export const DATA_CONNECTIONS_MAX = 16
+
+export type SiteLink = {
+  readonly site: string
+  readonly peer: Peer
+  readonly connection: Connection
+  readonly rpc: RpcPeer
+  readonly since: number
+}
+
+type Site = { control: SiteLink | undefined; data: Set<SiteLink>; state: SiteState | undefined; last: StoredSite | undefined }
+
+export type Sites = {
+  /** Registers an authenticated connection until it closes. SITE_DUPLICATE, SITE_OFFLINE (data before control), LIMIT_EXCEEDED. */
+  attach(link: SiteLink): void
+  detach(link: SiteLink): void
+  /** Takes a site's word about itself; false when this link is no longer the site's. */
+  update(link: SiteLink, state: SiteState): boolean
+  /** The control link of a site that is connected and has said what it is. */
+  online(site: string): SiteLink | undefined
+  known(site: string): boolean
+  /** The state that came over the present control link. */
+  state(site: string): SiteState | undefined
+  openTo(site: string, index: number): Promise<Stream>
+  vms(): VmView[]
+  views(): SiteView[]
+  links(): SiteLink[]
+}
+
+export function createSites(remembered: StoredSite[]): Sites {
+  const sites = new Map<string, Site>()
+  for (const last of remembered) sites.set(last.site, { control: undefined, data: new Set(), state: undefined, last })
+
+  function attachControl(site: Site, link: SiteLink): void {
+    const old = site.control
+    if (old && old.peer.hello.incarnation > link.peer.hello.incarnation)
+      throw new GodwitError('SITE_DUPLICATE', `another node of site ${link.site}, started later, is connected`)
+    site.control = link
+    site.state = undefined
+    if (!old) return
+    drop(old, 'a newer link of this site took its place')
+    if (old.peer.hello.incarnation === link.peer.hello.incarnation) return
+    for (const data of site.data) drop(data, 'the node was restarted')
+    site.data.clear()
+  }
+
+  function attachData(site: Site, link: SiteLink): void {
+    if (site.control?.peer.hello.incarnation !== link.peer.hello.incarnation)
+      throw new GodwitError('SITE_OFFLINE', `site ${link.site} has no control link of this incarnation`)
+    if (site.data.size >= DATA_CONNECTIONS_MAX)
+      throw new GodwitError('LIMIT_EXCEEDED', `site ${link.site} has ${DATA_CONNECTIONS_MAX} data connections`)
+    site.data.add(link)
+  }
+
+  return {
+    attach(link) {
+      const site = sites.get(link.site) ?? { control: undefined, data: new Set(), state: undefined, last: undefined }
+      if (!sites.has(link.site) && sites.size >= SITES_MAX) throw new GodwitError('LIMIT_EXCEEDED', `more than ${SITES_MAX} sites`)
+      if (link.peer.hello.purpose === 'control') attachControl(site, link)
+      else attachData(site, link)
+      sites.set(link.site, site)
+    },
+    detach(link) {
+      const site = sites.get(link.site)
+      site?.data.delete(link)
+      if (site?.control !== link) return
+      site.control = undefined
+      site.state = undefined
+    },
+    update(link, state) {
+      const site = sites.get(link.site)
+      if (site?.control !== link) return false
+      site.state = state
+      const { version, host, vms } = state
+      const certificateNotAfter = link.peer.certificate.notAfter
+      site.last = { site: link.site, version, host, vms, lastSeenAt: link.since, certificateNotAfter }
+      return true
+    },
+    online(site) {
+      const found = sites.get(site)
+      return found?.state ? found.control : undefined
+    },
+    known: site => sites.has(site),
+    state: site => sites.get(site)?.state,
+    async openTo(site, index) {
+      const found = sites.get(site)
+      const control = found?.control
+      if (!control) throw new GodwitError('SITE_OFFLINE', `site ${site} is not connected`)
+      // As at the node: index 0 beside the heartbeats, the rest spread over the data connections.
+      const data = [...found.data]
+      const link = index === 0 || data.length === 0 ? control : (data[index % data.length] ?? control)
+      return link.connection.openStream()
+    },
+    vms: () =>
+      [...sites.values()].flatMap(({ state, last }) =>
+        last ? (state ?? last).vms.map(vm => ({ ...vm, site: last.site, online: state !== undefined })) : [],
+      ),
+    views: () => [...sites].map(([name, site]) => viewOf(name, site)),
+    links: () => [...sites.values()].flatMap(({ control, data }) => (control ? [control, ...data] : [...data])),
+  }
+}
+
+function drop(link: SiteLink, why: string): void {
+  link.rpc.close(new GodwitError('CONNECTION_LOST', why))
+}
+
+function viewOf(name: string, { control, data, state, last }: Site): SiteView {
+  return {
+    site: name,
+    online: state !== undefined,
+    transport: control?.connection.engine ?? null,
+    dataConnections: data.size,
+    rttMs: control?.connection.stats().rttMs ?? null,
+    version: last?.version ?? null,
+    since: control?.since ?? last?.lastSeenAt ?? 0,
+    certificateNotAfter: control?.peer.certificate.notAfter ?? last?.certificateNotAfter ?? null,
+    host: last?.host ?? null,
+    vms: (state ?? last)?.vms.map(vm => vm.name) ?? [],
+  }
+}

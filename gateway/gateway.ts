@@ -1,0 +1,164 @@
+// The gateway: where sites meet. It proves who they are, writes down who wants what, and splices their streams without being able to read them.
+// Enters: listeners, an identity, a store, an admin address. Leaves: a running gateway with close().
+// Always holds: it never holds a site's secret, a root's secret or a migration's key (an import rule enforces it: of crypto/ it uses
+// certificates, link authentication and its own identity); losing it stops migrations, never a VM.
+import type { Revocations } from '../crypto/certificate.ts'
+import { decodeCertificate } from '../crypto/certificate.ts'
+import type { LinkIdentity } from '../crypto/link-auth.ts'
+import { type Clock, systemClock } from '../ops/clock.ts'
+import { type HttpServer, startHttpServer } from '../ops/http.ts'
+import { createMetrics } from '../ops/metrics.ts'
+import type { Store } from '../ops/store.ts'
+import type { Engine, EngineName, Listener } from '../transport/types.ts'
+import { GodwitError } from '../wire/errors.ts'
+import type { Log } from '../wire/log.ts'
+import { acceptConnections } from './control/accept.ts'
+import { adminRoutes } from './control/admin.ts'
+import { createEnrolments } from './control/enrolments.ts'
+import { Migrations } from './control/migrations.ts'
+import { createSites } from './control/sites.ts'
+import { type RelayOptions, relayStream } from './relay/relay.ts'
+import { createSessions } from './relay/sessions.ts'
+import { createRecords, type StoredSite } from './store/records.ts'
+
+export type GatewayOptions = {
+  /** Name: what its certificate says. */
+  identity: LinkIdentity
+  rootPublic: Uint8Array
+  revocations?: () => Revocations | undefined
+  version: string
+  /** One listener each; several engines may share a port number where their protocols differ (UDP, TCP). */
+  listen: { engine: Engine; host: string; port: number }[]
+  admin: { host: string; port: number; token: string }
+  store: Store
+  clock?: Clock
+  log: Log
+  heartbeat?: { heartbeatMs: number; silenceMs: number }
+  /** See relay.ts; tests only. */
+  tap?: RelayOptions['tap']
+  relayIdleMs?: number
+  /** See migrations.ts; tests only. */
+  graceMs?: number
+}
+
+export type Gateway = {
+  readonly id: string
+  readonly adminUrl: string
+  readonly listeners: { engine: EngineName; host: string; port: number }[]
+  /** Tells the sites, ends relay streams, writes what is unfinished; the store stays the caller's to close. */
+  close(): Promise<void>
+}
+
+const EXPIRE_EVERY_MS = 30_000
+const CLOSE_GRACE_MS = 500
+
+/** Starts everything, or nothing: an address that is taken closes what was opened before it. */
+export async function startGateway(options: GatewayOptions): Promise<Gateway> {
+  const { clock = systemClock, log, version, rootPublic, identity } = options
+  const id = decodeCertificate(identity.certificate).id
+  const startedAt = clock.now()
+  const records = createRecords(options.store)
+  const remembered: StoredSite[] = []
+  for await (const site of records.sites()) remembered.push(site)
+
+  const sites = createSites(remembered)
+  const sessions = createSessions(clock)
+  const { metrics, count, total } = createCounters(sites, () => sessions.streams())
+  const migrations = new Migrations({
+    sites,
+    sessions,
+    records,
+    clock,
+    log,
+    graceMs: options.graceMs,
+    onEnded: record => count.migrations.inc({ outcome: record.outcome ?? 'failed' }),
+  })
+  const enrolments = createEnrolments({ records, rootPublic, clock })
+  await migrations.resume()
+
+  const listeners: { engine: EngineName; listener: Listener }[] = []
+  let admin: HttpServer | undefined
+  const expiry = setInterval(() => sessions.expire(), EXPIRE_EVERY_MS)
+  const addresses = () => listeners.map(({ engine, listener }) => ({ engine, ...listener.address }))
+  const describe = () => ({ id, version, startedAt, listeners: addresses(), relay: { streams: sessions.streams(), bytes: total.bytes } })
+
+  async function close(): Promise<void> {
+    clearInterval(expiry)
+    const why = new GodwitError('CONNECTION_LOST', 'the gateway shuts down')
+    const links = sites.links()
+    for (const link of links) link.rpc.close(why)
+    sessions.closeAll(why)
+    const gone = Promise.all(links.map(link => link.connection.closed))
+    await Promise.race([gone, new Promise(resolve => setTimeout(resolve, links.length > 0 ? CLOSE_GRACE_MS : 0))])
+    await Promise.all([admin?.close(), ...listeners.map(({ listener }) => listener.close())])
+    await Promise.all(links.map(link => link.connection.close('the gateway shuts down').catch(() => {})))
+    await migrations.close()
+  }
+
+  try {
+    for (const { engine, host, port } of options.listen)
+      listeners.push({ engine: engine.name, listener: await engine.listen({ host, port }) })
+    const routes = adminRoutes({ sites, migrations, enrolments, metrics, describe })
+    admin = await startHttpServer({
+      listen: { host: options.admin.host, port: options.admin.port },
+      routes,
+      token: options.admin.token,
+      log,
+    })
+  } catch (error) {
+    await close()
+    throw error
+  }
+
+  const relay: RelayOptions = {
+    sessions,
+    openTo: sites.openTo,
+    onBytes(direction, bytes) {
+      total.bytes += bytes
+      count.bytes.inc({ direction }, bytes)
+    },
+    onRefused: code => count.joins.inc({ code }),
+    tap: options.tap,
+    idleMs: options.relayIdleMs,
+    log,
+  }
+  for (const { engine, listener } of listeners) {
+    acceptConnections(listener, {
+      authority: { identity, rootPublic, revocations: options.revocations, clock },
+      gatewayId: id,
+      version,
+      sites,
+      enrol: enrolments.ask,
+      onState(link, state, first) {
+        const { version, host, vms } = state
+        const stored = { site: link.site, version, host, vms, lastSeenAt: clock.now(), certificateNotAfter: link.peer.certificate.notAfter }
+        records.saveSite(stored).catch(error => log.warn('a site could not be written down', { site: link.site, error }))
+        migrations.siteState(link, state.migrations, first)
+      },
+      onProgress: (link, progress) => migrations.progress(link, progress),
+      onResult: (link, result) => migrations.result(link, result),
+      onJoin: (join, site, stream) => relayStream(join, site, stream, relay),
+      onRefused: code => count.refused.inc({ code }),
+      heartbeat: options.heartbeat,
+      log,
+    }).catch(error => log.error('a listener failed', { engine, error }))
+  }
+  const { address } = admin
+  const adminUrl = 'host' in address ? `http://${address.host.includes(':') ? `[${address.host}]` : address.host}:${address.port}` : ''
+  log.info('gateway ready', { id, listeners: addresses(), admin: adminUrl })
+  return { id, adminUrl, listeners: addresses(), close }
+}
+
+function createCounters(sites: ReturnType<typeof createSites>, streams: () => number) {
+  const metrics = createMetrics('godwit_gateway')
+  const total = { bytes: 0 }
+  metrics.sampled('sites_online', 'Sites that are connected.', () => sites.views().filter(site => site.online).length)
+  metrics.sampled('relay_streams', 'Relay streams that are open.', streams)
+  const count = {
+    bytes: metrics.counter('relay_bytes_total', 'Bytes relayed.', ['direction']),
+    joins: metrics.counter('joins_refused_total', 'Relay streams refused, by code.', ['code']),
+    refused: metrics.counter('refused_total', 'Connections and streams refused, by code.', ['code']),
+    migrations: metrics.counter('migrations_total', 'Migrations that have ended, by outcome.', ['outcome']),
+  }
+  return { metrics, count, total }
+}

@@ -1,0 +1,76 @@
+// From a JOIN to a splice: a source site's new stream is admitted, a stream to the target site is opened, the two become one.
+// Enters: a stream of an authenticated site, standing behind its JOIN frame. Leaves: nothing; it ends when the stream has ended.
+// Always holds: a stream that is not admitted is reset and counted, and the target never hears of it; the target gets the same JOIN.
+import { within } from '../../ops/deadline.ts'
+import type { Stream } from '../../transport/types.ts'
+import type { Join } from '../../wire/control.ts'
+import { GodwitError, toGodwitError } from '../../wire/errors.ts'
+import { encodeFrame } from '../../wire/frame.ts'
+import type { Log } from '../../wire/log.ts'
+import { toJson } from '../../wire/schema.ts'
+import { FRAME } from '../../wire/types.ts'
+import type { Sessions } from './sessions.ts'
+import { type Direction, splice } from './splice.ts'
+
+const OPEN_MS = 10_000
+/** A paused guest's control stream may be quiet for long; heartbeats tell dead connections far sooner than this. */
+const IDLE_MS = 30 * 60_000
+
+export type RelayOptions = {
+  sessions: Sessions
+  /** Opens a stream to a site for this stream index. SITE_OFFLINE. */
+  openTo(site: string, index: number): Promise<Stream>
+  onBytes(direction: Direction, bytes: number): void
+  onRefused(code: string): void
+  /** Tests only: sees every byte that is relayed, to prove that there is nothing to see. */
+  tap?: ((sessionId: string, index: number, direction: Direction, bytes: Uint8Array) => void) | undefined
+  idleMs?: number | undefined
+  log: Log
+}
+
+/** Serves one joined stream to its end. Never throws: what goes wrong resets the stream. */
+export async function relayStream(join: Join, site: string, stream: Stream, options: RelayOptions): Promise<void> {
+  const { sessions, onBytes, onRefused, tap, idleMs = IDLE_MS, log } = options
+  let permit: ReturnType<Sessions['admit']>
+  try {
+    permit = sessions.admit(join, site)
+  } catch (thrown) {
+    const error = toGodwitError(thrown)
+    log.warn('a JOIN was refused', { site, ...join, error })
+    onRefused(error.code)
+    return stream.reset(error.code)
+  }
+  try {
+    const target = await openTarget(permit.target, join, options)
+    await splice(stream, target, {
+      signal: permit.signal,
+      idleMs,
+      onChunk(direction, chunk) {
+        permit.count(direction, chunk.length)
+        onBytes(direction, chunk.length)
+        tap?.(join.sessionId, join.index, direction, chunk)
+      },
+    })
+  } catch (thrown) {
+    const error = toGodwitError(thrown)
+    log.debug('a relay stream broke', { ...join, error })
+    stream.reset(error.code)
+  } finally {
+    permit.release()
+  }
+}
+
+async function openTarget(site: string, join: Join, { openTo }: RelayOptions): Promise<Stream> {
+  const opening = openTo(site, join.index)
+  const stream = await within(opening, { ms: OPEN_MS, what: `a stream to site ${site}` }).catch(error => {
+    opening.then(late => late.reset('too late')).catch(() => {})
+    throw error
+  })
+  try {
+    await within(stream.write(encodeFrame(FRAME.JOIN, toJson(join))), { ms: OPEN_MS, what: `JOIN to site ${site}` })
+    return stream
+  } catch (error) {
+    stream.reset('JOIN failed')
+    throw error instanceof GodwitError ? error : new GodwitError('STREAM_RESET', 'JOIN could not be written', { cause: error })
+  }
+}
