@@ -6,6 +6,7 @@
 import zlib from 'node:zlib'
 import { GodwitError } from '../../wire/errors.ts'
 import { BATCH_BODY_BYTES_MAX, BATCH_HEADER_BYTES, type BatchHeader, CODEC, readBatchHeader, writeBatchCodec } from './batch.ts'
+import type { Level } from './level.ts'
 
 export type Zstd = {
   readonly name: 'node' | 'portable'
@@ -18,8 +19,6 @@ export type Zstd = {
 /** Levels that pay: below -7 hardly anything shrinks, above 9 a core gives less than a slow link takes. */
 export const LEVEL_MIN = -7
 export const LEVEL_MAX = 9
-/** Measured (bench/pipeline.ts): the fastest level that still more than halves text and code. */
-export const LEVEL_DEFAULT = 1
 
 const WINDOW_LOG_MAX = 21
 /** Compressed must be below this share of raw: decompressing costs the target about as much time as sending a few per cent. */
@@ -55,7 +54,7 @@ function nodeZstd(): Zstd {
 }
 
 /** A filled batch (`bytes` of header and raw body in `input`) and room for its compressed form. Both buffers come back with the result. */
-export type CompressJob = { input: ArrayBuffer; output: ArrayBuffer; bytes: number; level: number | 'off' }
+export type CompressJob = { input: ArrayBuffer; output: ArrayBuffer; bytes: number; level: Level }
 /** The payload to send: `bytes` of `output` when compressed, else of `input`. */
 export type CompressResult = { input: ArrayBuffer; output: ArrayBuffer; bytes: number; compressed: boolean; busyMs: number }
 

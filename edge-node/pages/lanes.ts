@@ -57,6 +57,17 @@ export class Lanes {
     return promise
   }
 
+  /** Batches that wait for a stream, those kept back by a barrier included. */
+  get waiting(): number {
+    let count = this.#ready.length
+    for (const { early } of this.#intervals.values()) count += early.length
+    return count
+  }
+
+  get idle(): boolean {
+    return this.#lanes.every(({ busy }) => !busy)
+  }
+
   /** Nothing more is sent; barriers under way fail with `error`. */
   stop(error: unknown): void {
     this.#stopped = true

@@ -18,8 +18,9 @@
 import { type Block, PAGE_BYTES, PageMap } from './address.ts'
 import { BATCH_PAGES_MAX, batchBufferBytes } from './batch.ts'
 import { Classifier, type PageCounts, type PageHasher } from './classify.ts'
-import { type CompressJob, type CompressResult, LEVEL_DEFAULT, LEVEL_MAX, LEVEL_MIN } from './compress.ts'
+import { type CompressJob, type CompressResult, LEVEL_MAX, LEVEL_MIN } from './compress.ts'
 import { type FrameSink, Lanes } from './lanes.ts'
+import { type Level, LevelControl } from './level.ts'
 import type { FilledBatch } from './pending.ts'
 import { createCompressPerformer } from './perform.ts'
 import { createInlinePool, createThreadPool, type Pool } from './pool.ts'
@@ -33,8 +34,8 @@ export type PipelineOptions = {
   blocks: readonly Block[]
   hasher: PageHasher
   compression: 'zstd' | 'off'
-  /** zstd level, -7..9. */
-  level?: number
+  /** zstd level, -7..9, or 'auto' (the default): what the link gives time for, see level.ts. */
+  level?: number | 'auto'
   /** Threads that compress; 0: in process. */
   workers: number
   /** Pages of content in a batch, 1..256. */
@@ -59,6 +60,8 @@ export type PipelineStats = {
   barriers: { asked: number; rewritten: number; referenced: number }
   /** classify: hash, table and copy, on the caller's thread (from samples); compress: sum over workers; send: waiting for room, sum over batches. */
   busyMs: { classify: number; compress: number; send: number }
+  /** What batches are compressed with now. */
+  level: Level
   buffered: { batches: number; batchesMax: number; bytesMax: number }
 }
 
@@ -76,8 +79,8 @@ export type Pipeline = {
   finish(): Promise<void>
   /** Gives up: everything under way and every later call fails with `error`. */
   abort(error: unknown): void
-  /** zstd level of batches filled from now on, -7..9. */
-  setLevel(level: number): void
+  /** zstd level of batches filled from now on, -7..9 or 'auto'. */
+  setLevel(level: number | 'auto'): void
   stats(): PipelineStats
 }
 
@@ -107,7 +110,9 @@ class PagePipeline implements Pipeline {
   #output: ArrayBuffer | undefined
   /** Batches that have left the classifier and not yet the sink. */
   #underWay = 0
-  #level: number
+  readonly #control = new LevelControl()
+  /** Fixed, or 'auto'. */
+  #level: number | 'auto'
   #interval = 1
   #lastBarrier: Promise<void> = Promise.resolve()
   #seen = 0
@@ -118,7 +123,7 @@ class PagePipeline implements Pipeline {
   constructor(options: PipelineOptions) {
     const { compression, workers, sink, batchPages = 64 } = options
     if (!Number.isInteger(batchPages) || batchPages < 1 || batchPages > BATCH_PAGES_MAX) throw new TypeError(`batchPages ${batchPages}`)
-    this.#level = checkedLevel(options.level ?? LEVEL_DEFAULT)
+    this.#level = checkedLevel(options.level ?? 'auto')
     this.#compression = compression
     this.#batchPages = batchPages
     this.#batchesMax = 2 * Math.max(1, workers) + sink.streams + 1
@@ -182,17 +187,22 @@ class PagePipeline implements Pipeline {
     const interval = this.#interval
     this.#lanes.expect(interval)
     const output = this.#output!
-    const level = this.#compression === 'off' ? 'off' : this.#level
-    this.#pool.run({ input, output, bytes, level }, [input, output]).then(
+    this.#pool.run({ input, output, bytes, level: this.#levelNow() }, [input, output]).then(
       result => this.#send(interval, pages, result),
       error => this.abort(error),
     )
+  }
+
+  #levelNow(): Level {
+    if (this.#compression === 'off') return 'off'
+    return this.#level === 'auto' ? this.#control.level : this.#level
   }
 
   /** Compressed, it waits for its turn on a stream. */
   #send(interval: number, pages: number, result: CompressResult): void {
     if (this.#failure) return
     this.#busyMs.compress += result.busyMs
+    this.#control.observe(this.#limit())
     this.#stats[result.compressed ? 'compressed' : 'raw'] += pages
     const payload = new Uint8Array(result.compressed ? result.output : result.input, 0, result.bytes)
     const started = performance.now()
@@ -202,6 +212,13 @@ class PagePipeline implements Pipeline {
       this.#release(result)
     }
     this.#lanes.add(interval, { payload, sent })
+  }
+
+  /** Who waits for whom, as a batch comes from the workers. */
+  #limit(): 'link' | 'workers' | 'none' {
+    const waiting = this.#lanes.waiting
+    if (waiting > 0) return 'link'
+    return this.#lanes.idle && this.saturated ? 'workers' : 'none'
   }
 
   /** The sink is done with a batch: its buffers are used again. */
@@ -256,7 +273,7 @@ class PagePipeline implements Pipeline {
     this.#pool.close().catch(() => {})
   }
 
-  setLevel(level: number): void {
+  setLevel(level: number | 'auto'): void {
     this.#level = checkedLevel(level)
   }
 
@@ -269,6 +286,7 @@ class PagePipeline implements Pipeline {
       pages: { ...counts, compressed, raw },
       barriers: { ...this.#barriers },
       busyMs: { ...this.#busyMs },
+      level: this.#levelNow(),
       buffered: { batches: this.#underWay, batchesMax, bytesMax: batchesMax * this.#batchPages * PAGE_BYTES },
     }
   }
@@ -282,7 +300,8 @@ class PagePipeline implements Pipeline {
 const createPool = (workers: number): Pool<CompressJob, CompressResult> =>
   workers > 0 ? createThreadPool(workers, { role: 'compress' }) : createInlinePool(createCompressPerformer())
 
-function checkedLevel(level: number): number {
+function checkedLevel(level: number | 'auto'): number | 'auto' {
+  if (level === 'auto') return level
   if (!Number.isInteger(level) || level < LEVEL_MIN || level > LEVEL_MAX)
     throw new TypeError(`zstd level ${level} is not ${LEVEL_MIN}..${LEVEL_MAX}`)
   return level
