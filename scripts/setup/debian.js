@@ -56,11 +56,17 @@ async function aptGet(args, what, help) {
 
 const updateHelp = "Check apt's sources and the network ('apt-get update' must work), then run this again."
 let updated = false
+/** A source that we do not need may be out of order: what matters shows when a package is installed. */
 async function update(force = false) {
   if (updated && !force) return
   say("reading apt's package lists")
-  await aptGet(['update'], "apt's package lists", updateHelp)
   updated = true
+  try {
+    await aptGet(['update'], "apt's package lists", updateHelp)
+  } catch (error) {
+    if (!(error instanceof Missing)) throw error
+    say("'apt-get update' reports errors (see .cache/setup.log); going on with the lists there are")
+  }
 }
 
 /** The index targets for main packages that apt is configured for: [{ site, release, entry }]. */
@@ -94,14 +100,17 @@ export function signedBy(text, site) {
     .join('\n')}\n`
 }
 
-/** Makes apt know bookworm-backports, at the site that it takes bookworm from. */
+/** Makes apt know bookworm-backports, at the site that it takes bookworm from. Gives what takes that back. */
 async function addBackports() {
   let known = await sources()
   if (known.length === 0) {
     await update()
     known = await sources()
   }
-  if (known.some(({ release, codename }) => release === BACKPORTS || codename === BACKPORTS)) return update()
+  if (known.some(({ release, codename }) => release === BACKPORTS || codename === BACKPORTS)) {
+    await update()
+    return () => {}
+  }
   const base = known.find(({ release, codename }) => release === 'bookworm' || codename === 'bookworm')
   if (!base) throw new Missing('a source of Debian packages', "apt has no source for 'bookworm main'. Configure one, then run this again.")
   const key = signedBy(readText(base.entry.replace(/:\d+$/, '')), base.site)
@@ -116,12 +125,10 @@ async function addBackports() {
     listFile,
     `# Written by Godwit's setup for QEMU ${QEMU_MAJOR_MIN} or newer; may be removed.\ndeb ${option}${base.site} ${BACKPORTS} main\n`,
   )
-  try {
-    await update(true)
-  } catch (error) {
+  await update(true)
+  return () => {
     rmSync(listFile, { force: true })
     if (isBlock) rmSync(keyFile, { force: true })
-    throw error
   }
 }
 
@@ -137,11 +144,17 @@ export async function installQemu() {
   const { codename, major } = system()
   if (!mayInstall()) throw new Missing(what, qemuHelp)
   if (major !== 0 && major < 12) throw new Missing(what, qemuHelp)
-  if (codename === 'bookworm') await addBackports()
+  let undo = () => {}
+  if (codename === 'bookworm') undo = await addBackports()
   else await update()
   say(`installing ${qemuPackage} (a minute or so)`)
   const suite = codename === 'bookworm' ? ['-t', BACKPORTS] : []
-  await aptGet(['install', '-y', '--no-install-recommends', ...suite, qemuPackage], what, qemuHelp)
+  try {
+    await aptGet(['install', '-y', '--no-install-recommends', ...suite, qemuPackage], what, `${updateHelp}\n${qemuHelp}`)
+  } catch (error) {
+    undo()
+    throw error
+  }
   const now = await qemuVersion()
   if (!isGoodQemu(now)) throw new Missing(`${what}; after the installation: ${now ?? 'none'}`, qemuHelp)
   say(`QEMU ${now} is installed`)
