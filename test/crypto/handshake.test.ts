@@ -1,5 +1,14 @@
 import { readFileSync } from 'node:fs'
-import { finish, type HandshakeState, readMessage, startHandshake, transportKeys, writeMessage } from '../../crypto/handshake.ts'
+import {
+  finish,
+  type HandshakeState,
+  readMessage,
+  startHandshake,
+  transportKeys,
+  writeMessage,
+  XWING_CIPHERTEXT_BYTES,
+  XWING_PUBLIC_BYTES,
+} from '../../crypto/handshake.ts'
 import { generateSiteKeys, type SiteKeys } from '../../crypto/identity.ts'
 import { hmac, openTransport, sealTransport } from '../../crypto/noise.ts'
 import { encodePrologue } from '../../crypto/prologue.ts'
@@ -62,6 +71,17 @@ test('HMAC-BLAKE2b is RFC 2104 over BLAKE2b-512 with a block of 128 bytes', asyn
     const key = new Uint8Array(length).fill(7)
     assert.is(hex(hmac(key, utf8('a'), utf8('b'))), createHmac('blake2b512', key).update('ab').digest('hex'))
   }
+})
+
+test('X-Wing is that of draft-connolly-cfrg-xwing-kem (appendix C, first vector)', () => {
+  const pair = sodium().crypto_kem_xwing_seed_keypair(fromHex('7f9c2ba4e88f827d616045507605853ed73b8093f6efbc88eb1a6eacfa66ef26'))
+  const seed =
+    '3cb1eea988004b93103cfb0aeefd2a686e01fa4a58e8a3639ca8a1e3f9ae57e235b8cc873c23dc62b8d260169afa2f75ab916a58d974918835d25e6a435085b2'
+  const sent = sodium().crypto_kem_xwing_enc_deterministic(pair.publicKey, fromHex(seed))
+  assert.is(hex(sent.sharedSecret), 'd2df0522128f09dd8e2c92b1e905c793d8f57a54c3da25861f10bf4ca613e384')
+  assert.is(hex(sodium().crypto_kem_xwing_dec(sent.ciphertext, pair.privateKey)), hex(sent.sharedSecret))
+  assert.is(pair.publicKey.length, XWING_PUBLIC_BYTES)
+  assert.is(sent.ciphertext.length, XWING_CIPHERTEXT_BYTES)
 })
 
 for (const hybrid of [false, true]) {
