@@ -204,3 +204,9 @@ export function specFiles(spec: VmSpec): SpecFile[] {
     if (!files.some(known => known.file === disk.file && known.use === disk.mode)) files.push({ file: disk.file, use: disk.mode })
   return files
 }
+
+/** `sha256` in hex; absent for a shared or writable disk, whose content changes while we look. */
+export type FileFacts = { bytes: number; sha256?: string | undefined }
+
+/** The name of a file of a VM among its files. */
+export const fileKey = ({ file, use }: SpecFile): string => `${use}/${file}`

@@ -1,0 +1,174 @@
+// Whether a VM can move to a host, decided before a byte moves. Pure. Enters: what the VM needs (said by the source) and what the host has (measured there).
+// Leaves: nothing, or a coded refusal that says what to do. Always holds: no rule looks at anything but its two arguments.
+import { GodwitError } from '../../wire/errors.ts'
+import { check, z } from '../../wire/schema.ts'
+import type { Accelerator } from './argv.ts'
+import { DEFAULT_CPU, type FileFacts, fileKey, formatSize, MIB, parseSpec, specFiles, specToYaml, type VmSpec } from './spec.ts'
+import { compareVersions, QEMU_MINIMUM } from './version.ts'
+
+/** Before QEMU 9.0 a live pre-copy under TCG misses dirty pages and still says 'completed'. */
+export const LIVE_TCG_MINIMUM = '9.0'
+/** What a QEMU process takes beside the guest's memory. */
+export const MEMORY_OVERHEAD_BYTES = 128 * MIB
+/** Logs and sockets of a VM. */
+export const DISK_NEEDED_BYTES = 64 * MIB
+
+export type Method = 'live' | 'cold'
+
+export type VmNeeds = {
+  spec: VmSpec
+  /** The source's QEMU, 'major.minor.micro'. */
+  qemuVersion: string
+  /** What the VM runs under at the source. */
+  accelerator: Accelerator
+  method: Method
+  /** The VM's files at the source, by fileKey. */
+  files: Record<string, FileFacts>
+  /** The id of the source's shared folder, when the VM has a shared disk. */
+  sharedId?: string | undefined
+}
+
+export type HostInfo = {
+  /** undefined: no QEMU. */
+  qemuVersion: string | undefined
+  accelerators: readonly Accelerator[]
+  machines: readonly string[]
+  /** By accelerator and model: the features that this host cannot give. */
+  cpus: Partial<Record<Accelerator, Record<string, readonly string[]>>>
+  vcpus: number
+  /** Free now, less what running VMs were promised and have not touched. */
+  memoryFreeBytes: number
+  diskFreeBytes: number
+  /** This host's files of the VM in question, by fileKey. */
+  files: Record<string, FileFacts>
+  sharedId?: string | undefined
+  /** The tap interfaces that exist. */
+  taps: readonly string[]
+}
+
+type Rule = (needs: VmNeeds, host: HostInfo) => GodwitError | undefined
+
+/** The first reason why the VM cannot move to the host, or undefined. */
+export const preflight = (needs: VmNeeds, host: HostInfo): GodwitError | undefined => preflightProblems(needs, host)[0]
+
+/** Every reason, most fundamental first. */
+export const preflightProblems = (needs: VmNeeds, host: HostInfo): GodwitError[] =>
+  RULES.map(rule => rule(needs, host)).filter(problem => problem !== undefined)
+
+const qemuVersion: Rule = ({ qemuVersion: source, accelerator, method }, { qemuVersion: target }) => {
+  if (target === undefined) return new GodwitError('PREFLIGHT_QEMU_MISSING', 'the target has no QEMU')
+  const tooOld = [source, target].find(version => compareVersions(version, QEMU_MINIMUM, 2) < 0)
+  if (tooOld)
+    return new GodwitError('PREFLIGHT_QEMU_OLD', `QEMU ${tooOld} is older than ${QEMU_MINIMUM}`, {
+      hint: `use QEMU >= ${QEMU_MINIMUM} at both sites`,
+    })
+  if (compareVersions(target, source, 2) < 0)
+    return new GodwitError('PREFLIGHT_QEMU_DOWNGRADE', `the source has QEMU ${source}, the target ${target}`)
+  if (method === 'cold' || accelerator === 'kvm') return undefined
+  const [version, side] = compareVersions(source, LIVE_TCG_MINIMUM, 2) < 0 ? [source, 'source'] : [target, 'target']
+  if (compareVersions(version, LIVE_TCG_MINIMUM, 2) >= 0) return undefined
+  return new GodwitError(
+    'PREFLIGHT_QEMU_OLD',
+    `the ${side} has QEMU ${version}: without KVM, live migration before QEMU ${LIVE_TCG_MINIMUM} loses writes of the guest`,
+    { hint: `use QEMU >= ${LIVE_TCG_MINIMUM} at both sites, or migrate with --method cold` },
+  )
+}
+
+const accelerator: Rule = ({ accelerator: source }, { accelerators }) =>
+  accelerators.includes(source)
+    ? undefined
+    : new GodwitError('PREFLIGHT_ACCELERATOR', `the VM runs under ${source}; the target has ${accelerators.join(' and ') || 'none'}`, {
+        hint:
+          source === 'kvm'
+            ? 'choose a site with KVM, or stop the VM and start it with accelerator: tcg'
+            : 'choose a site whose QEMU has TCG',
+      })
+
+const machine: Rule = ({ spec }, { machines }) =>
+  machines.includes(spec.machine)
+    ? undefined
+    : new GodwitError('PREFLIGHT_MACHINE', `the target's QEMU does not know the machine type ${spec.machine}`)
+
+const cpu: Rule = ({ spec, accelerator: source }, { cpus }) => {
+  const missing = cpus[source]?.[spec.cpu]
+  if (missing === undefined) return new GodwitError('PREFLIGHT_CPU', `the target's QEMU does not know the CPU model ${spec.cpu}`)
+  // TCG emulates what it can of any model, alike on every host; the default model is the baseline of every KVM host (QEMU itself takes svm out of it).
+  if (source === 'tcg' || spec.cpu === DEFAULT_CPU || missing.length === 0) return undefined
+  return new GodwitError('PREFLIGHT_CPU', `the target's CPU cannot give ${spec.cpu}: it lacks ${missing.join(', ')}`)
+}
+
+const writableDisk: Rule = ({ spec }) => {
+  const disk = spec.disks.find(item => item.mode === 'writable')
+  return disk && new GodwitError('PREFLIGHT_WRITABLE_DISK', `${spec.name} writes to its local disk ${disk.file}, which would stay behind`)
+}
+
+const memory: Rule = ({ spec }, { memoryFreeBytes }) => {
+  const needed = spec.memoryBytes + MEMORY_OVERHEAD_BYTES
+  if (memoryFreeBytes >= needed) return undefined
+  const [want, have] = [needed, memoryFreeBytes].map(bytes => formatSize(Math.max(0, Math.floor(bytes / MIB)) * MIB))
+  return new GodwitError('PREFLIGHT_MEMORY', `the VM needs ${want} of memory at the target, ${have} are free`)
+}
+
+const diskSpace: Rule = (_, { diskFreeBytes }) =>
+  diskFreeBytes >= DISK_NEEDED_BYTES
+    ? undefined
+    : new GodwitError(
+        'PREFLIGHT_DISK_SPACE',
+        `the target's state folder needs ${formatSize(DISK_NEEDED_BYTES)} of free disk, ${Math.floor(diskFreeBytes / MIB)}MiB are free`,
+      )
+
+const files: Rule = (needs, host) => {
+  for (const item of specFiles(needs.spec)) {
+    const [source, target] = [needs.files[fileKey(item)], host.files[fileKey(item)]]
+    const folder = item.use === 'shared' ? 'shared' : 'images'
+    if (source === undefined)
+      return new GodwitError('PREFLIGHT_FILE_MISSING', `${item.file} (${item.use}) is not in the source's ${folder} folder`)
+    if (target === undefined)
+      return new GodwitError('PREFLIGHT_FILE_MISSING', `${item.file} (${item.use}) is not in the target's ${folder} folder`)
+    if (item.use === 'shared' && (needs.sharedId === undefined || needs.sharedId !== host.sharedId))
+      return new GodwitError('PREFLIGHT_FILE_MISSING', `${item.file}: the two sites' shared folders are not the same storage`, {
+        hint: 'mount the same file system as shared folder at both sites',
+      })
+    if (item.use !== 'shared' && (source.bytes !== target.bytes || source.sha256 !== target.sha256))
+      return new GodwitError('PREFLIGHT_FILE_MISSING', `${item.file} (${item.use}) at the target is another file than at the source`)
+  }
+  return undefined
+}
+
+const devices: Rule = ({ spec }, { taps }) => {
+  for (const nic of spec.nics)
+    if (nic.type === 'tap' && !taps.includes(nic.tap))
+      return new GodwitError('PREFLIGHT_DEVICE', `the target has no tap interface ${nic.tap}`, {
+        hint: `ip tuntap add ${nic.tap} mode tap`,
+      })
+  return undefined
+}
+
+const RULES: Rule[] = [qemuVersion, accelerator, writableDisk, machine, cpu, memory, diskSpace, files, devices]
+
+const needsSchema = z.strictObject({
+  spec: z.string().max(64 * 1024),
+  qemuVersion: z.string().regex(/^[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}$/),
+  accelerator: z.enum(['kvm', 'tcg']),
+  method: z.enum(['live', 'cold']),
+  files: z.record(
+    z.string().max(200),
+    z.strictObject({
+      bytes: z.int().min(0),
+      sha256: z
+        .string()
+        .regex(/^[0-9a-f]{64}$/)
+        .optional(),
+    }),
+  ),
+  sharedId: z.string().max(64).optional(),
+})
+
+/** The needs as a JSON value for the other site. */
+export const needsToJson = (needs: VmNeeds): unknown => ({ ...needs, spec: specToYaml(needs.spec) })
+
+/** The needs in a JSON value that another site sent. FRAME_MALFORMED, or VM_SPEC_INVALID for its spec. */
+export function parseNeeds(value: unknown): VmNeeds {
+  const needs = check(needsSchema, value, { what: 'needs of the VM' })
+  return { ...needs, spec: parseSpec(needs.spec) }
+}
