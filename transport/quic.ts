@@ -32,6 +32,7 @@ const READ_BYTES = 128 * 1024
 const WRITE_BYTES = 128 * 1024
 /** quinn finishes a handshake inside accept: with one accept pending, one silent client would hold up all others until it times out. */
 const PARALLEL_HANDSHAKES = 32
+const CLOSE_MS = 1_000
 const BACKLOG_CONNECTIONS = 256
 /** UDP socket buffers; the kernel clamps them to net.core.[rw]mem_max. */
 const SOCKET_BUFFER_BYTES = 4 * 1024 * 1024
@@ -40,11 +41,11 @@ const textOf = (error: unknown) => (error instanceof Error ? error.message : Str
 
 type Wrapped = {
   stream: Stream
-  /** Fails our promises and nothing else: a lost connection needs no resets, and a closing one must not take back what was written. */
+  /** Our side closes: fails our promises and nothing else, since a reset would take back what was written. */
   lose(error: GodwitError): void
 }
 
-function createStream(native: NativeStream, id: number, onOver: () => void): Wrapped {
+function createStream(native: NativeStream, id: number, lost: () => GodwitError | undefined, onOver: () => void): Wrapped {
   const guard = createGuard()
   const halves = { write: true, read: true }
   const over = (half: 'write' | 'read') => {
@@ -65,12 +66,14 @@ function createStream(native: NativeStream, id: number, onOver: () => void): Wra
       over('read')
     })
   }
-  /** The peer's reset of one half takes both: that is the seam's meaning of reset. A lost connection is reported by whoever watches it. */
+  /** The peer's reset of one half takes both: that is the seam's meaning of reset. */
   const mapped = (error: unknown): GodwitError => {
     if (guard.error) return guard.error
     const message = textOf(error)
     const isReset = message.includes('reset') || message.includes('stopped')
-    const mine = new GodwitError(isReset ? 'STREAM_RESET' : 'CONNECTION_LOST', `stream ${id}: ${message}`, { cause: error })
+    const mine = isReset
+      ? new GodwitError('STREAM_RESET', `stream ${id}: ${message}`, { cause: error })
+      : (lost() ?? new GodwitError('CONNECTION_LOST', `stream ${id}: ${message}`, { cause: error }))
     if (isReset) fail(mine)
     return mine
   }
@@ -138,16 +141,20 @@ function createConnection(native: NativeConnection, serverKey: Uint8Array, side:
   const closed = Promise.withResolvers<CloseReason>()
   const guard = createGuard()
 
+  // Streams are not told of a loss: their native calls fail by themselves, after what has come was read.
   const finish = (reason: CloseReason) => {
     if (guard.error) return
-    const error = new GodwitError('CONNECTION_LOST', `connection to ${host}:${port}: ${reason.message}`)
-    guard.fail(error)
+    guard.fail(new GodwitError('CONNECTION_LOST', `connection to ${host}:${port}: ${reason.message}`))
     inbox.end()
-    for (const stream of live) stream.lose(error)
     closed.resolve(reason)
   }
   const adopt = (stream: NativeStream, opener: 'client' | 'server'): Stream => {
-    const wrapped = createStream(stream, Number(stream.id()) * 2 + (opener === 'server' ? 1 : 0), () => live.delete(wrapped))
+    const wrapped = createStream(
+      stream,
+      Number(stream.id()) * 2 + (opener === 'server' ? 1 : 0),
+      () => guard.error,
+      () => live.delete(wrapped),
+    )
     live.add(wrapped)
     return wrapped.stream
   }
@@ -186,6 +193,7 @@ function createConnection(native: NativeConnection, serverKey: Uint8Array, side:
     async close(reason) {
       if (guard.error) return
       finish({ code: 'CLOSED', message: reason ?? 'closed' })
+      for (const stream of live) stream.lose(guard.error!)
       // CONNECTION_CLOSE overtakes what is still on its way: give the last words (an error, a farewell) about a round trip to arrive.
       await sleep(Math.min(Math.max(2 * native.rtt(), 20), 1000))
       native.abort()
@@ -224,7 +232,9 @@ function createListener(server: NativeServer, host: string, ownKey: Uint8Array, 
   }
   const close = async () => {
     await Promise.all([...live].map(connection => connection.close('the listener closed')))
-    await server.abort()
+    // The binding waits for every connection to drain; a client that died in its handshake holds it up for the idle timeout. The wait goes on
+    // behind our back (and keeps the port until then), but nobody waits for it.
+    await Promise.race([server.abort(), sleep(CLOSE_MS)])
   }
   for (let i = 0; i < PARALLEL_HANDSHAKES; i++) void acceptAll()
   return {

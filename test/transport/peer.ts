@@ -1,10 +1,11 @@
 // The other end of the compliance suite's tests of sudden death, in a process that can be killed.
 // Arguments: engine, role (listen | connect), port, idle timeout in ms. Prints its port when it listens.
 import { createQuicEngine } from '../../transport/quic.ts'
+import { createTlsEngine } from '../../transport/tls.ts'
 import type { Connection, Engine } from '../../transport/types.ts'
 
 const [name, role, port, idleTimeoutMs] = process.argv.slice(2)
-const makers: Record<string, (options: { idleTimeoutMs: number }) => Engine> = { quic: createQuicEngine }
+const makers: Record<string, (options: { idleTimeoutMs: number }) => Engine> = { quic: createQuicEngine, tls: createTlsEngine }
 const engine = makers[name!]!({ idleTimeoutMs: Number(idleTimeoutMs) })
 
 let connection: Connection | null

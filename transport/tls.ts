@@ -1,0 +1,258 @@
+// The TLS engine: TLS 1.3 over `connections` parallel TCP connections (lanes) that make one logical connection, streams by mux.ts.
+// On a kernel with bbr it is far ahead of QUIC on lossy paths; where UDP is blocked it is the next choice.
+// A lane begins with a preamble from the client: 'GWL1' | u8 number of lanes | u8 index of this one | 16 bytes of token. Lanes with the same
+// token belong together; the token is random, fresh for each connection and seen by nobody but the two ends.
+// The client takes any certificate here on purpose: it is the server's ephemeral one, no name or issuer means anything. Who the server is, is
+// decided above by the node-gateway handshake, which signs the certificate's hash (`binding`); someone in between has another certificate.
+// Always holds: all lanes of a connection have shown the same certificate.
+import { createHash, randomBytes } from 'node:crypto'
+import type { AddressInfo } from 'node:net'
+import * as tls from 'node:tls'
+import { within } from '../ops/deadline.ts'
+import { GodwitError } from '../wire/errors.ts'
+import { createInbox, type Inbox } from './inbox.ts'
+import type { Mux } from './mux.ts'
+import { createLinkMux, createMuxConnection, type LinkOptions, type LinkSettings, linkSettings, type MuxedLane } from './mux-connection.ts'
+import { createServerCertificate } from './self-signed.ts'
+import type { Connection, ConnectOptions, Engine, Listener, ListenOptions } from './types.ts'
+
+export type TlsOptions = LinkOptions & {
+  /** Parallel TCP connections under one Connection, as the client decides. 1 to 16; default 4. */
+  connections?: number
+}
+
+const ALPN = 'godwit/1'
+const MAGIC = Buffer.from('GWL1')
+const TOKEN_BYTES = 16
+const PREAMBLE_BYTES = MAGIC.length + 2 + TOKEN_BYTES
+const LANES_MAX = 16
+const BACKLOG_CONNECTIONS = 256
+/** From the TCP connection to the last lane's preamble. */
+const JOIN_MS = 10_000
+/** Connections of which some lanes are still missing. */
+const JOINING_MAX = 256
+
+const endpoint = (socket: tls.TLSSocket) => `${socket.remoteAddress}:${socket.remotePort}`
+
+/** A muxer on a socket that has been greeted. `early` came before the muxer was there. */
+function createLane(socket: tls.TLSSocket, side: 'client' | 'server', settings: LinkSettings, early?: Uint8Array): MuxedLane {
+  let trouble = 'the connection broke'
+  const mux: Mux = createLinkMux(side, { send: bytes => socket.write(bytes), queuedBytes: () => socket.writableLength }, settings)
+  socket.on('error', error => {
+    trouble = error.message
+  })
+  socket.on('drain', () => mux.drained())
+  socket.on('data', (chunk: Buffer) => mux.push(chunk))
+  // A peer that closes says goodbye in the muxer first: a bare end is a death, or somebody who cuts.
+  socket.on('end', () => mux.finish({ code: 'CONNECTION_LOST', message: 'the peer hung up' }))
+  socket.on('close', () => mux.finish({ code: 'CONNECTION_LOST', message: trouble }))
+  mux.closed.then(reason => reason.code === 'CONNECTION_LOST' && socket.destroy())
+  if (early?.length) mux.push(early)
+  socket.resume()
+  return {
+    mux,
+    end: () => new Promise(resolve => socket.end(() => resolve())),
+    destroy: () => void socket.destroy(),
+    sentBytes: () => socket.bytesWritten,
+    receivedBytes: () => socket.bytesRead,
+  }
+}
+
+/** One TLS connection to the server, its certificate's hash, and the preamble sent. */
+async function openSocket(
+  options: ConnectOptions,
+  preamble: Uint8Array,
+  signal: AbortSignal,
+): Promise<{ socket: tls.TLSSocket; hash: Buffer }> {
+  const { host, port } = options
+  const socket = tls.connect({ host, port, ALPNProtocols: [ALPN], minVersion: 'TLSv1.3', rejectUnauthorized: false })
+  socket.setNoDelay(true)
+  const abort = () => void socket.destroy(new Error('given up'))
+  signal.addEventListener('abort', abort, { once: true })
+  try {
+    if (signal.aborted) throw new Error('given up')
+    await new Promise<void>((resolve, reject) => {
+      socket.once('secureConnect', resolve)
+      socket.once('error', reject)
+      socket.once('close', () => reject(new Error('closed during the handshake')))
+    })
+    const certificate = socket.getPeerX509Certificate()
+    if (!certificate || socket.alpnProtocol !== ALPN) throw new Error('the other side is not a Godwit TLS listener')
+    socket.removeAllListeners('error').removeAllListeners('close')
+    socket.write(preamble)
+    return { socket, hash: createHash('sha256').update(certificate.raw).digest() }
+  } catch (error) {
+    socket.on('error', () => {})
+    socket.destroy()
+    throw error
+  } finally {
+    signal.removeEventListener('abort', abort)
+  }
+}
+
+async function connect(options: ConnectOptions, lanes: number, settings: LinkSettings): Promise<Connection> {
+  const { host, port, timeoutMs = 10_000, signal } = options
+  const what = `TLS to ${host}:${port}`
+  const giveUp = new AbortController()
+  const token = randomBytes(TOKEN_BYTES)
+  const opening = Array.from({ length: lanes }, (_, i) =>
+    openSocket(options, Buffer.concat([MAGIC, Buffer.of(lanes, i), token]), giveUp.signal),
+  )
+  try {
+    const opened = await within(Promise.all(opening), { ms: timeoutMs, what, code: 'CONNECT_TIMEOUT', signal })
+    const [first] = opened
+    if (opened.some(({ hash }) => !hash.equals(first!.hash))) throw new Error('the lanes lead to different servers')
+    return createMuxConnection({
+      engine: 'tls',
+      remoteAddress: `${host}:${port}`,
+      binding: first!.hash,
+      lanes: opened.map(({ socket }) => createLane(socket, 'client', settings)),
+      maxStreams: settings.maxStreams,
+    })
+  } catch (error) {
+    giveUp.abort()
+    for (const each of opening) {
+      each.then(
+        ({ socket }) => {
+          socket.on('error', () => {})
+          socket.destroy()
+        },
+        () => {},
+      )
+    }
+    if (signal?.aborted) throw signal.reason
+    throw error instanceof GodwitError ? error : new GodwitError('CONNECT_FAILED', `${what}: ${(error as Error).message}`, { cause: error })
+  }
+}
+
+/** Reads the preamble of a lane; what came behind it is `early`. */
+async function readPreamble(socket: tls.TLSSocket): Promise<{ lanes: number; index: number; token: string; early: Buffer }> {
+  let have: Buffer = Buffer.alloc(0)
+  await new Promise<void>((resolve, reject) => {
+    socket.on('data', (chunk: Buffer) => {
+      have = Buffer.concat([have, chunk])
+      if (have.length < PREAMBLE_BYTES) return
+      socket.pause()
+      resolve()
+    })
+    socket.once('close', () => reject(new Error('closed before its preamble')))
+  })
+  socket.removeAllListeners('data').removeAllListeners('close')
+  const [lanes = 0, index = 0] = have.subarray(MAGIC.length)
+  if (!have.subarray(0, MAGIC.length).equals(MAGIC) || lanes < 1 || lanes > LANES_MAX || index >= lanes) throw new Error('a wrong preamble')
+  return { lanes, index, token: have.toString('hex', MAGIC.length + 2, PREAMBLE_BYTES), early: have.subarray(PREAMBLE_BYTES) }
+}
+
+/** Brings the lanes of each client together. */
+function createJoiner(binding: Uint8Array, settings: LinkSettings, onConnection: (connection: Connection) => void) {
+  type Joining = { lanes: (MuxedLane | undefined)[]; missing: number; timer: NodeJS.Timeout }
+  const joining = new Map<string, Joining>()
+  const drop = (token: string) => {
+    const entry = joining.get(token)
+    if (!entry) return
+    clearTimeout(entry.timer)
+    joining.delete(token)
+    for (const lane of entry.lanes) lane?.destroy()
+  }
+  return {
+    async onSocket(socket: tls.TLSSocket): Promise<void> {
+      const { lanes, index, token, early } = await within(readPreamble(socket), { ms: JOIN_MS, what: 'a preamble' })
+      let entry = joining.get(token)
+      if (!entry) {
+        if (joining.size >= JOINING_MAX) throw new GodwitError('LIMIT_EXCEEDED', 'too many connections are being made')
+        entry = { lanes: Array(lanes), missing: lanes, timer: setTimeout(drop, JOIN_MS, token) }
+        joining.set(token, entry)
+      }
+      if (entry.lanes.length !== lanes || entry.lanes[index]) {
+        drop(token)
+        throw new Error('a lane that does not fit its token')
+      }
+      const lane = createLane(socket, 'server', settings, early)
+      entry.lanes[index] = lane
+      lane.mux.closed.then(() => drop(token))
+      if (--entry.missing > 0) return
+      joining.delete(token)
+      clearTimeout(entry.timer)
+      onConnection(
+        createMuxConnection({
+          engine: 'tls',
+          remoteAddress: endpoint(socket),
+          binding,
+          lanes: entry.lanes.filter(each => each !== undefined),
+          maxStreams: settings.maxStreams,
+        }),
+      )
+    },
+    close() {
+      for (const token of [...joining.keys()]) drop(token)
+    },
+  }
+}
+
+async function listen({ host, port, signal }: ListenOptions, settings: LinkSettings): Promise<Listener> {
+  signal?.throwIfAborted()
+  const { keyPem, certificatePem, hash } = createServerCertificate()
+  const inbox: Inbox<Connection> = createInbox(BACKLOG_CONNECTIONS)
+  const live = new Set<Connection>()
+  const sockets = new Set<tls.TLSSocket>()
+  const joiner = createJoiner(hash, settings, connection => {
+    if (!inbox.push(connection)) return void connection.close('too many connections wait')
+    live.add(connection)
+    connection.closed.then(() => live.delete(connection))
+  })
+  const server = tls.createServer({
+    key: keyPem,
+    cert: certificatePem,
+    minVersion: 'TLSv1.3',
+    ALPNProtocols: [ALPN],
+    handshakeTimeout: JOIN_MS,
+    noDelay: true,
+  })
+  server.on('tlsClientError', (_error, socket) => void socket.destroy())
+  server.on('secureConnection', socket => {
+    sockets.add(socket)
+    socket.on('close', () => sockets.delete(socket))
+    socket.on('error', () => {})
+    joiner.onSocket(socket).catch(() => socket.destroy())
+  })
+  try {
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject)
+      server.listen({ host, port }, resolve)
+    })
+  } catch (error) {
+    throw new GodwitError('CONNECT_FAILED', `cannot listen on TCP ${host}:${port}: ${(error as Error).message}`, { cause: error })
+  }
+  server.on('error', () => {})
+  let closing: Promise<void> | undefined
+  const stop = async () => {
+    inbox.end()
+    joiner.close()
+    const gone = new Promise<void>(resolve => server.close(() => resolve()))
+    await Promise.all([...live].map(connection => connection.close('the listener closed')))
+    for (const socket of sockets) socket.destroy()
+    await within(gone, { ms: JOIN_MS, what: 'closing the TLS listener' })
+  }
+  const close = () => {
+    closing ??= stop()
+    return closing
+  }
+  signal?.addEventListener('abort', () => void close(), { once: true })
+  return { address: { host, port: (server.address() as AddressInfo).port }, accept: () => inbox.next(), close }
+}
+
+/** An engine over node:tls. Listener.close() also closes the connections that it accepted. */
+export function createTlsEngine({ connections = 4, ...options }: TlsOptions = {}): Engine {
+  if (!Number.isInteger(connections) || connections < 1 || connections > LANES_MAX)
+    throw new TypeError(`connections must be 1 to ${LANES_MAX}`)
+  const settings = linkSettings(options)
+  return {
+    name: 'tls',
+    available: async () => ({ ok: true, detail: `TLS 1.3 by OpenSSL ${process.versions.openssl}, ${connections} TCP connections` }),
+    listen: listening => listen(listening, settings),
+    async connect(connecting) {
+      connecting.signal?.throwIfAborted()
+      return connect(connecting, connections, settings)
+    },
+  }
+}
