@@ -8,16 +8,8 @@ const hash = z.string().regex(/^[0-9a-f]{64}$/, 'expected 32 bytes in hex')
 const count = z.number().int().nonnegative()
 const ms = z.number().nonnegative()
 
-/** What the VM needs at the target; checked there before a byte moves. */
-export const Offer = z.object({
-  type: z.literal('OFFER'),
-  /** The VM's specification, YAML. */
-  spec: z.string().max(65_536),
-  qemuVersion: z.string().max(64),
-  accelerator: z.enum(['kvm', 'tcg']),
-  /** Digests of kernel, initrd and read-only disks by name: the target must have the same. */
-  files: z.array(z.object({ name: z.string().max(256), bytes: count, sha256: z.string().max(64) })).max(64),
-})
+/** What the VM needs at the target (vm/preflight.ts reads it): specification, versions, digests of its files. Checked there before a byte moves. */
+export const Offer = z.object({ type: z.literal('OFFER'), needs: z.unknown() })
 
 const Message = z.discriminatedUnion('type', [
   Offer,
