@@ -73,6 +73,7 @@ class Rpc implements RpcPeer {
   #lastId = 0
   #queuedBytes = 0
   #pongQueued = false
+  #lastWrite: Promise<void> = Promise.resolve()
 
   constructor(frames: FrameStream, options: RpcOptions) {
     this.#frames = frames
@@ -213,8 +214,10 @@ class Rpc implements RpcPeer {
   async #send(type: number, payload: Uint8Array): Promise<void> {
     const bytes = payload.length + FRAME_HEADER_BYTES
     this.#queuedBytes += bytes
+    const written = this.#frames.write(type, payload)
+    this.#lastWrite = written.catch(() => {})
     try {
-      await this.#frames.write(type, payload)
+      await written
     } finally {
       this.#queuedBytes -= bytes
     }
@@ -227,7 +230,7 @@ class Rpc implements RpcPeer {
     clearInterval(this.#heart)
     for (const { reject } of [...this.#waiting.values()]) reject(error)
     // What was written last (an ERROR frame) should still arrive: half-close first, reset when the peer does not take it in time.
-    this.#frames.stream.end().catch(() => {})
+    this.#lastWrite.then(() => this.#frames.stream.end()).catch(() => {})
     setTimeout(() => this.#frames.stream.reset('closed'), CLOSE_GRACE_MS).unref()
     this.#closed.resolve(reason)
   }
