@@ -2,27 +2,20 @@
 // Enters: the list below (machine, devices, capabilities, what the parser should make of it). Leaves: NAME.zst each, and index.json.
 // The firmware is ours and option ROMs are off: a recorded stream holds no code of another's.
 import { readFileSync, writeFileSync } from 'node:fs'
-import { createServer, type Server, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { constants, zstdCompressSync } from 'node:zlib'
-import type { QmpClient } from '../edge-node/qmp/client.ts'
-import { encodePong, encodeShut } from '../edge-node/stream/return-path.ts'
-import { eventually, sleep } from '../ops/deadline.ts'
-import { COMMON_ARGV, qemuVersion, setCapabilities, startTinyGuest } from '../test/edge-node/stream/tiny-guest.ts'
+import { type RecordOptions, recordFrom } from '../test/edge-node/stream/record.ts'
+import { COMMON_ARGV, qemuVersion, startTinyGuest } from '../test/edge-node/stream/tiny-guest.ts'
 
-type Recording = {
+type Recording = RecordOptions & {
   name: string
   argv: string[]
-  capabilities: string[]
   /** Names of the blocks that a migration would capture. */
   captures: string[]
   /** The beginning of the reason why the parser gives up, when it should. */
   opaque?: string
-  /** 'run' for a while before and during the migration, or stay paused. */
-  guest?: 'run'
   /** Extra commands before the migration. */
   before?: { execute: string; arguments: Record<string, unknown> }[]
-  postcopy?: true
 }
 
 const memfd = (mib: number) => ['-m', `${mib}`, '-object', `memory-backend-memfd,id=ram0,size=${mib}M,share=on`]
@@ -130,62 +123,11 @@ const RECORDINGS: Recording[] = [
   },
 ]
 
-const LIMIT_MS = 30_000
-/** Slow enough that the running guest makes some iterations, then no limit. */
-const SLOW_BYTES_PER_SECOND = 700_000
-const SLOW_MS = 900
-
-/** Takes what QEMU sends on its first connection, and plays a target that loads everything: PONG for the PINGs, SHUT(0) when it is quiet. */
-async function receive(path: string): Promise<{ server: Server; bytes: () => Buffer; answer: (reply: Uint8Array) => void }> {
-  const chunks: Buffer[] = []
-  let first: Socket | undefined
-  const server = createServer(socket => {
-    socket.on('error', () => {})
-    if (first !== undefined) return socket.resume()
-    first = socket
-    return socket.on('data', (chunk: Buffer) => chunks.push(chunk))
-  })
-  await new Promise<void>(resolve => server.listen(path, resolve))
-  return { server, bytes: () => Buffer.concat(chunks), answer: reply => first?.write(reply) }
-}
-
-const statusOf = async (qmp: QmpClient): Promise<string> => String((await qmp.execute('query-migrate')).status)
-
+/** Commands, capabilities and the guest's running, then the stream. */
 async function record(recording: Recording): Promise<Buffer> {
   using guest = await startTinyGuest(recording.argv)
-  const { qmp } = guest
-  for (const command of recording.before ?? []) await qmp.execute(command.execute, command.arguments)
-  if (recording.capabilities.length > 0) await setCapabilities(qmp, recording.capabilities)
-  const slow = recording.guest === 'run'
-  if (slow) {
-    await qmp.execute('cont')
-    await sleep(200)
-  }
-  await qmp.execute('migrate-set-parameters', { 'max-bandwidth': slow ? SLOW_BYTES_PER_SECOND : 0, 'downtime-limit': 1 })
-  const sink = await receive(join(guest.folder, 'out.sock'))
-  try {
-    await qmp.execute('migrate', { uri: 'unix:out.sock' })
-    if (slow) await sleep(SLOW_MS)
-    for (const value of [1, 2, 3, 4]) if (recording.postcopy) sink.answer(encodePong(value))
-    if (recording.postcopy) await qmp.execute('migrate-start-postcopy')
-    await qmp.execute('migrate-set-parameters', { 'max-bandwidth': 0, 'downtime-limit': 2000 })
-    let quiet = -1
-    await eventually(
-      async () => {
-        const length = sink.bytes().length
-        const settled = length === quiet
-        quiet = length
-        if (settled && recording.capabilities.includes('return-path')) sink.answer(encodeShut(0))
-        const status = await statusOf(qmp)
-        if (status === 'failed') throw new Error(`${recording.name}: ${JSON.stringify(await qmp.execute('query-migrate'))}`)
-        return status === 'completed' && settled ? true : undefined
-      },
-      { ms: LIMIT_MS, what: `recording ${recording.name}`, everyMs: 300 },
-    )
-    return sink.bytes()
-  } finally {
-    sink.server.close()
-  }
+  for (const command of recording.before ?? []) await guest.qmp.execute(command.execute, command.arguments)
+  return await recordFrom(guest, recording)
 }
 
 async function main(names: string[]): Promise<void> {

@@ -1,5 +1,6 @@
 // The layout of QEMU's migration stream and of its return path, as numbers, and the few readers and writers of big-endian fields.
 // Nothing here holds state. Everything in the stream is big-endian. Source: QEMU's migration documentation and recorded streams.
+import { GodwitError } from '../../wire/errors.ts'
 
 /** "QEVM", then the stream version. */
 export const STREAM_MAGIC = 0x5145564d
@@ -122,3 +123,6 @@ export function concat(parts: readonly Uint8Array[]): Uint8Array {
   }
   return bytes
 }
+
+/** The bytes contradict the layout. */
+export const wrong = (what: string): GodwitError => new GodwitError('QEMU_STREAM', `QEMU's migration stream: ${what}`)

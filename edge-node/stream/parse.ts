@@ -6,16 +6,13 @@
 // Unknown and wrong are two things. Unknown (a flag, section, command or subsection that this file does not know) falls to opaque: the target's
 // QEMU judges it. Wrong (bad magic, a page outside its block, a footer of another section, an end within a record) is QEMU_STREAM: the bytes
 // contradict the layout, so what was captured before cannot be trusted either.
-import { GodwitError } from '../../wire/errors.ts'
+import { readSubsection } from './configuration.ts'
 import {
   BLOCKS_MAX,
-  CAPABILITIES_MAX,
-  CAPABILITY_NAME_BYTES_MAX,
   COMMAND,
   concat,
   EOS_RECORD,
   MACHINE_NAME_BYTES_MAX,
-  PAGE_BITS,
   PAGE_BYTES,
   pageHead,
   RAM_FLAG,
@@ -30,6 +27,7 @@ import {
   STREAM_MAGIC,
   STREAM_VERSION,
   u32,
+  wrong,
 } from './layout.ts'
 
 /** A RAM block as the MEM_SIZE list announces it. */
@@ -271,39 +269,12 @@ class StreamParser implements Parser {
       this.#state = 'section'
       return this.#section(bytes, at, end)
     }
-    if (end - at < 2) return SHORT
-    const fields = at + 2 + bytes[at + 1]! + 4
-    if (end < fields) return SHORT
-    const name = readName(bytes, at + 2, bytes[at + 1]!)
-    if (readU32(bytes, fields - 4) !== 1) return this.#fall(bytes, at, `version ${readU32(bytes, fields - 4)} of ${name}`)
-    if (name === 'configuration/uuid') return end < fields + 16 ? SHORT : fields + 16
-    if (name === 'configuration/target-page-bits') {
-      if (end < fields + 4) return SHORT
-      const bits = readU32(bytes, fields)
-      return bits === PAGE_BITS ? fields + 4 : this.#fall(bytes, at, `pages of 2^${bits} bytes`)
-    }
-    if (name === 'configuration/capabilities') return this.#capabilities(bytes, at, fields, end)
-    return this.#fall(bytes, at, `subsection ${name}`)
-  }
-
-  /** QEMU lists here only capabilities that both ends must agree on because they change the layout; so an unknown one is a layout we do not know. */
-  #capabilities(bytes: Uint8Array, at: number, fields: number, end: number): number {
-    if (end < fields + 4) return SHORT
-    const count = readU32(bytes, fields)
-    if (count > CAPABILITIES_MAX) throw wrong(`it lists ${count} capabilities`)
-    let next = fields + 4
-    for (let index = 0; index < count; index++) {
-      if (end < next + 1) return SHORT
-      const length = bytes[next]!
-      if (length > CAPABILITY_NAME_BYTES_MAX) throw wrong(`a capability's name has ${length} bytes`)
-      if (end < next + 1 + length) return SHORT
-      const name = readName(bytes, next + 1, length)
-      if (name === 'x-ignore-shared') this.#addresses = true
-      else if (name === 'postcopy-ram') this.#pageSizes = true
-      else return this.#fall(bytes, at, `capability ${name}`)
-      next += 1 + length
-    }
-    return next
+    const read = readSubsection(bytes, at, end)
+    if (read === undefined) return SHORT
+    if (typeof read === 'string') return this.#fall(bytes, at, read)
+    this.#addresses ||= read.capabilities.includes('x-ignore-shared')
+    this.#pageSizes ||= read.capabilities.includes('postcopy-ram')
+    return read.next
   }
 
   #start(bytes: Uint8Array, at: number, end: number): number {
@@ -539,5 +510,3 @@ function safe(value: number): number {
   if (!Number.isSafeInteger(value)) throw wrong(`it states ${value} as a number of bytes`)
   return value
 }
-
-const wrong = (what: string): GodwitError => new GodwitError('QEMU_STREAM', `QEMU's migration stream: ${what}`)

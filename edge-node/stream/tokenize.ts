@@ -1,7 +1,6 @@
 // A whole QEMU migration stream as tokens, for tests and tools. Enters: all bytes of a stream. Leaves: its tokens; write.ts turns them back.
 // Written apart from parse.ts on purpose (a cursor over all bytes against a state machine over pieces): the two are tested against each other.
 // The rules are the same: what is unknown makes the rest one `opaque` token, what is wrong or missing is QEMU_STREAM.
-import { GodwitError } from '../../wire/errors.ts'
 import {
   BLOCKS_MAX,
   CAPABILITIES_MAX,
@@ -21,6 +20,7 @@ import {
   SECTION,
   STREAM_MAGIC,
   STREAM_VERSION,
+  wrong,
 } from './layout.ts'
 import type { BlockEntry, Token } from './write.ts'
 
@@ -227,5 +227,3 @@ function safe(value: number): number {
   if (!Number.isSafeInteger(value)) throw wrong(`it states ${value} as a number of bytes`)
   return value
 }
-
-const wrong = (what: string): GodwitError => new GodwitError('QEMU_STREAM', `QEMU's migration stream: ${what}`)
