@@ -3,6 +3,7 @@
 // Leaves: `vmlinuz` and `initrd.img` in the out folder, each put there whole by a rename. Nothing of the host's libraries goes into the image.
 import { execFileSync } from 'node:child_process'
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
@@ -25,7 +26,7 @@ const COMPILER_FLAGS = [
 ].concat(['-fno-stack-protector', '-fno-asynchronous-unwind-tables', '-fno-ident', '-Wl,--build-id=none', '-s'])
 
 function compileGuest(): Uint8Array {
-  const folder = mkdtempSync(join(process.env['TMPDIR'] ?? '/tmp', 'godwit-guest-'))
+  const folder = mkdtempSync(join(tmpdir(), 'godwit-guest-'))
   try {
     const program = join(folder, 'guest')
     execFileSync(process.env['CC'] ?? 'cc', [...COMPILER_FLAGS, '-o', program, join(here, 'guest.c')], {

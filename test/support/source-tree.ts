@@ -1,0 +1,102 @@
+// The project's own files as text, and who imports whom. Enters: the folder. Leaves: files and import edges. Reads text, not syntax: biome formats
+// every file alike, so that an import has one form. Always holds: comments count neither as imports nor as names of packages.
+import { readdirSync, readFileSync } from 'node:fs'
+import { dirname, join, relative } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+export const root = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '')
+
+export type SourceFile = { path: string; text: string }
+/** `typesOnly`: nothing of it is left when types are stripped. `to` is a path of ours, `node:...` or a package specifier. */
+export type Import = { from: string; line: number; to: string; typesOnly: boolean }
+
+const LEFT_OUT = new Set(['node_modules', '.cache', '.git'])
+
+/** All text files of the project, with paths from its root. */
+export function projectFiles(): SourceFile[] {
+  const files: SourceFile[] = []
+  const walk = (folder: string) => {
+    for (const entry of readdirSync(folder, { withFileTypes: true })) {
+      if (LEFT_OUT.has(entry.name)) continue
+      const path = join(folder, entry.name)
+      if (entry.isDirectory()) walk(path)
+      else if (entry.isFile() && !/\.(log|bin|gz|zst|png|node)$/.test(entry.name)) {
+        const bytes = readFileSync(path)
+        if (!bytes.subarray(0, 4096).includes(0)) files.push({ path: relative(root, path), text: bytes.toString('utf8') })
+      }
+    }
+  }
+  walk(root)
+  return files.sort((a, b) => (a.path < b.path ? -1 : 1))
+}
+
+/** The text with its comments blanked; lines keep their numbers. Quotes within a line are respected well enough for formatted code. */
+export function withoutComments(text: string): string {
+  return text
+    .replace(/^\s*\/\*[\s\S]*?\*\//gm, comment => comment.replace(/[^\n]/g, ' '))
+    .replace(/^\s*\/\/.*$/gm, '')
+    .replace(/(?<=[\s;{})\],])\/\/ .*$/gm, '')
+}
+
+const isTypesOnly = (clause: string): boolean => {
+  if (/^(import|export) type\b/.test(clause)) return true
+  const names = /\{([^}]*)\}/.exec(clause)
+  if (!names || /^import\s+\w+\s*,/.test(clause)) return false
+  const parts = (names[1] ?? '').split(',').map(part => part.trim())
+  return parts.filter(Boolean).every(part => part.startsWith('type '))
+}
+
+/** All imports of a file: static, dynamic, re-exports, and files named for workers by `new URL('./x.ts', import.meta.url)`. */
+export function importsOf({ path, text }: SourceFile): Import[] {
+  const code = withoutComments(text)
+  const found: { at: number; target: string; typesOnly: boolean }[] = []
+  for (const match of code.matchAll(/^((?:import|export)\b[^'"`;=]*?\bfrom\s+|import\s+)'([^'\n]+)'/gm))
+    found.push({ at: match.index, target: match[2] ?? '', typesOnly: isTypesOnly(match[1] ?? '') })
+  for (const match of code.matchAll(/\bimport\(\s*'([^'\n]+)'|new URL\(\s*'(\.[^'\n]+\.[jt]s)',\s*import\.meta\.url/g))
+    found.push({ at: match.index, target: match[1] ?? match[2] ?? '', typesOnly: false })
+  return found.map(({ at, target, typesOnly }) => ({
+    from: path,
+    line: code.slice(0, at).split('\n').length,
+    to: target.startsWith('.') ? join(dirname(path), target) : target,
+    typesOnly,
+  }))
+}
+
+/** Every file that is loaded when `starts` are, themselves included; `stop` files are not looked into. */
+export function closure(starts: string[], imports: Import[], stop: ReadonlySet<string> = new Set()): Map<string, string> {
+  const cameFrom = new Map(starts.map(path => [path, '']))
+  const queue = [...starts]
+  for (let path = queue.shift(); path !== undefined; path = queue.shift()) {
+    if (stop.has(path)) continue
+    for (const { from, to, typesOnly } of imports) {
+      if (from !== path || typesOnly || cameFrom.has(to)) continue
+      cameFrom.set(to, path)
+      queue.push(to)
+    }
+  }
+  return cameFrom
+}
+
+/** How a file of a closure came in: `a -> b -> c`. */
+export function trail(cameFrom: Map<string, string>, path: string): string {
+  const steps = [path]
+  for (let step = cameFrom.get(path); step; step = cameFrom.get(step)) steps.unshift(step)
+  return steps.join(' -> ')
+}
+
+/** Import cycles (of values, not types), each once, as a list of paths. */
+export function cycles(files: string[], imports: Import[]): string[][] {
+  const next = new Map(files.map(path => [path, imports.filter(({ from, typesOnly }) => from === path && !typesOnly).map(({ to }) => to)]))
+  const state = new Map<string, 'open' | 'done'>()
+  const found: string[][] = []
+  const visit = (path: string, stack: string[]) => {
+    state.set(path, 'open')
+    for (const to of next.get(path) ?? []) {
+      if (state.get(to) === 'open') found.push([...stack.slice(stack.indexOf(to)), to])
+      else if (!state.has(to) && next.has(to)) visit(to, [...stack, to])
+    }
+    state.set(path, 'done')
+  }
+  for (const path of files) if (!state.has(path)) visit(path, [path])
+  return found
+}
