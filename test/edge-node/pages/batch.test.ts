@@ -1,0 +1,229 @@
+import { PAGE_BYTES, PageMap } from '../../../edge-node/pages/address.ts'
+import {
+  BATCH_BODY_BYTES_MAX,
+  BATCH_HEADER_BYTES,
+  BATCH_PAGES_MAX,
+  BATCH_REFERENCES_MAX,
+  BATCH_ZERO_RUNS_MAX,
+  batchBufferBytes,
+  CODEC,
+  decodeBarrier,
+  encodeBarrier,
+  readBatchBody,
+  readBatchHeader,
+  writeBatchHeader,
+} from '../../../edge-node/pages/batch.ts'
+import { PendingBatch } from '../../../edge-node/pages/pending.ts'
+import { FRAME_LIMITS } from '../../../wire/types.ts'
+import { assert, codeOf, suite, thrown } from '../../support/suite.ts'
+import { pageOf } from './support.ts'
+
+const test = suite('pages: batch')
+const BLOCK = 2 ** 32
+const map = new PageMap([
+  { id: 0, bytes: 5000 * PAGE_BYTES },
+  { id: 65535, bytes: 300 * PAGE_BYTES },
+])
+
+const pending = (pages = 64) => new PendingBatch(pages, () => new ArrayBuffer(batchBufferBytes(pages)))
+const payloadOf = (batch: PendingBatch): Uint8Array => {
+  const { buffer, bytes } = batch.take()
+  return new Uint8Array(buffer, 0, bytes).slice()
+}
+const read = (payload: Uint8Array) => readBatchBody(readBatchHeader(payload), payload.subarray(BATCH_HEADER_BYTES), map)
+const header = (o: Partial<Parameters<typeof writeBatchHeader>[1]>): Uint8Array => {
+  const out = new Uint8Array(BATCH_HEADER_BYTES)
+  writeBatchHeader(out, { codec: CODEC.zstd, pages: 0, zeroRuns: 0, references: 0, bodyBytes: 0, ...o })
+  return out
+}
+
+function sample(): Uint8Array {
+  const batch = pending()
+  batch.content(7, pageOf(70))
+  batch.content(8, pageOf(80))
+  batch.content(65535 * BLOCK + 299, pageOf(90))
+  batch.content(2, pageOf(20))
+  for (const zero of [100, 101, 102, 4999, 65535 * BLOCK, 50]) batch.zero(zero)
+  batch.reference(3, 7)
+  batch.reference(4, 65535 * BLOCK + 299)
+  batch.reference(65535 * BLOCK + 5, 8)
+  return payloadOf(batch)
+}
+
+test('what a batch says is read as it was said, with zeros as runs', () => {
+  const { content, pages, zeroRuns, references } = read(sample())
+  assert.equal([...pages], [7, 8, 65535 * BLOCK + 299, 2])
+  assert.equal(content, new Uint8Array(Buffer.concat([70, 80, 90, 20].map(pageOf))))
+  assert.equal([...zeroRuns], [50, 1, 100, 3, 4999, 1, 65535 * BLOCK, 1])
+  assert.equal([...references], [3, 7, 4, 65535 * BLOCK + 299, 65535 * BLOCK + 5, 8])
+})
+
+test('a run of neighbours costs a byte per page beside its content', () => {
+  const batch = pending()
+  for (let i = 0; i < 64; i++) batch.content(i, pageOf(i))
+  assert.is(batch.take().bytes, BATCH_HEADER_BYTES + 64 * (PAGE_BYTES + 1))
+})
+
+test('a word taken back is not in the batch', () => {
+  const batch = pending()
+  for (let i = 1; i <= 4; i++) batch.content(i, pageOf(i))
+  for (let i = 11; i <= 14; i++) batch.zero(i)
+  for (let i = 21; i <= 24; i++) batch.reference(i, 1)
+  batch.remove(2, 'content')
+  batch.remove(4, 'content')
+  batch.remove(11, 'zero')
+  batch.remove(23, 'reference')
+  const { content, pages, zeroRuns, references } = read(payloadOf(batch))
+  assert.equal([...pages], [1, 3])
+  assert.equal(content, new Uint8Array(Buffer.concat([1, 3].map(pageOf))))
+  assert.equal([...zeroRuns], [12, 3])
+  assert.equal([...references], [21, 1, 22, 1, 24, 1])
+})
+
+test('taking back what is not there is our own mistake, not a coded error', async () => {
+  for (const said of ['content', 'zero', 'reference'] as const) {
+    const error = await thrown(() => pending().remove(1, said))
+    assert.not('code' in (error as object))
+  }
+})
+
+test('the largest batch fits its buffer, the declared limit and the frame', () => {
+  const pages = BATCH_PAGES_MAX
+  const batch = pending(pages)
+  for (let i = 0; i < pages; i++) batch.content((i % 2) * 65535 * BLOCK + i, pageOf(i))
+  for (let i = 0; i < BATCH_ZERO_RUNS_MAX; i++) batch.zero(2 * i)
+  for (let i = 0; i < BATCH_REFERENCES_MAX; i++) batch.reference(i % 2 ? 4000 : 65535 * BLOCK, i % 2 ? 65535 * BLOCK + 1 : 1)
+  assert.ok(batch.full)
+  const payload = payloadOf(batch)
+  assert.ok(payload.length <= batchBufferBytes(pages))
+  assert.ok(payload.length - BATCH_HEADER_BYTES <= BATCH_BODY_BYTES_MAX)
+  assert.ok(batchBufferBytes(pages) <= FRAME_LIMITS.BATCH)
+  assert.is(read(payload).zeroRuns.length, 2 * BATCH_ZERO_RUNS_MAX)
+})
+
+test('every truncation is FRAME_MALFORMED', async () => {
+  const payload = sample()
+  for (let length = 0; length < payload.length; length += length > 40 && length < payload.length - 60 ? 997 : 1) {
+    assert.is(await codeOf(() => read(payload.subarray(0, length))), 'FRAME_MALFORMED', `${length} bytes`)
+  }
+})
+
+test('a body cut short with its declared size mended is FRAME_MALFORMED', async () => {
+  const payload = sample()
+  for (let cut = 1; cut < 60; cut++) {
+    const shorter = payload.slice(0, payload.length - cut)
+    new DataView(shorter.buffer).setUint32(8, shorter.length - BATCH_HEADER_BYTES)
+    assert.is(await codeOf(() => read(shorter)), 'FRAME_MALFORMED', `${cut} bytes less`)
+  }
+})
+
+test('every flipped bit outside page content is FRAME_MALFORMED or says something about existing pages', () => {
+  const payload = sample()
+  let refused = 0
+  for (let bit = 0; bit < payload.length * 8; bit++) {
+    const byte = bit >> 3
+    if (byte >= BATCH_HEADER_BYTES && byte < BATCH_HEADER_BYTES + 4 * PAGE_BYTES) continue
+    const flipped = payload.slice()
+    flipped[byte]! ^= 1 << (bit & 7)
+    try {
+      const { pages, zeroRuns, references } = read(flipped)
+      for (const address of [...pages, ...references]) assert.ok(map.covers(address, 1))
+      for (let i = 0; i < zeroRuns.length; i += 2) assert.ok(map.covers(zeroRuns[i]!, zeroRuns[i + 1]!))
+    } catch (error) {
+      assert.is((error as { code?: string }).code, 'FRAME_MALFORMED', String(error))
+      refused++
+    }
+  }
+  assert.ok(refused > 100)
+})
+
+test('counts and sizes beyond their limits are refused from the header alone', async () => {
+  const refused: [string, Uint8Array][] = [
+    ['pages', header({ pages: BATCH_PAGES_MAX + 1, bodyBytes: (BATCH_PAGES_MAX + 1) * 4097 })],
+    ['zero runs', header({ zeroRuns: BATCH_ZERO_RUNS_MAX + 1, bodyBytes: 4 * BATCH_ZERO_RUNS_MAX })],
+    ['references', header({ references: BATCH_REFERENCES_MAX + 1, bodyBytes: 4 * BATCH_REFERENCES_MAX })],
+    ['a body larger than its lists can be', header({ pages: 1, bodyBytes: PAGE_BYTES + 9 })],
+    ['a body smaller than its pages', header({ pages: 2, bodyBytes: 2 * PAGE_BYTES + 1 })],
+    ['a huge body', header({ bodyBytes: 0xffff_ffff })],
+    ['codec', header({ codec: 3 as 1 })],
+    ['raw of another length', header({ codec: CODEC.raw, zeroRuns: 1, bodyBytes: 2 })],
+    ['version', header({}).fill(2, 0, 1)],
+  ]
+  for (const [what, bytes] of refused) assert.is(await codeOf(() => readBatchHeader(bytes)), 'FRAME_MALFORMED', what)
+})
+
+test('places outside the guest are refused', async () => {
+  const small = new PageMap([{ id: 0, bytes: 8 * PAGE_BYTES }])
+  const readSmall = (fill: (batch: PendingBatch) => void) => {
+    const batch = pending()
+    fill(batch)
+    const payload = payloadOf(batch)
+    return readBatchBody(readBatchHeader(payload), payload.subarray(BATCH_HEADER_BYTES), small)
+  }
+  const refused: ((batch: PendingBatch) => void)[] = [
+    batch => batch.content(8, pageOf(1)),
+    batch => batch.content(BLOCK, pageOf(1)),
+    batch => batch.zero(8),
+    batch => {
+      batch.zero(7)
+      batch.zero(8)
+    },
+    batch => batch.reference(8, 1),
+    batch => batch.reference(1, 8),
+    batch => batch.reference(1, 1),
+    batch => batch.reference(1, 7 * BLOCK),
+  ]
+  for (const fill of refused) assert.is(await codeOf(() => readSmall(fill)), 'FRAME_MALFORMED', String(fill))
+  readSmall(batch => batch.content(7, pageOf(1)))
+})
+
+test('a varint that is too long, too large or not the shortest is refused', async () => {
+  const zeroRun = (...list: number[]) => {
+    const out = new Uint8Array(BATCH_HEADER_BYTES + list.length)
+    out.set(header({ codec: CODEC.raw, zeroRuns: 1, bodyBytes: list.length }))
+    out.set(list, BATCH_HEADER_BYTES)
+    return out
+  }
+  assert.equal([...read(zeroRun(5, 1)).zeroRuns], [5, 1])
+  assert.is(await codeOf(() => read(zeroRun(0x85, 0, 1))), 'FRAME_MALFORMED')
+  assert.is(await codeOf(() => read(zeroRun(5, 0))), 'FRAME_MALFORMED')
+  assert.is(await codeOf(() => read(zeroRun(...new Array(7).fill(0xff), 0x7f, 1))), 'FRAME_MALFORMED')
+  assert.is(await codeOf(() => read(zeroRun(...new Array(9).fill(0xff), 1))), 'FRAME_MALFORMED')
+})
+
+test('barriers are numbered from one', async () => {
+  for (const n of [1, 255, 65536, 0xffff_ffff]) assert.is(decodeBarrier(encodeBarrier(n)), n)
+  for (const bytes of [0, 3, 5]) assert.is(await codeOf(() => decodeBarrier(new Uint8Array(bytes))), 'FRAME_MALFORMED')
+  assert.is(await codeOf(() => decodeBarrier(new Uint8Array(4))), 'FRAME_MALFORMED')
+  assert.instance(await thrown(() => encodeBarrier(0)), TypeError)
+})
+
+test('a page map refuses what is no guest and no page', async () => {
+  for (const blocks of [
+    [],
+    [{ id: 0, bytes: 100 }],
+    [{ id: 0, bytes: 0 }],
+    [{ id: 65536, bytes: 4096 }],
+    [
+      { id: 1, bytes: 4096 },
+      { id: 1, bytes: 4096 },
+    ],
+  ]) {
+    assert.instance(await thrown(() => new PageMap(blocks)), TypeError)
+  }
+  for (const [block, offset] of [
+    [0, -4096],
+    [0, 1],
+    [0, 5000 * 4096],
+    [1, 0],
+    [65535, Number.NaN],
+  ] as const) {
+    assert.is(await codeOf(() => map.numberAt(block, offset)), 'QEMU_STREAM')
+  }
+  for (const number of [0, 4999, 5000, 5299]) {
+    const address = map.addressOf(number)
+    assert.is(map.numberAt(Math.floor(address / BLOCK), (address % BLOCK) * PAGE_BYTES), number)
+  }
+})
+
+test.run()
