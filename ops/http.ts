@@ -66,6 +66,7 @@ export async function startHttpServer({ listen, routes, upgrades = [], token, lo
     })
   })
   server.maxConnections = CONNECTIONS_MAX
+  const raw = new Set<Duplex>()
 
   async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     try {
@@ -92,6 +93,10 @@ export async function startHttpServer({ listen, routes, upgrades = [], token, lo
   })
   async function upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> {
     socket.on('error', () => socket.destroy())
+    // HTTP sockets stay half-open: without this, one whose client has gone would stay for ever.
+    socket.on('end', () => socket.end())
+    raw.add(socket)
+    socket.once('close', () => raw.delete(socket))
     if (!allowed(request)) throw new GodwitError('TOKEN_INVALID', 'a valid bearer token is needed')
     const url = new URL(request.url ?? '/', 'http://local')
     for (const { route, match } of upgradeTable) {
@@ -124,6 +129,7 @@ export async function startHttpServer({ listen, routes, upgrades = [], token, lo
       new Promise(resolve => {
         server.close(() => resolve())
         server.closeAllConnections()
+        for (const socket of raw) socket.destroy()
       }),
   }
 }

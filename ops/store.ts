@@ -1,5 +1,5 @@
 // Durable state on this host: tables of JSON values in one LevelDB folder (the one importer of `level`).
-// Enters: table, key, JSON value. Leaves: the same value, also after a crash when it was written with `sync`.
+// Enters: table, key, JSON value (not null). Leaves: the same value, also after a crash when it was written with `sync`.
 // Always holds: one process per folder (STORE_LOCKED); a `sync` write has reached the disk when its promise resolves, so a message that
 // depends on it may be sent; any other failure is STORE_FAILED, and a damaged folder is never repaired in silence.
 import { mkdir } from 'node:fs/promises'

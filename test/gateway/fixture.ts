@@ -1,7 +1,4 @@
 // A gateway and nodes in one process over the memory engine, with certificates of a fresh root. Not a test itself.
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { createRoot, issueCertificate, newSerial, type Role, type Root } from '../../crypto/certificate.ts'
 import { generateSiteKeys, loadSodium, type SiteKeys } from '../../crypto/identity.ts'
 import type { LinkIdentity } from '../../crypto/link-auth.ts'
@@ -15,17 +12,13 @@ import type { Engine, Stream } from '../../transport/types.ts'
 import type { MigrationRecord } from '../../wire/admin.ts'
 import type { CancelParams, HostFacts, Join, PrepareParams, StartParams, VmFacts } from '../../wire/control.ts'
 import { silentLog } from '../../wire/log.ts'
+import { tempFolder } from '../support/temp-folder.ts'
 
 await loadSodium()
 
 export const TOKEN = 'a-test-token'
 export const NOW_SECONDS = Math.floor(Date.now() / 1000)
 const host: HostFacts = { accelerators: ['tcg'], memoryFreeBytes: 1e9, diskFreeBytes: 1e9, vcpus: 2 }
-
-export async function tempFolder(): Promise<{ path: string } & AsyncDisposable> {
-  const path = await mkdtemp(join(tmpdir(), 'godwit-test-'))
-  return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true }) }
-}
 
 export function identityOf(
   root: Root,

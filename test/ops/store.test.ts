@@ -1,0 +1,71 @@
+// The durable store: values, tables, batches, one process per folder, damage.
+import { readdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { openStore } from '../../ops/store.ts'
+import { GodwitError } from '../../wire/errors.ts'
+import { assert, codeOf, suite, thrown } from '../support/suite.ts'
+import { tempFolder } from '../support/temp-folder.ts'
+
+const test = suite('ops: store')
+
+test('keeps values by table and key, also across closing', async () => {
+  await using folder = await tempFolder()
+  const path = join(folder.path, 'deep', 'store')
+  const store = await openStore(path)
+  await store.put('sites', 'a', { n: 1 }, { sync: true })
+  await store.put('sites', 'b', [2])
+  await store.put('sites-2', 'a', 'another table')
+  await store.batch(
+    [
+      { type: 'put', table: 'sites', key: 'c', value: false },
+      { type: 'delete', table: 'sites', key: 'b' },
+    ],
+    { sync: true },
+  )
+  await store.close()
+  const again = await openStore(path)
+  assert.equal(await again.get('sites', 'a'), { n: 1 })
+  assert.is(await again.get('sites', 'nothing'), undefined)
+  const all: unknown[] = []
+  for await (const entry of again.entries('sites')) all.push(entry)
+  assert.equal(all, [
+    ['a', { n: 1 }],
+    ['c', false],
+  ])
+  await again.delete('sites', 'a')
+  assert.is(await again.get('sites', 'a'), undefined)
+  await again.close()
+})
+
+test('a folder is one process: STORE_LOCKED', async () => {
+  await using folder = await tempFolder()
+  const store = await openStore(folder.path)
+  assert.is(await codeOf(() => openStore(folder.path)), 'STORE_LOCKED')
+  await store.close()
+  await (await openStore(folder.path)).close()
+})
+
+test('a damaged folder is STORE_FAILED and says what to do; so is a closed store', async () => {
+  await using folder = await tempFolder()
+  const store = await openStore(folder.path)
+  await store.put('t', 'k', 1, { sync: true })
+  await store.close()
+  assert.is(await codeOf(() => store.get('t', 'k')), 'STORE_FAILED')
+  for (const name of await readdir(folder.path)) if (/^(MANIFEST|CURRENT)/.test(name)) await writeFile(join(folder.path, name), 'damage')
+  const error = await thrown(() => openStore(folder.path))
+  assert.ok(error instanceof GodwitError && error.code === 'STORE_FAILED')
+  assert.match((error as GodwitError).hint, /move the folder away/)
+})
+
+test('a path that cannot be a folder is STORE_FAILED; names that are none are our own mistake', async () => {
+  await using folder = await tempFolder()
+  const file = join(folder.path, 'file')
+  await writeFile(file, '')
+  assert.is(await codeOf(() => openStore(join(file, 'below'))), 'STORE_FAILED')
+  const store = await openStore(join(folder.path, 'store'))
+  assert.ok((await thrown(() => store.put('a:b', 'k', 1))) instanceof TypeError)
+  assert.ok((await thrown(() => store.put('t', '', 1))) instanceof TypeError)
+  await store.close()
+})
+
+test.run()
