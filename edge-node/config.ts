@@ -4,7 +4,8 @@ import { Id } from '../wire/control.ts'
 import { z } from '../wire/schema.ts'
 
 const path = z.string({ error: 'must be a path' }).min(1, 'must be a path')
-const portOrOff = z.union([z.number().int().min(1).max(65_535), z.literal('off')], { error: 'must be a port from 1 to 65535, or off' })
+const isPort = (value: unknown) => Number.isInteger(value) && Number(value) >= 1 && Number(value) <= 65_535
+const portOrOff = z.custom<number | 'off'>(value => value === 'off' || isPort(value), 'must be a port from 1 to 65535, or off')
 const size = z.union([z.string(), z.number()], { error: `must be ${SIZE_FORM}` }).transform((value, context) => {
   const bytes = typeof value === 'number' ? value : parseSize(value)
   if (bytes !== undefined && Number.isSafeInteger(bytes) && bytes >= 0) return bytes

@@ -3,9 +3,10 @@ import { Id } from '../wire/control.ts'
 import { z } from '../wire/schema.ts'
 
 const path = z.string({ error: 'must be a path' }).min(1, 'must be a path')
-const port = z.number({ error: 'must be a port number, or off' }).int().min(0).max(65_535)
+const isPort = (value: unknown): value is number => Number.isInteger(value) && Number(value) >= 0 && Number(value) <= 65_535
+const port = z.custom<number>(isPort, 'must be a port from 0 to 65535')
 /** `off`: this engine does not listen. 0: any free port. */
-const listenPort = z.union([port, z.literal('off')], { error: 'must be a port number, or off' })
+const listenPort = z.custom<number | 'off'>(value => value === 'off' || isPort(value), 'must be a port from 0 to 65535, or off')
 
 export const GatewayConfig = z.strictObject({
   /** Name in the gateway's certificate; nodes insist on it. */

@@ -1,0 +1,68 @@
+// What a command is: its words, options and help in one value, so that parsing, --help and the tests all read the same table.
+import type { Io } from './io.ts'
+
+export type OptionSpec = { help: string; required?: boolean; short?: string } & (
+  | { kind: 'flag' }
+  | { kind: 'text' | 'path' | 'duration' | 'size'; value: string }
+  | { kind: 'integer'; value: string; min: number; max: number }
+  | { kind: 'choice'; choices: readonly string[] }
+)
+export type OptionSpecs = Record<string, OptionSpec>
+
+/** What the parser gives for an option: ms for durations, bytes for sizes. */
+export type OptionValue<S extends OptionSpec> = S extends { kind: 'flag' }
+  ? boolean
+  : S extends { kind: 'integer' | 'duration' | 'size' }
+    ? number
+    : S extends { kind: 'choice'; choices: readonly (infer C)[] }
+      ? C
+      : string
+
+/** A flag is always there, a required option too; any other may be undefined. */
+export type OptionValues<O extends OptionSpecs> = {
+  [K in keyof O]: O[K] extends { kind: 'flag' } | { required: true } ? OptionValue<O[K]> : OptionValue<O[K]> | undefined
+}
+
+export type Positional = { name: string; help: string; optional?: boolean; many?: boolean }
+
+export type Context<O extends OptionSpecs = OptionSpecs> = { options: OptionValues<O>; args: string[]; io: Io }
+
+export type Command = {
+  /** One word or two: `root sign`. */
+  name: string
+  summary: string
+  /** Paragraphs below the usage line. */
+  details?: string
+  positionals: Positional[]
+  options: OptionSpecs
+  examples: string[]
+  /** All words after the name go to `run` as they are (it has its own --help). */
+  isPassThrough?: boolean
+  /** Gives the exit code; throws GodwitError. */
+  run(context: Context): Promise<number>
+}
+
+/** A command whose `run` sees its own options' types. */
+export function command<const O extends OptionSpecs>(
+  spec: Omit<Command, 'options' | 'run' | 'positionals'> & {
+    positionals?: Positional[]
+    options?: O
+    run(context: Context<O>): Promise<number>
+  },
+): Command {
+  const { positionals = [], options = {} as O, run, ...rest } = spec
+  return { ...rest, positionals, options, run: context => run(context as unknown as Context<O>) }
+}
+
+/** Options that many commands share. */
+export const shared = {
+  json: { kind: 'flag', help: 'print one JSON value on stdout, units in the names; errors as {"error": {code, message, hint}}' },
+  gateway: { kind: 'text', value: 'URL', help: "the gateway's admin API (GODWIT_GATEWAY; default http://127.0.0.1:7445)" },
+  tokenFile: {
+    kind: 'path',
+    value: 'FILE',
+    help: "file with the gateway's admin token (GODWIT_TOKEN_FILE, or the token itself in GODWIT_TOKEN)",
+  },
+  socket: { kind: 'path', value: 'FILE', help: "the node's unix socket (GODWIT_SOCKET)" },
+  config: { kind: 'path', value: 'FILE', help: 'configuration file (GODWIT_CONFIG)' },
+} as const satisfies OptionSpecs

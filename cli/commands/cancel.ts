@@ -1,0 +1,18 @@
+// godwit cancel: stops a migration that has not been handed over yet.
+import { askGateway } from '../client.ts'
+import { command, shared } from '../command.ts'
+import { json } from '../output.ts'
+
+export const cancel = command({
+  name: 'cancel',
+  summary: 'cancel a migration; the VM goes on at the source',
+  details: 'Refused with MIGRATION_LATE once the VM has been handed over: then it runs at the target.',
+  positionals: [{ name: 'MIGRATION', help: 'id of the migration (see godwit status)' }],
+  options: { json: shared.json, gateway: shared.gateway, 'token-file': shared.tokenFile },
+  examples: ['godwit cancel 3f2a90c1d4e5b6a7980011223344aabb'],
+  run: async ({ options, args, io }) => {
+    await askGateway(io, options, { method: 'DELETE', path: `/v1/migrations/${encodeURIComponent(args[0]!)}` })
+    io.out(options.json ? json({ migrationId: args[0], cancelled: true }) : 'cancelling; the VM goes on at its source\n')
+    return 0
+  },
+})

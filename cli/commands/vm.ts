@@ -1,0 +1,128 @@
+// godwit vm: the VMs of this host's node, over its unix socket.
+import { formatBytes } from '../../ops/units.ts'
+import type { VmFacts } from '../../wire/control.ts'
+import { askNode, nodeTarget } from '../client.ts'
+import { type Command, command, shared } from '../command.ts'
+import type { Io } from '../io.ts'
+import { json, listing, table } from '../output.ts'
+
+const common = { json: shared.json, socket: shared.socket } as const
+const name = { name: 'NAME', help: 'name of the VM' } as const
+const pathOf = (vm: string, action = '') => `/v1/vms/${encodeURIComponent(vm)}${action}`
+/** QEMU starts within this, or something is wrong with it; a guest gets its time to shut down. */
+const SLOW_MS = 90_000
+
+const post = (io: Io, flags: { socket?: string | undefined }, path: string, body?: unknown) =>
+  askNode<Record<string, unknown>>(io, flags, { method: 'POST', path, body, timeoutMs: SLOW_MS })
+
+const create = command({
+  name: 'vm create',
+  summary: 'create a VM from a specification',
+  details: 'The specification is YAML (see examples/); kernel, initrd and disks are file names in the images folder of the node.',
+  positionals: [{ name: 'FILE', help: 'specification, or - for stdin' }],
+  options: { start: { kind: 'flag', help: 'start it as well' }, ...common },
+  examples: ['godwit vm create examples/demo.yaml --start'],
+  run: async ({ options, args, io }) => {
+    const spec = args[0] === '-' ? await readStream(io.input) : await (await import('../../ops/files.ts')).readText(args[0]!)
+    const vm = await post(io, options, '/v1/vms', { spec })
+    if (options.start) await post(io, options, pathOf(String(vm['name']), '/start'))
+    io.out(options.json ? json(vm) : `created ${vm['name']}${options.start ? ' and started it' : ''}\n`)
+    return 0
+  },
+})
+
+const start = command({
+  name: 'vm start',
+  summary: 'start a VM',
+  positionals: [name],
+  options: common,
+  examples: ['godwit vm start web-1'],
+  run: async ({ options, args, io }) => {
+    const answer = await post(io, options, pathOf(args[0]!, '/start'))
+    io.out(options.json ? json(answer) : `started ${args[0]}\n`)
+    return 0
+  },
+})
+
+const stop = command({
+  name: 'vm stop',
+  summary: 'shut a VM down',
+  details: 'Presses the power button and waits; --force pulls the plug.',
+  positionals: [name],
+  options: { force: { kind: 'flag', help: 'do not wait for the guest' }, ...common },
+  examples: ['godwit vm stop web-1', 'godwit vm stop web-1 --force'],
+  run: async ({ options, args, io }) => {
+    const answer = await post(io, options, pathOf(args[0]!, '/stop'), { force: options.force })
+    io.out(options.json ? json(answer) : `stopped ${args[0]}\n`)
+    return 0
+  },
+})
+
+const list = command({
+  name: 'vm list',
+  summary: 'list the VMs of this node',
+  options: common,
+  examples: ['godwit vm list'],
+  run: async ({ options, io }) => {
+    const { vms } = await askNode<{ vms: VmFacts[] }>(io, options, { path: '/v1/vms' })
+    const rows = vms.map(vm => [vm.name, vm.state, formatBytes(vm.memoryBytes), vm.vcpus, vm.epoch])
+    io.out(options.json ? json(vms) : table(['VM', 'STATE', 'MEMORY', 'VCPUS', 'EPOCH'], rows, 'no VMs'))
+    return 0
+  },
+})
+
+const show = command({
+  name: 'vm show',
+  summary: 'show all that the node knows of a VM',
+  positionals: [name],
+  options: common,
+  examples: ['godwit vm show web-1 --json'],
+  run: async ({ options, args, io }) => {
+    const vm = await askNode<Record<string, unknown>>(io, options, { path: pathOf(args[0]!) })
+    if (options.json) io.out(json(vm))
+    else {
+      const { spec, ...facts } = vm
+      io.out(listing(Object.entries(facts).map(([key, value]) => [key, typeof value === 'string' ? value : JSON.stringify(value)])))
+      if (spec !== undefined) io.out(`\n${typeof spec === 'string' ? spec : json(spec)}`)
+    }
+    return 0
+  },
+})
+
+const attach = command({
+  name: 'vm console',
+  summary: 'attach to the serial console of a VM',
+  details: 'Shows the last 64 KiB, then follows; what is typed goes to the guest. Ctrl-] leaves.',
+  positionals: [name],
+  options: { socket: shared.socket },
+  examples: ['godwit vm console web-1'],
+  run: async ({ options, args, io }) => {
+    const { attachConsole } = await import('../console.ts')
+    return await attachConsole(io, { ...(await nodeTarget(io, options)), path: pathOf(args[0]!, '/console') })
+  },
+})
+
+const remove = command({
+  name: 'vm delete',
+  summary: 'delete a stopped VM',
+  details: 'Removes its specification and state from the node. Images are kept.',
+  positionals: [name],
+  options: common,
+  examples: ['godwit vm delete web-1'],
+  run: async ({ options, args, io }) => {
+    const answer = await askNode<unknown>(io, options, { method: 'DELETE', path: pathOf(args[0]!) })
+    io.out(options.json ? json(answer) : `deleted ${args[0]}\n`)
+    return 0
+  },
+})
+
+async function readStream(stream: AsyncIterable<unknown>): Promise<string> {
+  let text = ''
+  for await (const chunk of stream) {
+    text += String(chunk)
+    if (text.length > 1024 * 1024) break
+  }
+  return text
+}
+
+export const vmCommands: Command[] = [create, start, stop, list, show, attach, remove]

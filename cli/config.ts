@@ -1,0 +1,184 @@
+// The only reader of configuration files and of the environment. Enters: flags, environment, YAML. Leaves: checked configurations, or CONFIG_INVALID
+// that names every wrong field with its line. Precedence: flag > environment > file > default. Relative paths in a file count from that file's folder.
+import { dirname, resolve } from 'node:path'
+import { NodeConfig, nodeDefaults } from '../edge-node/config.ts'
+import { GatewayConfig, gatewayDefaults } from '../gateway/config.ts'
+import { exists, readSecret, readText } from '../ops/files.ts'
+import type { HttpTarget } from '../ops/http-client.ts'
+import { parseYaml, type YamlValue } from '../ops/yaml.ts'
+import { GodwitError } from '../wire/errors.ts'
+import { z } from '../wire/schema.ts'
+import type { Io } from './io.ts'
+import { defaultPaths } from './paths.ts'
+import { didYouMean } from './suggest.ts'
+
+type Tree = { [key: string]: unknown }
+
+/** Environment variables that overrule a field of the gateway's and the node's file. */
+const FIELD_ENV: Record<string, readonly string[]> = {
+  GODWIT_LOG_LEVEL: ['log', 'level'],
+  GODWIT_LOG_FORMAT: ['log', 'format'],
+}
+const NODE_ENV: Record<string, readonly string[]> = { ...FIELD_ENV, GODWIT_TRANSPORT: ['transport'] }
+
+const GATEWAY_PATHS = ['stateDir', 'admin.tokenFile', 'identity.keys', 'identity.certificate', 'identity.root', 'revocations']
+const NODE_PATHS = [
+  'stateDir',
+  'runDir',
+  'imagesDir',
+  'identity.keys',
+  'identity.certificate',
+  'identity.root',
+  'api.socket',
+  'revocations',
+]
+
+export type LoadOptions = {
+  /** From --config. */
+  file?: string | undefined
+  /** Fields from flags. */
+  flags?: Tree
+}
+
+/** The gateway's configuration. CONFIG_UNREADABLE when --config names no file; the default file may be absent. */
+export async function loadGatewayConfig(io: Io, { file, flags = {} }: LoadOptions = {}): Promise<GatewayConfig> {
+  const paths = defaultPaths(io)
+  const source = await readSource(io, file, `${paths.configDir}/gateway.yaml`, GATEWAY_PATHS)
+  return checkConfig(GatewayConfig, source, merge(gatewayDefaults(paths), source.tree, fromEnv(io, FIELD_ENV), flags))
+}
+
+/** The node's configuration. */
+export async function loadNodeConfig(io: Io, { file, flags = {} }: LoadOptions = {}): Promise<NodeConfig> {
+  const paths = defaultPaths(io)
+  const source = await readSource(io, file, `${paths.configDir}/node.yaml`, NODE_PATHS)
+  return checkConfig(NodeConfig, source, merge(nodeDefaults(paths), source.tree, fromEnv(io, NODE_ENV), flags))
+}
+
+const ClientConfig = z.strictObject({
+  gateway: z.strictObject({ url: z.string().optional(), tokenFile: z.string().optional() }).optional(),
+  socket: z.string().optional(),
+})
+
+export type ClientFlags = { gateway?: string | undefined; 'token-file'?: string | undefined; socket?: string | undefined }
+
+/** The gateway's admin API as the commands reach it. */
+export async function gatewayTarget(io: Io, flags: ClientFlags): Promise<HttpTarget> {
+  const paths = defaultPaths(io)
+  const { gateway = {} } = await clientConfig(io)
+  const url = flags.gateway ?? io.env['GODWIT_GATEWAY'] ?? gateway.url ?? 'http://127.0.0.1:7445'
+  const inline = flags['token-file'] === undefined ? io.env['GODWIT_TOKEN'] : undefined
+  if (inline) return { url, token: inline }
+  const tokenFile = flags['token-file'] ?? io.env['GODWIT_TOKEN_FILE'] ?? gateway.tokenFile ?? gatewayDefaults(paths).admin.tokenFile
+  try {
+    return { url, token: (await readSecret(tokenFile)).trim() }
+  } catch (error) {
+    if (!(error instanceof GodwitError) || error.code !== 'CONFIG_UNREADABLE') throw error
+    throw new GodwitError('CONFIG_UNREADABLE', `the gateway's admin token: ${error.message}`, {
+      cause: error,
+      hint: 'the gateway writes it when it first starts (admin.tokenFile); give it with --token-file or GODWIT_TOKEN',
+    })
+  }
+}
+
+/** The node's API as the vm commands reach it. */
+export async function nodeTarget(io: Io, flags: ClientFlags): Promise<HttpTarget> {
+  const socketPath = flags.socket ?? io.env['GODWIT_SOCKET'] ?? (await clientConfig(io)).socket ?? nodeDefaults(defaultPaths(io)).api.socket
+  return { socketPath }
+}
+
+async function clientConfig(io: Io): Promise<z.output<typeof ClientConfig>> {
+  const source = await readSource(
+    io,
+    undefined,
+    `${defaultPaths(io).configDir}/client.yaml`,
+    ['gateway.tokenFile', 'socket'],
+    'GODWIT_CLIENT_CONFIG',
+  )
+  return checkConfig(ClientConfig, source, source.tree)
+}
+
+type Source = { what: string; tree: Tree; yaml: YamlValue | undefined }
+
+async function readSource(
+  io: Io,
+  flag: string | undefined,
+  fallback: string,
+  pathFields: string[],
+  env = 'GODWIT_CONFIG',
+): Promise<Source> {
+  const asked = flag ?? io.env[env]
+  if (asked === undefined && !(await exists(fallback))) return { what: fallback, tree: {}, yaml: undefined }
+  const path = resolve(asked ?? fallback)
+  const yaml = parseYaml(await readText(path), { what: path })
+  const tree = yaml.value ?? {}
+  if (!isTree(tree)) throw new GodwitError('CONFIG_INVALID', `${path}: must be fields with values, such as 'site: berlin-1'`)
+  for (const field of pathFields) resolvePath(tree, field.split('.'), dirname(path))
+  return { what: path, tree, yaml }
+}
+
+function resolvePath(tree: Tree, [key, ...rest]: string[], folder: string): void {
+  const value = tree[key!]
+  if (rest.length > 0) {
+    if (isTree(value)) resolvePath(value, rest, folder)
+  } else if (typeof value === 'string' && value !== '') tree[key!] = resolve(folder, value)
+}
+
+function checkConfig<S extends z.ZodType>(schema: S, { what, yaml }: Source, value: Tree): z.output<S> {
+  const result = schema.safeParse(value)
+  if (result.success) return result.data
+  const faults = result.error.issues.slice(0, 5).map(issue => faultOf(schema, issue, yaml))
+  throw new GodwitError('CONFIG_INVALID', `${what}: ${faults.join('; ')}`)
+}
+
+function faultOf(schema: z.ZodType, issue: z.core.$ZodIssue, yaml: YamlValue | undefined): string {
+  const path = issue.path.map(part => (typeof part === 'number' ? part : String(part)))
+  const line = yaml?.lineOf(path)
+  const at = line === undefined || issue.path.length === 0 ? '' : `line ${line}: `
+  if (issue.code === 'unrecognized_keys') {
+    const key = issue.keys[0]!
+    const name = [...path, key].join('.')
+    const keyLine = yaml?.lineOf([...path, key])
+    return `${keyLine === undefined ? '' : `line ${keyLine}: `}${name}: no such field${didYouMean(key, fieldsAt(schema, path))}`
+  }
+  const isMissing = issue.code === 'invalid_type' && issue.input === undefined && /received undefined|must be/.test(issue.message)
+  return `${at}${path.join('.')}: ${isMissing ? 'is missing' : issue.message.replace(/^Invalid input: /, '')}`
+}
+
+/** Field names that a strict object of ours knows at a path. */
+function fieldsAt(schema: z.ZodType, path: readonly (string | number)[]): string[] {
+  let at: unknown = schema
+  for (const part of path) at = at instanceof z.ZodObject ? unwrap(at.shape[part]) : undefined
+  return at instanceof z.ZodObject ? Object.keys(at.shape) : []
+}
+
+const unwrap = (schema: unknown): unknown => (schema instanceof z.ZodOptional ? schema.unwrap() : schema)
+
+function fromEnv({ env }: Io, names: Record<string, readonly string[]>): Tree {
+  const tree: Tree = {}
+  for (const [name, path] of Object.entries(names)) {
+    const value = env[name]
+    if (value === undefined || value === '') continue
+    let at = tree
+    for (const part of path.slice(0, -1)) {
+      at[part] ??= {}
+      at = at[part] as Tree
+    }
+    at[path.at(-1)!] = value
+  }
+  return tree
+}
+
+const isTree = (value: unknown): value is Tree => typeof value === 'object' && value !== null && !Array.isArray(value)
+
+/** Later ones win, field by field; undefined never does. */
+export function merge(...trees: Tree[]): Tree {
+  const merged: Tree = {}
+  for (const tree of trees) {
+    for (const [key, value] of Object.entries(tree)) {
+      if (value === undefined) continue
+      const before = merged[key]
+      merged[key] = isTree(value) && isTree(before) ? merge(before, value) : value
+    }
+  }
+  return merged
+}

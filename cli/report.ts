@@ -1,0 +1,42 @@
+// The report of a migration as a person reads it. Pure; --json prints the same report as it came.
+import { formatBytes, formatDuration } from '../ops/units.ts'
+import type { Report } from '../wire/control.ts'
+import { clean, listing } from './output.ts'
+
+const PARTS: readonly [keyof Report['downtimeParts'] & string, string][] = [
+  ['finalPagesMs', 'final pages'],
+  ['deviceStateMs', 'device state'],
+  ['loadMs', 'load'],
+  ['commitMs', 'commit'],
+  ['resumeMs', 'resume'],
+]
+const CLASSES = ['Zero', 'Duplicate', 'Unchanged', 'Compressed', 'Raw'] as const
+const PAGE_BYTES = 4096
+
+export function renderReport(report: Report): string {
+  const headline = `${report.vm}: ${report.source} -> ${report.target}, ${report.method}, ${report.outcome} in ${formatDuration(report.totalMs)}\n`
+  const rounds: [string, string][] = [
+    ['downtime', report.downtimeMs === null ? 'the target never ran it' : `${formatDuration(report.downtimeMs)} (${parts(report)})`],
+    ['guest bytes', `${formatBytes(report.guestBytes)} in ${report.rounds} ${report.rounds === 1 ? 'round' : 'rounds'}`],
+    ...CLASSES.flatMap(name => classLine(report, name)),
+    ['wire bytes', `${formatBytes(report.wireBytes)}${report.ratio === null ? '' : ` (ratio ${report.ratio.toFixed(2)})`}`],
+    ['transport', `${report.transport}, ${report.streams} page ${report.streams === 1 ? 'stream' : 'streams'}`],
+    ['migration', report.migrationId],
+  ]
+  const notes = report.notes.map(note => `  note: ${clean(note)}\n`)
+  return `${headline}${listing(rounds).replace(/^(?=.)/gm, '  ')}${notes.join('')}`
+}
+
+function parts({ downtimeParts }: Report): string {
+  const known = PARTS.flatMap(([key, name]) => {
+    const ms = downtimeParts[key]
+    return typeof ms === 'number' ? [`${name} ${formatDuration(ms)}`] : []
+  })
+  return known.join(', ') || 'no parts known'
+}
+
+function classLine(report: Report, name: (typeof CLASSES)[number]): [string, string][] {
+  const pages = report[`pages${name}`]
+  if (pages === 0) return []
+  return [[`- ${name.toLowerCase()}`, `${formatBytes(pages * PAGE_BYTES)} in ${pages} pages -> ${formatBytes(report[`bytes${name}`])}`]]
+}

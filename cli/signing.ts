@@ -1,0 +1,117 @@
+// What root and enrol share: reading the root, issuing certificates, telling what a file is. Crypto is loaded once, when first needed.
+
+import type { Root } from '../crypto/certificate.ts'
+import { GodwitError, toGodwitError } from '../wire/errors.ts'
+
+/** The certificate, identity and file modules, with sodium ready. */
+export async function loadCrypto() {
+  const [certificate, identity, files] = await Promise.all([
+    import('../crypto/certificate.ts'),
+    import('../crypto/identity.ts'),
+    import('../ops/files.ts'),
+  ])
+  await identity.loadSodium()
+  return { certificate, identity, files }
+}
+
+export async function readRoot(path: string): Promise<Root> {
+  const { certificate, files } = await loadCrypto()
+  const text = await files.readSecret(path)
+  try {
+    return certificate.decodeRoot(text)
+  } catch (error) {
+    throw new GodwitError('CONFIG_INVALID', `${path}: ${toGodwitError(error).message}`, { cause: error })
+  }
+}
+
+/** Clocks of sites differ a little: a fresh certificate must be good at once. */
+const SKEW_SECONDS = 300
+
+export type Issued = {
+  role: string
+  id: string
+  fingerprint: string
+  serial: string
+  notBefore: string
+  notAfter: string
+  issuer: string
+  bytes: Uint8Array
+}
+
+/** Certifies a request. AUTH_FAILED when its keys are not those of the fingerprint. */
+export async function issue(
+  root: Root,
+  request: Uint8Array,
+  o: { validMs: number; fingerprint?: string | undefined; id?: string },
+): Promise<Issued> {
+  const { certificate, identity } = await loadCrypto()
+  const { role, id, signPublic, boxPublic } = certificate.verifyRequest(request)
+  const shown = identity.fingerprint(signPublic)
+  if (o.id !== undefined && id !== o.id) throw new GodwitError('AUTH_FAILED', `the request is of ${id}, not of ${o.id}`)
+  if (o.fingerprint !== undefined && o.fingerprint.toLowerCase() !== shown) {
+    throw new GodwitError('AUTH_FAILED', `the request of ${id} has fingerprint ${shown}, not ${o.fingerprint}`, {
+      hint: 'do not sign it: somebody may have put other keys in its place; ask the site for its fingerprint again',
+    })
+  }
+  const now = Math.floor(Date.now() / 1000)
+  const claims = { notBefore: now - SKEW_SECONDS, notAfter: now + Math.floor(o.validMs / 1000), serial: certificate.newSerial() }
+  const bytes = certificate.issueCertificate(root, { role, id, signPublic, boxPublic, ...claims })
+  return {
+    role,
+    id,
+    fingerprint: shown,
+    serial: claims.serial,
+    notBefore: iso(claims.notBefore),
+    notAfter: iso(claims.notAfter),
+    issuer: identity.fingerprint(root.signPublic),
+    bytes,
+  }
+}
+
+const iso = (seconds: number): string => new Date(seconds * 1000).toISOString()
+
+/** What a file says of itself; `error` when it is a certificate that this root would not accept. Secrets are never shown. */
+export async function describeFile(path: string, rootPublicPath?: string): Promise<Record<string, string>> {
+  const { certificate, identity, files } = await loadCrypto()
+  const text = await files.readText(path)
+  const found = files.dearmor(text)
+  if (!found) return describeKeys(path, text)
+  if (found.kind === 'ROOT PUBLIC KEY') return { kind: 'root public key', fingerprint: identity.fingerprint(found.bytes) }
+  if (found.kind === 'CERTIFICATE REQUEST') {
+    const { role, id, signPublic } = certificate.verifyRequest(found.bytes)
+    return { kind: 'certificate request', role, id, fingerprint: identity.fingerprint(signPublic) }
+  }
+  const rootPublic = rootPublicPath === undefined ? undefined : await files.readArmored(rootPublicPath, 'ROOT PUBLIC KEY')
+  const now = Math.floor(Date.now() / 1000)
+  if (found.kind === 'REVOCATIONS') {
+    if (!rootPublic) return { kind: 'revocation list', note: 'give --root-public to check and show it' }
+    const list = certificate.verifyRevocations(found.bytes, { rootPublic, now, maxAgeSeconds: Number.POSITIVE_INFINITY })
+    return {
+      kind: 'revocation list',
+      number: String(list.number),
+      issuedAt: iso(list.issuedAt),
+      serials: [...list.serials].join(' ') || 'none',
+    }
+  }
+  const { role, id, signPublic, serial, notBefore, notAfter, issuer } = certificate.decodeCertificate(found.bytes)
+  const facts: Record<string, string> = { kind: 'certificate', role, id, fingerprint: identity.fingerprint(signPublic), serial, issuer }
+  Object.assign(facts, { notBefore: iso(notBefore), notAfter: iso(notAfter) })
+  if (!rootPublic) return facts
+  try {
+    certificate.verifyCertificate(found.bytes, { rootPublic, now })
+    return { ...facts, check: 'good' }
+  } catch (error) {
+    return { ...facts, check: 'NOT accepted', error: toGodwitError(error).message }
+  }
+}
+
+async function describeKeys(path: string, text: string): Promise<Record<string, string>> {
+  const { certificate, identity } = await loadCrypto()
+  if (text.includes('"godwit-site-keys"')) {
+    return { kind: 'keys (secret)', fingerprint: identity.fingerprint(identity.decodeKeys(text).signPublic) }
+  }
+  if (text.includes('"godwit-root-key"')) {
+    return { kind: 'root key (secret)', fingerprint: identity.fingerprint(certificate.decodeRoot(text).signPublic) }
+  }
+  throw new GodwitError('CONFIG_INVALID', `${path}: not a file of keygen, root or enrol`)
+}

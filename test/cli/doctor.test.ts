@@ -1,0 +1,42 @@
+import { renderChecks } from '../../cli/commands/doctor.ts'
+import { runChecks } from '../../cli/doctor.ts'
+import { methodChecks } from '../../cli/doctor-qemu.ts'
+import { assert, suite } from '../support/suite.ts'
+import { home, recordingIo } from './recording-io.ts'
+
+const test = suite('cli: doctor')
+
+test('which methods a host has follows from QEMU and what ran', () => {
+  const states = (version: string, ...accelerators: ('kvm' | 'tcg')[]) => methodChecks(version, { accelerators }).map(({ state }) => state)
+  assert.equal(states('10.0.2', 'tcg'), ['ok', 'ok'])
+  assert.equal(states('9.0.0', 'tcg'), ['ok', 'ok'])
+  assert.equal(states('8.2.9', 'tcg'), ['warn', 'ok'])
+  assert.equal(states('7.2.22', 'kvm', 'tcg'), ['ok', 'ok'])
+  assert.equal(states('10.0.2'), ['fail', 'fail'])
+  assert.match(methodChecks('7.2.22', { accelerators: ['tcg'] })[0]!.advice!, /--method cold/)
+})
+
+test('each line says ok, warn or fail, and what to do', () => {
+  const text = renderChecks([
+    { name: 'node', state: 'ok', detail: '26' },
+    { name: 'qemu', state: 'fail', detail: 'not there', advice: 'install it' },
+  ])
+  assert.is(text, 'ok    node  26\nfail  qemu  not there\n            -> install it\n\n1 ok, 0 warn, 1 fail\n')
+})
+
+test(
+  'on this host every check answers, within its deadline, and none throws',
+  async () => {
+    await using at = await home()
+    const checks = await runChecks(recordingIo({ env: at.env }))
+    const names = checks.map(({ name }) => name)
+    for (const name of ['node', 'qemu', 'method live', 'method cold', 'memory', 'disk', 'guest memory', 'crypto', 'compression', 'clock'])
+      assert.ok(names.includes(name), name)
+    assert.ok(names.some(name => name.startsWith('transport')))
+    assert.is(checks.find(({ name }) => name === 'node')?.state, 'ok')
+    for (const { name, state, advice } of checks) if (state === 'warn') assert.ok(advice, name)
+  },
+  { ms: 60_000 },
+)
+
+test.run()
