@@ -45,6 +45,16 @@ export type PageCounts = {
   rewritten: number
 }
 
+export type ClassifierOptions = {
+  map: PageMap
+  hasher: PageHasher
+  batchPages: number
+  events: PlanEvents
+  /** False: equal pages are sent each with its content (default true). */
+  references?: boolean | undefined
+  earlyHolderPausePages?: number | undefined
+}
+
 const UNSAID = 0
 const ZERO = 1
 const CONTENT = 2
@@ -76,9 +86,11 @@ export class Classifier {
   #intervals = 0
   #pagesSeen = 0
   #earlyHoldersFrom = 0
+  readonly #references: boolean
   readonly #pausePages: number
 
-  constructor(o: { map: PageMap; hasher: PageHasher; batchPages: number; events: PlanEvents; earlyHolderPausePages?: number | undefined }) {
+  constructor(o: ClassifierOptions) {
+    this.#references = o.references ?? true
     this.#pausePages = o.earlyHolderPausePages ?? EARLY_HOLDER_PAUSE_PAGES
     this.#map = o.map
     this.#hasher = o.hasher
@@ -173,7 +185,7 @@ export class Classifier {
   }
 
   #usableHolder(hash: Uint32Array): number {
-    const holder = this.#table.holderOf(hash)
+    const holder = this.#references ? this.#table.holderOf(hash) : NO_PAGE
     if (holder === NO_PAGE) return NO_PAGE
     const early = this.#saidIn[holder]! < this.#intervalStart
     return early && this.#pagesSeen < this.#earlyHoldersFrom ? NO_PAGE : holder

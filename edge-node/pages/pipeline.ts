@@ -34,6 +34,9 @@ export type PipelineOptions = {
   blocks: readonly Block[]
   hasher: PageHasher
   compression: 'zstd' | 'off'
+  /** Whether equal pages are sent once. Default: as compression is, for it is an oracle of the same kind: who can place a page beside a secret one and watch
+   * total sizes learns whether they are equal. */
+  references?: boolean
   /** zstd level, -7..9, or 'auto' (the default): what the link gives time for, see level.ts. */
   level?: number | 'auto'
   /** Threads that compress; 0: in process. */
@@ -132,6 +135,7 @@ class PagePipeline implements Pipeline {
       map: this.#map,
       hasher: options.hasher,
       batchPages,
+      references: options.references ?? compression !== 'off',
       earlyHolderPausePages: options.earlyHolderPausePages,
       events: {
         takeBuffer: () => this.#takeBuffer(),

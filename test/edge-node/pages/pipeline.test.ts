@@ -191,6 +191,16 @@ test('stats tell what became of each page, and what it cost', async () => {
   await soon(pipeline.finish())
 })
 
+test('with compression off equal pages are sent each, unless references are asked for', async () => {
+  for (const references of [undefined, true] as const) {
+    const pipeline = pipelineOf(createSink(1).sink, { compression: 'off', ...(references ? { references } : {}) })
+    pipeline.page(0, 0, pageOf(1))
+    pipeline.page(0, 4096, pageOf(1))
+    await soon(pipeline.finish())
+    assert.is(pipeline.stats().pages.raw, references ? 1 : 2)
+  }
+})
+
 test('compression off sends raw; the level can be set while it runs', async () => {
   const raw = pipelineOf(createSink(1).sink, { compression: 'off' })
   raw.page(0, 0, pageOf(1))

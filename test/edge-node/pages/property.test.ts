@@ -78,6 +78,7 @@ class World {
       compression: this.random() < 0.3 ? 'zstd' : 'off',
       workers: 0,
       batchPages: 1 + this.below(4),
+      references: this.random() < 0.95,
       earlyHolderPausePages: this.random() < 0.8 ? 0 : 10,
       onBarrier: n => void this.skeleton.push(n),
       pool: worldPool(this.steps, job => compressBatch(zstd, job)),

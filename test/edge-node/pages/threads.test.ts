@@ -77,7 +77,16 @@ for (const [workers, compression] of [
     }
     const hasher = createPageHasher(new Uint8Array(32).fill(1))
     const onBarrier = (n: number) => void after(streams, () => applier.barrier('skeleton', n))
-    const pipeline = createPipeline({ sink, blocks: [{ id: 0, bytes: BYTES }], hasher, compression, workers, onBarrier, batchPages: 16 })
+    const pipeline = createPipeline({
+      sink,
+      blocks: [{ id: 0, bytes: BYTES }],
+      hasher,
+      compression,
+      references: true,
+      workers,
+      onBarrier,
+      batchPages: 16,
+    })
     const send = async (index: number) => {
       const page = guest.subarray(index * 4096, (index + 1) * 4096)
       if (page.every(byte => byte === 0)) pipeline.zero(0, index * 4096)
