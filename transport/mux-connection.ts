@@ -34,7 +34,7 @@ export function linkSettings(options: LinkOptions): LinkSettings {
 /** A lane with its muxer; the engine feeds the muxer. */
 export type MuxedLane = {
   mux: Mux
-  /** Flushes what was sent and closes the pipe. */
+  /** Flushes what was sent and resolves when the peer has closed the pipe (the caller does not wait for ever). */
   end(): Promise<void>
   /** Drops the pipe at once. Idempotent. */
   destroy(): void

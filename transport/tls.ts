@@ -51,7 +51,13 @@ function createLane(socket: tls.TLSSocket, side: 'client' | 'server', settings: 
   socket.resume()
   return {
     mux,
-    end: () => new Promise(resolve => socket.end(() => resolve())),
+    end() {
+      // The peer closes when it has read the farewell. Closing here before that, with bytes unread, would make the kernel send a reset, which
+      // can take back what is still on its way.
+      const gone = new Promise<void>(resolve => socket.once('close', () => resolve()))
+      socket.end()
+      return socket.destroyed ? Promise.resolve() : gone
+    },
     destroy: () => void socket.destroy(),
     sentBytes: () => socket.bytesWritten,
     receivedBytes: () => socket.bytesRead,

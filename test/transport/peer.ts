@@ -3,9 +3,14 @@
 import { createQuicEngine } from '../../transport/quic.ts'
 import { createTlsEngine } from '../../transport/tls.ts'
 import type { Connection, Engine } from '../../transport/types.ts'
+import { createWebTransportEngine } from '../../transport/webtransport.ts'
 
 const [name, role, port, idleTimeoutMs] = process.argv.slice(2)
-const makers: Record<string, (options: { idleTimeoutMs: number }) => Engine> = { quic: createQuicEngine, tls: createTlsEngine }
+const makers: Record<string, (options: { idleTimeoutMs: number }) => Engine> = {
+  quic: createQuicEngine,
+  tls: createTlsEngine,
+  webtransport: createWebTransportEngine,
+}
 const engine = makers[name!]!({ idleTimeoutMs: Number(idleTimeoutMs) })
 
 let connection: Connection | null
