@@ -33,7 +33,7 @@ export type TargetOptions = {
   reserve: (offer: MessageOf<'OFFER'>, plan: Plan) => Promise<RunningVm>
   /** Ends the waiting QEMU and forgets the VM. */
   drop: () => Promise<void>
-  /** The VM is this site's from now on. */
+  /** The VM is this site's from now on: durable when it resolves. An agent that dies after it sends `cont` when it is back. */
   commit: (epoch: number) => Promise<void>
   /** Makes a state durable before what follows from it (fsync). */
   record: (state: TargetState, epoch: number) => Promise<void>
@@ -186,14 +186,14 @@ async function takeOver(options: TargetOptions, life: Life, peer: Peer, vm: Runn
   if (!ours) throw new GodwitError('MIGRATION_STATE', 'GRANT is for another VM, migration or content')
   if (grant.epoch !== plan.epoch + 1) throw new GodwitError('EPOCH_STALE', `GRANT for epoch ${grant.epoch}, expected ${plan.epoch + 1}`)
   await advance(options, life, 'grant')
-  await advance(options, life, 'resume')
   const startMs = performance.now()
+  await options.commit(plan.epoch + 1)
+  await advance(options, life, 'resume')
   await vm.commands.cont()
   const resumeMs = performance.now() - startMs
   await peer.send({ type: 'RUNNING', resumeMs })
   await vm.commands.announceSelf().catch(error => options.log.warn('no announcement to switches', { error }))
   await advance(options, life, 'running')
-  await options.commit(plan.epoch + 1)
   await peer.finish()
 }
 
@@ -207,7 +207,6 @@ async function giveUp(
   const { log, plan } = options
   if (life.state === 'RESUMING' || life.state === 'RUNNING') {
     log.error('the VM is ours, but not everything went well after that', { migrationId: plan.migrationId, error })
-    await options.commit(plan.epoch + 1)
     return error
   }
   life.incoming?.abort(error)

@@ -298,9 +298,10 @@ export class Registry {
 
   /**
    * 'kept': the VM stays (the engine has made sure that the guest runs again). 'moved': another site owns it with `epoch` (this one's + 1 unless told);
-   * its QEMU is killed and nothing stays here but the epoch.
+   * its QEMU is killed and nothing stays here but the epoch. 'doubt': handed over, and the other site has not answered: it stays paused here, with its
+   * memory, until a person says where it runs.
    */
-  async endMigration(name: string, outcome: 'moved' | 'kept', epoch?: number): Promise<void> {
+  async endMigration(name: string, outcome: 'moved' | 'kept' | 'doubt', epoch?: number): Promise<void> {
     await this.#inTurn(name, async entry => {
       if (entry.record.state === 'failed' && outcome === 'kept') return // QEMU ended meanwhile
       if (entry.record.state !== 'migrating' && entry.record.state !== 'failed') throw this.#wrongState(name, 'is not migrating')
@@ -309,6 +310,7 @@ export class Registry {
         await this.#forget(entry, epoch ?? entry.record.epoch + 1)
         return
       }
+      if (outcome === 'doubt') return await this.#update(entry, { state: 'paused', doubt: true })
       await this.#update(entry, { state: 'running' })
       await this.#look(entry)
     })

@@ -4,7 +4,7 @@ import { assert, codeOf, suite } from '../../support/suite.ts'
 
 const test = suite('ownership tables')
 const walk = <S extends string>(table: Record<string, Record<string, string>>, from: S, events: string[]): S =>
-  events.reduce((state, event) => next(table, state, event) as S, from)
+  events.reduce<S>((state, event) => next<S>(table, state, event), from)
 
 test('a migration that goes well ends RETIRED at the source and RUNNING at the target', () => {
   assert.is(walk<SourceState>(SOURCE, 'RUNNING', ['offer', 'accepted', 'quiesced', 'loaded', 'running']), 'RETIRED')

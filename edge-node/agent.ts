@@ -1,0 +1,136 @@
+// The node: a site's VMs, its link to the gateway, and the migrations it takes part in. Enters: a configuration and transport engines.
+// Leaves: a running node with close(). Always holds: its VMs outlive it; one migration slot for a VM; a peer is believed only with a certificate
+// of our root for the very site that the plan names; the gateway is believed in nothing that could cost a VM.
+import { mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { type HttpServer, startHttpServer } from '../ops/http.ts'
+import { openStore } from '../ops/store.ts'
+import type { Engine } from '../transport/types.ts'
+import type { HostFacts, VmFacts } from '../wire/control.ts'
+import type { Log } from '../wire/log.ts'
+import { nodeRoutes } from './api.ts'
+import type { NodeConfig } from './config.ts'
+import { dialGateway } from './dial.ts'
+import { type LoadedIdentity, loadIdentity } from './identity.ts'
+import { connectLink, type Link } from './link/link.ts'
+import { createNodeMetrics } from './metrics.ts'
+import { createMigrations, type Migrations } from './migrations.ts'
+import { openRegistry, type Registry } from './vm/registry.ts'
+
+export type NodeOptions = {
+  config: NodeConfig
+  engines: Engine[]
+  version: string
+  log: Log
+  /** For tests: called with the loaded, still paused VM before LOADED is sent. */
+  onLoaded?: Parameters<typeof createMigrations>[0]['onLoaded']
+}
+
+export type Node = {
+  readonly registry: Registry
+  readonly link: Link
+  /** Ends what this process does; VMs go on. Migrations end with their VMs running at the source. */
+  close(): Promise<void>
+}
+
+/** Data connections beside the control one: relay streams do not share a congestion window with the control channel. */
+const DATA_CONNECTIONS = 1
+
+/** Starts everything, or nothing. CONFIG_*, CERT_*, STORE_LOCKED. The gateway need not be there: the node keeps trying. */
+export async function startNode({ config, engines, version, log, onLoaded }: NodeOptions): Promise<Node> {
+  const identity = await loadIdentity(
+    { ...config.identity, revocations: config.revocations },
+    { role: 'site', id: config.site, now: nowSeconds() },
+  )
+  await mkdir(config.stateDir, { recursive: true, mode: 0o700 })
+  await mkdir(config.runDir, { recursive: true, mode: 0o755 })
+  const store = await openStore(join(config.stateDir, 'store'), { log })
+  const undo: (() => Promise<unknown>)[] = [() => store.close()]
+  const close = async () => {
+    for (const step of undo.splice(0).reverse()) await step().catch(error => log.warn('while closing', { error }))
+  }
+  try {
+    const registry = await openRegistry({ stateDir: config.stateDir, imagesDir: config.imagesDir, store, log })
+    undo.push(() => registry.close())
+    const metrics = createNodeMetrics(registry)
+    const migrations = createMigrations({ config, identity, registry, store, metrics, log, onLoaded })
+    const link = startLink({ config, engines, version, identity, registry, migrations, log })
+    undo.push(() => link.close())
+    undo.push(() => migrations.close())
+    const api = await startApi({ config, registry, link, version, metrics, log })
+    undo.push(() => api.close())
+    log.info('node is up', { version, vms: registry.list().length })
+    return { registry, link, close }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
+
+const nowSeconds = () => Math.floor(Date.now() / 1000)
+
+type Parts = {
+  config: NodeConfig
+  engines: Engine[]
+  version: string
+  identity: LoadedIdentity
+  registry: Registry
+  migrations: Migrations
+  log: Log
+}
+
+function startLink({ config, engines, version, identity, registry, migrations, log }: Parts): Link {
+  const link = connectLink({
+    dial: ({ signal }) => dialGateway(config, engines, signal),
+    identity,
+    rootPublic: identity.rootPublic,
+    site: config.site,
+    gatewayId: config.gateway.id,
+    version,
+    describe: async () => ({ host: await hostFacts(registry, config), vms: vmFacts(registry), migrations: migrations.active() }),
+    handlers: migrations.handlers,
+    onRelayStream: (relay, stream) => migrations.onRelayStream(relay, stream),
+    dataConnections: DATA_CONNECTIONS,
+    log,
+  })
+  migrations.useLink(link)
+  registry.onChange(() => link.announce())
+  return link
+}
+
+function startApi(
+  o: Pick<Parts, 'config' | 'registry' | 'version' | 'log'> & { link: Link; metrics: ReturnType<typeof createNodeMetrics> },
+): Promise<HttpServer> {
+  const describe = async () => ({
+    site: o.config.site,
+    version: o.version,
+    gateway: { selection: o.link.selection, ...o.link.stats() },
+    ...(await hostFacts(o.registry, o.config)),
+  })
+  const { routes, upgrades } = nodeRoutes({ registry: o.registry, describe, metrics: o.metrics })
+  return startHttpServer({ listen: { socketPath: o.config.api.socket }, routes, upgrades, log: o.log })
+}
+
+async function hostFacts(registry: Registry, { limits }: NodeConfig): Promise<HostFacts> {
+  const { qemuVersion, accelerators, memoryFreeBytes, diskFreeBytes, vcpus } = await registry.hostInfo()
+  const free = Math.max(0, memoryFreeBytes - limits.memoryReserve)
+  return {
+    ...(qemuVersion === undefined ? {} : { qemuVersion }),
+    accelerators: [...accelerators],
+    memoryFreeBytes: free,
+    diskFreeBytes,
+    vcpus,
+  }
+}
+
+const vmFacts = (registry: Registry): VmFacts[] =>
+  registry
+    .list()
+    .map(({ name, state, epoch, memoryBytes, vcpus }) => ({
+      name,
+      state,
+      epoch,
+      memoryBytes,
+      vcpus,
+      compression: registry.spec(name).compression,
+    }))

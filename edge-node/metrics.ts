@@ -1,0 +1,31 @@
+// The node's figures for Prometheus.
+import { createMetrics, type Metrics } from '../ops/metrics.ts'
+import type { MigrationResult } from '../wire/control.ts'
+import type { Registry } from './vm/registry.ts'
+
+export type NodeMetrics = {
+  ended(side: 'source' | 'target', result: MigrationResult): void
+  expose: Metrics['expose']
+}
+
+export function createNodeMetrics(registry: Registry): NodeMetrics {
+  const metrics = createMetrics('godwit_node')
+  const ended = metrics.counter('migrations_total', 'Migrations that ended at this node', ['side', 'outcome', 'code'])
+  const downtime = metrics.histogram(
+    'migration_downtime_seconds',
+    'Downtime of completed migrations that left this node',
+    [0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 30],
+  )
+  const wire = metrics.counter('migration_wire_bytes_total', 'Sealed bytes sent for completed migrations')
+  metrics.sampled('vms_running', 'VMs that run here', () => registry.list().filter(({ state }) => state === 'running').length)
+  metrics.sampled('vms', 'VMs of this site', () => registry.list().length)
+  return {
+    ended(side, { outcome, error, report }) {
+      ended.inc({ side, outcome, code: error?.code ?? 'none' })
+      if (!report) return
+      wire.inc({}, report.wireBytes)
+      if (report.downtimeMs !== null) downtime.observe(report.downtimeMs / 1000)
+    },
+    expose: () => metrics.expose(),
+  }
+}

@@ -1,0 +1,245 @@
+// The migrations of this node: the one slot of each VM, what the gateway may ask, and where incoming relay streams belong.
+// Enters: plans from the gateway (not believed further than certificates and the handshake reach), relay streams. Leaves: results, progress.
+// Always holds: a migration in the table is one that runs; what ends leaves it before its result is reported; a VM is never in two.
+import { mkdir, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fromBase64 } from '../crypto/bytes.ts'
+import { type Certificate, verifyCertificate } from '../crypto/certificate.ts'
+import type { Store } from '../ops/store.ts'
+import type { Stream } from '../transport/types.ts'
+import type { Join, MigrationResult, Plan } from '../wire/control.ts'
+import { GodwitError, toGodwitError } from '../wire/errors.ts'
+import type { Log } from '../wire/log.ts'
+import type { NodeConfig } from './config.ts'
+import type { LoadedIdentity } from './identity.ts'
+import type { Link, LinkHandlers } from './link/link.ts'
+import type { NodeMetrics } from './metrics.ts'
+import { startSource } from './migration/source.ts'
+import { startTarget, type TargetMigration, type TargetOptions } from './migration/target.ts'
+import { needsToJson, parseNeeds } from './vm/preflight.ts'
+import type { Registry } from './vm/registry.ts'
+
+export type MigrationsOptions = {
+  config: NodeConfig
+  identity: LoadedIdentity
+  registry: Registry
+  store: Store
+  metrics: NodeMetrics
+  log: Log
+  onLoaded?: TargetOptions['onLoaded'] | undefined
+}
+
+export type Migrations = {
+  handlers: LinkHandlers
+  onRelayStream(relay: Join, stream: Stream): void
+  active(): string[]
+  useLink(link: Link): void
+  /** Cancels what may still be cancelled and waits for the rest. */
+  close(): Promise<void>
+}
+
+const ACTIVE_MAX = 32
+const RECORDS = 'migrations'
+
+type Running = { plan: Plan; side: 'source' | 'target'; cancel(): void; target?: TargetMigration; done: Promise<void> }
+type Peer = { certificate: Certificate; bytes: Uint8Array }
+
+export function createMigrations(options: MigrationsOptions): Migrations {
+  const { config, identity, registry, metrics, log } = options
+  const table = new Map<string, Running>()
+  let link: Link | undefined
+  let isClosing = false
+
+  const admit = (plan: Plan) => {
+    if (isClosing) throw new GodwitError('SITE_OFFLINE', 'the node is shutting down')
+    if (table.has(plan.migrationId)) throw new GodwitError('MIGRATION_STATE', `migration ${plan.migrationId} is known already`)
+    if ([...table.values()].some(({ plan: { vm } }) => vm === plan.vm))
+      throw new GodwitError('MIGRATION_BUSY', `${plan.vm} is migrating already`)
+    if (table.size >= ACTIVE_MAX) throw new GodwitError('LIMIT_EXCEEDED', `${ACTIVE_MAX} migrations run here already`)
+  }
+  const enter = (running: Omit<Running, 'done'>, work: Promise<MigrationResult>) => {
+    const { migrationId } = running.plan
+    const done = work.then(result => {
+      table.delete(migrationId)
+      metrics.ended(running.side, result)
+      link?.report(result)
+      link?.announce()
+    })
+    table.set(migrationId, { ...running, done })
+    link?.announce()
+  }
+  return {
+    handlers: {
+      async prepare({ plan, sourceCertificate }) {
+        if (plan.target !== config.site) throw new GodwitError('MIGRATION_STATE', `this is ${config.site}, not ${plan.target}`)
+        admit(plan)
+        const source = verifyPeer(identity, plan.source, sourceCertificate)
+        const target = startTarget(await targetOptions(options, plan, source, progress => link?.progress(progress)))
+        enter({ plan, side: 'target', target, cancel: () => target.cancel() }, conclude(plan, 'target', target.done.then(() => undefined), options))
+        log.info('waiting for a VM', { migrationId: plan.migrationId, vm: plan.vm, from: plan.source })
+      },
+      async start({ plan, targetCertificate }) {
+        if (plan.source !== config.site) throw new GodwitError('MIGRATION_STATE', `this is ${config.site}, not ${plan.source}`)
+        admit(plan)
+        const target = verifyPeer(identity, plan.target, targetCertificate)
+        const { epoch } = registry.get(plan.vm)
+        if (epoch !== plan.epoch) throw new GodwitError('EPOCH_STALE', `${plan.vm} is at epoch ${epoch}, the plan says ${plan.epoch}`)
+        if (registry.spec(plan.vm).compression === 'off' && plan.compression !== 'off')
+          throw new GodwitError('MIGRATION_STATE', `${plan.vm} forbids compression, the plan wants it`)
+        const vm = await registry.beginMigration(plan.vm)
+        const source = runSource(options, plan, target, vm, () => link!)
+        enter({ plan, side: 'source', cancel: () => source.cancel() }, source.result)
+        log.info('migration begins', { migrationId: plan.migrationId, vm: plan.vm, to: plan.target, method: plan.method })
+      },
+      async cancel({ migrationId }) {
+        const running = table.get(migrationId)
+        if (!running) throw new GodwitError('MIGRATION_UNKNOWN', `no migration ${migrationId} runs here`)
+        running.cancel()
+      },
+    },
+    onRelayStream(relay, stream) {
+      const running = table.get(relay.sessionId)
+      if (!running?.target || relay.attempt !== running.plan.attempt) {
+        log.warn('a relay stream of no migration here', { sessionId: relay.sessionId, index: relay.index })
+        return stream.reset('no such migration here')
+      }
+      running.target.accept(relay.index, stream)
+    },
+    active: () => [...table.keys()],
+    useLink(to) {
+      link = to
+    },
+    async close() {
+      isClosing = true
+      for (const running of table.values()) {
+        try {
+          running.cancel()
+        } catch {
+          // too late to cancel: it goes forward
+        }
+      }
+      await Promise.all([...table.values()].map(({ done }) => done))
+    },
+  }
+}
+
+/** A certificate of our root for the very site the plan names. */
+function verifyPeer(identity: LoadedIdentity, site: string, text: string): Peer {
+  const bytes = fromBase64(text)
+  const now = Math.floor(Date.now() / 1000)
+  const revocations = identity.revocations === undefined ? {} : { revocations: identity.revocations }
+  return { bytes, certificate: verifyCertificate(bytes, { rootPublic: identity.rootPublic, now, role: 'site', id: site, ...revocations }) }
+}
+
+const folderOf = async ({ config }: MigrationsOptions, { migrationId }: Plan): Promise<string> => {
+  const dir = join(config.stateDir, 'migrations', migrationId)
+  await mkdir(dir, { recursive: true, mode: 0o700 })
+  return dir
+}
+
+/** The durable log of an ownership state: written with fsync before what follows from it. */
+const recorder =
+  ({ store }: MigrationsOptions, { migrationId, vm, source, target }: Plan, side: 'source' | 'target') =>
+  (state: string, epoch: number): Promise<void> =>
+    store.put(RECORDS, `${migrationId}/${side}`, { version: 1, vm, source, target, side, state, epoch }, { sync: true })
+
+async function targetOptions(
+  options: MigrationsOptions,
+  plan: Plan,
+  source: Peer,
+  onProgress: TargetOptions['onProgress'],
+): Promise<TargetOptions> {
+  const { identity, registry, log } = options
+  return {
+    plan,
+    keys: identity.keys,
+    sourceCertificate: source.bytes,
+    targetCertificate: identity.certificate,
+    peerBoxPublic: source.certificate.boxPublic,
+    async reserve({ needs: json }) {
+      const needs = parseNeeds(json)
+      if (needs.spec.name !== plan.vm) throw new GodwitError('MIGRATION_STATE', `${needs.spec.name} is offered, the plan says ${plan.vm}`)
+      if (needs.method !== plan.method) throw new GodwitError('MIGRATION_STATE', `offered ${needs.method}, the plan says ${plan.method}`)
+      await registry.checkIncoming(needs)
+      return await registry.reserveIncoming(needs.spec, plan.epoch + 1, needs.accelerator)
+    },
+    drop: () => registry.dropIncoming(plan.vm),
+    commit: epoch => registry.commitIncoming(plan.vm, epoch),
+    record: recorder(options, plan, 'target'),
+    onProgress,
+    dir: await folderOf(options, plan),
+    log: log.child({ migrationId: plan.migrationId }),
+    ...(options.onLoaded ? { onLoaded: options.onLoaded } : {}),
+  }
+}
+
+function runSource(
+  options: MigrationsOptions,
+  plan: Plan,
+  target: Peer,
+  vm: Awaited<ReturnType<Registry['beginMigration']>>,
+  link: () => Link,
+): { cancel(): void; result: Promise<MigrationResult> } {
+  const { identity, registry, log } = options
+  let cancelled = false
+  let cancel = () => {
+    cancelled = true
+  }
+  const migrate = async () => {
+    const needs = await registry.needs(plan.vm, plan.method)
+    const dir = await folderOf(options, plan)
+    if (cancelled) throw new GodwitError('MIGRATION_CANCELLED')
+    const source = startSource({
+      plan,
+      offer: { type: 'OFFER', needs: needsToJson(needs) },
+      qmp: vm.qmp,
+      qemuExited: vm.exited,
+      keys: identity.keys,
+      sourceCertificate: identity.certificate,
+      targetCertificate: target.bytes,
+      peerBoxPublic: target.certificate.boxPublic,
+      openStream: index => link().openRelayStream({ sessionId: plan.migrationId, index, attempt: plan.attempt }),
+      record: recorder(options, plan, 'source'),
+      onProgress: progress => link().progress(progress),
+      dir,
+      transport: link().selection?.engine ?? 'unknown',
+      log: log.child({ migrationId: plan.migrationId }),
+    })
+    cancel = () => source.cancel()
+    return await source.done
+  }
+  const settle = async () => {
+    try {
+      const report = await migrate()
+      await registry.endMigration(plan.vm, 'moved', plan.epoch + 1)
+      return report
+    } catch (thrown) {
+      const error = toGodwitError(thrown)
+      await registry.endMigration(plan.vm, error.code === 'MIGRATION_DOUBT' ? 'doubt' : 'kept')
+      throw error
+    }
+  }
+  return { cancel: () => cancel(), result: conclude(plan, 'source', settle(), options) }
+}
+
+/** A migration's end as its result; its folder goes. */
+async function conclude(
+  plan: Plan,
+  side: 'source' | 'target',
+  done: Promise<MigrationResult['report'] | undefined>,
+  options: MigrationsOptions,
+): Promise<MigrationResult> {
+  const { migrationId } = plan
+  try {
+    const report = await done
+    options.log.info('migration completed', { migrationId, vm: plan.vm, side })
+    return { migrationId, side, outcome: 'completed', ...(report ? { report } : {}) }
+  } catch (thrown) {
+    const error = toGodwitError(thrown)
+    const outcome = error.code === 'MIGRATION_CANCELLED' ? 'cancelled' : 'failed'
+    options.log.warn('migration ended without moving the VM', { migrationId, vm: plan.vm, side, error })
+    return { migrationId, side, outcome, error: error.toJSON() }
+  } finally {
+    await rm(join(options.config.stateDir, 'migrations', migrationId), { recursive: true, force: true }).catch(() => {})
+  }
+}
