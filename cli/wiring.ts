@@ -77,12 +77,12 @@ export async function adminToken(path: string): Promise<string> {
 
 /** All engines a network can carry, in the order `auto` prefers them. None is loaded before its available(). */
 export async function loadEngines(): Promise<Engine[]> {
-  const [{ createQuicEngine }, { createTlsEngine }] = await Promise.all([import('../transport/quic.ts'), import('../transport/tls.ts')])
-  const engines = [createQuicEngine(), createTlsEngine()]
-  const webtransport = '../transport/webtransport.ts'
-  const found = await import(webtransport).catch(() => undefined)
-  if (found) engines.push(found.createWebTransportEngine())
-  return engines
+  const [{ createQuicEngine }, { createTlsEngine }, { createWebTransportEngine }] = await Promise.all([
+    import('../transport/quic.ts'),
+    import('../transport/tls.ts'),
+    import('../transport/webtransport.ts'),
+  ])
+  return [createQuicEngine(), createTlsEngine(), createWebTransportEngine()]
 }
 
 /** Asks the gateway for this site's certificate until the operator has approved it. */
@@ -130,6 +130,6 @@ async function dialGateway(
 export async function runNode(config: NodeConfig, write: Write): Promise<Running> {
   const log = (await logFor(config.log, write)).child({ site: config.site })
   const agent = '../edge-node/agent.ts'
-  const { startNode } = (await import(agent)) as { startNode(o: { config: NodeConfig; log: Log }): Promise<Running> }
-  return await startNode({ config, log })
+  const { startNode } = (await import(agent)) as typeof import('../edge-node/agent.ts')
+  return await startNode({ config, engines: await loadEngines(), version, log })
 }

@@ -2,6 +2,7 @@
 import { execFile } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
+import { parseOptions } from '../../cli/options.ts'
 import { clean, EXIT_MEANINGS, errorText, showError, table } from '../../cli/output.ts'
 import { run } from '../../cli/run.ts'
 import { commands } from '../../cli/table.ts'
@@ -105,23 +106,19 @@ test('the README lists every command and every exit code with its meaning', asyn
 
 test('every godwit command in the README parses', async () => {
   const blocks = [...(await readme()).matchAll(/```sh\n([\s\S]*?)```/g)].map(match => match[1]!)
+  // In the tour `at PLACE ...` is `godwit ...` with that place's folder.
   const lines = blocks
     .join('\n')
     .replace(/\\\n\s*/g, ' ')
     .split('\n')
-    .map(line => line.trim())
-    .filter(line => line.startsWith('godwit '))
-  assert.ok(lines.length >= 10, `only ${lines.length} commands in the README`)
-  const { parseOptions } = await import('../../cli/options.ts')
+    .map(line => /(?:^|\$\()(?:godwit|at [a-z]+) ([^()#&|]*)/.exec(line)?.[1]?.trim())
+    .filter(line => line !== undefined)
+  assert.ok(lines.length >= 20, `only ${lines.length} commands in the README`)
   for (const line of lines) {
-    const words = line
-      .replace(/\s+[#&>|].*$/, '')
-      .replace(/"\$\([^)]*\)"|\$\([^)]*\)/g, 'x')
-      .split(/\s+/)
-      .slice(1)
+    const words = line.replace(/ [<>].*$/, '').split(/\s+/)
     const found = commands.find(({ name }) => name === words.slice(0, 2).join(' ')) ?? commands.find(({ name }) => name === words[0])
-    if (!found) assert.ok(words.join(' ').startsWith('--'), line)
-    else if (!found.isPassThrough) parseOptions(found, words.slice(found.name.split(' ').length))
+    assert.ok(found, `no such command: ${line}`)
+    if (!found.isPassThrough) parseOptions(found, words.slice(found.name.split(' ').length))
   }
 })
 
