@@ -29,7 +29,7 @@ export class QmpDecoder {
       if (this.#keptBytes + piece.length > this.#maxBytes)
         throw new GodwitError('FRAME_TOO_LARGE', `QEMU sent a QMP line of more than ${this.#maxBytes} bytes`)
       if (end < 0) {
-        if (piece.length > 0) this.#pieces.push(piece.slice())
+        if (piece.length > 0) this.#pieces.push(Uint8Array.from(piece)) // not slice(): a Buffer would share its memory
         this.#keptBytes += piece.length
         return objects
       }
