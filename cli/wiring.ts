@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import type { NodeConfig } from '../edge-node/config.ts'
 import type { GatewayConfig } from '../gateway/config.ts'
 import { exists, readSecret, writeFileSafely } from '../ops/files.ts'
-import type { Connection, Engine, EngineName, Selection } from '../transport/types.ts'
+import type { Engine } from '../transport/types.ts'
 import type { Log } from '../wire/log.ts'
 import { version } from './version.ts'
 
@@ -75,61 +75,31 @@ export async function adminToken(path: string): Promise<string> {
   return (await readSecret(path)).trim()
 }
 
-/** All engines a network can carry, in the order `auto` prefers them. None is loaded before its available(). */
+/** All engines that a network can carry. None is loaded before its available(). */
 export async function loadEngines(): Promise<Engine[]> {
-  const [{ createQuicEngine }, { createTlsEngine }, { createWebTransportEngine }] = await Promise.all([
-    import('../transport/quic.ts'),
-    import('../transport/tls.ts'),
-    import('../transport/webtransport.ts'),
-  ])
-  return [createQuicEngine(), createTlsEngine(), createWebTransportEngine()]
+  const { createEngines } = await import('../transport/select.ts')
+  return createEngines()
 }
 
-/** Asks the gateway for this site's certificate until the operator has approved it. */
-export async function enrolSite(o: {
+export type EnrolSite = {
   config: NodeConfig
   token: string
   request: Uint8Array
   rootPublic: Uint8Array
   onPending: () => void
   signal: AbortSignal
-}): Promise<{ bytes: Uint8Array }> {
-  const { enrol } = await import('../edge-node/link/enrol.ts')
-  const { config, ...rest } = o
-  return await enrol({ ...rest, dial: ({ signal }) => dialGateway(config, signal) })
 }
 
-async function dialGateway(
-  { gateway, transport }: NodeConfig,
-  signal: AbortSignal,
-): Promise<{ connection: Connection; selection: Selection }> {
-  const { GodwitError } = await import('../wire/errors.ts')
-  const tried: Selection['tried'] = []
-  for (const engine of await loadEngines()) {
-    const port = gateway.ports[engine.name as Exclude<EngineName, 'memory'>]
-    if (port === 'off' || (transport !== 'auto' && transport !== engine.name)) continue
-    const startMs = performance.now()
-    try {
-      const connection = await engine.connect({ host: gateway.host, port, timeoutMs: 5000, signal })
-      return { connection, selection: { engine: engine.name, tried } }
-    } catch (error) {
-      tried.push({
-        engine: engine.name,
-        outcome: error instanceof Error ? error.message : String(error),
-        tookMs: performance.now() - startMs,
-      })
-    }
-  }
-  throw new GodwitError(
-    'CONNECT_FAILED',
-    `gateway ${gateway.host}: ${tried.map(({ engine, outcome }) => `${engine}: ${outcome}`).join('; ') || 'no engine to try'}`,
-  )
+/** Asks the gateway for this site's certificate until the operator has approved it. */
+export async function enrolSite({ config, ...rest }: EnrolSite): Promise<{ bytes: Uint8Array }> {
+  const [{ enrol }, { dialGateway }] = await Promise.all([import('../edge-node/link/enrol.ts'), import('../edge-node/dial.ts')])
+  const engines = await loadEngines()
+  return await enrol({ ...rest, dial: ({ signal }) => dialGateway(config, engines, signal) })
 }
 
-/** The node, until close(). The agent reads its identity and connects by itself. */
+/** The node, until close(). Its VMs go on. */
 export async function runNode(config: NodeConfig, write: Write): Promise<Running> {
   const log = (await logFor(config.log, write)).child({ site: config.site })
-  const agent = '../edge-node/agent.ts'
-  const { startNode } = (await import(agent)) as typeof import('../edge-node/agent.ts')
+  const { startNode } = await import('../edge-node/agent.ts')
   return await startNode({ config, engines: await loadEngines(), version, log })
 }
