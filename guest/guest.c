@@ -459,14 +459,20 @@ static u64 readParameters(void) {
   return beatMs ? beatMs : 10;
 }
 
-static void workForEver(void) {
-  struct pollfd polled[5] = {{tty, POLLIN, 0}};
-  u32 buttons = 0;
+static struct pollfd polled[5];  // the serial line, then input devices
+static u32 buttons;
+
+// Before READY is said: a press of the power button that nobody listens for is lost.
+static void openInputs(void) {
+  polled[0] = (struct pollfd){tty, POLLIN, 0};
   for (char path[] = "/dev/input/event0"; buttons < 4; path[sizeof path - 2]++) {
     s64 fd = sys(SYS_open, (s64)path, O_NONBLOCK, 0, 0, 0, 0);
     if (fd < 0) break;
     polled[++buttons] = (struct pollfd){(int)fd, POLLIN, 0};
   }
+}
+
+static void workForEver(void) {
   // In byte-nanoseconds, so that slow rates are exact. Budgets are capped: a rate that the CPU cannot reach must not pile up as debt.
   u64 last = now_ns(), dirtyBudget = 0, auditBudget = 0;
   const u64 cost = PAGE * 1000000000ul;
@@ -496,6 +502,7 @@ static void workForEver(void) {
 
 __attribute__((used)) static void start(void) {
   openSerial();
+  openInputs();
   u64 beatMs = readParameters();
   if (sys(SYS_fork, 0, 0, 0, 0, 0, 0) == 0) beatForEver(beatMs * 1000000);
   memory = reserve(pages * PAGE);

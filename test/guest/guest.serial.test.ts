@@ -1,9 +1,11 @@
 // The guest program in a real QEMU under emulation: that it beats, that it audits, and above all that its audit sees what it must see.
 
-import { mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { createWitness } from '../../guest/beats.ts'
+import { eventually } from '../../ops/deadline.ts'
 import { bootGuest, guestMissing } from '../support/guest.ts'
 import { assert, suite } from '../support/suite.ts'
 
@@ -84,6 +86,40 @@ test(
     }
   },
   { skip },
+)
+
+test(
+  'moved by QEMU alone from one process to another, no beat is lost and every page is right',
+  async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'godwit-guest-test-'))
+    try {
+      const path = (name: string) => join(folder, name)
+      const monitor = (name: string) => ['-monitor', `unix:${path(name)},server=on,wait=off`]
+      const options = { fillBytes: 48 * MiB, dirtyBytesPerSecond: 16 * MiB }
+      await using source = bootGuest({ ...options, qemuArguments: monitor('source') })
+      await source.seen('ready', { past: true })
+      const witness = createWitness()
+      const watch = (guest: typeof source, name: string) =>
+        guest.qemu.stdout.on('data', (text: string) => void witness.push(name, text, performance.now()))
+      watch(source, 'source')
+      await using target = bootGuest({ ...options, qemuArguments: [...monitor('target'), '-incoming', `unix:${path('stream')}`] })
+      watch(target, 'target')
+      await eventually(() => existsSync(path('stream')) || undefined, { ms: 10_000, what: 'the target listens' })
+      const socket = connect(path('source')).on('error', () => {})
+      socket.write(`migrate -d unix:${path('stream')}\n`)
+      await target.seen('audit', { ms: 60_000 })
+      target.send('audit')
+      const full = await target.seen('audit-full')
+      socket.destroy()
+      const { missing, duplicates, outOfOrder, badLines, longestSilenceMs, lastSequence } = witness.summary()
+      assert.equal([full.bad, full.ever], [0, 0])
+      assert.equal({ missing, duplicates, outOfOrder, badLines }, { missing: 0, duplicates: 0, outOfOrder: 0, badLines: 0 })
+      console.log(`longest silence ${Math.round(longestSilenceMs)} ms, ${lastSequence} beats`)
+    } finally {
+      rmSync(folder, { recursive: true, force: true })
+    }
+  },
+  { skip, ms: 120_000 },
 )
 
 test.run()
