@@ -124,13 +124,11 @@ async function hostFacts(registry: Registry, { limits }: NodeConfig): Promise<Ho
 }
 
 const vmFacts = (registry: Registry): VmFacts[] =>
-  registry
-    .list()
-    .map(({ name, state, epoch, memoryBytes, vcpus }) => ({
-      name,
-      state,
-      epoch,
-      memoryBytes,
-      vcpus,
-      compression: registry.spec(name).compression,
-    }))
+  registry.list().map(({ name, state, epoch, memoryBytes, vcpus }) => ({
+    name,
+    state,
+    epoch,
+    memoryBytes,
+    vcpus,
+    compression: registry.spec(name).compression,
+  }))

@@ -47,15 +47,28 @@ type Peer = { certificate: Certificate; bytes: Uint8Array }
 export function createMigrations(options: MigrationsOptions): Migrations {
   const { config, identity, registry, metrics, log } = options
   const table = new Map<string, Running>()
+  /** Admitted, not yet in the table: named in site.state from the first moment, or the gateway would take the migration for lost. */
+  const entering = new Map<string, Plan>()
   let link: Link | undefined
   let isClosing = false
 
+  /** Takes the VM's one slot for as long as `begin` takes. */
+  const admitted = async (plan: Plan, begin: () => Promise<void>) => {
+    admit(plan)
+    entering.set(plan.migrationId, plan)
+    try {
+      await begin()
+    } finally {
+      entering.delete(plan.migrationId)
+    }
+  }
   const admit = (plan: Plan) => {
     if (isClosing) throw new GodwitError('SITE_OFFLINE', 'the node is shutting down')
-    if (table.has(plan.migrationId)) throw new GodwitError('MIGRATION_STATE', `migration ${plan.migrationId} is known already`)
-    if ([...table.values()].some(({ plan: { vm } }) => vm === plan.vm))
-      throw new GodwitError('MIGRATION_BUSY', `${plan.vm} is migrating already`)
-    if (table.size >= ACTIVE_MAX) throw new GodwitError('LIMIT_EXCEEDED', `${ACTIVE_MAX} migrations run here already`)
+    if (table.has(plan.migrationId) || entering.has(plan.migrationId))
+      throw new GodwitError('MIGRATION_STATE', `migration ${plan.migrationId} is known already`)
+    const plans = [...entering.values(), ...[...table.values()].map(running => running.plan)]
+    if (plans.some(({ vm }) => vm === plan.vm)) throw new GodwitError('MIGRATION_BUSY', `${plan.vm} is migrating already`)
+    if (plans.length >= ACTIVE_MAX) throw new GodwitError('LIMIT_EXCEEDED', `${ACTIVE_MAX} migrations run here already`)
   }
   const enter = (running: Omit<Running, 'done'>, work: Promise<MigrationResult>) => {
     const { migrationId } = running.plan
@@ -72,23 +85,26 @@ export function createMigrations(options: MigrationsOptions): Migrations {
     handlers: {
       async prepare({ plan, sourceCertificate }) {
         if (plan.target !== config.site) throw new GodwitError('MIGRATION_STATE', `this is ${config.site}, not ${plan.target}`)
-        admit(plan)
         const source = verifyPeer(identity, plan.source, sourceCertificate)
-        const target = startTarget(await targetOptions(options, plan, source, progress => link?.progress(progress)))
-        enter({ plan, side: 'target', target, cancel: () => target.cancel() }, conclude(plan, 'target', target.done.then(() => undefined), options))
+        await admitted(plan, async () => {
+          const target = startTarget(await targetOptions(options, plan, source, progress => link?.progress(progress)))
+          const done = target.done.then(() => undefined)
+          enter({ plan, side: 'target', target, cancel: () => target.cancel() }, conclude(plan, 'target', done, options))
+        })
         log.info('waiting for a VM', { migrationId: plan.migrationId, vm: plan.vm, from: plan.source })
       },
       async start({ plan, targetCertificate }) {
         if (plan.source !== config.site) throw new GodwitError('MIGRATION_STATE', `this is ${config.site}, not ${plan.source}`)
-        admit(plan)
         const target = verifyPeer(identity, plan.target, targetCertificate)
         const { epoch } = registry.get(plan.vm)
         if (epoch !== plan.epoch) throw new GodwitError('EPOCH_STALE', `${plan.vm} is at epoch ${epoch}, the plan says ${plan.epoch}`)
         if (registry.spec(plan.vm).compression === 'off' && plan.compression !== 'off')
           throw new GodwitError('MIGRATION_STATE', `${plan.vm} forbids compression, the plan wants it`)
-        const vm = await registry.beginMigration(plan.vm)
-        const source = runSource(options, plan, target, vm, () => link!)
-        enter({ plan, side: 'source', cancel: () => source.cancel() }, source.result)
+        await admitted(plan, async () => {
+          const vm = await registry.beginMigration(plan.vm)
+          const source = runSource(options, plan, target, vm, () => link!)
+          enter({ plan, side: 'source', cancel: () => source.cancel() }, source.result)
+        })
         log.info('migration begins', { migrationId: plan.migrationId, vm: plan.vm, to: plan.target, method: plan.method })
       },
       async cancel({ migrationId }) {
@@ -105,7 +121,7 @@ export function createMigrations(options: MigrationsOptions): Migrations {
       }
       running.target.accept(relay.index, stream)
     },
-    active: () => [...table.keys()],
+    active: () => [...table.keys(), ...entering.keys()],
     useLink(to) {
       link = to
     },
