@@ -214,7 +214,7 @@ function createEnd(remoteAddress: string, binding: Uint8Array, limits: Required<
 
 /** An engine whose listeners and connections live in this process only. */
 export function createMemoryEngine({ bufferBytes = 256 * 1024, maxStreams = 1024 }: MemoryOptions = {}): MemoryEngine {
-  const listeners = new Map<string, { inbox: Inbox<Connection>; binding: Uint8Array }>()
+  const listeners = new Map<string, { inbox: Inbox<Connection>; accepted: Set<Connection>; binding: Uint8Array }>()
   const live = new Set<End>()
   const keyOf = (host: string, port: number) => `${host === 'localhost' ? '127.0.0.1' : host === '::' ? '0.0.0.0' : host}:${port}`
   let nextPort = 40_000
@@ -228,11 +228,16 @@ export function createMemoryEngine({ bufferBytes = 256 * 1024, maxStreams = 1024
       const address = { host, port: port || nextPort++ }
       const key = keyOf(host, address.port)
       if (listeners.has(key)) throw new GodwitError('CONNECT_FAILED', `${key} is in use`)
-      const entry = { inbox: createInbox<Connection>(BACKLOG_CONNECTIONS), binding: createHash('sha256').update(randomBytes(32)).digest() }
+      const entry = {
+        inbox: createInbox<Connection>(BACKLOG_CONNECTIONS),
+        accepted: new Set<Connection>(),
+        binding: createHash('sha256').update(randomBytes(32)).digest(),
+      }
       listeners.set(key, entry)
       const close = async () => {
         listeners.delete(key)
-        for (const connection of entry.inbox.end()) await connection.close('the listener closed')
+        entry.inbox.end()
+        await Promise.all([...entry.accepted].map(connection => connection.close('the listener closed')))
       }
       signal?.addEventListener('abort', close, { once: true })
       return { address, accept: () => entry.inbox.next(), close }
@@ -248,6 +253,8 @@ export function createMemoryEngine({ bufferBytes = 256 * 1024, maxStreams = 1024
       }
       if (!entry.inbox.push(ends.server.connection))
         throw new GodwitError('CONNECT_FAILED', `${host}:${port} has too many unaccepted connections`)
+      entry.accepted.add(ends.server.connection)
+      ends.server.connection.closed.then(() => entry.accepted.delete(ends.server.connection))
       for (const end of [ends.client, ends.server]) {
         live.add(end)
         end.connection.closed.then(() => live.delete(end))

@@ -409,6 +409,20 @@ function connectionTests(test: Suite, { make, protocol, inProcess }: EngineUnder
   )
 
   test(
+    'closing a listener closes the connections that it accepted',
+    async () => {
+      await using pair = await connectPair(make({}))
+      const [mine] = await streamPair(pair.client, pair.server)
+      const reading = codeOf(() => mine.read())
+      await pair.listener.close()
+      assert.is(await reading, 'CONNECTION_LOST')
+      assert.is((await pair.server.closed).code, 'CLOSED')
+      assert.is((await pair.client.closed).code, 'CLOSED')
+    },
+    { skip },
+  )
+
+  test(
     'connecting to a silent port ends with CONNECT_TIMEOUT, and an aborted signal ends it at once',
     async () => {
       const silent = await silentPort(protocol as 'udp' | 'tcp')
