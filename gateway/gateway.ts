@@ -6,20 +6,21 @@ import type { Revocations } from '../crypto/certificate.ts'
 import { decodeCertificate } from '../crypto/certificate.ts'
 import type { LinkIdentity } from '../crypto/link-auth.ts'
 import { type Clock, systemClock } from '../ops/clock.ts'
+import { sleep } from '../ops/deadline.ts'
 import { type HttpServer, startHttpServer } from '../ops/http.ts'
 import { createMetrics } from '../ops/metrics.ts'
 import type { Store } from '../ops/store.ts'
 import type { Engine, EngineName, Listener } from '../transport/types.ts'
 import { GodwitError } from '../wire/errors.ts'
 import type { Log } from '../wire/log.ts'
-import { acceptConnections } from './control/accept.ts'
+import { type AcceptOptions, acceptConnections } from './control/accept.ts'
 import { adminRoutes } from './control/admin.ts'
 import { createEnrolments } from './control/enrolments.ts'
 import { Migrations } from './control/migrations.ts'
 import { createSites } from './control/sites.ts'
 import { type RelayOptions, relayStream } from './relay/relay.ts'
 import { createSessions } from './relay/sessions.ts'
-import { createRecords, type StoredSite } from './store/records.ts'
+import { createRecords, type StoredMigration, type StoredSite } from './store/records.ts'
 
 export type GatewayOptions = {
   /** Name: what its certificate says. */
@@ -54,26 +55,11 @@ const CLOSE_GRACE_MS = 500
 
 /** Starts everything, or nothing: an address that is taken closes what was opened before it. */
 export async function startGateway(options: GatewayOptions): Promise<Gateway> {
-  const { clock = systemClock, log, version, rootPublic, identity } = options
-  const id = decodeCertificate(identity.certificate).id
+  const { clock = systemClock, log, version } = options
+  const id = decodeCertificate(options.identity.certificate).id
   const startedAt = clock.now()
-  const records = createRecords(options.store)
-  const remembered: StoredSite[] = []
-  for await (const site of records.sites()) remembered.push(site)
-
-  const sites = createSites(remembered)
-  const sessions = createSessions(clock)
-  const { metrics, count, total } = createCounters(sites, () => sessions.streams())
-  const migrations = new Migrations({
-    sites,
-    sessions,
-    records,
-    clock,
-    log,
-    graceMs: options.graceMs,
-    onEnded: record => count.migrations.inc({ outcome: record.outcome ?? 'failed' }),
-  })
-  const enrolments = createEnrolments({ records, rootPublic, clock })
+  const parts = await createParts(options, clock)
+  const { sites, sessions, migrations, metrics, total } = parts
   await migrations.resume()
 
   const listeners: { engine: EngineName; listener: Listener }[] = []
@@ -89,7 +75,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     for (const link of links) link.rpc.close(why)
     sessions.closeAll(why)
     const gone = Promise.all(links.map(link => link.connection.closed))
-    await Promise.race([gone, new Promise(resolve => setTimeout(resolve, links.length > 0 ? CLOSE_GRACE_MS : 0))])
+    await Promise.race([gone, sleep(links.length > 0 ? CLOSE_GRACE_MS : 0)])
     await Promise.all([admin?.close(), ...listeners.map(({ listener }) => listener.close())])
     await Promise.all(links.map(link => link.connection.close('the gateway shuts down').catch(() => {})))
     await migrations.close()
@@ -98,19 +84,65 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   try {
     for (const { engine, host, port } of options.listen)
       listeners.push({ engine: engine.name, listener: await engine.listen({ host, port }) })
-    const routes = adminRoutes({ sites, migrations, enrolments, metrics, describe })
-    admin = await startHttpServer({
-      listen: { host: options.admin.host, port: options.admin.port },
-      routes,
-      token: options.admin.token,
-      log,
-    })
+    const routes = adminRoutes({ sites, migrations, enrolments: parts.enrolments, metrics, describe })
+    const { host, port, token } = options.admin
+    admin = await startHttpServer({ listen: { host, port }, routes, token, log })
   } catch (error) {
     await close()
     throw error
   }
+  const serving = acceptOptions(options, parts, id, clock)
+  for (const { engine, listener } of listeners)
+    acceptConnections(listener, serving).catch(error => log.error('a listener failed', { engine, error }))
+  const adminUrl = urlOf(admin)
+  log.info('gateway ready', { id, listeners: addresses(), admin: adminUrl })
+  return { id, adminUrl, listeners: addresses(), close }
+}
 
-  const relay: RelayOptions = {
+type Parts = Awaited<ReturnType<typeof createParts>>
+
+async function createParts({ store, rootPublic, log, graceMs }: GatewayOptions, clock: Clock) {
+  const records = createRecords(store)
+  const remembered: StoredSite[] = []
+  for await (const site of records.sites()) remembered.push(site)
+  const sites = createSites(remembered)
+  const sessions = createSessions(clock)
+  const counters = createCounters(sites, () => sessions.streams())
+  const onEnded = ({ outcome }: StoredMigration) => counters.count.migrations.inc({ outcome: outcome ?? 'failed' })
+  const migrations = new Migrations({ sites, sessions, records, clock, log, graceMs, onEnded })
+  const enrolments = createEnrolments({ records, rootPublic, clock })
+  return { records, sites, sessions, migrations, enrolments, ...counters }
+}
+
+/** What happens when a site speaks. */
+function acceptOptions(options: GatewayOptions, parts: Parts, gatewayId: string, clock: Clock): AcceptOptions {
+  const { identity, rootPublic, revocations, version, heartbeat, log } = options
+  const { records, sites, migrations, count } = parts
+  const relay = relayOptions(options, parts)
+  return {
+    authority: { identity, rootPublic, revocations, clock },
+    gatewayId,
+    version,
+    sites,
+    enrol: parts.enrolments.ask,
+    onState(link, { version, host, vms, migrations: listed }, first) {
+      const certificateNotAfter = link.peer.certificate.notAfter
+      records
+        .saveSite({ site: link.site, version, host, vms, lastSeenAt: clock.now(), certificateNotAfter })
+        .catch(error => log.warn('a site could not be written down', { site: link.site, error }))
+      migrations.siteState(link, listed, first)
+    },
+    onProgress: (link, progress) => migrations.progress(link, progress),
+    onResult: (link, result) => migrations.result(link, result),
+    onJoin: (join, site, stream) => relayStream(join, site, stream, relay),
+    onRefused: code => count.refused.inc({ code }),
+    heartbeat,
+    log,
+  }
+}
+
+function relayOptions({ tap, relayIdleMs, log }: GatewayOptions, { sessions, sites, count, total }: Parts): RelayOptions {
+  return {
     sessions,
     openTo: sites.openTo,
     onBytes(direction, bytes) {
@@ -118,35 +150,15 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
       count.bytes.inc({ direction }, bytes)
     },
     onRefused: code => count.joins.inc({ code }),
-    tap: options.tap,
-    idleMs: options.relayIdleMs,
+    tap,
+    idleMs: relayIdleMs,
     log,
   }
-  for (const { engine, listener } of listeners) {
-    acceptConnections(listener, {
-      authority: { identity, rootPublic, revocations: options.revocations, clock },
-      gatewayId: id,
-      version,
-      sites,
-      enrol: enrolments.ask,
-      onState(link, state, first) {
-        const { version, host, vms } = state
-        const stored = { site: link.site, version, host, vms, lastSeenAt: clock.now(), certificateNotAfter: link.peer.certificate.notAfter }
-        records.saveSite(stored).catch(error => log.warn('a site could not be written down', { site: link.site, error }))
-        migrations.siteState(link, state.migrations, first)
-      },
-      onProgress: (link, progress) => migrations.progress(link, progress),
-      onResult: (link, result) => migrations.result(link, result),
-      onJoin: (join, site, stream) => relayStream(join, site, stream, relay),
-      onRefused: code => count.refused.inc({ code }),
-      heartbeat: options.heartbeat,
-      log,
-    }).catch(error => log.error('a listener failed', { engine, error }))
-  }
-  const { address } = admin
-  const adminUrl = 'host' in address ? `http://${address.host.includes(':') ? `[${address.host}]` : address.host}:${address.port}` : ''
-  log.info('gateway ready', { id, listeners: addresses(), admin: adminUrl })
-  return { id, adminUrl, listeners: addresses(), close }
+}
+
+function urlOf({ address }: HttpServer): string {
+  if (!('host' in address)) throw new Error('the admin API listens on TCP')
+  return `http://${address.host.includes(':') ? `[${address.host}]` : address.host}:${address.port}`
 }
 
 function createCounters(sites: ReturnType<typeof createSites>, streams: () => number) {

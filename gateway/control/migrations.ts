@@ -354,6 +354,8 @@ export class Migrations {
 
   /** What both sides' words mean now. */
   async #judge(migration: Migration): Promise<void> {
+    // Behind what is under way: while STREAMING is being written the source has not been told yet, and would count as gone.
+    await migration.queue
     const { record } = migration
     if (record.state === 'INTENT' || record.state === 'PREPARING') return
     const { sites } = this.#options

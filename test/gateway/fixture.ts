@@ -56,13 +56,15 @@ export type TestNode = {
   announce(): void
 }
 
+type NodeOptions = Partial<LinkOptions> & { vms?: VmFacts[]; migrations?: string[] }
+
 export type World = {
   root: Root
   engine: MemoryEngine
   gateway: Gateway
   port: number
   dial: Dial
-  node(site: string, options?: Partial<LinkOptions> & { vms?: VmFacts[]; migrations?: string[] }): Promise<TestNode>
+  node(site: string, options?: NodeOptions): Promise<TestNode>
   api<T>(method: string, path: string, body?: unknown, more?: Partial<JsonRequest>): Promise<T>
   until(migrationId: string, good: (record: MigrationRecord) => boolean): Promise<MigrationRecord>
   restart(): Promise<void>
@@ -122,25 +124,8 @@ export async function world(options: Partial<GatewayOptions> & { carrier?: Engin
     },
     dial,
     api,
-    async node(site, { vms = [], migrations = [], ...more } = {}) {
-      const node = createNode(vms, migrations)
-      node.link = connectLink({
-        dial,
-        identity: identityOf(root, 'site', site),
-        rootPublic: root.signPublic,
-        site,
-        version: 'test',
-        describe: async () => ({ host, vms: node.vms, migrations: node.migrations }),
-        handlers: {
-          prepare: params => node.handlers.prepare(params),
-          start: params => node.handlers.start(params),
-          cancel: params => node.handlers.cancel(params),
-        },
-        onRelayStream: (join, stream) => node.streams.push({ join, stream }),
-        backoff: { firstMs: 10, maxMs: 50 },
-        log: silentLog,
-        ...more,
-      })
+    async node(site, options = {}) {
+      const node = connectNode(root, dial, site, options)
       links.push(node.link)
       await node.link.whenOnline({ timeoutMs: 5_000 })
       return node
@@ -164,6 +149,28 @@ export async function world(options: Partial<GatewayOptions> & { carrier?: Engin
       await folder[Symbol.asyncDispose]()
     },
   }
+}
+
+function connectNode(root: Root, dial: Dial, site: string, { vms = [], migrations = [], ...more }: NodeOptions): TestNode {
+  const node = createNode(vms, migrations)
+  node.link = connectLink({
+    dial,
+    identity: identityOf(root, 'site', site),
+    rootPublic: root.signPublic,
+    site,
+    version: 'test',
+    describe: async () => ({ host, vms: node.vms, migrations: node.migrations }),
+    handlers: {
+      prepare: params => node.handlers.prepare(params),
+      start: params => node.handlers.start(params),
+      cancel: params => node.handlers.cancel(params),
+    },
+    onRelayStream: (join, stream) => node.streams.push({ join, stream }),
+    backoff: { firstMs: 10, maxMs: 50 },
+    log: silentLog,
+    ...more,
+  })
+  return node
 }
 
 function createNode(vms: VmFacts[], migrations: string[]): TestNode {
