@@ -25,7 +25,10 @@ async function measure(site: TestSite): Promise<string> {
 }
 
 async function open(site: TestSite, more: Partial<RegistryOptions> = {}): Promise<Opened> {
-  if (!skip) await writeFile(join(site.stateDir, 'qemu-abilities.json'), await (measured ??= measure(site)))
+  if (!skip) {
+    measured ??= measure(site)
+    await writeFile(join(site.stateDir, 'qemu-abilities.json'), await measured)
+  }
   const registry = await openRegistry({ stateDir: site.stateDir, imagesDir: site.imagesDir, ...more })
   const dispose = async () => {
     await registry.close()
