@@ -115,7 +115,8 @@ function createStream(native: NativeStream, id: number, lost: () => GodwitError 
       try {
         const bytes = await guard.run(native.read(READ_BYTES))
         if (bytes === null) over('read')
-        return bytes
+        // The native buffer is READ_BYTES large whatever it holds: a queue of small messages must not pin one each.
+        return bytes && bytes.length < READ_BYTES / 8 ? Buffer.from(bytes) : bytes
       } catch (error) {
         throw mapped(error)
       } finally {
@@ -212,11 +213,20 @@ function createListener(server: NativeServer, host: string, ownKey: Uint8Array, 
   const inbox = createInbox<Connection>(BACKLOG_CONNECTIONS)
   const live = new Set<Connection>()
   let closing: Promise<void> | undefined
+  const wrap = (native: NativeConnection) => {
+    try {
+      return createConnection(native, ownKey, 'server', maxStreams)
+    } catch (error) {
+      // A peer whose key is not Ed25519.
+      native.abort()
+      throw error
+    }
+  }
   const acceptAll = async () => {
     while (!closing) {
       try {
         const native = await server.inboundConnection()
-        const connection = createConnection(native, ownKey, 'server', maxStreams)
+        const connection = wrap(native)
         if (!inbox.push(connection)) {
           await connection.close('too many connections wait')
           continue

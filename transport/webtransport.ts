@@ -276,6 +276,7 @@ async function listen(options: ListenOptions, settings: Settings): Promise<Liste
   const inbox = createInbox<Connection>(BACKLOG_CONNECTIONS)
   const live = new Set<Connection>()
   const connections = new Set<Http2Session>()
+  const joined = new WeakSet<Http2Session>()
   onHttp2Connection(server, http2 => {
     connections.add(http2)
     http2.on('close', () => connections.delete(http2))
@@ -284,7 +285,6 @@ async function listen(options: ListenOptions, settings: Settings): Promise<Liste
     // A connection on which no session of ours comes to be (a probe for the certificate, a stranger).
     setTimeout(() => !joined.has(http2) && http2.destroy(), JOIN_MS).unref()
   })
-  const joined = new WeakSet<Http2Session>()
   const onSession = async (session: WtSession) => {
     session.closed.catch(() => {})
     const http2 = http2Of(session)
