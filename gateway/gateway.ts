@@ -105,7 +105,7 @@ async function createParts({ store, rootPublic, log, graceMs }: GatewayOptions, 
   const records = createRecords(store)
   const remembered: StoredSite[] = []
   for await (const site of records.sites()) remembered.push(site)
-  const sites = createSites(remembered)
+  const sites = createSites(remembered, clock)
   const sessions = createSessions(clock)
   const counters = createCounters(sites, () => sessions.streams())
   const onEnded = ({ outcome }: StoredMigration) => counters.count.migrations.inc({ outcome: outcome ?? 'failed' })
@@ -125,12 +125,10 @@ function acceptOptions(options: GatewayOptions, parts: Parts, gatewayId: string,
     version,
     sites,
     enrol: parts.enrolments.ask,
-    onState(link, { version, host, vms, migrations: listed }, first) {
-      const certificateNotAfter = link.peer.certificate.notAfter
-      records
-        .saveSite({ site: link.site, version, host, vms, lastSeenAt: clock.now(), certificateNotAfter })
-        .catch(error => log.warn('a site could not be written down', { site: link.site, error }))
-      migrations.siteState(link, listed, first)
+    onState(link, state, first) {
+      const memory = sites.memory(link.site)
+      if (memory) records.saveSite(memory).catch(error => log.warn('a site could not be written down', { site: link.site, error }))
+      migrations.siteState(link, state.migrations, first)
     },
     onProgress: (link, progress) => migrations.progress(link, progress),
     onResult: (link, result) => migrations.result(link, result),

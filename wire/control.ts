@@ -18,6 +18,8 @@ export const Id = z.string().regex(NAME_PATTERN, 'expected 1 to 64 of a-z, 0-9 a
 export const MigrationId = z.string().regex(ID_PATTERN, 'expected 32 hexadecimal digits')
 
 const text = (max: number) => z.string().max(max)
+/** Text for people: what is too long is cut, for a long message must not cost the outcome that it comes with. */
+const prose = (max: number) => z.string().transform(value => value.slice(0, max))
 const count = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER)
 const amount = z.number().nonnegative()
 const base64 = (max: number) =>
@@ -29,7 +31,7 @@ const Nonce = z.string().regex(/^[A-Za-z0-9+/]{43}=$/, `expected ${NONCE_BYTES} 
 /** A certificate's canonical bytes in base64. */
 export const CertificateText = base64(8192).min(1)
 
-export const ErrorBody = z.object({ code: text(64), message: text(4096), hint: text(4096).optional() })
+export const ErrorBody = z.object({ code: text(64), message: prose(4096), hint: prose(4096).optional() })
 
 // --- First frames -----------------------------------------------------------------------------------------------------------------
 
@@ -210,7 +212,7 @@ export const Report = z.looseObject({
   rounds: count,
   transport: text(32),
   streams: count,
-  notes: z.array(text(1024)).max(64),
+  notes: z.array(prose(1024)).max(64),
 })
 export type Report = z.infer<typeof Report>
 

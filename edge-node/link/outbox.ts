@@ -24,6 +24,13 @@ export function createOutbox(send: (result: MigrationResult) => Promise<unknown>
   const waiting = new Map<string, MigrationResult>()
   let flushing: Promise<void> | undefined
 
+  /** The outcome matters more than the report: if it is the report that cannot pass, the outcome still must. */
+  function strip(key: string, result: MigrationResult): void {
+    if (waiting.get(key) !== result) return
+    const { report, ...bare } = result
+    if (report) waiting.set(key, bare)
+    else waiting.delete(key)
+  }
   async function deliver(key: string, result: MigrationResult): Promise<'next' | 'offline'> {
     try {
       await send(result)
@@ -32,10 +39,9 @@ export function createOutbox(send: (result: MigrationResult) => Promise<unknown>
       const error = toGodwitError(thrown)
       if (OFFLINE.has(error.code)) return 'offline'
       log.warn('a result was not taken', { migrationId: result.migrationId, error })
-      // The outcome matters more than the report: if it is the report that cannot pass, the outcome still must.
       if (error.code === 'FRAME_MALFORMED' || error.code === 'LIMIT_EXCEEDED') {
-        const { report, ...bare } = result
-        if (waiting.get(key) === result && report) waiting.set(key, bare)
+        strip(key, result)
+        return 'next'
       }
       await sleep(RETRY_MS, signal).catch(() => {})
     }

@@ -116,7 +116,7 @@ async function serveSite(peer: Peer, connection: Connection, frames: FrameStream
   }
   try {
     const welcome: Welcome = { gateway: gatewayId, site, version }
-    await within(frames.write(FRAME.WELCOME, toJson(welcome)), { ms: GOODBYE_MS, what: 'WELCOME' })
+    await within(frames.write(FRAME.WELCOME, toJson(welcome)), { ms: STRANGER_MS, what: 'WELCOME' })
     log.info('a site has connected', { engine: connection.engine, from: connection.remoteAddress })
     acceptStreams(connection, stream => readJoin(stream).then(({ join, rest }) => onJoin(join, site, rest)), onRefused).catch(() => {})
     const why = await Promise.race([link.rpc.closed, connection.closed.then(({ message }) => new GodwitError('CONNECTION_LOST', message))])

@@ -175,6 +175,7 @@ export class Migrations {
   async *follow(migrationId: string, signal: AbortSignal): AsyncGenerator<MigrationEvent> {
     const migration = this.#get(migrationId)
     yield { event: 'state', state: migration.record.state }
+    if (migration.progress) yield { event: 'progress', progress: migration.progress }
     if (isOver(migration.record.state)) return yield { event: 'end', migration: viewOf(migration) }
     yield* migration.watchers.follow(signal)
   }

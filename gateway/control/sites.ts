@@ -2,6 +2,7 @@
 // Enters: authenticated connections, site.state messages. Leaves: the link to a site, a stream to a site, views for status.
 // Always holds: a site has at most one control link; a later incarnation (process) of its node replaces an earlier one, never the other way
 // round; data connections belong to the incarnation of the control link and go with it. Messages of a replaced link change nothing.
+import type { Clock } from '../../ops/clock.ts'
 import type { RpcPeer } from '../../transport/rpc.ts'
 import type { Connection, Stream } from '../../transport/types.ts'
 import type { SiteView, VmView } from '../../wire/admin.ts'
@@ -34,13 +35,15 @@ export type Sites = {
   known(site: string): boolean
   /** The state that came over the present control link. */
   state(site: string): SiteState | undefined
+  /** What is worth keeping of a site. */
+  memory(site: string): StoredSite | undefined
   openTo(site: string, index: number): Promise<Stream>
   vms(): VmView[]
   views(): SiteView[]
   links(): SiteLink[]
 }
 
-export function createSites(remembered: StoredSite[]): Sites {
+export function createSites(remembered: StoredSite[], clock: Clock): Sites {
   const sites = new Map<string, Site>()
   for (const last of remembered) sites.set(last.site, { control: undefined, data: new Set(), state: undefined, last })
 
@@ -79,6 +82,7 @@ export function createSites(remembered: StoredSite[]): Sites {
       if (site?.control !== link) return
       site.control = undefined
       site.state = undefined
+      if (site.last) site.last.lastSeenAt = clock.now()
     },
     update(link, state) {
       const site = sites.get(link.site)
@@ -86,7 +90,7 @@ export function createSites(remembered: StoredSite[]): Sites {
       site.state = state
       const { version, host, vms } = state
       const certificateNotAfter = link.peer.certificate.notAfter
-      site.last = { site: link.site, version, host, vms, lastSeenAt: link.since, certificateNotAfter }
+      site.last = { site: link.site, version, host, vms, lastSeenAt: clock.now(), certificateNotAfter }
       return true
     },
     online(site) {
@@ -95,6 +99,7 @@ export function createSites(remembered: StoredSite[]): Sites {
     },
     known: site => sites.has(site),
     state: site => sites.get(site)?.state,
+    memory: site => sites.get(site)?.last,
     async openTo(site, index) {
       const found = sites.get(site)
       const control = found?.control

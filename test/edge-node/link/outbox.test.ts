@@ -1,0 +1,82 @@
+// Results until they are answered, and the wait between attempts to connect.
+import { backoffMs } from '../../../edge-node/link/backoff.ts'
+import { createOutbox } from '../../../edge-node/link/outbox.ts'
+import { eventually } from '../../../ops/deadline.ts'
+import type { MigrationResult } from '../../../wire/control.ts'
+import { GodwitError } from '../../../wire/errors.ts'
+import { silentLog } from '../../../wire/log.ts'
+import { emptyReport } from '../../gateway/fixture.ts'
+import { assert, suite } from '../../support/suite.ts'
+
+const test = suite('edge-node: link', { ms: 10_000 })
+const result = (digit: string, outcome: MigrationResult['outcome'] = 'completed'): MigrationResult => ({
+  migrationId: digit.repeat(32),
+  side: 'source',
+  outcome,
+})
+const never = new AbortController().signal
+
+test('waits longer after each failure, up to a ceiling, spread over half of it', () => {
+  const wait = (failures: number, chance: number) => backoffMs(failures, chance, { firstMs: 100, maxMs: 1000 })
+  assert.equal(
+    [1, 2, 3, 4, 5, 60].map(failures => wait(failures, 1)),
+    [100, 200, 400, 800, 1000, 1000],
+  )
+  assert.equal([wait(1, 0), wait(60, 0)], [50, 500])
+})
+
+test('an offline gateway gets its results when it is back, the newest of each', async () => {
+  let online = false
+  const taken: MigrationResult[] = []
+  const outbox = createOutbox(
+    async one => {
+      if (!online) throw new GodwitError('CONNECTION_LOST')
+      taken.push(one)
+    },
+    silentLog,
+    never,
+  )
+  outbox.add(result('a', 'failed'))
+  outbox.add(result('b'))
+  outbox.add(result('a', 'cancelled'))
+  await outbox.flush()
+  assert.equal(outbox.migrationIds().length, 2, 'both are still this node’s business')
+  online = true
+  await outbox.flush()
+  assert.equal(taken, [result('a', 'cancelled'), result('b')])
+  assert.equal(outbox.migrationIds(), [])
+})
+
+test('a result added while another is being sent is sent too', async () => {
+  const gate = Promise.withResolvers<void>()
+  const taken: string[] = []
+  const outbox = createOutbox(
+    async ({ migrationId }) => {
+      await gate.promise
+      taken.push(migrationId)
+    },
+    silentLog,
+    never,
+  )
+  outbox.add(result('a'))
+  outbox.add(result('b'))
+  gate.resolve()
+  await eventually(() => (taken.length === 2 ? true : undefined), { ms: 2_000, what: 'both' })
+})
+
+test('a report that the gateway cannot take does not keep the outcome from it', async () => {
+  const taken: MigrationResult[] = []
+  const outbox = createOutbox(
+    async one => {
+      if (one.report) throw new GodwitError('FRAME_MALFORMED', 'report.rounds: expected number')
+      taken.push(one)
+    },
+    silentLog,
+    never,
+  )
+  outbox.add({ ...result('c'), report: emptyReport('c'.repeat(32)) })
+  await eventually(() => (taken.length === 1 ? true : undefined), { ms: 5_000, what: 'the outcome' })
+  assert.equal(taken, [result('c')])
+})
+
+test.run()
