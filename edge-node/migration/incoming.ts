@@ -10,7 +10,8 @@ import { FRAME } from '../../wire/types.ts'
 import type { SealedReader } from '../channel/sealed-stream.ts'
 import type { Session } from '../channel/session.ts'
 import { type Applier, createApplier } from '../pages/apply.ts'
-import { createReturnPathParser, RETURN_PATH } from '../stream/return-path.ts'
+import { decodeBarrier } from '../pages/batch.ts'
+import { createReturnPathParser, decodeValue, encodeMessage, RETURN_PATH } from '../stream/return-path.ts'
 import { FIRST_PAGE_INDEX, SKELETON_INDEX } from './outgoing.ts'
 
 /** Record bytes after which an acknowledgement goes at once; smaller amounts wait for the timer. */
@@ -63,10 +64,10 @@ export function createIncoming(options: IncomingOptions): Incoming {
 
   const returnPath = createReturnPathParser({
     message(type, payload) {
-      const bytes = returnPathBytes(type, payload)
+      const bytes = encodeMessage(type, payload)
       if (type !== RETURN_PATH.shut) return options.onReturnPath(bytes)
       times.shutMs = performance.now()
-      shut.resolve({ code: new DataView(payload.buffer, payload.byteOffset, 4).getUint32(0), bytes })
+      shut.resolve({ code: decodeValue(payload), bytes })
     },
   })
   qemu.on('data', chunk => {
@@ -78,7 +79,7 @@ export function createIncoming(options: IncomingOptions): Incoming {
   })
   const skeleton = async ({ type, payload }: Frame) => {
     if (type === FRAME.BARRIER) {
-      await (await begun.promise).barrier('skeleton', barrierNumber(payload))
+      await (await begun.promise).barrier('skeleton', decodeBarrier(payload))
       times.barrierMs = performance.now()
       return
     }
@@ -89,7 +90,7 @@ export function createIncoming(options: IncomingOptions): Incoming {
   }
   const page = async (stream: number, { type, payload }: Frame) => {
     const target = await begun.promise
-    if (type === FRAME.BARRIER) await target.barrier(stream, barrierNumber(payload))
+    if (type === FRAME.BARRIER) await target.barrier(stream, decodeBarrier(payload))
     else await target.batch(stream, payload)
   }
   const readAll = async (index: number, reader: SealedReader) => {
@@ -170,20 +171,6 @@ async function write(socket: Socket, bytes: Uint8Array): Promise<void> {
       error ? reject(new GodwitError('QEMU_LOAD', "the target's QEMU closed its socket", { cause: error })) : resolve(),
     )
   })
-}
-
-function barrierNumber(payload: Uint8Array): number {
-  if (payload.length !== 4) throw new GodwitError('FRAME_MALFORMED', 'a barrier has 4 bytes')
-  return new DataView(payload.buffer, payload.byteOffset, 4).getUint32(0)
-}
-
-function returnPathBytes(type: number, payload: Uint8Array): Uint8Array {
-  const out = new Uint8Array(4 + payload.length)
-  const view = new DataView(out.buffer)
-  view.setUint16(0, type)
-  view.setUint16(2, payload.length)
-  out.set(payload, 4)
-  return out
 }
 
 function deferred<T>(): { promise: Promise<T>; resolve: (value: T) => void } {

@@ -11,6 +11,7 @@ import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import { FRAME } from '../../wire/types.ts'
 import type { SealedWriter } from '../channel/sealed-stream.ts'
 import type { Session } from '../channel/session.ts'
+import { encodeBarrier } from '../pages/batch.ts'
 import { createPipeline, type Pipeline } from '../pages/pipeline.ts'
 import type { Gate } from '../rate/gate.ts'
 import { type Block, createParser } from '../stream/parse.ts'
@@ -28,7 +29,7 @@ export type OutgoingOptions = {
   gate: Gate
   streams: { skeleton: Stream; pages: Stream[] }
   compression: 'zstd' | 'off'
-  level: number
+  level: number | 'auto'
   workers: number
   /** Told once which blocks travel as pages, before the first of them is sent. */
   onBlocks: (blocks: { name: string; bytes: number }[]) => void
@@ -146,9 +147,7 @@ function startPipeline(options: OutgoingOptions, blocks: readonly Block[], skele
     level: options.level,
     workers: options.workers,
     async onBarrier(n) {
-      const payload = new Uint8Array(4)
-      new DataView(payload.buffer).setUint32(0, n)
-      await skeleton.send(FRAME.BARRIER, payload)
+      await skeleton.send(FRAME.BARRIER, encodeBarrier(n))
       await skeleton.flush()
     },
   })

@@ -46,7 +46,8 @@ export type SourceOptions = {
   /** Private folder for the socket that QEMU writes to. */
   dir: string
   transport: string
-  compressionLevel?: number
+  /** zstd level; 'auto' (default) follows whether the path or the workers are the slow side. */
+  compressionLevel?: number | 'auto'
   workers?: number
   log: Log
 }
@@ -63,7 +64,6 @@ const LOAD_TIMEOUT_MS = 600_000
 const RUNNING_TIMEOUT_MS = 30_000
 const QEMU_CONNECT_TIMEOUT_MS = 10_000
 const POSTMIGRATE_TIMEOUT_MS = 15_000
-const COMPRESSION_LEVEL = 1
 
 /** Starts at once; never throws. */
 export function startSource(options: SourceOptions): SourceMigration {
@@ -162,7 +162,7 @@ function createFlow(options: SourceOptions, session: Session, life: Life, signal
         gate,
         streams: { skeleton: skeleton!, pages },
         compression: plan.compression,
-        level: options.compressionLevel ?? COMPRESSION_LEVEL,
+        level: options.compressionLevel ?? 'auto',
         workers: options.workers ?? 1,
         onBlocks: blocks => void peer.send({ type: 'PAGES', blocks }).catch(error => fail(toGodwitError(error))),
         onRamEnd: () => {

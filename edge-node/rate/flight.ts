@@ -27,12 +27,15 @@ const RATE_WINDOW_MS = 2_000
 const CHECKPOINTS_MAX = 4096
 const GAIN_STARTUP = 2
 const GAIN_CRUISE = 1.25
+/** Our own window may be what holds the rate down (then RTT is long for another reason than our queue): it is tried larger now and then. */
+const PROBE_UP_MS = 60
+const PROBE_UP_EVERY_MS = 1_000
 /** Rounds without growth of the rate by this share end the start-up. */
 const STARTUP_GROWTH = 1.15
 const STARTUP_FLAT_ROUNDS = 2
 /** A standing queue hides the true RTT minimum: when none as small was seen for this long, the window dips for a round trip to see it again. */
-const PROBE_AFTER_MS = 5_000
-const PROBE_GAIN = 0.75
+const PROBE_DOWN_AFTER_MS = 5_000
+const PROBE_DOWN_GAIN = 0.75
 
 /** Counts bytes in flight of one migration, over all its streams. */
 export class Flight {
@@ -48,13 +51,15 @@ export class Flight {
   #roundBest = 0
   #flatRounds = 0
   #minSeenAtMs = 0
-  #probeUntilMs = 0
+  #downUntilMs = 0
+  #upUntilMs = 0
+  #upAtMs = 0
   #nowMs = 0
   readonly #options: Required<FlightOptions>
 
   constructor(options: FlightOptions = {}) {
     this.#options = {
-      queueBudgetMs: 40,
+      queueBudgetMs: 50,
       windowMinBytes: 128 * 1024,
       windowMaxBytes: 64 * 1024 * 1024,
       windowInitialBytes: 512 * 1024,
@@ -112,14 +117,19 @@ export class Flight {
     this.#endRound(total)
   }
 
-  /** Begins a dip when the minimum is old; a dip lasts two round trips, so that the queue is gone when it is measured. */
+  /** Begins a dip when the minimum is old (two round trips, so that the queue is gone when it is measured), or else, now and then, a rise. */
   #probe(nowMs: number): void {
     this.#nowMs = nowMs
     const best = this.#rtts.best()
     if (this.#rttMs <= 1.05 * best) this.#minSeenAtMs = nowMs
-    if (nowMs - this.#minSeenAtMs < PROBE_AFTER_MS || nowMs < this.#probeUntilMs) return
-    this.#probeUntilMs = nowMs + 2 * this.#rttMs
-    this.#minSeenAtMs = nowMs
+    if (nowMs < this.#downUntilMs || nowMs < this.#upUntilMs) return
+    if (nowMs - this.#minSeenAtMs >= PROBE_DOWN_AFTER_MS) {
+      this.#downUntilMs = nowMs + 2 * this.#rttMs
+      this.#minSeenAtMs = nowMs
+    } else if (nowMs - this.#upAtMs >= Math.max(PROBE_UP_EVERY_MS, 6 * this.#rttMs)) {
+      this.#upUntilMs = nowMs + this.#rttMs
+      this.#upAtMs = nowMs
+    }
   }
 
   #endRound(total: number): void {
@@ -137,8 +147,10 @@ export class Flight {
     const { queueBudgetMs, windowMinBytes, windowMaxBytes, windowInitialBytes } = this.#options
     const rate = this.#rates.best()
     if (rate === 0) return windowInitialBytes
-    const probing = this.#nowMs < this.#probeUntilMs
-    const contentMs = probing ? PROBE_GAIN * this.#rtts.best() : this.#gain * this.#rtts.best() + queueBudgetMs
+    const best = this.#rtts.best()
+    const cruiseMs = this.#gain * best + queueBudgetMs
+    const isDown = this.#nowMs < this.#downUntilMs
+    const contentMs = isDown ? PROBE_DOWN_GAIN * best : this.#nowMs < this.#upUntilMs ? cruiseMs + PROBE_UP_MS : cruiseMs
     const wanted = (rate * contentMs) / 1000
     return Math.min(windowMaxBytes, Math.max(windowMinBytes, Math.round(wanted)))
   }
