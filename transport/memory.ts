@@ -20,6 +20,8 @@ export type MemoryEngine = Engine & {
 }
 
 const BACKLOG_CONNECTIONS = 256
+/** A writer and a reader that keep each other going by promises alone would starve timers and IO: a write now and then waits for them. */
+const WRITES_PER_TURN = 16
 const lost = (message: string) => new GodwitError('CONNECTION_LOST', message)
 
 /** One direction of a stream. */
@@ -40,6 +42,7 @@ function createPipe(limitBytes: number, onDone: () => void): Pipe {
   let wakeReader: (() => void) | undefined
   let wakeWriter: (() => void) | undefined
   let turn: Promise<unknown> = Promise.resolve()
+  let untilYield = WRITES_PER_TURN
 
   const wake = () => {
     wakeReader?.()
@@ -52,6 +55,10 @@ function createPipe(limitBytes: number, onDone: () => void): Pipe {
     onDone()
   }
   async function put(bytes: Uint8Array): Promise<void> {
+    if (--untilYield === 0) {
+      untilYield = WRITES_PER_TURN
+      await new Promise<void>(resolve => setImmediate(resolve))
+    }
     for (let at = 0; at < bytes.length; ) {
       if (failure) throw failure
       if (state !== 'open') throw new Error('write after end()')
