@@ -22,6 +22,9 @@ export type Io = {
   output: Writable
 }
 
+/** Ctrl-C reaches the whole process group: this process directly, and again through bin/launch.js, which passes signals on. That is one wish. */
+const ONE_SIGNAL_MS = 300
+
 export function processIo(): Io {
   return {
     out: text => void process.stdout.write(text),
@@ -33,7 +36,12 @@ export function processIo(): Io {
     homeDir: homedir(),
     onInterrupt: handle => {
       let count = 0
-      const onSignal = () => handle(++count)
+      let lastMs = Number.NEGATIVE_INFINITY
+      const onSignal = () => {
+        const isSame = performance.now() - lastMs < ONE_SIGNAL_MS
+        lastMs = performance.now()
+        if (!isSame) handle(++count)
+      }
       process.on('SIGINT', onSignal)
       process.on('SIGTERM', onSignal)
       return () => {

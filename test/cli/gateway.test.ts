@@ -1,5 +1,7 @@
 // The real gateway, started as its command starts it, from files on disk: a first start makes the token; wrong identities stop it.
+import { spawn } from 'node:child_process'
 import { chmod, stat, writeFile } from 'node:fs/promises'
+import { fileURLToPath } from 'node:url'
 import { gatewayTarget, loadGatewayConfig, loadNodeConfig } from '../../cli/config.ts'
 import { runGateway } from '../../cli/wiring.ts'
 import { loadIdentity } from '../../edge-node/identity.ts'
@@ -85,6 +87,32 @@ test('a site enrols through it: token, request, approval by fingerprint, certifi
     assert.is(stranger.json().error.code, 'TOKEN_INVALID')
   } finally {
     await running.close()
+  }
+})
+
+test('Ctrl-C, which reaches launcher and gateway both, ends it in order', async () => {
+  await using at = await fleet()
+  const file = fileURLToPath(new URL('../../bin/godwit.js', import.meta.url))
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    const child = spawn(process.env['GODWIT_TEST_NODE'] ?? process.execPath, [file, 'gateway'], {
+      detached: true,
+      env: { ...process.env, ...at.env },
+      stdio: ['ignore', 'ignore', 'pipe'],
+    })
+    let log = ''
+    child.stderr.on('data', chunk => {
+      log += chunk
+    })
+    const ended = new Promise<[number | null, string | null]>(resolve => child.once('exit', (code, by) => resolve([code, by])))
+    try {
+      await eventually(() => log.includes('gateway ready') || undefined, { ms: 20_000, what: `the gateway: ${log}` })
+      process.kill(-child.pid!, signal)
+      setTimeout(() => process.kill(-child.pid!, signal), 20).unref()
+      assert.equal(await ended, [0, null], log)
+      assert.is(log.split('stopping; once more').length, 2)
+    } finally {
+      child.kill('SIGKILL')
+    }
   }
 })
 
