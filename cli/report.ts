@@ -38,5 +38,7 @@ function parts({ downtimeParts }: Report): string {
 function classLine(report: Report, name: (typeof CLASSES)[number]): [string, string][] {
   const pages = report[`pages${name}`]
   if (pages === 0) return []
-  return [[`- ${name.toLowerCase()}`, `${formatBytes(pages * PAGE_BYTES)} in ${pages} pages -> ${formatBytes(report[`bytes${name}`])}`]]
+  const bytes = report[`bytes${name}`]
+  const became = bytes === pages * PAGE_BYTES ? '' : ` -> ${formatBytes(bytes)}`
+  return [[`- ${name.toLowerCase()}`, `${formatBytes(pages * PAGE_BYTES)} in ${pages} pages${became}`]]
 }
