@@ -14,7 +14,7 @@ import type { NodeConfig } from './config.ts'
 import type { LoadedIdentity } from './identity.ts'
 import type { Link, LinkHandlers } from './link/link.ts'
 import type { NodeMetrics } from './metrics.ts'
-import { startSource } from './migration/source.ts'
+import { type SourceMigration, startSource } from './migration/source.ts'
 import { startTarget, type TargetMigration, type TargetOptions } from './migration/target.ts'
 import { needsToJson, parseNeeds } from './vm/preflight.ts'
 import type { Registry } from './vm/registry.ts'
@@ -197,15 +197,13 @@ function runSource(
   link: () => Link,
 ): { cancel(): void; result: Promise<MigrationResult> } {
   const { identity, registry, log } = options
-  let cancelled = false
-  let cancel = () => {
-    cancelled = true
-  }
+  let source: SourceMigration | undefined
+  let isCancelled = false
   const migrate = async () => {
     const needs = await registry.needs(plan.vm, plan.method)
     const dir = await folderOf(options, plan)
-    if (cancelled) throw new GodwitError('MIGRATION_CANCELLED')
-    const source = startSource({
+    if (isCancelled) throw new GodwitError('MIGRATION_CANCELLED')
+    source = startSource({
       plan,
       offer: { type: 'OFFER', needs: needsToJson(needs) },
       qmp: vm.qmp,
@@ -221,21 +219,22 @@ function runSource(
       transport: link().selection?.engine ?? 'unknown',
       log: log.child({ migrationId: plan.migrationId }),
     })
-    cancel = () => source.cancel()
     return await source.done
   }
   const settle = async () => {
     try {
-      const report = await migrate()
-      await registry.endMigration(plan.vm, 'moved', plan.epoch + 1)
-      return report
-    } catch (thrown) {
-      const error = toGodwitError(thrown)
-      await registry.endMigration(plan.vm, error.code === 'MIGRATION_DOUBT' ? 'doubt' : 'kept')
-      throw error
+      return await migrate()
+    } finally {
+      const fate = source?.fate() ?? 'here'
+      const outcome = fate === 'here' ? 'kept' : fate
+      await registry.endMigration(plan.vm, outcome, ...(fate === 'moved' ? [plan.epoch + 1] : []))
     }
   }
-  return { cancel: () => cancel(), result: conclude(plan, 'source', settle(), options) }
+  const cancel = () => {
+    isCancelled = true
+    source?.cancel()
+  }
+  return { cancel, result: conclude(plan, 'source', settle(), options) }
 }
 
 /** A migration's end as its result; its folder goes. */

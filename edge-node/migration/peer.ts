@@ -33,6 +33,8 @@ export function createPeer({ session, onAck, onReturnPath, signal, fail }: PeerO
   let finished = false
 
   const deliver = (message: Message) => {
+    // The last word of a migration: the other side ends its stream right behind it.
+    if (message.type === 'RUNNING') finished = true
     for (const waiter of waiting) {
       if (!waiter.types.includes(message.type)) continue
       waiting.delete(waiter)

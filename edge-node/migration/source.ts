@@ -27,7 +27,7 @@ import { createPeer, type Peer } from './peer.ts'
 import { createMeter, type Meter } from './progress.ts'
 import { createReport, type Timeline } from './report.ts'
 import { resumeSource } from './resume.ts'
-import { next, SOURCE, type SourceState } from './states.ts'
+import { next, SOURCE, type SourceState, sourceMayResume } from './states.ts'
 
 export type SourceOptions = {
   plan: Plan
@@ -57,6 +57,8 @@ export type SourceMigration = {
   readonly done: Promise<Report>
   /** Ends the migration with the VM running here. MIGRATION_LATE after the commit. */
   cancel(): void
+  /** Where the VM is, once `done` has settled: what to do with it here follows from this alone, never from the error. */
+  fate(): 'here' | 'moved' | 'doubt'
 }
 
 const ACCEPT_TIMEOUT_MS = 60_000
@@ -77,6 +79,7 @@ export function startSource(options: SourceOptions): SourceMigration {
       if (life.committing) throw new GodwitError('MIGRATION_LATE')
       fail(new GodwitError('MIGRATION_CANCELLED'))
     },
+    fate: () => (life.state === 'RETIRED' ? 'moved' : sourceMayResume(life.state) ? 'here' : 'doubt'),
   }
 }
 
@@ -107,7 +110,7 @@ async function run(options: SourceOptions, life: Life, signal: AbortSignal, fail
 
     const running = await commit(options, life, flow.peer, hash)
     held.meter.stop()
-    await flow.peer.finish()
+    await flow.peer.finish().catch(() => {}) // the VM runs there: nothing can fail any more
     return createReport({ ...options, life, loaded, running, outgoing: held.outgoing, meter: held.meter, session: held.session })
   } catch (error) {
     held.meter?.stop()
@@ -252,7 +255,7 @@ async function commit(options: SourceOptions, life: Life, peer: Peer, hash: stri
     await advance(options, life, 'refused')
     throw new GodwitError('MIGRATION_REFUSED', `the target gave the VM back: ${answer.error.code} ${answer.error.message}`)
   }
-  await advance(options, life, 'running')
+  await advance(options, life, 'running').catch(error => options.log.error('RETIRED could not be recorded', { error }))
   return answer
 }
 
@@ -265,8 +268,7 @@ async function giveUp(
 ): Promise<GodwitError> {
   const { plan, log } = options
   held.outgoing?.abort(error)
-  if (life.state === 'RETIRED') return error
-  if (life.state === 'RELINQUISHED') {
+  if (!sourceMayResume(life.state)) {
     log.error('the VM is handed over but the target has not answered: it stays paused here', { migrationId: plan.migrationId, error })
     return new GodwitError('MIGRATION_DOUBT', `handed over to ${plan.target}, which has not answered: ${error.message}`, { cause: error })
   }
