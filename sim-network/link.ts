@@ -8,8 +8,8 @@
 import { type Blackout, blackoutEnd, checkBlackouts } from './blackout.ts'
 import { createDeque } from './deque.ts'
 import { createLossModel, type Loss } from './loss.ts'
-import { createRandom, randomAt } from './random.ts'
-import { createServer, type Rate } from './server.ts'
+import { createRandom, type Random, randomAt } from './random.ts'
+import { createServer, type Rate, type Server } from './server.ts'
 
 export type LinkOptions = {
   rate: Rate
@@ -62,107 +62,130 @@ export type Link<T> = {
 
 type Waiting<T> = { enteredMs: number; bytes: number; packet: T }
 
-export function createLink<T>(initial: LinkOptions, seed: number | string): Link<T> {
-  const random = createRandom(seed)
-  const lossRandom = random.fork('loss')
-  const jitterSeed = random.fork('jitter').uint32()
-  let options = checkOptions(initial)
-  let server = createServer(options.rate, options.blackouts ?? [])
-  let loss = createLossModel(options.loss, lossRandom)
-  const queue = createDeque<Waiting<T>>()
-  const flight = createDeque<Delivery<T>>()
-  const counters = emptyCounters()
-  let now = 0
-  let headDoneMs: number | undefined
-  let lastSentMs = 0
-  let lastArrivalMs = 0
-  let isCut = false
+/** A link of these options; equal seeds behave equally. TypeError on options that make no link. */
+export const createLink = <T>(options: LinkOptions, seed: number | string): Link<T> => new LinkModel<T>(options, seed)
 
-  const drop = (cause: DropCause, bytes: number) => {
-    counters.droppedPackets[cause]++
-    counters.droppedBytes[cause] += bytes
+class LinkModel<T> implements Link<T> {
+  readonly #lossRandom: Random
+  readonly #jitterSeed: number
+  readonly #queue = createDeque<Waiting<T>>()
+  readonly #flight = createDeque<Delivery<T>>()
+  readonly #counters = emptyCounters()
+  #options: LinkOptions
+  #server: Server
+  #loss: ReturnType<typeof createLossModel>
+  #nowMs = 0
+  /** When the packet at the queue's head is out; undefined when the queue is empty. */
+  #headDoneMs: number | undefined
+  #lastSentMs = 0
+  #lastArrivalMs = 0
+  #isCut = false
+
+  constructor(options: LinkOptions, seed: number | string) {
+    const random = createRandom(seed)
+    this.#lossRandom = random.fork('loss')
+    this.#jitterSeed = random.fork('jitter').uint32()
+    this.#options = checkOptions(options)
+    this.#server = createServer(options.rate, options.blackouts ?? [])
+    this.#loss = createLossModel(options.loss, this.#lossRandom)
   }
-  const startHead = (fromMs: number) => {
-    const head = queue.first()
-    headDoneMs = head ? server.serve(fromMs, head.bytes) : undefined
+
+  enqueue(nowMs: number, bytes: number, packet: T): boolean {
+    this.#moveTo(nowMs)
+    const counters = this.#counters
+    counters.enteredPackets++
+    counters.enteredBytes += bytes
+    const cause = this.#refusal(bytes)
+    if (cause) {
+      this.#drop(cause, bytes)
+      return false
+    }
+    this.#queue.push({ enteredMs: nowMs, bytes, packet })
+    counters.queueBytes += bytes
+    counters.queueBytesMax = Math.max(counters.queueBytesMax, counters.queueBytes)
+    if (this.#headDoneMs === undefined) this.#startHead(Math.max(nowMs, this.#lastSentMs))
+    return true
   }
+
+  advance(nowMs: number): Delivery<T>[] {
+    this.#moveTo(nowMs)
+    const arrived: Delivery<T>[] = []
+    for (let first = this.#flight.first(); first && first.atMs <= nowMs; first = this.#flight.first()) {
+      this.#flight.shift()
+      this.#counters.deliveredPackets++
+      this.#counters.deliveredBytes += first.bytes
+      arrived.push(first)
+    }
+    return arrived
+  }
+
+  // What is in flight arrives before what is still queued, so the first of it decides.
+  nextMs(): number | undefined {
+    const next = this.#flight.first()?.atMs ?? this.#headDoneMs
+    return next === Number.POSITIVE_INFINITY ? undefined : next
+  }
+
+  change(nowMs: number, changes: Partial<LinkOptions>): void {
+    this.#moveTo(nowMs)
+    this.#options = checkOptions({ ...this.#options, ...changes })
+    if ('loss' in changes) this.#loss = createLossModel(this.#options.loss, this.#lossRandom)
+    this.#server = createServer(this.#options.rate, this.#options.blackouts ?? [])
+    this.#startHead(nowMs)
+  }
+
+  cut(nowMs: number, isCut: boolean): void {
+    this.#moveTo(nowMs)
+    this.#isCut = isCut
+    if (!isCut) return
+    for (const { bytes } of [...this.#queue.clear(), ...this.#flight.clear()]) this.#drop('cut', bytes)
+    this.#counters.queueBytes = 0
+    this.#headDoneMs = undefined
+  }
+
+  counters(): LinkCounters {
+    return structuredClone(this.#counters)
+  }
+
+  #moveTo(nowMs: number): void {
+    if (nowMs < this.#nowMs) throw new TypeError(`a link at ${this.#nowMs} ms cannot go back to ${nowMs} ms`)
+    this.#nowMs = nowMs
+    while (this.#headDoneMs !== undefined && this.#headDoneMs <= nowMs) this.#sendHead(this.#headDoneMs)
+  }
+
+  #refusal(bytes: number): DropCause | undefined {
+    if (this.#isCut) return 'cut'
+    if (bytes > (this.#options.mtuBytes ?? Number.POSITIVE_INFINITY)) return 'mtu'
+    return this.#counters.queueBytes + bytes > this.#options.queueBytes ? 'queue' : undefined
+  }
+
+  #startHead(fromMs: number): void {
+    const head = this.#queue.first()
+    this.#headDoneMs = head ? this.#server.serve(fromMs, head.bytes) : undefined
+  }
+
   /** The packet at the head is out at `sentMs`: lose it or let it fly, and start the next. */
-  const sendHead = (sentMs: number) => {
-    const { enteredMs, bytes, packet } = queue.shift()!
+  #sendHead(sentMs: number): void {
+    const { enteredMs, bytes, packet } = this.#queue.shift()!
+    const { delayMs, blackouts = [] } = this.#options
+    const counters = this.#counters
     counters.queueBytes -= bytes
     counters.sentPackets++
     counters.queueDelayMsSum += sentMs - enteredMs
     counters.queueDelayMsMax = Math.max(counters.queueDelayMsMax, sentMs - enteredMs)
-    lastSentMs = sentMs
-    const isLost = loss.lost()
-    if (blackoutEnd(options.blackouts ?? [], 'drop', sentMs) !== undefined) drop('blackout', bytes)
-    else if (isLost) drop('loss', bytes)
+    this.#lastSentMs = sentMs
+    const isLost = this.#loss.lost()
+    if (blackoutEnd(blackouts, 'drop', sentMs) !== undefined) this.#drop('blackout', bytes)
+    else if (isLost) this.#drop('loss', bytes)
     else {
-      lastArrivalMs = Math.max(lastArrivalMs, sentMs + options.delayMs + jitterAt(options, jitterSeed, sentMs))
-      flight.push({ atMs: lastArrivalMs, bytes, packet })
+      this.#lastArrivalMs = Math.max(this.#lastArrivalMs, sentMs + delayMs + jitterAt(this.#options, this.#jitterSeed, sentMs))
+      this.#flight.push({ atMs: this.#lastArrivalMs, bytes, packet })
     }
-    startHead(sentMs)
-  }
-  const moveTo = (nowMs: number) => {
-    if (nowMs < now) throw new TypeError(`a link at ${now} ms cannot go back to ${nowMs} ms`)
-    now = nowMs
-    while (headDoneMs !== undefined && headDoneMs <= nowMs) sendHead(headDoneMs)
+    this.#startHead(sentMs)
   }
 
-  return {
-    enqueue: (nowMs, bytes, packet) => {
-      moveTo(nowMs)
-      counters.enteredPackets++
-      counters.enteredBytes += bytes
-      const cause = isCut
-        ? 'cut'
-        : bytes > (options.mtuBytes ?? Number.POSITIVE_INFINITY)
-          ? 'mtu'
-          : counters.queueBytes + bytes > options.queueBytes
-            ? 'queue'
-            : undefined
-      if (cause) {
-        drop(cause, bytes)
-        return false
-      }
-      queue.push({ enteredMs: nowMs, bytes, packet })
-      counters.queueBytes += bytes
-      counters.queueBytesMax = Math.max(counters.queueBytesMax, counters.queueBytes)
-      if (headDoneMs === undefined) startHead(Math.max(nowMs, lastSentMs))
-      return true
-    },
-    advance: nowMs => {
-      moveTo(nowMs)
-      const arrived: Delivery<T>[] = []
-      for (let first = flight.first(); first && first.atMs <= nowMs; first = flight.first()) {
-        flight.shift()
-        counters.deliveredPackets++
-        counters.deliveredBytes += first.bytes
-        arrived.push(first)
-      }
-      return arrived
-    },
-    // What is in flight arrives before what is still queued, so the first of it decides.
-    nextMs: () => {
-      const next = flight.first()?.atMs ?? headDoneMs
-      return next === Number.POSITIVE_INFINITY ? undefined : next
-    },
-    change: (nowMs, changes) => {
-      moveTo(nowMs)
-      options = checkOptions({ ...options, ...changes })
-      if ('loss' in changes) loss = createLossModel(options.loss, lossRandom)
-      server = createServer(options.rate, options.blackouts ?? [])
-      startHead(nowMs)
-    },
-    cut: (nowMs, cutNow) => {
-      moveTo(nowMs)
-      isCut = cutNow
-      if (!cutNow) return
-      for (const { bytes } of [...queue.clear(), ...flight.clear()]) drop('cut', bytes)
-      counters.queueBytes = 0
-      headDoneMs = undefined
-    },
-    counters: () => structuredClone(counters),
+  #drop(cause: DropCause, bytes: number): void {
+    this.#counters.droppedPackets[cause]++
+    this.#counters.droppedBytes[cause] += bytes
   }
 }
 

@@ -36,6 +36,7 @@ export type UdpProxy = {
 
 /** libuv timers tick in whole ms and fire on average half a tick late; releasing half a tick early centres the error. */
 const RELEASE_EARLY_MS = 0.5
+const SWEEP_EVERY_MS = 5000
 const KERNEL_BUFFER_BYTES = 4 * 1024 * 1024
 /** Released at most in one tick, or three times what the rate sends in 1 ms. A real link never delivers faster than its rate; when this process was
  * not scheduled for 20 ms, all that is overdue at once would overflow a receiver's default buffer (208 KiB: 92 datagrams), a loss that no model asked for. */
@@ -97,14 +98,7 @@ export async function startUdpProxy(options: UdpProxyOptions): Promise<UdpProxy>
     client.usedMs = nowMs()
     up.offer(bytes.byteLength + headerBytes, { bytes, client })
   })
-  const sweeper = setInterval(() => {
-    for (const [key, client] of clients) {
-      if (nowMs() - client.usedMs < clientIdleMs) continue
-      clients.delete(key)
-      client.upstream.close()
-    }
-  }, 5000)
-  sweeper.unref()
+  const sweeper = setInterval(() => forgetIdle(clients, nowMs() - clientIdleMs), SWEEP_EVERY_MS).unref()
 
   const { address, port } = server.address()
   return {
@@ -124,6 +118,14 @@ export async function startUdpProxy(options: UdpProxyOptions): Promise<UdpProxy>
       clients.clear()
       await new Promise<void>(resolve => server.close(resolve))
     },
+  }
+}
+
+function forgetIdle(clients: Map<string, Client>, beforeMs: number): void {
+  for (const [key, client] of clients) {
+    if (client.usedMs >= beforeMs) continue
+    clients.delete(key)
+    client.upstream.close()
   }
 }
 
