@@ -22,6 +22,8 @@ export type NodeOptions = {
   engines: Engine[]
   version: string
   log: Log
+  /** The program to run VMs with; default qemu-system-x86_64 of the PATH. For hosts that keep it elsewhere, and for tests. */
+  qemuBinary?: string | undefined
   /** For tests: called with the loaded, still paused VM before LOADED is sent. */
   onLoaded?: Parameters<typeof createMigrations>[0]['onLoaded']
 }
@@ -37,7 +39,7 @@ export type Node = {
 const DATA_CONNECTIONS = 1
 
 /** Starts everything, or nothing. CONFIG_*, CERT_*, STORE_LOCKED. The gateway need not be there: the node keeps trying. */
-export async function startNode({ config, engines, version, log, onLoaded }: NodeOptions): Promise<Node> {
+export async function startNode({ config, engines, version, log, qemuBinary, onLoaded }: NodeOptions): Promise<Node> {
   const identity = await loadIdentity(
     { ...config.identity, revocations: config.revocations },
     { role: 'site', id: config.site, now: nowSeconds() },
@@ -50,7 +52,8 @@ export async function startNode({ config, engines, version, log, onLoaded }: Nod
     for (const step of undo.splice(0).reverse()) await step().catch(error => log.warn('while closing', { error }))
   }
   try {
-    const registry = await openRegistry({ stateDir: config.stateDir, imagesDir: config.imagesDir, store, log })
+    const { stateDir, imagesDir } = config
+    const registry = await openRegistry({ stateDir, imagesDir, memoryReserveBytes: config.limits.memoryReserve, qemuBinary, store, log })
     undo.push(() => registry.close())
     const metrics = createNodeMetrics(registry)
     const migrations = createMigrations({ config, identity, registry, store, metrics, log, onLoaded })
@@ -87,7 +90,7 @@ function startLink({ config, engines, version, identity, registry, migrations, l
     site: config.site,
     gatewayId: config.gateway.id,
     version,
-    describe: async () => ({ host: await hostFacts(registry, config), vms: vmFacts(registry), migrations: migrations.active() }),
+    describe: async () => ({ host: await hostFacts(registry), vms: vmFacts(registry), migrations: migrations.active() }),
     handlers: migrations.handlers,
     onRelayStream: (relay, stream) => migrations.onRelayStream(relay, stream),
     dataConnections: DATA_CONNECTIONS,
@@ -105,22 +108,15 @@ function startApi(
     site: o.config.site,
     version: o.version,
     gateway: { selection: o.link.selection, ...o.link.stats() },
-    ...(await hostFacts(o.registry, o.config)),
+    ...(await hostFacts(o.registry)),
   })
   const { routes, upgrades } = nodeRoutes({ registry: o.registry, describe, metrics: o.metrics })
   return startHttpServer({ listen: { socketPath: o.config.api.socket }, routes, upgrades, log: o.log })
 }
 
-async function hostFacts(registry: Registry, { limits }: NodeConfig): Promise<HostFacts> {
+async function hostFacts(registry: Registry): Promise<HostFacts> {
   const { qemuVersion, accelerators, memoryFreeBytes, diskFreeBytes, vcpus } = await registry.hostInfo()
-  const free = Math.max(0, memoryFreeBytes - limits.memoryReserve)
-  return {
-    ...(qemuVersion === undefined ? {} : { qemuVersion }),
-    accelerators: [...accelerators],
-    memoryFreeBytes: free,
-    diskFreeBytes,
-    vcpus,
-  }
+  return { ...(qemuVersion === undefined ? {} : { qemuVersion }), accelerators: [...accelerators], memoryFreeBytes, diskFreeBytes, vcpus }
 }
 
 const vmFacts = (registry: Registry): VmFacts[] =>

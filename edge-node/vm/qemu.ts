@@ -26,6 +26,16 @@ export type QemuAbilities = {
 
 /** PREFLIGHT_QEMU_MISSING when it is not installed, PREFLIGHT_QEMU_OLD when it is too old for any method, QEMU_COMMAND when it is not a QEMU. */
 export async function findQemu({ binary = QEMU_BINARY }: { binary?: string } = {}): Promise<QemuInfo> {
+  const version = await readQemuVersion(binary)
+  if (compareVersions(version, QEMU_MINIMUM, 2) < 0)
+    throw new GodwitError('PREFLIGHT_QEMU_OLD', `${binary} is QEMU ${version}; Godwit needs ${QEMU_MINIMUM} or newer`, {
+      hint: `install QEMU ${QEMU_MINIMUM} or newer (9.0 for live migration without KVM)`,
+    })
+  return { binary, version }
+}
+
+/** 'major.minor.micro', whatever its age. PREFLIGHT_QEMU_MISSING, QEMU_COMMAND. */
+export async function readQemuVersion(binary: string): Promise<string> {
   let text: string
   try {
     text = (await promisify(execFile)(binary, ['--version'], { timeout: 10_000, maxBuffer: 64 * 1024 })).stdout
@@ -37,11 +47,7 @@ export async function findQemu({ binary = QEMU_BINARY }: { binary?: string } = {
   const version = parseQemuVersion(text)
   if (version === undefined)
     throw new GodwitError('QEMU_COMMAND', `${binary} --version does not answer like QEMU: ${text.slice(0, 80).trim()}`)
-  if (compareVersions(version, QEMU_MINIMUM, 2) < 0)
-    throw new GodwitError('PREFLIGHT_QEMU_OLD', `${binary} is QEMU ${version}; Godwit needs ${QEMU_MINIMUM} or newer`, {
-      hint: `install QEMU ${QEMU_MINIMUM} or newer (9.0 for live migration without KVM)`,
-    })
-  return { binary, version }
+  return version
 }
 
 /** Writes 'G' to port 0xe9, then halts for ever. A disk of 1 MiB: SeaBIOS does not read one without a single cylinder. */

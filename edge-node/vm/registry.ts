@@ -14,7 +14,7 @@ import { diskFreeBytes, existingTaps, hostVcpus, memoryAvailableBytes } from './
 import { exitError, type RunningVm, startMachine } from './machine.ts'
 import { type HostInfo, MEMORY_OVERHEAD_BYTES, type Method, preflight, type VmNeeds } from './preflight.ts'
 import { allocatedMemoryBytes } from './process.ts'
-import { chooseAccelerator, findQemu, type QemuAbilities, type QemuInfo, qemuAbilities } from './qemu.ts'
+import { chooseAccelerator, findQemu, QEMU_BINARY, type QemuAbilities, type QemuInfo, qemuAbilities, readQemuVersion } from './qemu.ts'
 import { highestEpoch, readRecord, removeRecord, type VmRecord, type VmState, writeRecord } from './records.ts'
 import { killLeftover } from './runtime-folder.ts'
 import { formatSize, MIB, parseSpec, specToYaml, type VmSpec } from './spec.ts'
@@ -39,6 +39,8 @@ export type RegistryOptions = {
   /** Holds the lock of the state folder; opened as stateDir/store (and closed with the registry) when none is given. */
   store?: Store | undefined
   qemuBinary?: string | undefined
+  /** Of the host's memory, never given to VMs. Default 0. */
+  memoryReserveBytes?: number | undefined
   runAs?: { uid: number; gid: number } | undefined
   log?: Log
 }
@@ -78,6 +80,7 @@ export class Registry {
   readonly #store: Store
   readonly #log: Log
   readonly #paths: ArgvPaths
+  readonly #qemuBinary: string
   readonly #digests: FileDigests
   readonly #entries = new Map<string, Entry>()
   readonly #listeners = new Set<() => void>()
@@ -89,6 +92,7 @@ export class Registry {
     this.#store = store
     this.#log = options.log ?? silentLog
     this.#paths = { imagesDir: options.imagesDir, sharedDir: options.sharedDir }
+    this.#qemuBinary = options.qemuBinary ?? QEMU_BINARY
     this.#digests = createFileDigests(join(options.stateDir, 'file-digests.json'))
   }
 
@@ -221,12 +225,13 @@ export class Registry {
     const { sharedDir, stateDir } = this.#options
     const shared = spec?.disks.some(disk => disk.mode === 'shared') && sharedDir !== undefined
     return {
-      qemuVersion: qemu?.info.version,
+      // Too old to be used is not the same as missing, and the preflight says which.
+      qemuVersion: qemu?.info.version ?? (await readQemuVersion(this.#qemuBinary).catch(() => undefined)),
       accelerators: qemu?.abilities.accelerators ?? [],
       machines: qemu?.abilities.machines ?? [],
       cpus: qemu?.abilities.cpus ?? {},
       vcpus: hostVcpus(),
-      memoryFreeBytes: Math.max(0, memoryAvailableBytes() - (await this.#promisedBytes())),
+      memoryFreeBytes: Math.max(0, await this.#freeBytes()),
       diskFreeBytes: await diskFreeBytes(stateDir),
       files: spec ? await specFileFacts(spec, this.#paths, this.#digests, signal) : {},
       taps: spec ? existingTaps(spec.nics) : [],
@@ -423,8 +428,8 @@ export class Registry {
 
   #measuredQemu(): Promise<{ info: QemuInfo; abilities: QemuAbilities }> {
     const measure = async () => {
-      const { qemuBinary, stateDir } = this.#options
-      const info = await findQemu(qemuBinary === undefined ? {} : { binary: qemuBinary })
+      const { stateDir } = this.#options
+      const info = await findQemu({ binary: this.#qemuBinary })
       return { info, abilities: await qemuAbilities(info, { cacheFile: join(stateDir, 'qemu-abilities.json'), log: this.#log }) }
     }
     this.#qemu ??= measure().catch(error => {
@@ -461,12 +466,17 @@ export class Registry {
   }
 
   async #checkMemory(spec: VmSpec, entry: Entry): Promise<void> {
-    const free = memoryAvailableBytes() - (await this.#promisedBytes(entry))
+    const free = await this.#freeBytes(entry)
     if (free >= spec.memoryBytes + MEMORY_OVERHEAD_BYTES) return
     throw new GodwitError(
       'PREFLIGHT_MEMORY',
-      `${spec.name} needs ${formatSize(spec.memoryBytes + MEMORY_OVERHEAD_BYTES)}, ${Math.floor(free / MIB)}MiB are free here`,
+      `${spec.name} needs ${formatSize(spec.memoryBytes + MEMORY_OVERHEAD_BYTES)}, ${Math.max(0, Math.floor(free / MIB))}MiB are free here`,
     )
+  }
+
+  /** What a VM could get now; negative when more is promised than there is. */
+  async #freeBytes(except?: Entry): Promise<number> {
+    return memoryAvailableBytes() - (this.#options.memoryReserveBytes ?? 0) - (await this.#promisedBytes(except))
   }
 
   /** Memory that running VMs may still take: QEMU gets a guest's pages when the guest first touches them, so MemAvailable does not show them yet. */
