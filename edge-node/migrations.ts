@@ -39,6 +39,7 @@ export type Migrations = {
 }
 
 const ACTIVE_MAX = 32
+const ENDED_MAX = 256
 const RECORDS = 'migrations'
 
 type Running = { plan: Plan; side: 'source' | 'target'; cancel(): void; target?: TargetMigration; done: Promise<void> }
@@ -49,6 +50,9 @@ export function createMigrations(options: MigrationsOptions): Migrations {
   const table = new Map<string, Running>()
   /** Admitted, not yet in the table: named in site.state from the first moment, or the gateway would take the migration for lost. */
   const entering = new Map<string, Plan>()
+  /** Targets that have ended: a source that has not heard the answer asks again. */
+  const ended = new Map<string, Running>()
+  const stop = new AbortController()
   let link: Link | undefined
   let isClosing = false
 
@@ -73,7 +77,9 @@ export function createMigrations(options: MigrationsOptions): Migrations {
   const enter = (running: Omit<Running, 'done'>, work: Promise<MigrationResult>) => {
     const { migrationId } = running.plan
     const done = work.then(result => {
+      const ending = table.get(migrationId)
       table.delete(migrationId)
+      if (ending?.target) remember(ended, migrationId, ending)
       metrics.ended(running.side, result)
       link?.report(result)
       link?.announce()
@@ -102,7 +108,7 @@ export function createMigrations(options: MigrationsOptions): Migrations {
           throw new GodwitError('MIGRATION_STATE', `${plan.vm} forbids compression, the plan wants it`)
         await admitted(plan, async () => {
           const vm = await registry.beginMigration(plan.vm)
-          const source = runSource(options, plan, target, vm, () => link!)
+          const source = runSource(options, plan, target, vm, () => link!, stop.signal)
           enter({ plan, side: 'source', cancel: () => source.cancel() }, source.result)
         })
         log.info('migration begins', { migrationId: plan.migrationId, vm: plan.vm, to: plan.target, method: plan.method })
@@ -114,12 +120,11 @@ export function createMigrations(options: MigrationsOptions): Migrations {
       },
     },
     onRelayStream(relay, stream) {
-      const running = table.get(relay.sessionId)
-      if (!running?.target || relay.attempt !== running.plan.attempt) {
-        log.warn('a relay stream of no migration here', { sessionId: relay.sessionId, index: relay.index })
-        return stream.reset('no such migration here')
-      }
-      running.target.accept(relay.index, stream)
+      const running = table.get(relay.sessionId) ?? ended.get(relay.sessionId)
+      if (running?.target && relay.attempt === running.plan.attempt) return running.target.accept(relay.index, stream)
+      if (running?.target && relay.index === 0) return running.target.rejoin(relay.attempt, stream)
+      log.warn('a relay stream of no migration here', { sessionId: relay.sessionId, index: relay.index })
+      stream.reset('no such migration here')
     },
     active: () => [...table.keys(), ...entering.keys()],
     useLink(to) {
@@ -127,6 +132,7 @@ export function createMigrations(options: MigrationsOptions): Migrations {
     },
     async close() {
       isClosing = true
+      stop.abort(new GodwitError('SITE_OFFLINE', 'the node is shutting down'))
       for (const running of table.values()) {
         try {
           running.cancel()
@@ -136,6 +142,14 @@ export function createMigrations(options: MigrationsOptions): Migrations {
       }
       await Promise.all([...table.values()].map(({ done }) => done))
     },
+  }
+}
+
+function remember(ended: Map<string, Running>, migrationId: string, running: Running): void {
+  ended.set(migrationId, running)
+  for (const oldest of ended.keys()) {
+    if (ended.size <= ENDED_MAX) return
+    ended.delete(oldest)
   }
 }
 
@@ -195,6 +209,7 @@ function runSource(
   target: Peer,
   vm: Awaited<ReturnType<Registry['beginMigration']>>,
   link: () => Link,
+  stop: AbortSignal,
 ): { cancel(): void; result: Promise<MigrationResult> } {
   const { identity, registry, log } = options
   let source: SourceMigration | undefined
@@ -212,10 +227,11 @@ function runSource(
       sourceCertificate: identity.certificate,
       targetCertificate: target.bytes,
       peerBoxPublic: target.certificate.boxPublic,
-      openStream: index => link().openRelayStream({ sessionId: plan.migrationId, index, attempt: plan.attempt }),
+      openStream: (index, attempt) => link().openRelayStream({ sessionId: plan.migrationId, index, attempt }),
       record: recorder(options, plan, 'source'),
       onProgress: progress => link().progress(progress),
       dir,
+      stop,
       transport: link().selection?.engine ?? 'unknown',
       log: log.child({ migrationId: plan.migrationId }),
     })
@@ -226,8 +242,7 @@ function runSource(
       return await migrate()
     } finally {
       const fate = source?.fate() ?? 'here'
-      const outcome = fate === 'here' ? 'kept' : fate
-      await registry.endMigration(plan.vm, outcome, ...(fate === 'moved' ? [plan.epoch + 1] : []))
+      await registry.endMigration(plan.vm, fate === 'here' ? 'kept' : fate, source?.epoch())
     }
   }
   const cancel = () => {

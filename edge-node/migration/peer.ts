@@ -22,7 +22,8 @@ export type PeerOptions = {
   onReturnPath?: (bytes: Uint8Array) => void
   /** Aborts every wait; its reason is the failure. */
   signal: AbortSignal
-  fail: (error: GodwitError) => void
+  /** `said`: the other side's own REFUSE or ABORT, or a breach of the protocol; `lost`: the meeting has ended. */
+  fail: (error: GodwitError, how: 'said' | 'lost') => void
 }
 
 const UNREAD_MAX = 64
@@ -41,8 +42,8 @@ export function createPeer({ session, onAck, onReturnPath, signal, fail }: PeerO
       waiter.take(message)
       return
     }
-    if (message.type === 'REFUSE' || message.type === 'ABORT') return fail(fromBody(message.error))
-    if (unread.length >= UNREAD_MAX) return fail(new GodwitError('LIMIT_EXCEEDED', 'too many messages out of turn'))
+    if (message.type === 'REFUSE' || message.type === 'ABORT') return fail(fromBody(message.error), 'said')
+    if (unread.length >= UNREAD_MAX) return fail(new GodwitError('LIMIT_EXCEEDED', 'too many messages out of turn'), 'said')
     unread.push(message)
   }
   const listen = async () => {
@@ -54,7 +55,7 @@ export function createPeer({ session, onAck, onReturnPath, signal, fail }: PeerO
     if (!finished) throw new GodwitError('CONNECTION_LOST', 'the other site ended the control stream')
   }
   listen().catch(error => {
-    if (!finished) fail(toGodwitError(error, 'CONNECTION_LOST'))
+    if (!finished) fail(toGodwitError(error, 'CONNECTION_LOST'), 'lost')
   })
   return {
     send: message => session.send(FRAME.MESSAGE, encodeMessage(message)),

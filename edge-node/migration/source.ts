@@ -21,6 +21,7 @@ import type { QmpClient } from '../qmp/client.ts'
 import { qmpCommands } from '../qmp/commands.ts'
 import { Flight } from '../rate/flight.ts'
 import { createGate } from '../rate/gate.ts'
+import { handOver } from './hand-over.ts'
 import type { MessageOf } from './messages.ts'
 import { createOutgoing, FIRST_PAGE_INDEX, listenForQemu, manifestToMessage, type Outgoing, SKELETON_INDEX } from './outgoing.ts'
 import { createPeer, type Peer } from './peer.ts'
@@ -39,13 +40,17 @@ export type SourceOptions = {
   sourceCertificate: Uint8Array
   targetCertificate: Uint8Array
   peerBoxPublic: Uint8Array
-  openStream: (index: number) => Promise<Stream>
+  openStream: (index: number, attempt: number) => Promise<Stream>
   /** Makes a state durable before what follows from it (fsync). */
   record: (state: SourceState, epoch: number) => Promise<void>
   onProgress: (progress: MigrationProgress) => void
   /** Private folder for the socket that QEMU writes to. */
   dir: string
   transport: string
+  /** Aborted when the agent shuts down: ends the asking after a commit that nobody answers. */
+  stop?: AbortSignal | undefined
+  /** How long to go on asking then, ms. Default 10 min. */
+  patienceMs?: number | undefined
   /** zstd level; 'auto' (default) follows whether the path or the workers are the slow side. */
   compressionLevel?: number | 'auto'
   workers?: number
@@ -59,11 +64,12 @@ export type SourceMigration = {
   cancel(): void
   /** Where the VM is, once `done` has settled: what to do with it here follows from this alone, never from the error. */
   fate(): 'here' | 'moved' | 'doubt'
+  /** The epoch at which that holds. */
+  epoch(): number
 }
 
 const ACCEPT_TIMEOUT_MS = 60_000
 const LOAD_TIMEOUT_MS = 600_000
-const RUNNING_TIMEOUT_MS = 30_000
 const QEMU_CONNECT_TIMEOUT_MS = 10_000
 const POSTMIGRATE_TIMEOUT_MS = 15_000
 
@@ -79,9 +85,13 @@ export function startSource(options: SourceOptions): SourceMigration {
       if (life.committing) throw new GodwitError('MIGRATION_LATE')
       fail(new GodwitError('MIGRATION_CANCELLED'))
     },
+    epoch: () => options.plan.epoch + (EPOCH_STEP[life.state] ?? 0),
     fate: () => (life.state === 'RETIRED' ? 'moved' : sourceMayResume(life.state) ? 'here' : 'doubt'),
   }
 }
+
+/** By how much a state raises the epoch of the plan. */
+const EPOCH_STEP: Partial<Record<SourceState, number>> = { RELINQUISHED: 1, RETIRED: 1, RECLAIMED: 2 }
 
 type Life = { state: SourceState; committing: boolean; startedAt: number; timeline: Timeline }
 
@@ -110,21 +120,24 @@ async function run(options: SourceOptions, life: Life, signal: AbortSignal, fail
 
     const running = await commit(options, life, flow.peer, hash)
     held.meter.stop()
-    await flow.peer.finish().catch(() => {}) // the VM runs there: nothing can fail any more
     return createReport({ ...options, life, loaded, running, outgoing: held.outgoing, meter: held.meter, session: held.session })
   } catch (error) {
     held.meter?.stop()
-    throw await giveUp(options, life, held, signal.aborted ? toGodwitError(signal.reason) : toGodwitError(error, 'MIGRATION_FAILED'))
+    // Before the commit the first failure is the cause of all others; after it the first meeting's end is no cause of anything.
+    const cause = signal.aborted && !life.committing ? signal.reason : error
+    throw await giveUp(options, life, held, toGodwitError(cause, 'MIGRATION_FAILED'))
   }
 }
 
+/** The state counts once it is durable: a RELINQUISHED that the disk refused was never said to anyone, and the VM is still ours. */
 const advance = async ({ plan, record }: SourceOptions, life: Life, event: string): Promise<void> => {
-  life.state = next(SOURCE, life.state, event)
-  await record(life.state, life.state === 'RELINQUISHED' ? plan.epoch + 1 : plan.epoch)
+  const state = next(SOURCE, life.state, event)
+  await record(state, EPOCH_STEP[state] === undefined ? plan.epoch : plan.epoch + EPOCH_STEP[state])
+  life.state = state
 }
 
 async function openControl(options: SourceOptions, signal: AbortSignal): Promise<Session> {
-  const stream = await options.openStream(0)
+  const stream = await options.openStream(0, options.plan.attempt)
   signal.addEventListener('abort', () => stream.reset('aborted'), { once: true })
   signal.throwIfAborted()
   return await openSession({ side: 'source', stream, ...options })
@@ -158,7 +171,7 @@ function createFlow(options: SourceOptions, session: Session, life: Life, signal
     async open(): Promise<Outgoing> {
       const { plan, openStream } = options
       const [skeleton, ...pages] = await Promise.all(
-        Array.from({ length: plan.streams + 1 }, (_, i) => openStream(i === 0 ? SKELETON_INDEX : FIRST_PAGE_INDEX + i - 1)),
+        Array.from({ length: plan.streams + 1 }, (_, i) => openStream(i === 0 ? SKELETON_INDEX : FIRST_PAGE_INDEX + i - 1, plan.attempt)),
       )
       const outgoing = createOutgoing({
         session,
@@ -243,19 +256,24 @@ async function postmigrate({ qmp }: SourceOptions, signal: AbortSignal): Promise
 
 /** The point of no return: durable first, then GRANT; from here the target decides whether it runs, and nothing else does. */
 async function commit(options: SourceOptions, life: Life, peer: Peer, hash: string): Promise<MessageOf<'RUNNING'>> {
-  const { plan, onProgress } = options
+  const { plan, onProgress, log } = options
   life.committing = true
   await advance(options, life, 'loaded')
   life.timeline.committedMs = performance.now()
   onProgress({ migrationId: plan.migrationId, side: 'source', phase: 'committed' })
-  await peer.send({ type: 'GRANT', vm: plan.vm, epoch: plan.epoch + 1, migrationId: plan.migrationId, manifestHash: hash })
-  const answer = await peer.expect(['RUNNING', 'REFUSE'], { ms: RUNNING_TIMEOUT_MS, what: 'RUNNING from the target' })
+  const grant = { type: 'GRANT', vm: plan.vm, epoch: plan.epoch + 1, migrationId: plan.migrationId, manifestHash: hash } as const
+  const { answer, peer: last } = await handOver(options, peer, grant)
   life.timeline.runningMs = performance.now()
   if (answer.type === 'REFUSE') {
     await advance(options, life, 'refused')
     throw new GodwitError('MIGRATION_REFUSED', `the target gave the VM back: ${answer.error.code} ${answer.error.message}`)
   }
-  await advance(options, life, 'running').catch(error => options.log.error('RETIRED could not be recorded', { error }))
+  // The VM runs there: nothing can fail any more.
+  await advance(options, life, 'running').catch(error => {
+    life.state = 'RETIRED'
+    log.error('RETIRED could not be recorded', { error })
+  })
+  await last.finish().catch(() => {})
   return answer
 }
 
@@ -277,7 +295,8 @@ async function giveUp(
     new Promise(resolve => setTimeout(resolve, 500)),
   ])
   held.session?.reset(error.code)
-  if (life.state !== 'RECLAIMED') await advance(options, life, 'abort').catch(() => {})
+  if (life.state !== 'RECLAIMED')
+    await advance(options, life, 'abort').catch(cause => log.error('ABORTED could not be recorded', { error: cause as Error }))
   if (error.code === 'QEMU_EXITED') return error
   try {
     await resumeSource(options.qmp)

@@ -18,6 +18,7 @@ import type { Log } from '../../wire/log.ts'
 import { FRAME } from '../../wire/types.ts'
 import { openSession, type Session } from '../channel/session.ts'
 import type { RunningVm } from '../vm/machine.ts'
+import { answerGrant, refusal } from './hand-over.ts'
 import { createIncoming, type Incoming } from './incoming.ts'
 import type { MessageOf } from './messages.ts'
 import { createPeer, encodeAck, type Peer } from './peer.ts'
@@ -41,6 +42,8 @@ export type TargetOptions = {
   dir: string
   workers?: number
   log: Log
+  /** How long to wait for GRANT, ms. Default 10 min. */
+  grantPatienceMs?: number | undefined
   /** For tests: called with the loaded, still paused VM before LOADED is sent. */
   onLoaded?: (vm: RunningVm) => Promise<void>
 }
@@ -50,13 +53,16 @@ export type TargetMigration = {
   readonly done: Promise<void>
   /** A relay stream of this migration (0 control, 1 skeleton, 2.. pages). */
   accept(index: number, stream: Stream): void
+  /** The source meets us anew, because it has not heard our answer: also long after `done`. */
+  rejoin(attempt: number, stream: Stream): void
   /** Refuses while that is still allowed. MIGRATION_LATE once the target runs it. */
   cancel(): void
 }
 
 const SOURCE_APPEARS_TIMEOUT_MS = 60_000
 const STREAM_TIMEOUT_MS = 24 * 3_600_000
-const GRANT_TIMEOUT_MS = 120_000
+/** How long a loaded VM waits for a source that is lost before it is refused (leases only on what is not running). */
+const GRANT_PATIENCE_MS = 10 * 60_000
 const LOAD_TIMEOUT_MS = 120_000
 const INCOMING_TIMEOUT_MS = 10_000
 
@@ -64,9 +70,12 @@ const INCOMING_TIMEOUT_MS = 10_000
 export function startTarget(options: TargetOptions): TargetMigration {
   const failure = new AbortController()
   const control = arrival<Stream>()
-  const life: Life = { state: 'IDLE', waiting: [] }
+  const life: Life = { state: 'IDLE', waiting: [], grants: arrival() }
+  const done = run(options, life, control.promise, failure.signal, error => failure.abort(error))
+  const settled = done.catch(() => {})
   return {
-    done: run(options, life, control.promise, failure.signal, error => failure.abort(error)),
+    done,
+    rejoin: (attempt, stream) => void meetAgain(options, life, settled, attempt, stream),
     accept(index, stream) {
       if (failure.signal.aborted) return stream.reset('migration has ended')
       if (index === 0) control.arrive(stream)
@@ -80,8 +89,18 @@ export function startTarget(options: TargetOptions): TargetMigration {
   }
 }
 
-type Life = { state: TargetState; incoming?: Incoming; waiting: { index: number; stream: Stream }[] }
+type Life = {
+  state: TargetState
+  incoming?: Incoming
+  waiting: { index: number; stream: Stream }[]
+  /** The grant, over whichever meeting it comes. */
+  grants: ReturnType<typeof arrival<MessageOf<'GRANT'>>>
+  manifest?: Manifest
+  attempt?: number
+}
 type Fail = (error: GodwitError) => void
+
+const OUTLIVES_MEETING: ReadonlySet<TargetState> = new Set<TargetState>(['LOADED', 'GRANTED', 'RESUMING', 'RUNNING'])
 
 async function run(options: TargetOptions, life: Life, control: Promise<Stream>, signal: AbortSignal, fail: Fail): Promise<void> {
   const held: { session?: Session; peer?: Peer; reserved?: boolean } = {}
@@ -97,7 +116,11 @@ async function run(options: TargetOptions, life: Life, control: Promise<Stream>,
     held.peer = createPeer({
       session: held.session,
       signal,
-      fail,
+      fail: (error, how) => {
+        // Once LOADED, a lost meeting decides nothing: the source may have handed the VM over already. It comes back, or the grant's deadline passes.
+        if (how === 'lost' && OUTLIVES_MEETING.has(life.state)) return options.log.warn('the source is lost: waiting for it', { error })
+        fail(error)
+      },
     })
     const offer = await held.peer.expect(['OFFER'], { ms: SOURCE_APPEARS_TIMEOUT_MS, what: 'the offer' })
     await advance(options, life, 'offer')
@@ -109,15 +132,16 @@ async function run(options: TargetOptions, life: Life, control: Promise<Stream>,
     await held.peer.send({ type: 'ACCEPT' })
 
     const manifest = await receive(options, life, life.incoming, held.peer, vm, signal)
-    await takeOver(options, life, held.peer, vm, manifest)
+    await takeOver(options, life, held.peer, vm, manifest, signal)
   } catch (error) {
     throw await giveUp(options, life, held, signal.aborted ? toGodwitError(signal.reason) : toGodwitError(error, 'MIGRATION_FAILED'))
   }
 }
 
 const advance = async ({ plan, record }: TargetOptions, life: Life, event: string): Promise<void> => {
-  life.state = next(TARGET, life.state, event)
-  await record(life.state, plan.epoch + 1)
+  const state = next(TARGET, life.state, event)
+  await record(state, plan.epoch + 1)
+  life.state = state
 }
 
 /** QEMU listens, we connect, guest memory is opened: ready for the first byte. */
@@ -179,22 +203,57 @@ async function notInMigrate(vm: RunningVm): Promise<void> {
 }
 
 /** GRANT -> RESUMING -> cont -> RUNNING. */
-async function takeOver(options: TargetOptions, life: Life, peer: Peer, vm: RunningVm, manifest: Manifest): Promise<void> {
-  const { plan } = options
-  const grant = await peer.expect(['GRANT'], { ms: GRANT_TIMEOUT_MS, what: 'GRANT from the source' })
-  const ours = grant.vm === plan.vm && grant.migrationId === plan.migrationId && grant.manifestHash === toHex(manifestHash(manifest))
-  if (!ours) throw new GodwitError('MIGRATION_STATE', 'GRANT is for another VM, migration or content')
-  if (grant.epoch !== plan.epoch + 1) throw new GodwitError('EPOCH_STALE', `GRANT for epoch ${grant.epoch}, expected ${plan.epoch + 1}`)
+async function takeOver(
+  options: TargetOptions,
+  life: Life,
+  peer: Peer,
+  vm: RunningVm,
+  manifest: Manifest,
+  signal: AbortSignal,
+): Promise<void> {
+  const { plan, log } = options
+  life.manifest = manifest
+  const patienceMs = options.grantPatienceMs ?? GRANT_PATIENCE_MS
+  peer.expect(['GRANT'], { ms: patienceMs, what: 'GRANT' }).then(life.grants.arrive, () => {})
+  const grant = await within(life.grants.promise, { ms: patienceMs, what: 'GRANT from the source', code: 'MIGRATION_TIMEOUT', signal })
+  checkGrant(plan, manifest, grant)
   await advance(options, life, 'grant')
   const startMs = performance.now()
   await options.commit(plan.epoch + 1)
   await advance(options, life, 'resume')
   await vm.commands.cont()
   const resumeMs = performance.now() - startMs
-  await peer.send({ type: 'RUNNING', resumeMs })
-  await vm.commands.announceSelf().catch(error => options.log.warn('no announcement to switches', { error }))
+  // If this does not arrive the source asks again (rejoin).
+  await peer.send({ type: 'RUNNING', resumeMs }).catch(error => log.warn('RUNNING was not heard', { error }))
+  await vm.commands.announceSelf().catch(error => log.warn('no announcement to switches', { error }))
   await advance(options, life, 'running')
-  await peer.finish()
+  await peer.finish().catch(() => {})
+}
+
+function checkGrant(plan: Plan, manifest: Manifest, grant: MessageOf<'GRANT'>): void {
+  const isOurs = grant.vm === plan.vm && grant.migrationId === plan.migrationId && grant.manifestHash === toHex(manifestHash(manifest))
+  if (!isOurs) throw new GodwitError('MIGRATION_STATE', 'GRANT is for another VM, migration or content')
+  if (grant.epoch !== plan.epoch + 1) throw new GodwitError('EPOCH_STALE', `GRANT for epoch ${grant.epoch}, expected ${plan.epoch + 1}`)
+}
+
+/** A later meeting: the grant may come (again), the answer is what became of the VM here. */
+async function meetAgain(options: TargetOptions, life: Life, settled: Promise<void>, attempt: number, stream: Stream): Promise<void> {
+  const { plan, log } = options
+  if (attempt <= (life.attempt ?? plan.attempt)) return stream.reset('attempts only rise')
+  life.attempt = attempt
+  try {
+    await answerGrant({ ...options, plan: { ...plan, attempt }, stream }, async grant => {
+      if (life.manifest) {
+        checkGrant(plan, life.manifest, grant)
+        life.grants.arrive(grant)
+        await settled
+      }
+      return life.state === 'RUNNING' || life.state === 'RESUMING' ? { type: 'RUNNING', resumeMs: 0 } : refusal()
+    })
+  } catch (error) {
+    log.warn('a later meeting failed', { migrationId: plan.migrationId, attempt, error })
+    stream.reset('failed')
+  }
 }
 
 /** Before RESUMING nothing of the VM stays here; from RESUMING on it is ours whatever happened to the messages. */

@@ -316,7 +316,7 @@ export class Registry {
         return
       }
       if (outcome === 'doubt') return await this.#update(entry, { state: 'paused', doubt: true })
-      await this.#update(entry, { state: 'running' })
+      await this.#update(entry, { state: 'running', epoch: epoch ?? entry.record.epoch })
       await this.#look(entry)
     })
   }

@@ -1,0 +1,93 @@
+// After the commit point: GRANT until the target answers. The source has written RELINQUISHED, so it only asks; it never decides again.
+// Enters: the peer at hand, a way to meet the target anew. Leaves: RUNNING or REFUSE, or the last error when patience ends (the VM stays paused).
+// Always holds: each meeting is a new handshake with a new attempt number; GRANT is idempotent at the target.
+import { sleep } from '../../ops/deadline.ts'
+import type { Stream } from '../../transport/types.ts'
+import type { Plan } from '../../wire/control.ts'
+import { GodwitError, toGodwitError } from '../../wire/errors.ts'
+import type { Log } from '../../wire/log.ts'
+import { openSession, type SessionOptions } from '../channel/session.ts'
+import type { MessageOf } from './messages.ts'
+import { createPeer, type Peer } from './peer.ts'
+
+export type HandOverOptions = Omit<SessionOptions, 'stream' | 'side'> & {
+  plan: Plan
+  openStream: (index: number, attempt: number) => Promise<Stream>
+  /** Ends the asking (the agent shuts down). */
+  stop?: AbortSignal | undefined
+  /** How long to go on asking, ms. */
+  patienceMs?: number | undefined
+  log: Log
+}
+
+export type Answer = { answer: MessageOf<'RUNNING' | 'REFUSE'>; peer: Peer; attempts: number }
+
+const RUNNING_TIMEOUT_MS = 15_000
+const PATIENCE_MS = 10 * 60_000
+const RETRY_FIRST_MS = 200
+const RETRY_MAX_MS = 5_000
+
+/** Sends the grant over `first`, and over new meetings for as long as it is not answered. */
+export async function handOver(options: HandOverOptions, first: Peer, grant: MessageOf<'GRANT'>): Promise<Answer> {
+  const { plan, log, stop, patienceMs = PATIENCE_MS } = options
+  const endMs = performance.now() + patienceMs
+  let retryMs = RETRY_FIRST_MS
+  for (let attempt = plan.attempt, peer: Peer | undefined = first; ; attempt++) {
+    try {
+      peer ??= await meet(options, attempt)
+      // Listening first: an answer that comes at once must not count as a breach.
+      const answered = peer.expect(['RUNNING', 'REFUSE'], { ms: RUNNING_TIMEOUT_MS, what: `RUNNING from ${plan.target}` })
+      answered.catch(() => {})
+      await peer.send(grant)
+      const answer = await answered
+      return { answer, peer, attempts: attempt - plan.attempt + 1 }
+    } catch (thrown) {
+      const error = toGodwitError(thrown)
+      if (stop?.aborted || performance.now() + retryMs > endMs) throw error
+      log.warn('the target has not answered the hand-over: asking again', { migrationId: plan.migrationId, attempt, error })
+    }
+    peer = undefined
+    await sleep(retryMs, stop)
+    retryMs = Math.min(RETRY_MAX_MS, 2 * retryMs)
+  }
+}
+
+/** A new control stream with a new handshake: nothing of an earlier attempt counts on it. */
+async function meet(options: HandOverOptions, attempt: number): Promise<Peer> {
+  const stream = await options.openStream(0, attempt)
+  const session = await openSession({ ...options, side: 'source', stream, plan: { ...options.plan, attempt } })
+  const over = new AbortController()
+  return createPeer({
+    session,
+    signal: over.signal,
+    fail: error => {
+      over.abort(error)
+      session.reset(error.code)
+    },
+  })
+}
+
+/** At the target: one later meeting. Gives the grant to `decide` and its answer to the source. */
+export async function answerGrant(
+  options: Omit<SessionOptions, 'side'> & { log: Log },
+  decide: (grant: MessageOf<'GRANT'>) => Promise<MessageOf<'RUNNING' | 'REFUSE'>>,
+): Promise<void> {
+  const session = await openSession({ ...options, side: 'target' })
+  const over = new AbortController()
+  const peer = createPeer({ session, signal: over.signal, fail: error => over.abort(error) })
+  const grant = await peer.expect(['GRANT'], { ms: RUNNING_TIMEOUT_MS, what: 'GRANT from the source' })
+  const answer = await decide(grant)
+  await peer.send(answer)
+  await peer.finish()
+  options.log.info('a later meeting was answered', {
+    migrationId: options.plan.migrationId,
+    attempt: options.plan.attempt,
+    answer: answer.type,
+  })
+}
+
+/** The REFUSE of a target that has nothing of the VM. */
+export const refusal = (error: GodwitError = new GodwitError('VM_UNKNOWN', 'the target has nothing of this VM')): MessageOf<'REFUSE'> => ({
+  type: 'REFUSE',
+  error: error.toJSON(),
+})
