@@ -30,6 +30,7 @@ export const ERRORS = {
   // Names
   VM_UNKNOWN: row(refused, false, 'no VM of this name', 'see godwit vm list or godwit status'),
   VM_EXISTS: row(refused, false, 'a VM of this name exists there', 'choose another name or delete the other VM'),
+  VM_PINNED: row(refused, false, 'the VM is pinned to its site', 'unpin it first (godwit mqtt command pin VM --off)'),
   VM_STATE: row(refused, false, 'the VM is in the wrong state for this', 'see godwit vm list'),
   SITE_UNKNOWN: row(refused, false, 'no site of this name', 'see godwit status'),
   SITE_OFFLINE: row(refused, true, 'the site is not connected to the gateway', 'start its node, or wait until it is back'),
@@ -70,6 +71,26 @@ export const ERRORS = {
   MIGRATION_REFUSED: row(refused, false, 'the other site refused', 'see the cause'),
   MANIFEST_MISMATCH: row(failed, true, 'what arrived is not what was sent', 'the relay or link altered streams: check them, then retry'),
   EPOCH_STALE: row(refused, false, 'the message belongs to an earlier owner', 'nothing to do; the newer owner stands'),
+  // Commands over MQTT
+  COMMAND_MALFORMED: row(
+    refused,
+    false,
+    'a command is not what its schema says',
+    'mend the named field; docs/asyncapi.json has the schemas',
+  ),
+  COMMAND_TOO_LARGE: row(refused, false, 'a command is larger than its limit', 'leave out what is not in its schema'),
+  COMMAND_FORGED: row(
+    denied,
+    false,
+    'the signature of a command is missing, wrong, or of an unknown key',
+    'sign it with a key that mqtt.commandKeys names',
+  ),
+  COMMAND_FORBIDDEN: row(denied, false, 'this key may not give this command', 'use another key, or allow it in mqtt.commandKeys'),
+  COMMAND_LATE: row(refused, true, 'a command came after its notAfter', 'send a new one; check both clocks'),
+  COMMAND_RETAINED: row(refused, false, 'a retained command is never carried out', 'publish it without the retain flag'),
+  COMMAND_REUSED: row(refused, false, 'this commandId was used for another command', 'give every command an id of its own'),
+  NOT_AVAILABLE: row(refused, false, 'this cannot be done yet', 'leave it out'),
+  BROKER_UNREACHABLE: row(unreachable, true, 'the MQTT broker does not answer', 'start it, or check its address and credentials'),
   // Wire
   FRAME_TOO_LARGE: row(failed, false, 'a frame is larger than its limit', 'both ends must run compatible versions'),
   FRAME_TYPE: row(failed, false, 'a frame of unknown type', 'both ends must run compatible versions'),
