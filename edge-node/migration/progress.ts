@@ -3,9 +3,10 @@
 import type { MigrationProgress, Plan } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
+import { PAGE_BYTES } from '../pages/address.ts'
 import type { QmpClient } from '../qmp/client.ts'
 import { type MigrationInfo, qmpCommands } from '../qmp/commands.ts'
-import { type ControlDecision, decide } from '../rate/control.ts'
+import { type ControlDecision, createRatio, decide } from '../rate/control.ts'
 import type { Gate } from '../rate/gate.ts'
 import type { Outgoing } from './outgoing.ts'
 import type { Timeline } from './report.ts'
@@ -16,6 +17,8 @@ const PROGRESS_MS = 500
 const STALL_MS = 30_000
 /** Parameters are set anew only when they change by more than this share. */
 const CHANGE_SHARE = 0.1
+/** What the unix socket between QEMU and us holds (net.core.wmem_default and our read buffer). */
+const SOCKET_BYTES = 256 * 1024
 
 export type MeterOptions = {
   plan: Plan
@@ -40,6 +43,7 @@ export type Meter = {
 export function createMeter(options: MeterOptions): Meter {
   const { qmp, gate, timeline, plan, log } = options
   const commands = qmpCommands(qmp)
+  const ratio = createRatio()
   let rounds = 0
   let last: ControlDecision | undefined
   let busy = false
@@ -56,7 +60,7 @@ export function createMeter(options: MeterOptions): Meter {
     if (gate.stalledMs() > STALL_MS) {
       return options.fail(new GodwitError('MIGRATION_TIMEOUT', `nothing has arrived at ${plan.target} for ${STALL_MS / 1000} s`))
     }
-    if (plan.method === 'live' && timeline.stopMs === undefined) last = await steer(options, commands, last)
+    if (plan.method === 'live' && timeline.stopMs === undefined) last = await steer(options, commands, ratio, last)
     if (performance.now() - progressAtMs < PROGRESS_MS) return
     progressAtMs = performance.now()
     const info = await commands.queryMigrate({ timeoutMs: 2_000 })
@@ -94,16 +98,25 @@ export function createMeter(options: MeterOptions): Meter {
 async function steer(
   { gate, outgoing, plan, log }: MeterOptions,
   commands: ReturnType<typeof qmpCommands>,
+  ratio: ReturnType<typeof createRatio>,
   last: ControlDecision | undefined,
 ): Promise<ControlDecision> {
   const path = gate.flight.estimate()
+  const stats = outgoing.pipeline?.stats()
   const decision = decide({
     downtimeMs: plan.downtimeMs,
     rateBytesPerSecond: path.rateBytesPerSecond,
     rttMinMs: path.rttMinMs,
     inFlightBytes: path.inFlightBytes,
-    guestBytes: outgoing.pipeline?.stats().guestBytes ?? 0,
-    wireBytes: outgoing.wireBytes,
+    waitingBytes: SOCKET_BYTES + (stats ? (stats.buffered.batches * stats.buffered.bytesMax) / stats.buffered.batchesMax : 0),
+    ratio: stats
+      ? ratio({
+          atMs: performance.now(),
+          guestBytes: stats.guestBytes,
+          wireBytes: outgoing.wireBytes,
+          freeBytes: (stats.pages.zero + stats.pages.unchanged) * PAGE_BYTES,
+        })
+      : 0,
   })
   const changed = (a: number | undefined, b: number | undefined) =>
     a === undefined || b === undefined ? a !== b : Math.abs(a - b) > CHANGE_SHARE * Math.max(a, b)

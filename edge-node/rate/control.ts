@@ -8,9 +8,10 @@ export type ControlSample = {
   rateBytesPerSecond: number
   rttMinMs: number
   inFlightBytes: number
-  /** Guest bytes taken from QEMU and wire bytes they became, lately. */
-  guestBytes: number
-  wireBytes: number
+  /** Guest bytes that QEMU believes sent and that still wait in our pipeline. */
+  waitingBytes: number
+  /** Guest bytes for a wire byte, of pages like those that the guest rewrites now (see recentRatio); 0 while unknown. */
+  ratio: number
 }
 
 export type ControlDecision = {
@@ -20,21 +21,48 @@ export type ControlDecision = {
   switchoverBytesPerSecond: number | undefined
 }
 
-/** What loading device state and resuming take on a slow host (TCG, QEMU 10.0: 30-60 ms); it is not known beforehand. */
-const LOAD_MS = 60
+/** What reading and loading device state and resuming take (TCG, QEMU 10.0: 5-30 ms); it is not known beforehand. */
+const LOAD_MS = 30
 const DOWNTIME_LIMIT_MIN_MS = 1
 
 /** Splits the downtime asked for: what the commit's round trips, the load and bytes already on the way take is not there for final pages. */
 export function decide(sample: ControlSample): ControlDecision {
-  if (sample.rateBytesPerSecond === 0 || sample.wireBytes === 0) {
+  if (sample.rateBytesPerSecond === 0 || sample.ratio === 0) {
     return { downtimeLimitMs: DOWNTIME_LIMIT_MIN_MS, switchoverBytesPerSecond: undefined }
   }
-  const ratio = Math.max(1, sample.guestBytes / sample.wireBytes)
-  const drainMs = (sample.inFlightBytes * 1000) / sample.rateBytesPerSecond
+  const guestBytesPerSecond = sample.rateBytesPerSecond * sample.ratio
+  const drainMs = (sample.inFlightBytes * 1000) / sample.rateBytesPerSecond + (sample.waitingBytes * 1000) / guestBytesPerSecond
   // Final pages and state travel half a round trip, LOADED and GRANT one more.
   const fixedMs = 1.5 * sample.rttMinMs + LOAD_MS + Math.max(0, drainMs - sample.rttMinMs)
   return {
     downtimeLimitMs: Math.max(DOWNTIME_LIMIT_MIN_MS, Math.round(sample.downtimeMs - fixedMs)),
-    switchoverBytesPerSecond: Math.max(1, Math.round(sample.rateBytesPerSecond * ratio)),
+    switchoverBytesPerSecond: Math.max(1, Math.round(guestBytesPerSecond)),
+  }
+}
+
+export type Traffic = {
+  atMs: number
+  guestBytes: number
+  wireBytes: number /** Of the guest bytes, those that cost next to nothing: zero and unchanged pages. */
+  freeBytes: number
+}
+
+const RECENT_MS = 2_000
+const RECENT_WIRE_BYTES_MIN = 256 * 1024
+
+/**
+ * What a wire byte carries, judged by the last two seconds. Zero pages do not count: they make the first round look easy, and what is left for the end is
+ * what the guest writes (counting them made QEMU switch over with twice the pages that the downtime allowed).
+ */
+export function createRatio(): (traffic: Traffic) => number {
+  const history: Traffic[] = []
+  return now => {
+    history.push(now)
+    while (history[1] && history[1].atMs <= now.atMs - RECENT_MS) history.shift()
+    const since = (from: Traffic) => {
+      const wire = now.wireBytes - from.wireBytes
+      return wire < RECENT_WIRE_BYTES_MIN ? 0 : Math.max(1, (now.guestBytes - from.guestBytes - (now.freeBytes - from.freeBytes)) / wire)
+    }
+    return since(history[0]!) || since({ atMs: 0, guestBytes: 0, wireBytes: 0, freeBytes: 0 })
   }
 }

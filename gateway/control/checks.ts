@@ -9,9 +9,10 @@ export type Known = {
   onlineSite(site: string): boolean
   /** The unfinished migration of this VM, if there is one. */
   migrationOf(vm: string): string | undefined
+  pinned(vm: string): boolean
 }
 
-/** The VM to move, with its site. VM_*, SITE_*, MIGRATION_BUSY. */
+/** The VM to move, with its site. VM_*, SITE_*, MIGRATION_BUSY, VM_PINNED. */
 export function checkRequest({ vm, to, method = 'live' }: MigrationRequest, known: Known): VmView {
   const busy = known.migrationOf(vm)
   if (busy) throw new GodwitError('MIGRATION_BUSY', `VM ${vm} is in migration ${busy}`)
@@ -19,6 +20,7 @@ export function checkRequest({ vm, to, method = 'live' }: MigrationRequest, know
   const found = findVm(vm, known.vms)
   const source = found.site
   if (source === to) throw new GodwitError('SITE_SAME', `VM ${vm} is at site ${to} already`)
+  if (known.pinned(vm)) throw new GodwitError('VM_PINNED', `VM ${vm} is pinned to where it is (site ${source})`)
   if (!found.online) throw new GodwitError('SITE_OFFLINE', `site ${source}, where VM ${vm} was last seen, is not connected`)
   if (!known.onlineSite(to)) throw new GodwitError('SITE_OFFLINE', `the target site ${to} is not connected`)
   if (found.state === 'migrating' || found.state === 'incoming')

@@ -13,6 +13,7 @@ import type { Sessions } from '../relay/sessions.ts'
 import type { Records, StoredMigration } from '../store/records.ts'
 import { checkRequest } from './checks.ts'
 import { conclude } from './conclude.ts'
+import type { GatewayEvent } from './events.ts'
 import type { SiteLink, Sites } from './sites.ts'
 import { type Effect, isOver, type MigrationEventName, step } from './transitions.ts'
 import { judge, type Word, wordOf } from './verdict.ts'
@@ -46,6 +47,9 @@ export type MigrationsOptions = {
   log: Log
   graceMs?: number | undefined
   onEnded?: (record: StoredMigration) => void
+  /** See events.ts: for those who only watch. */
+  onEvent?: (event: GatewayEvent) => void
+  pinned?: (vm: string) => boolean
 }
 
 export class Migrations {
@@ -65,7 +69,7 @@ export class Migrations {
 
   /** Writes the intent down and sets out. Refuses with the codes of checks.ts; returns once the intent is on disk. */
   async start(request: MigrationRequest): Promise<string> {
-    const { sites, records } = this.#options
+    const { sites, records, pinned = () => false } = this.#options
     const active = [...this.#all.values()].filter(({ record }) => !isOver(record.state))
     if (active.length >= ACTIVE_MAX) throw new GodwitError('LIMIT_EXCEEDED', `more than ${ACTIVE_MAX} migrations at once`)
     const vm = checkRequest(request, {
@@ -73,6 +77,7 @@ export class Migrations {
       knownSite: sites.known,
       onlineSite: site => sites.online(site) !== undefined,
       migrationOf: name => active.find(({ record }) => record.plan.vm === name)?.record.plan.migrationId,
+      pinned,
     })
     const plan: Plan = {
       version: 1,
@@ -144,6 +149,7 @@ export class Migrations {
     if (!migration || migration.record.plan[progress.side] !== link.site || isOver(migration.record.state)) return
     migration.progress = progress
     migration.watchers.progress(progress)
+    this.#options.onEvent?.({ event: 'progress', migration: viewOf(migration), progress })
     if (progress.side === 'source' && progress.phase === PHASE_COMMITTED && migration.record.state === 'STREAMING')
       this.#say(migration, 'committed')
   }
@@ -221,6 +227,7 @@ export class Migrations {
       await this.#giveUp(migration, toGodwitError(thrown))
     }
     if (state !== before) watchers.state(state)
+    if (record.state !== before) this.#options.onEvent?.({ event: 'migration', migration: viewOf(migration) })
     if (isOver(record.state) && !isOver(before)) watchers.end(viewOf(migration))
   }
 
@@ -386,6 +393,7 @@ export class Migrations {
       .sort((a, b) => a.record.updatedAt - b.record.updatedAt)
     for (const { record } of ended.slice(0, Math.max(0, ended.length - ENDED_MAX))) {
       this.#all.delete(record.plan.migrationId)
+      this.#options.onEvent?.({ event: 'forgotten', migrationId: record.plan.migrationId })
       await this.#options.records.dropMigration(record.plan.migrationId).catch(() => {})
     }
   }

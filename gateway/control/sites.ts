@@ -43,7 +43,7 @@ export type Sites = {
   links(): SiteLink[]
 }
 
-export function createSites(remembered: StoredSite[], clock: Clock): Sites {
+export function createSites(remembered: StoredSite[], clock: Clock, onChange: (site: string) => void = () => {}): Sites {
   const sites = new Map<string, Site>()
   for (const last of remembered) sites.set(last.site, { control: undefined, data: new Set(), state: undefined, last })
 
@@ -83,6 +83,7 @@ export function createSites(remembered: StoredSite[], clock: Clock): Sites {
       site.control = undefined
       site.state = undefined
       if (site.last) site.last.lastSeenAt = clock.now()
+      onChange(link.site)
     },
     update(link, state) {
       const site = sites.get(link.site)
@@ -91,6 +92,7 @@ export function createSites(remembered: StoredSite[], clock: Clock): Sites {
       const { version, host, vms } = state
       const certificateNotAfter = link.peer.certificate.notAfter
       site.last = { site: link.site, version, host, vms, lastSeenAt: clock.now(), certificateNotAfter }
+      onChange(link.site)
       return true
     },
     online(site) {

@@ -30,9 +30,13 @@ export type StoredEnrolment = {
   certificate?: string
 }
 
+/** A VM that must not be moved, who said so, and when (Unix ms). */
+export type StoredPin = { vm: string; by: string; at: number }
+
 const MIGRATIONS = 'migrations'
 const SITES = 'sites'
 const ENROLMENTS = 'enrolments'
+const PINS = 'pins'
 
 export type Records = {
   migrations(): AsyncIterable<StoredMigration>
@@ -45,6 +49,9 @@ export type Records = {
   enrolments(): AsyncIterable<StoredEnrolment>
   enrolment(site: string): Promise<StoredEnrolment | undefined>
   saveEnrolment(enrolment: StoredEnrolment): Promise<void>
+  pins(): AsyncIterable<StoredPin>
+  savePin(pin: StoredPin): Promise<void>
+  dropPin(vm: string): Promise<void>
 }
 
 export function createRecords(store: Store): Records {
@@ -60,5 +67,8 @@ export function createRecords(store: Store): Records {
     enrolments: () => values(ENROLMENTS),
     enrolment: site => store.get(ENROLMENTS, site),
     saveEnrolment: enrolment => store.put(ENROLMENTS, enrolment.site, enrolment, { sync: true }),
+    pins: () => values(PINS),
+    savePin: pin => store.put(PINS, pin.vm, pin, { sync: true }),
+    dropPin: vm => store.delete(PINS, vm),
   }
 }

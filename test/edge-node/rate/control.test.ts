@@ -1,5 +1,5 @@
 // What QEMU is told, for samples of all kinds.
-import { decide } from '../../../edge-node/rate/control.ts'
+import { createRatio, decide } from '../../../edge-node/rate/control.ts'
 import { assert, suite } from '../../support/suite.ts'
 
 const test = suite('control')
@@ -8,13 +8,13 @@ const sample = {
   rateBytesPerSecond: 12_500_000,
   rttMinMs: 40,
   inFlightBytes: 500_000,
-  guestBytes: 200_000_000,
-  wireBytes: 100_000_000,
+  waitingBytes: 0,
+  ratio: 2,
 }
 
 test('while the path is unknown QEMU may not switch over', () => {
   assert.equal(decide({ ...sample, rateBytesPerSecond: 0 }), { downtimeLimitMs: 1, switchoverBytesPerSecond: undefined })
-  assert.equal(decide({ ...sample, wireBytes: 0 }), { downtimeLimitMs: 1, switchoverBytesPerSecond: undefined })
+  assert.equal(decide({ ...sample, ratio: 0 }), { downtimeLimitMs: 1, switchoverBytesPerSecond: undefined })
 })
 
 test('the bandwidth is the path times what compression gains', () => {
@@ -22,16 +22,31 @@ test('the bandwidth is the path times what compression gains', () => {
 })
 
 test('the commit and what is on the way come off the downtime that was asked for', () => {
-  assert.is(decide(sample).downtimeLimitMs, 300 - 60 - 60)
-  assert.is(decide({ ...sample, inFlightBytes: 1_000_000 }).downtimeLimitMs, 300 - 60 - 60 - 40)
+  assert.is(decide(sample).downtimeLimitMs, 300 - 60 - 30)
+  assert.is(decide({ ...sample, inFlightBytes: 1_000_000 }).downtimeLimitMs, 300 - 60 - 30 - 40)
 })
 
 test('a downtime that the path cannot give leaves the least limit, never a negative one', () => {
   assert.is(decide({ ...sample, downtimeMs: 50 }).downtimeLimitMs, 1)
 })
 
+test('what waits in our own pipeline comes off as well', () => {
+  assert.is(decide({ ...sample, waitingBytes: 2_500_000 }).downtimeLimitMs, 300 - 60 - 30 - 100)
+})
+
+test('the ratio is that of the last two seconds, and zero pages do not count', () => {
+  const ratio = createRatio()
+  assert.is(ratio({ atMs: 0, guestBytes: 0, wireBytes: 0, freeBytes: 0 }), 0, 'unknown')
+  // A second of zeros and well compressible pages, then pages that halve.
+  assert.is(ratio({ atMs: 1_000, guestBytes: 100e6, wireBytes: 10e6, freeBytes: 60e6 }), 4)
+  assert.is(ratio({ atMs: 3_500, guestBytes: 120e6, wireBytes: 20e6, freeBytes: 60e6 }), 2)
+  assert.is(ratio({ atMs: 7_000, guestBytes: 120e6, wireBytes: 20e6, freeBytes: 60e6 }), 3, 'too little to judge by: all there is')
+})
+
 test('memory that does not compress counts as it is', () => {
-  assert.is(decide({ ...sample, guestBytes: 90_000_000 }).switchoverBytesPerSecond, 12_500_000)
+  const ratio = createRatio()
+  ratio({ atMs: 0, guestBytes: 0, wireBytes: 0, freeBytes: 0 })
+  assert.is(ratio({ atMs: 500, guestBytes: 9e6, wireBytes: 10e6, freeBytes: 0 }), 1)
 })
 
 test.run()
