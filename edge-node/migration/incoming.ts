@@ -1,6 +1,7 @@
 // The target's corridor: sealed streams -> pages straight into guest memory, skeleton in order into QEMU's incoming socket.
 // Always holds: at BARRIER n a stream is not read on until every stream has reached it and all pages before it are in guest memory; the return
 // path's SHUT (the load's verdict) is held back until all streams ended whole, so the source's QEMU cannot complete on less.
+import { closeSync } from 'node:fs'
 import type { Socket } from 'node:net'
 import type { Manifest } from '../../crypto/manifest.ts'
 import type { Stream } from '../../transport/types.ts'
@@ -24,7 +25,7 @@ export type IncomingOptions = {
   pageStreams: number
   /** QEMU's incoming socket, connected. */
   qemu: Socket
-  /** Guest memory, opened O_RDWR by path for the workers. */
+  /** Guest memory, opened O_RDWR for the workers; closed here once no worker can write any more: an open descriptor keeps a dead VM's memory allocated. */
   memory: { fd: number; bytes: number }
   workers: number
   onAck: (receivedBytes: number) => void
@@ -61,6 +62,7 @@ export function createIncoming(options: IncomingOptions): Incoming {
   const acks = createAcks(options.onAck)
   let applier: Applier | undefined
   let running = 0
+  const closeMemory = closerOf(options.memory.fd)
 
   const returnPath = createReturnPathParser({
     message(type, payload) {
@@ -98,7 +100,7 @@ export function createIncoming(options: IncomingOptions): Incoming {
     acks.flush()
     running -= 1
     if (running > 0 || readers.size < pageStreams + 1) return
-    await (await begun.promise).finish()
+    await (await begun.promise).finish().then(closeMemory)
     const sorted = [...readers].sort(([a], [b]) => a - b)
     ended.resolve({ streams: sorted.map(([at, { records, digest }]) => ({ index: at, records, digest: digest() })) })
   }
@@ -134,10 +136,19 @@ export function createIncoming(options: IncomingOptions): Incoming {
     stats: () => applier?.stats(),
     abort(error) {
       acks.stop()
-      void applier?.abort(error)
+      void Promise.resolve(applier?.abort(error)).then(closeMemory)
       for (const stream of streams.values()) stream.reset(error.code)
       qemu.destroy()
     },
+  }
+}
+
+/** Closes once: the number may belong to another file by the second time. */
+function closerOf(fd: number): () => void {
+  let isOpen = true
+  return () => {
+    if (isOpen) closeSync(fd)
+    isOpen = false
   }
 }
 
