@@ -92,8 +92,7 @@ export function createIncoming(options: IncomingOptions): Incoming {
   }
   const page = async (stream: number, { type, payload }: Frame) => {
     const target = await begun.promise
-    if (type === FRAME.BARRIER) await target.barrier(stream, decodeBarrier(payload))
-    else await target.batch(stream, payload)
+    await (type === FRAME.BARRIER ? target.barrier(stream, decodeBarrier(payload)) : target.batch(stream, payload))
   }
   const readAll = async (index: number, reader: SealedReader) => {
     for await (const frame of reader.frames()) await (index === SKELETON_INDEX ? skeleton(frame) : page(index - FIRST_PAGE_INDEX, frame))
