@@ -11,6 +11,7 @@ import { createGuard } from './guard.ts'
 import { createInbox } from './inbox.ts'
 import { createIdentity, loadQuic, type NativeConnection, type NativeServer, type NativeStream, parseRemote } from './quic-native.ts'
 import type { CloseReason, Connection, Engine, Listener, Stream } from './types.ts'
+import { enlargeReceiveBuffer } from './udp-buffer.ts'
 
 export type QuicOptions = {
   /** A silent peer is lost after this. Default 15_000. Both ends take the smaller of their two. */
@@ -311,7 +312,9 @@ export function createQuicEngine(options: QuicOptions = {}): Engine {
       const { native, config, publicKey } = ready()
       const { ip } = await addressOf(host)
       try {
-        const listener = createListener(new native.Server(config, ip, port), host, publicKey, settings)
+        const server = new native.Server(config, ip, port)
+        await enlargeReceiveBuffer(server.port())
+        const listener = createListener(server, host, publicKey, settings)
         signal?.addEventListener('abort', () => void listener.close(), { once: true })
         return listener
       } catch (error) {

@@ -20,7 +20,15 @@ export type PathEstimate = {
   windowBytes: number
 }
 
-type Checkpoint = { total: number; atMs: number; ackedTotal: number; ackedAtMs: number; limited: boolean }
+type Checkpoint = {
+  total: number
+  atMs: number
+  /** What was acknowledged when this was sent, when that was, and when its last byte had been sent. */
+  ackedTotal: number
+  ackedAtMs: number
+  ackedSentAtMs: number
+  limited: boolean
+}
 
 const RTT_WINDOW_MS = 10_000
 const RATE_WINDOW_MS = 2_000
@@ -33,6 +41,8 @@ const PROBE_UP_EVERY_MS = 1_000
 /** Rounds without growth of the rate by this share end the start-up. */
 const STARTUP_GROWTH = 1.15
 const STARTUP_FLAT_ROUNDS = 2
+const STARTUP_RTT_SHARE = 1.25
+const STARTUP_RTT_MS = 15
 /** A standing queue hides the true RTT minimum: when none as small was seen for this long, the window dips for a round trip to see it again. */
 const PROBE_DOWN_AFTER_MS = 5_000
 const PROBE_DOWN_GAIN = 0.75
@@ -42,6 +52,7 @@ export class Flight {
   #sent = 0
   #acked = 0
   #ackedAtMs = 0
+  #ackedSentAtMs = 0
   #checkpoints: Checkpoint[] = []
   #rates = new Window(Math.max)
   #rtts = new Window(Math.min)
@@ -85,7 +96,10 @@ export class Flight {
   }
 
   sent(bytes: number, nowMs: number): void {
-    if (this.inFlightBytes === 0) this.#ackedAtMs = nowMs
+    if (this.inFlightBytes === 0) {
+      this.#ackedAtMs = nowMs
+      this.#ackedSentAtMs = nowMs
+    }
     this.#sent += bytes
     if (this.#checkpoints.length >= CHECKPOINTS_MAX) return
     this.#checkpoints.push({
@@ -93,6 +107,7 @@ export class Flight {
       atMs: nowMs,
       ackedTotal: this.#acked,
       ackedAtMs: this.#ackedAtMs,
+      ackedSentAtMs: this.#ackedSentAtMs,
       limited: this.inFlightBytes + bytes >= this.windowBytes(),
     })
   }
@@ -106,9 +121,11 @@ export class Flight {
     while (this.#checkpoints[0] && this.#checkpoints[0].total <= total) last = this.#checkpoints.shift()
     if (!last) return
     this.#rttMs = nowMs - last.atMs
+    this.#ackedSentAtMs = last.atMs
     this.#rtts.add(this.#rttMs, nowMs, RTT_WINDOW_MS)
     this.#probe(nowMs)
-    const elapsedMs = nowMs - last.ackedAtMs
+    // Acknowledgements may come in bursts (a lost packet holds back all behind it): bytes never count faster than they were sent.
+    const elapsedMs = Math.max(nowMs - last.ackedAtMs, last.atMs - last.ackedSentAtMs)
     if (elapsedMs > 0) {
       const rate = ((total - last.ackedTotal) * 1000) / elapsedMs
       // A sample taken while we had nothing to send says what we offered, not what the path can carry: it may only raise the estimate.
@@ -136,7 +153,10 @@ export class Flight {
     if (this.#gain === GAIN_CRUISE || total < this.#roundEnd) return
     this.#roundEnd = this.#sent
     const rate = this.#rates.best()
-    if (rate > this.#roundBest * STARTUP_GROWTH) this.#flatRounds = 0
+    // A queue that builds up says the same as a rate that stays, and sooner: before the path's own congestion control overshoots and loses.
+    const isQueueing = this.#rttMs > STARTUP_RTT_SHARE * this.#rtts.best() + STARTUP_RTT_MS
+    if (isQueueing) this.#flatRounds = STARTUP_FLAT_ROUNDS
+    else if (rate > this.#roundBest * STARTUP_GROWTH) this.#flatRounds = 0
     else this.#flatRounds += 1
     this.#roundBest = Math.max(this.#roundBest, rate)
     if (this.#flatRounds >= STARTUP_FLAT_ROUNDS) this.#gain = GAIN_CRUISE
@@ -152,7 +172,9 @@ export class Flight {
     const isDown = this.#nowMs < this.#downUntilMs
     const contentMs = isDown ? PROBE_DOWN_GAIN * best : this.#nowMs < this.#upUntilMs ? cruiseMs + PROBE_UP_MS : cruiseMs
     const wanted = (rate * contentMs) / 1000
-    return Math.min(windowMaxBytes, Math.max(windowMinBytes, Math.round(wanted)))
+    // The first samples are of a few bytes and say little: the start-up never falls below what it began with.
+    const leastBytes = this.#gain === GAIN_STARTUP ? windowInitialBytes : windowMinBytes
+    return Math.min(windowMaxBytes, Math.max(leastBytes, Math.round(wanted)))
   }
 
   estimate(): PathEstimate {
