@@ -1,0 +1,388 @@
+// The handoff policy as one object: observations in, decisions out, once a second. It keeps what it needs of each VM, has no clock, no timer and no
+// IO, and gives equal decisions for equal observations. The caller carries decisions out and says how they ended.
+//
+//   const engine = new HandoffEngine({ settings: { policy: 'regret' } })
+//   every second: for (const decision of engine.step(nowMs, observations)) carry it out
+//   when asked:   engine.explain('vm', nowMs)
+//
+// Always holds: a VM has at most one move under way, and its `sequence` counts them; tokens are taken with the decision and given back with
+// 'ended', whatever the outcome; a VM whose user is silent or whose site is unknown is never moved.
+import { createProjection, type Projection } from '../../ops/geo.ts'
+import { admit, type Verdict, type Wish } from './admission.ts'
+import { type ExplainOptions, explain } from './explain.ts'
+import { Predictor } from './predict.ts'
+import { type PrepareWish, spend, wantsPrepare } from './prepare.ts'
+import { POLICY_NAMES, type PolicyName, type PolicySettings, type PolicySettingsInput, policySettings, type VmPolicy } from './settings.ts'
+import { SiteTable } from './sites.ts'
+import { type Decision, type Explanation, GATES, type GateName, type Observation, type PredictionFacts } from './types.ts'
+import { gateOf, policyAt, thresholdOf, viewOf } from './view.ts'
+import { VmTable } from './vm-table.ts'
+
+export type EngineOptions = {
+  settings?: PolicySettingsInput
+  /** Also report a 'stay' whenever the gate that holds a VM back has changed. */
+  reportStays?: boolean
+}
+
+const REGRET = POLICY_NAMES.indexOf('regret')
+const LATENCY = POLICY_NAMES.indexOf('latency')
+const FOLLOW = POLICY_NAMES.indexOf('follow-cell')
+const BEST = GATES.indexOf('best')
+const HYSTERESIS = GATES.indexOf('hysteresis')
+/** A step that comes late is not taken for a long time of regret. */
+const STEP_MAX_MS = 5000
+
+export class HandoffEngine {
+  readonly settings: PolicySettings
+  readonly sites: SiteTable
+  readonly vms = new VmTable()
+  readonly predictor = new Predictor()
+  readonly counters = { moves: 0, prepares: 0, withdrawn: 0, heldByTokens: 0, heldByJitter: 0 }
+  readonly #reportStays: boolean
+  readonly #predictions = new Map<number, PredictionFacts>()
+  #projection: Projection | undefined
+  #lastMs = Number.NaN
+
+  constructor({ settings, reportStays = false }: EngineOptions = {}) {
+    this.settings = policySettings(settings)
+    const { cost, storm, prestage } = this.settings
+    this.sites = new SiteTable({
+      bandwidthBytesPerSecond: cost.bandwidthBytesPerSecond,
+      tokens: storm.tokensPerSite,
+      stagingTokens: prestage.tokensPerSite,
+    })
+    this.#reportStays = reportStays
+  }
+
+  /** Observations count before the step. `nowMs` never goes back (TypeError). */
+  step(nowMs: number, observations: Iterable<Observation> = []): Decision[] {
+    if (nowMs < this.#lastMs) throw new TypeError(`a policy at ${this.#lastMs} ms cannot go back to ${nowMs} ms`)
+    for (const observation of observations) this.observe(nowMs, observation)
+    const elapsedMs = Number.isNaN(this.#lastMs) ? 1000 : Math.min(STEP_MAX_MS, nowMs - this.#lastMs)
+    this.#lastMs = nowMs
+    const decisions: Decision[] = []
+    const wishes = this.#judge(this.#advance(nowMs, elapsedMs / 1000), nowMs, decisions)
+    if (wishes.length > 0) admit(this, wishes, nowMs, (wish, verdict) => this.#decide(wish, verdict, nowMs, decisions))
+    if (this.settings.prestage.isEnabled) this.#prepare(nowMs, decisions)
+    return decisions
+  }
+
+  observe(nowMs: number, observation: Observation): void {
+    switch (observation.kind) {
+      case 'vm':
+        this.#observeVm(nowMs, observation)
+        break
+      case 'vm-gone':
+        this.#removeVm(observation.vm)
+        break
+      case 'user':
+        this.#observeUser(nowMs, observation)
+        break
+      case 'site':
+        this.#observeSite(observation)
+        break
+      case 'link':
+        this.#observeLink(observation)
+        break
+      case 'started':
+        this.#observeStarted(observation)
+        break
+      case 'ended':
+        this.#end(nowMs, observation)
+        break
+      case 'staged':
+        this.#observeStaged(nowMs, observation)
+        break
+    }
+  }
+
+  /** By index (vms.find, sites.indexOf), for callers with thousands of users. Places in metres of any flat map. */
+  observeUserAt(index: number, nowMs: number, userSite: number, rttMs: number, x = Number.NaN, y = Number.NaN): void {
+    const c = this.vms.columns
+    c.userSite[index] = userSite
+    c.rttMs[index] = rttMs
+    c.seenMs[index] = nowMs
+    if (!Number.isNaN(x) && c.policy[index] === REGRET) this.predictor.observe(index, nowMs, x, y, userSite)
+  }
+
+  /** Why this VM is where it is; undefined for one that is not known. */
+  explain(vm: string, nowMs: number): Explanation | undefined {
+    const index = this.vms.find(vm)
+    if (index === undefined) return undefined
+    const gate = GATES[this.vms.columns.gate[index]!] ?? 'none'
+    return explain(this, index, nowMs, { gate, prediction: this.#predictions.get(index) ?? null })
+  }
+
+  /** D', G and what is above its threshold, for every VM; gives those that might move. This is the loop that 10,000 VMs go through. */
+  #advance(nowMs: number, elapsed: number): number[] {
+    const { settings, sites } = this
+    const c = this.vms.columns
+    const keep = settings.smoothing ** elapsed
+    const { freeMs } = settings.regret
+    const active: number[] = []
+    for (let index = 0; index < this.vms.end; index++) {
+      const [from, userSite] = [c.site[index]!, c.userSite[index]!]
+      if (from < 0) continue
+      if (userSite < 0 || nowMs - c.seenMs[index]! > settings.staleMs) {
+        c.aboveSinceMs[index] = Number.NaN
+        active.push(index)
+        continue
+      }
+      const best = sites.best(userSite)
+      let regretMs = best < 0 || best === from ? 0 : sites.rtt(userSite, from) - sites.rtt(userSite, best)
+      if (!(regretMs > 0 && regretMs < Number.POSITIVE_INFINITY)) regretMs = 0
+      const before = c.smoothedRegretMs[index]!
+      const smoothed = regretMs === 0 && before < 1e-4 ? 0 : keep * before + (1 - keep) * regretMs
+      c.regretMs[index] = regretMs
+      c.smoothedRegretMs[index] = smoothed
+      const rttMs = c.rttMs[index]!
+      const rttBefore = c.smoothedRttMs[index]!
+      if (!Number.isNaN(rttMs)) c.smoothedRttMs[index] = Number.isNaN(rttBefore) ? rttMs : keep * rttBefore + (1 - keep) * rttMs
+      if (c.movingTo[index]! >= 0) continue
+      const policy = c.policy[index]
+      if (policy === REGRET) {
+        c.accountMsSeconds[index] = Math.max(0, c.accountMsSeconds[index]! + (regretMs - freeMs) * elapsed)
+        if (smoothed > c.hysteresisMs[index]!) {
+          if (Number.isNaN(c.aboveSinceMs[index]!)) c.aboveSinceMs[index] = nowMs
+          active.push(index)
+          continue
+        }
+        c.aboveSinceMs[index] = Number.NaN
+      } else if (policy === LATENCY ? this.#isSlow(index, nowMs) : policy === FOLLOW && best !== from) {
+        active.push(index)
+        continue
+      }
+      const quiet = regretMs === 0 ? BEST : HYSTERESIS
+      if (!Number.isNaN(c.readySinceMs[index]!) || (this.#reportStays && c.gate[index] !== quiet)) active.push(index)
+      else c.gate[index] = quiet
+    }
+    return active
+  }
+
+  /** Latency policy: whether the RTT is above its threshold, with the hysteresis on the way down. */
+  #isSlow(index: number, nowMs: number): boolean {
+    const c = this.vms.columns
+    const thresholdMs = thresholdOf(this, index)
+    const rttMs = c.smoothedRttMs[index]!
+    if (rttMs > thresholdMs && Number.isNaN(c.aboveSinceMs[index]!)) c.aboveSinceMs[index] = nowMs
+    else if (!(rttMs >= thresholdMs - this.settings.latency.hysteresisMs)) c.aboveSinceMs[index] = Number.NaN
+    return !Number.isNaN(c.aboveSinceMs[index]!)
+  }
+
+  /** Asks the gates of those that might move; gives those for whom all are open. */
+  #judge(active: readonly number[], nowMs: number, decisions: Decision[]): Wish[] {
+    const c = this.vms.columns
+    const wishes: Wish[] = []
+    for (const index of active) {
+      const view = viewOf(this, index, nowMs)
+      const gate = gateOf(this, index, view)
+      if (gate === 'none') {
+        wishes.push({ index, from: view.from, to: view.target, isHard: view.rttMs > view.hardLimitMs })
+        continue
+      }
+      if (!Number.isNaN(c.readySinceMs[index]!)) {
+        c.readySinceMs[index] = Number.NaN
+        this.counters.withdrawn++
+      }
+      this.#hold(index, gate, nowMs, decisions)
+    }
+    return wishes
+  }
+
+  #hold(index: number, gate: GateName, nowMs: number, decisions: Decision[]): void {
+    const c = this.vms.columns
+    const code = GATES.indexOf(gate)
+    if (c.gate[index] === code) return
+    c.gate[index] = code
+    if (!this.#reportStays) return
+    const explanation = this.#explain(index, nowMs, { gate })
+    const from = explanation.from ?? ''
+    decisions.push({ action: 'stay', vm: explanation.vm, atMs: nowMs, from, to: explanation.target ?? from, gate, explanation })
+  }
+
+  #decide({ index, from, to }: Wish, verdict: Verdict, nowMs: number, decisions: Decision[]): void {
+    if (verdict !== 'go') {
+      if (verdict === 'tokens') this.counters.heldByTokens++
+      else this.counters.heldByJitter++
+      this.#hold(index, verdict, nowMs, decisions)
+      return
+    }
+    const c = this.vms.columns
+    const explanation = this.#explain(index, nowMs, { action: 'move' })
+    this.#begin(index, to)
+    this.counters.moves++
+    const names = { vm: this.vms.names[index]!, from: this.sites.names[from]!, to: this.sites.names[to]! }
+    decisions.push({ action: 'move', ...names, atMs: nowMs, sequence: c.sequence[index]!, explanation })
+  }
+
+  #prepare(nowMs: number, decisions: Decision[]): void {
+    const turns = Math.max(1, Math.round(this.settings.prestage.everyMs / 1000))
+    const turn = Math.floor(nowMs / 1000) % turns
+    for (let index = turn; index < this.vms.end; index += turns) {
+      const wish = wantsPrepare(this, this.predictor, index, nowMs)
+      if (wish) decisions.push(this.#stage(wish, nowMs))
+    }
+  }
+
+  #stage({ index, from, to, bytes, probability, tauMs, userSite }: PrepareWish, nowMs: number): Decision {
+    const c = this.vms.columns
+    spend(this, index, bytes, nowMs)
+    this.sites.countStaging(from, to, 1)
+    c.stagingTo[index] = to
+    this.counters.prepares++
+    const prediction = { site: this.sites.names[userSite]!, probability, tauMs }
+    this.#predictions.set(index, prediction)
+    const explanation = this.#explain(index, nowMs, { action: 'prepare', prediction })
+    const names = { vm: this.vms.names[index]!, from: this.sites.names[from]!, to: this.sites.names[to]! }
+    const { keepMs } = this.settings.prestage
+    return { action: 'prepare', ...names, atMs: nowMs, bytes, probability, tauMs, keepMs, explanation }
+  }
+
+  #explain(index: number, nowMs: number, options: ExplainOptions): Explanation {
+    return explain(this, index, nowMs, { prediction: this.#predictions.get(index) ?? null, ...options })
+  }
+
+  #begin(index: number, to: number): void {
+    const c = this.vms.columns
+    this.#endStaging(index)
+    c.movingTo[index] = to
+    c.sequence[index]!++
+    c.readySinceMs[index] = Number.NaN
+    c.gate[index] = GATES.indexOf('moving')
+  }
+
+  #end(nowMs: number, { vm, outcome }: { vm: string; outcome: 'completed' | 'failed' | 'refused' | 'cancelled' }): void {
+    const index = this.vms.find(vm)
+    if (index === undefined || this.vms.columns.movingTo[index]! < 0) return
+    const c = this.vms.columns
+    const [from, to] = [c.site[index]!, c.movingTo[index]!]
+    this.sites.giveBack(from, to)
+    c.movingTo[index] = -1
+    if (outcome === 'completed') {
+      this.#arrive(index, to, nowMs)
+      c.failures[index] = 0
+      return
+    }
+    const { backoffMs, backoffMaxMs } = this.settings.storm
+    c.failures[index]!++
+    c.backoffUntilMs[index] = nowMs + Math.min(backoffMaxMs, backoffMs * 2 ** (c.failures[index]! - 1))
+    c.aboveSinceMs[index] = Number.NaN
+  }
+
+  /** The VM is at another site than before: regret begins anew. */
+  #arrive(index: number, site: number, nowMs: number): void {
+    const c = this.vms.columns
+    c.previousSite[index] = c.site[index]!
+    c.previousLeftMs[index] = nowMs
+    c.site[index] = site
+    c.arrivedMs[index] = nowMs
+    c.smoothedRegretMs[index] = 0
+    c.accountMsSeconds[index] = 0
+    c.aboveSinceMs[index] = Number.NaN
+    c.smoothedRttMs[index] = Number.NaN
+    c.stagedSite[index] = -1
+    c.stagedBytes[index] = 0
+    this.#predictions.delete(index)
+  }
+
+  #endStaging(index: number): void {
+    const c = this.vms.columns
+    if (c.stagingTo[index]! < 0) return
+    this.sites.countStaging(c.site[index]!, c.stagingTo[index]!, -1)
+    c.stagingTo[index] = -1
+  }
+
+  #observeVm(nowMs: number, { vm, site: name, memoryBytes, dirtyBytesPerSecond, policy }: Observation & { kind: 'vm' }): void {
+    const site = this.sites.indexOf(name)
+    const index = this.vms.find(vm) ?? this.vms.add(vm)
+    const c = this.vms.columns
+    if (c.site[index]! < 0) {
+      c.site[index] = site
+      c.arrivedMs[index] = nowMs
+      c.allowanceBytes[index] = this.settings.prestage.budgetBytesPerHour
+      c.allowanceMs[index] = nowMs
+      this.#setPolicy(index, policy ?? {})
+    } else if (policy) this.#setPolicy(index, policy)
+    c.memoryBytes[index] = memoryBytes
+    if (dirtyBytesPerSecond !== undefined) c.dirtyBytesPerSecond[index] = dirtyBytesPerSecond
+    if (c.site[index] === site || c.movingTo[index]! >= 0) return
+    this.#endStaging(index)
+    this.#arrive(index, site, nowMs)
+  }
+
+  #setPolicy(index: number, { policy, sloMs, hardLimitMs, isPinned }: VmPolicy): void {
+    const c = this.vms.columns
+    const { regret } = this.settings
+    c.policy[index] = POLICY_NAMES.indexOf(policy ?? this.settings.policy)
+    c.sloMs[index] = sloMs ?? Number.NaN
+    c.hardLimitMs[index] = hardLimitMs ?? Number.POSITIVE_INFINITY
+    c.hysteresisMs[index] = sloMs === undefined ? regret.hysteresisMs : sloMs * regret.hysteresisSloShare
+    c.isPinned[index] = isPinned ? 1 : 0
+    c.aboveSinceMs[index] = Number.NaN
+  }
+
+  #removeVm(vm: string): void {
+    const index = this.vms.find(vm)
+    if (index === undefined) return
+    const c = this.vms.columns
+    if (c.movingTo[index]! >= 0) this.sites.giveBack(c.site[index]!, c.movingTo[index]!)
+    this.#endStaging(index)
+    this.#predictions.delete(index)
+    this.predictor.forget(index)
+    this.vms.remove(index)
+  }
+
+  #observeUser(nowMs: number, { vm, site, rttMs, lat, lon }: Observation & { kind: 'user' }): void {
+    const index = this.vms.find(vm)
+    if (index === undefined) return
+    const place = lat === undefined || lon === undefined ? undefined : this.#toMap(lat, lon)
+    const rtt = rttMs ?? this.vms.columns.rttMs[index]!
+    this.observeUserAt(index, nowMs, this.sites.indexOf(site), rtt, place?.x, place?.y)
+  }
+
+  #observeSite({ site: name, isEligible, tokens, lat, lon }: Observation & { kind: 'site' }): void {
+    const site = this.sites.indexOf(name)
+    if (isEligible !== undefined) this.sites.setEligible(site, isEligible)
+    if (tokens !== undefined) this.sites.setTokens(site, tokens)
+    if (lat === undefined || lon === undefined) return
+    const { x, y } = this.#toMap(lat, lon)
+    this.predictor.coverage.addSite(site, x, y)
+  }
+
+  #observeLink({ from, to, rttMs, bandwidthBytesPerSecond }: Observation & { kind: 'link' }): void {
+    const [a, b] = [this.sites.indexOf(from), this.sites.indexOf(to)]
+    if (rttMs !== undefined) this.sites.setRtt(a, b, rttMs)
+    if (bandwidthBytesPerSecond !== undefined) this.sites.setBandwidth(a, b, bandwidthBytesPerSecond)
+  }
+
+  #observeStarted({ vm, to: name }: Observation & { kind: 'started' }): void {
+    const index = this.vms.find(vm)
+    if (index === undefined || this.vms.columns.site[index]! < 0 || this.vms.columns.movingTo[index]! >= 0) return
+    const to = this.sites.indexOf(name)
+    this.sites.take(this.vms.columns.site[index]!, to)
+    this.#begin(index, to)
+  }
+
+  #observeStaged(nowMs: number, { vm, site, bytes, isDone }: Observation & { kind: 'staged' }): void {
+    const index = this.vms.find(vm)
+    if (index === undefined) return
+    const c = this.vms.columns
+    const at = this.sites.indexOf(site)
+    if (isDone && c.stagingTo[index] === at) this.#endStaging(index)
+    if (bytes === 0 && c.stagedSite[index] !== at) return
+    c.stagedSite[index] = bytes > 0 ? at : -1
+    c.stagedBytes[index] = bytes
+    c.stagedMs[index] = nowMs
+  }
+
+  #toMap(lat: number, lon: number) {
+    this.#projection ??= createProjection({ lat, lon })
+    return this.#projection.toMap({ lat, lon })
+  }
+
+  /** The policy that a VM is under. */
+  policyOf(vm: string): PolicyName | undefined {
+    const index = this.vms.find(vm)
+    return index === undefined ? undefined : policyAt(this, index)
+  }
+}

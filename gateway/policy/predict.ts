@@ -1,0 +1,185 @@
+// At which site will this user be in a while? Enters: users' places and sites as they come. Leaves: the most likely site with its probability.
+// Two models: a fan of headings and speeds about the filtered velocity, read off the learned coverage (motion.ts, coverage.ts), and the
+// learned site-to-site model (markov.ts). They are mixed by how well each has foretold so far, and the outcome is calibrated (calibration.ts).
+// Pure; deterministic. Always holds: each user has at most one prediction waiting for its outcome.
+import { Calibration, type Score } from './calibration.ts'
+import { Coverage } from './coverage.ts'
+import { Markov } from './markov.ts'
+import { Motion } from './motion.ts'
+
+/** Deviations of heading, in standard deviations, and their weights (Gaussian). */
+const FAN = [-2, -1.33, -0.67, 0, 0.67, 1.33, 2].map(at => ({ at, weight: Math.exp(-at * at * 0.5) }))
+/** Shares of the straight way that a user really makes: roads bend, lights are red. */
+const PROGRESS = [
+  { share: 0.35, weight: 0.3 },
+  { share: 0.75, weight: 0.4 },
+  { share: 1.05, weight: 0.3 },
+]
+const HEADING_SPREAD = 0.35
+const HEADING_SPREAD_PER_ROOT_SECOND = 0.06
+const SLOW_METERS_PER_SECOND = 0.7
+/** Each model keeps at least this share: the world may change. */
+const MIX_MIN = 0.05
+/** How fast the mix follows experience. */
+const MIX_RATE = 0.02
+
+export class Predictor {
+  readonly motion = new Motion()
+  readonly coverage = new Coverage()
+  readonly #markov = new Markov()
+  readonly #calibration = new Calibration()
+  #fanShare = 0.5
+  #waiting = emptyWaiting(64)
+  /** The last prediction's outcome, read at once: no allocation in the stepping of 10,000 users. */
+  site = -1
+  probability = 0
+  #raw = 0
+  #fanPart = 0
+  #markovPart = 0
+  readonly #sites: number[] = []
+  readonly #weights: number[] = []
+
+  /** A user seen at a place and a site; also settles a prediction whose time has come. */
+  observe(user: number, nowMs: number, x: number, y: number, site: number): void {
+    this.motion.update(user, nowMs, x, y)
+    if (!this.coverage.isEmpty) this.coverage.learn(x, y, site)
+    if (user >= this.#waiting.dueMs.length) this.#waiting = emptyWaiting(Math.max(user + 1, 2 * user), this.#waiting)
+    const { current, previous, dueMs } = this.#waiting
+    if (current[user] !== site) {
+      previous[user] = current[user]!
+      current[user] = site
+    }
+    if (nowMs >= dueMs[user]!) this.#settle(user, nowMs, site)
+  }
+
+  forget(user: number): void {
+    if (user >= this.#waiting.dueMs.length) return
+    this.motion.forget(user)
+    this.#waiting.dueMs[user] = Number.POSITIVE_INFINITY
+    this.#waiting.current[user] = -1
+    this.#waiting.previous[user] = -1
+  }
+
+  /** Sets `site` and `probability` for `tauMs` from now; false when nothing is known of the user. */
+  predict(user: number, nowMs: number, tauMs: number): boolean {
+    const { current, previous, dueMs } = this.#waiting
+    const here = current[user] ?? -1
+    if (here < 0 || !this.motion.isKnown(user, nowMs)) return false
+    this.#spread(user, here, tauMs)
+    this.#mix(previous[user]!, here, tauMs)
+    if (dueMs[user] === Number.POSITIVE_INFINITY) this.#await(user, nowMs, tauMs, here)
+    return true
+  }
+
+  score(): Score & { fanShare: number } {
+    return { ...this.#calibration.score(), fanShare: this.#fanShare }
+  }
+
+  /** Collects where the fan ends, with weights that sum to 1, in #sites and #weights. */
+  #spread(user: number, here: number, tauMs: number): void {
+    const { motion, coverage } = this
+    this.#sites.length = 0
+    this.#weights.length = 0
+    const speed = motion.speed(user)
+    if (speed < SLOW_METERS_PER_SECOND || coverage.isEmpty) {
+      this.#add(here, 1)
+      return
+    }
+    const seconds = tauMs / 1000
+    const spread = HEADING_SPREAD + HEADING_SPREAD_PER_ROOT_SECOND * Math.sqrt(seconds)
+    const [x, y] = [motion.x[user]!, motion.y[user]!]
+    const [aheadX, aheadY] = [motion.vx[user]! * seconds, motion.vy[user]! * seconds]
+    for (const { at, weight } of FAN) {
+      const [sin, cos] = [Math.sin(at * spread), Math.cos(at * spread)]
+      const [wayX, wayY] = [aheadX * cos - aheadY * sin, aheadX * sin + aheadY * cos]
+      for (const part of PROGRESS) this.#add(coverage.siteAt(x + wayX * part.share, y + wayY * part.share), weight * part.weight)
+    }
+    const total = this.#weights.reduce((sum, weight) => sum + weight, 0)
+    for (let at = 0; at < this.#weights.length; at++) this.#weights[at]! /= total
+  }
+
+  #add(site: number, weight: number): void {
+    const at = this.#sites.indexOf(site)
+    if (at >= 0) this.#weights[at]! += weight
+    else {
+      this.#sites.push(site)
+      this.#weights.push(weight)
+    }
+  }
+
+  #mix(previous: number, here: number, tauMs: number): void {
+    for (const site of this.#markov.candidates(here, tauMs)) this.#add(site, 0)
+    this.#raw = -1
+    for (let at = 0; at < this.#sites.length; at++) {
+      const site = this.#sites[at]!
+      const byFan = this.#weights[at]!
+      const byMarkov = this.#markov.probability(previous, here, tauMs, site)
+      const raw = this.#fanShare * byFan + (1 - this.#fanShare) * byMarkov
+      if (raw <= this.#raw) continue
+      this.#raw = raw
+      this.site = site
+      this.#fanPart = byFan
+      this.#markovPart = byMarkov
+    }
+    this.probability = this.#calibration.correct(this.#raw)
+  }
+
+  #await(user: number, nowMs: number, tauMs: number, here: number): void {
+    const waiting = this.#waiting
+    waiting.dueMs[user] = nowMs + tauMs
+    waiting.madeMs[user] = nowMs
+    waiting.from[user] = here
+    waiting.before[user] = waiting.previous[user]!
+    waiting.site[user] = this.site
+    waiting.raw[user] = this.#raw
+    waiting.stated[user] = this.probability
+    waiting.byFan[user] = this.#fanPart
+    waiting.byMarkov[user] = this.#markovPart
+  }
+
+  #settle(user: number, nowMs: number, site: number): void {
+    const waiting = this.#waiting
+    const tauMs = waiting.dueMs[user]! - waiting.madeMs[user]!
+    const isLate = nowMs - waiting.dueMs[user]! > Math.max(2000, tauMs / 4)
+    waiting.dueMs[user] = Number.POSITIVE_INFINITY
+    if (isLate) return
+    const from = waiting.from[user]!
+    const isHit = waiting.site[user] === site
+    this.#markov.learn(waiting.before[user]!, from, tauMs, site)
+    this.#calibration.learn(waiting.raw[user]!, waiting.stated[user]!, isHit, waiting.site[user] !== from)
+    const likelihood = (probability: number) => Math.max(0.02, isHit ? probability : 1 - probability)
+    const [fan, markov] = [likelihood(waiting.byFan[user]!), likelihood(waiting.byMarkov[user]!)]
+    const share = this.#fanShare
+    const posterior = (share * fan) / (share * fan + (1 - share) * markov)
+    this.#fanShare = Math.min(1 - MIX_MIN, Math.max(MIX_MIN, share + MIX_RATE * (posterior - share)))
+  }
+}
+
+type Waiting = Record<'dueMs' | 'madeMs' | 'raw' | 'stated' | 'byFan' | 'byMarkov', Float64Array> &
+  Record<'site' | 'from' | 'before' | 'current' | 'previous', Int32Array>
+
+function emptyWaiting(capacity: number, old?: Waiting): Waiting {
+  const floats = (name: 'dueMs' | 'madeMs' | 'raw' | 'stated' | 'byFan' | 'byMarkov', empty = 0) => {
+    const column = new Float64Array(capacity).fill(empty)
+    if (old) column.set(old[name])
+    return column
+  }
+  const sites = (name: 'site' | 'from' | 'before' | 'current' | 'previous') => {
+    const column = new Int32Array(capacity).fill(-1)
+    if (old) column.set(old[name])
+    return column
+  }
+  return {
+    dueMs: floats('dueMs', Number.POSITIVE_INFINITY),
+    madeMs: floats('madeMs'),
+    raw: floats('raw'),
+    stated: floats('stated'),
+    byFan: floats('byFan'),
+    byMarkov: floats('byMarkov'),
+    site: sites('site'),
+    from: sites('from'),
+    before: sites('before'),
+    current: sites('current'),
+    previous: sites('previous'),
+  }
+}
