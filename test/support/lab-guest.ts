@@ -1,6 +1,6 @@
 // A Linux guest in a lab: boots at a site, is watched from outside wherever it goes, and says whether its memory is right.
 // Enters: a lab. Leaves: a guest with its observer; comparisons of guest memory. Always holds: the observer counts every beat at every site.
-import { open, rm } from 'node:fs/promises'
+import { open, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type Observer, observe } from '../../cli/demo/observer.ts'
 import type { RunningVm } from '../../edge-node/vm/machine.ts'
@@ -97,6 +97,17 @@ export async function compareMemory(lab: Lab, source: RunningVm, target: Running
     return await compareFiles(paths.source, paths.target, source.memoryBytes)
   } finally {
     for (const path of Object.values(paths)) await rm(path, { force: true })
+  }
+}
+
+/** All guest-physical memory of a paused VM. */
+export async function readMemory(lab: Lab, vm: RunningVm): Promise<Buffer> {
+  const path = join(lab.dir, 'whole.mem')
+  try {
+    await vm.commands.pmemsave(0, vm.memoryBytes, path)
+    return await readFile(path)
+  } finally {
+    await rm(path, { force: true })
   }
 }
 
