@@ -25,7 +25,7 @@ export function parseSize(text: string): number | undefined {
 }
 
 export function formatSize(bytes: number): string {
-  const unit = ['TiB', 'GiB', 'MiB', 'KiB'].find(name => bytes % UNITS[name]! === 0)
+  const unit = ['TiB', 'GiB', 'MiB', 'KiB'].find(name => bytes % UNITS[name]! === 0 && bytes >= UNITS[name]!)
   return unit ? `${bytes / UNITS[unit]!}${unit}` : `${bytes}B`
 }
 

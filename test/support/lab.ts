@@ -56,7 +56,9 @@ export type Lab = AsyncDisposable & {
   readonly root: Root
   readonly gateway: Gateway
   readonly valve: Valve
-  /** Where `godwit` finds the gateway. */
+  /** Where nodes find the gateway. */
+  readonly door: { engine: Engine; port: number }
+  /** Where `godwit` finds it. */
   readonly target: HttpTarget & { tokenFile: string }
   site(name: string): LabSite
   sites(): LabSite[]
@@ -116,14 +118,16 @@ export async function openLab({ engine = 'memory', sites = ['a', 'b'], tap }: La
     get gateway() {
       return keeper.gateway()
     },
+    get door() {
+      return { engine: carrier.node, port: keeper.gateway().listeners[0]!.port }
+    },
     get target() {
       return { url: keeper.gateway().adminUrl, token: TOKEN, tokenFile }
     },
     site: name => all.get(name)!,
     sites: () => [...all.values()],
     async addSite(name, options = {}) {
-      const gatewayPort = keeper.gateway().listeners[0]!.port
-      const own = { name, dir: join(dir, name), root, abilities, engine: carrier.node, port: carrier.port, gatewayPort, log }
+      const own = { name, dir: join(dir, name), root, abilities, engine: carrier.node, port: carrier.port, gatewayPort: lab.door.port, log }
       const site = await createSite(own, options)
       all.set(name, site)
       if (options.isStopped !== true) await site.start()
