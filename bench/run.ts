@@ -27,7 +27,7 @@ type Demo = {
 
 /** The demo in a process of its own; its story goes to stderr. */
 async function benchDowntime(): Promise<Demo> {
-  const child = spawn(process.execPath, [fileURLToPath(new URL('../cli/main.ts', import.meta.url)), 'demo', '--json'], {
+  const child = spawn(process.execPath, [fileURLToPath(new URL('../bin/godwit.js', import.meta.url)), 'demo', '--json'], {
     stdio: ['ignore', 'pipe', 'inherit'],
   })
   let text = ''

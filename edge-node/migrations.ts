@@ -47,25 +47,79 @@ type Peer = { certificate: Certificate; bytes: Uint8Array }
 
 export function createMigrations(options: MigrationsOptions): Migrations {
   const { config, identity, registry, metrics, log } = options
-  const table = new Map<string, Running>()
-  /** Admitted, not yet in the table: named in site.state from the first moment, or the gateway would take the migration for lost. */
-  const entering = new Map<string, Plan>()
-  /** Targets that have ended: a source that has not heard the answer asks again. */
-  const ended = new Map<string, Running>()
   const stop = new AbortController()
   let link: Link | undefined
+  const slots = createSlots((running, result) => {
+    metrics.ended(running.side, result)
+    link?.report(result)
+    link?.announce()
+  })
+
+  const prepare: LinkHandlers['prepare'] = async ({ plan, sourceCertificate }) => {
+    if (plan.target !== config.site) throw new GodwitError('MIGRATION_STATE', `this is ${config.site}, not ${plan.target}`)
+    const source = verifyPeer(identity, plan.source, sourceCertificate)
+    await slots.take(plan, async () => {
+      const target = startTarget(await targetOptions(options, plan, source, progress => link?.progress(progress)))
+      const result = conclude(
+        plan,
+        'target',
+        target.done.then(() => undefined),
+        options,
+      )
+      return { side: 'target', target, cancel: () => target.cancel(), result }
+    })
+    link?.announce()
+    log.info('waiting for a VM', { migrationId: plan.migrationId, vm: plan.vm, from: plan.source })
+  }
+  const start: LinkHandlers['start'] = async ({ plan, targetCertificate }) => {
+    if (plan.source !== config.site) throw new GodwitError('MIGRATION_STATE', `this is ${config.site}, not ${plan.source}`)
+    const target = verifyPeer(identity, plan.target, targetCertificate)
+    const { epoch } = registry.get(plan.vm)
+    if (epoch !== plan.epoch) throw new GodwitError('EPOCH_STALE', `${plan.vm} is at epoch ${epoch}, the plan says ${plan.epoch}`)
+    if (registry.spec(plan.vm).compression === 'off' && plan.compression !== 'off')
+      throw new GodwitError('MIGRATION_STATE', `${plan.vm} forbids compression, the plan wants it`)
+    await slots.take(plan, async () => {
+      const vm = await registry.beginMigration(plan.vm)
+      return { side: 'source', ...runSource(options, plan, target, vm, () => link!, stop.signal) }
+    })
+    link?.announce()
+    log.info('migration begins', { migrationId: plan.migrationId, vm: plan.vm, to: plan.target, method: plan.method })
+  }
+  const cancel: LinkHandlers['cancel'] = async ({ migrationId }) => {
+    const running = slots.running(migrationId)
+    if (!running) throw new GodwitError('MIGRATION_UNKNOWN', `no migration ${migrationId} runs here`)
+    running.cancel()
+  }
+  return {
+    handlers: { prepare, start, cancel },
+    onRelayStream(relay, stream) {
+      const target = slots.target(relay.sessionId)
+      if (target && relay.attempt === target.plan.attempt) return target.target.accept(relay.index, stream)
+      if (target && relay.index === 0) return target.target.rejoin(relay.attempt, stream)
+      log.warn('a relay stream of no migration here', { sessionId: relay.sessionId, index: relay.index })
+      stream.reset('no such migration here')
+    },
+    active: () => slots.ids(),
+    useLink(to) {
+      link = to
+    },
+    async close() {
+      stop.abort(new GodwitError('SITE_OFFLINE', 'the node is shutting down'))
+      await slots.close()
+    },
+  }
+}
+
+type Entry = { side: 'source' | 'target'; target?: TargetMigration; cancel(): void; result: Promise<MigrationResult> }
+
+/** One slot for a VM. What runs is named from the first moment (in site.state, or the gateway would take it for lost) until its result is known. */
+function createSlots(onEnd: (running: Running, result: MigrationResult) => void) {
+  const entering = new Map<string, Plan>()
+  const table = new Map<string, Running>()
+  /** Targets that have ended: a source that has not heard the answer asks again. */
+  const ended = new Map<string, Running>()
   let isClosing = false
 
-  /** Takes the VM's one slot for as long as `begin` takes. */
-  const admitted = async (plan: Plan, begin: () => Promise<void>) => {
-    admit(plan)
-    entering.set(plan.migrationId, plan)
-    try {
-      await begin()
-    } finally {
-      entering.delete(plan.migrationId)
-    }
-  }
   const admit = (plan: Plan) => {
     if (isClosing) throw new GodwitError('SITE_OFFLINE', 'the node is shutting down')
     if (table.has(plan.migrationId) || entering.has(plan.migrationId))
@@ -74,65 +128,35 @@ export function createMigrations(options: MigrationsOptions): Migrations {
     if (plans.some(({ vm }) => vm === plan.vm)) throw new GodwitError('MIGRATION_BUSY', `${plan.vm} is migrating already`)
     if (plans.length >= ACTIVE_MAX) throw new GodwitError('LIMIT_EXCEEDED', `${ACTIVE_MAX} migrations run here already`)
   }
-  const enter = (running: Omit<Running, 'done'>, work: Promise<MigrationResult>) => {
-    const { migrationId } = running.plan
-    const done = work.then(result => {
-      const ending = table.get(migrationId)
-      table.delete(migrationId)
-      if (ending?.target) remember(ended, migrationId, ending)
-      metrics.ended(running.side, result)
-      link?.report(result)
-      link?.announce()
+  const enter = (plan: Plan, { result, ...entry }: Entry) => {
+    const running: Running = { plan, ...entry, done: Promise.resolve() }
+    running.done = result.then(value => {
+      table.delete(plan.migrationId)
+      if (running.target) remember(ended, plan.migrationId, running)
+      onEnd(running, value)
     })
-    table.set(migrationId, { ...running, done })
-    link?.announce()
+    table.set(plan.migrationId, running)
   }
   return {
-    handlers: {
-      async prepare({ plan, sourceCertificate }) {
-        if (plan.target !== config.site) throw new GodwitError('MIGRATION_STATE', `this is ${config.site}, not ${plan.target}`)
-        const source = verifyPeer(identity, plan.source, sourceCertificate)
-        await admitted(plan, async () => {
-          const target = startTarget(await targetOptions(options, plan, source, progress => link?.progress(progress)))
-          const done = target.done.then(() => undefined)
-          enter({ plan, side: 'target', target, cancel: () => target.cancel() }, conclude(plan, 'target', done, options))
-        })
-        log.info('waiting for a VM', { migrationId: plan.migrationId, vm: plan.vm, from: plan.source })
-      },
-      async start({ plan, targetCertificate }) {
-        if (plan.source !== config.site) throw new GodwitError('MIGRATION_STATE', `this is ${config.site}, not ${plan.source}`)
-        const target = verifyPeer(identity, plan.target, targetCertificate)
-        const { epoch } = registry.get(plan.vm)
-        if (epoch !== plan.epoch) throw new GodwitError('EPOCH_STALE', `${plan.vm} is at epoch ${epoch}, the plan says ${plan.epoch}`)
-        if (registry.spec(plan.vm).compression === 'off' && plan.compression !== 'off')
-          throw new GodwitError('MIGRATION_STATE', `${plan.vm} forbids compression, the plan wants it`)
-        await admitted(plan, async () => {
-          const vm = await registry.beginMigration(plan.vm)
-          const source = runSource(options, plan, target, vm, () => link!, stop.signal)
-          enter({ plan, side: 'source', cancel: () => source.cancel() }, source.result)
-        })
-        log.info('migration begins', { migrationId: plan.migrationId, vm: plan.vm, to: plan.target, method: plan.method })
-      },
-      async cancel({ migrationId }) {
-        const running = table.get(migrationId)
-        if (!running) throw new GodwitError('MIGRATION_UNKNOWN', `no migration ${migrationId} runs here`)
-        running.cancel()
-      },
+    /** MIGRATION_BUSY, LIMIT_EXCEEDED, MIGRATION_STATE; otherwise `begin` runs with the slot taken. */
+    async take(plan: Plan, begin: () => Promise<Entry>): Promise<void> {
+      admit(plan)
+      entering.set(plan.migrationId, plan)
+      try {
+        enter(plan, await begin())
+      } finally {
+        entering.delete(plan.migrationId)
+      }
     },
-    onRelayStream(relay, stream) {
-      const running = table.get(relay.sessionId) ?? ended.get(relay.sessionId)
-      if (running?.target && relay.attempt === running.plan.attempt) return running.target.accept(relay.index, stream)
-      if (running?.target && relay.index === 0) return running.target.rejoin(relay.attempt, stream)
-      log.warn('a relay stream of no migration here', { sessionId: relay.sessionId, index: relay.index })
-      stream.reset('no such migration here')
+    running: (migrationId: string) => table.get(migrationId),
+    target(migrationId: string): (Running & { target: TargetMigration }) | undefined {
+      const running = table.get(migrationId) ?? ended.get(migrationId)
+      return running?.target ? { ...running, target: running.target } : undefined
     },
-    active: () => [...table.keys(), ...entering.keys()],
-    useLink(to) {
-      link = to
-    },
-    async close() {
+    ids: () => [...table.keys(), ...entering.keys()],
+    /** Cancels what may still be cancelled and waits for the rest. */
+    async close(): Promise<void> {
       isClosing = true
-      stop.abort(new GodwitError('SITE_OFFLINE', 'the node is shutting down'))
       for (const running of table.values()) {
         try {
           running.cancel()
