@@ -1,12 +1,14 @@
 // npm run bench: the pipeline stage by stage, the relay, and the downtime of the demo as an outside observer sees it.
 // Figures of one machine: compare what one run prints side by side, never runs of two machines.
 import { spawn } from 'node:child_process'
-import { fileURLToPath } from 'node:url'
+import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { loadSodium } from '../crypto/identity.ts'
 import { benchPipeline } from './pipeline.ts'
 import { benchRelay } from './relay.ts'
 
+/** A command of its own, not a part of ours. */
+const GODWIT = join(import.meta.dirname, '..', 'bin', 'godwit.js')
 const PARTS = ['pipeline', 'relay', 'downtime'] as const
 type Part = (typeof PARTS)[number]
 
@@ -27,7 +29,7 @@ type Demo = {
 
 /** The demo in a process of its own; its story goes to stderr. */
 async function benchDowntime(): Promise<Demo> {
-  const child = spawn(process.execPath, [fileURLToPath(new URL('../bin/godwit.js', import.meta.url)), 'demo', '--json'], {
+  const child = spawn(process.execPath, [GODWIT, 'demo', '--json'], {
     stdio: ['ignore', 'pipe', 'inherit'],
   })
   let text = ''
