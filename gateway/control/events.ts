@@ -1,0 +1,41 @@
+// What happens in the gateway, for those who only watch: the MQTT plane, the standards' fronts, policies.
+// Enters: sites that came, went or changed; migrations that changed state or moved on. Leaves: calls of the listeners, in order, at once.
+// Always holds: a listener cannot harm what it watches: what it throws is logged, and nobody waits for it.
+import type { MigrationRecord } from '../../wire/admin.ts'
+import type { MigrationProgress } from '../../wire/control.ts'
+import type { Log } from '../../wire/log.ts'
+
+export type GatewayEvent =
+  /** Connected, gone, or said something new of itself. */
+  | { event: 'site'; site: string }
+  /** A migration has a new state. */
+  | { event: 'migration'; migration: MigrationRecord }
+  | { event: 'progress'; migration: MigrationRecord; progress: MigrationProgress }
+  /** Its record has been dropped: nobody will ask for it again. */
+  | { event: 'forgotten'; migrationId: string }
+  | { event: 'pin'; vm: string; pinned: boolean }
+
+export type Events = {
+  emit(event: GatewayEvent): void
+  /** Gives what ends it. */
+  subscribe(listener: (event: GatewayEvent) => void): () => void
+}
+
+export function createEvents(log: Log): Events {
+  const listeners = new Set<(event: GatewayEvent) => void>()
+  return {
+    emit(event) {
+      for (const listener of listeners) {
+        try {
+          listener(event)
+        } catch (error) {
+          log.error('a listener of events failed', { event: event.event, error })
+        }
+      }
+    },
+    subscribe(listener) {
+      listeners.add(listener)
+      return () => listeners.delete(listener)
+    },
+  }
+}
