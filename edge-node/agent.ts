@@ -87,6 +87,7 @@ function startLink({ config, engines, version, identity, registry, migrations, l
     dial: ({ signal }) => dialGateway(config, engines, signal),
     identity,
     rootPublic: identity.rootPublic,
+    revocations: identity.revocations,
     site: config.site,
     gatewayId: config.gateway.id,
     version,

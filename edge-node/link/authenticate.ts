@@ -2,7 +2,7 @@
 // Enters: a fresh connection. Leaves: the framed control stream behind WELCOME, or a coded error (CERT_*, AUTH_FAILED, VERSION_UNSUPPORTED,
 // or what the gateway says in an ERROR frame).
 // Always holds: the node signs only after the gateway has proved, over this very connection (its binding is signed), that our root vouches for it.
-import { verifyCertificate } from '../../crypto/certificate.ts'
+import { type Revocations, verifyCertificate } from '../../crypto/certificate.ts'
 import { type LinkIdentity, type LinkTranscript, signLink, verifyLink } from '../../crypto/link-auth.ts'
 import type { Clock } from '../../ops/clock.ts'
 import { unixSeconds } from '../../ops/clock.ts'
@@ -19,6 +19,8 @@ export type NodeAuthentication = {
   incarnation: number
   identity: LinkIdentity
   rootPublic: Uint8Array
+  /** A gateway whose certificate is on this list is refused (CERT_REVOKED). */
+  revocations?: Revocations | undefined
   /** Only this gateway will do; any of our root's gateways when absent. */
   gatewayId?: string | undefined
   clock: Clock
@@ -59,6 +61,7 @@ export async function authenticateToGateway(options: NodeAuthentication): Promis
     now: unixSeconds(options.clock),
     role: 'gateway',
     ...(options.gatewayId === undefined ? {} : { id: options.gatewayId }),
+    ...(options.revocations === undefined ? {} : { revocations: options.revocations }),
   })
   verifyLink('gateway', certificate, transcript, bytesOf(challenge.signature))
 

@@ -92,7 +92,8 @@ export function keepConnected(options: KeptOptions): Kept {
       try {
         live = await connectOnce()
         failures = 0
-        log.info('connected to the gateway', { gateway: live.welcome.gateway, engine: live.selection.engine, purpose: options.purpose })
+        const { engine, tried } = live.selection
+        log.info('connected to the gateway', { gateway: live.welcome.gateway, engine, purpose: options.purpose, tried })
         const why = await serve(live)
         live = undefined
         // A gateway that accepts and then drops us at once must not be hammered either.

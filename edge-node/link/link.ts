@@ -4,6 +4,7 @@
 // Always holds: after every (re)connect the gateway first hears the whole site.state, then the results it has not answered; the site.state
 // names every migration that is running or whose result is unanswered, so the gateway never takes a late word for a lost one.
 import { randomBytes } from 'node:crypto'
+import type { Revocations } from '../../crypto/certificate.ts'
 import type { LinkIdentity } from '../../crypto/link-auth.ts'
 import { type Clock, systemClock } from '../../ops/clock.ts'
 import { within } from '../../ops/deadline.ts'
@@ -44,6 +45,7 @@ export type LinkOptions = {
   dial: Dial
   identity: LinkIdentity
   rootPublic: Uint8Array
+  revocations?: Revocations | undefined
   /** Name of this site: what its certificate says. */
   site: string
   gatewayId?: string
@@ -217,7 +219,18 @@ class NodeLink implements Link {
   }
 
   #shared(purpose: 'control' | 'data'): Omit<KeptOptions, 'handlers' | 'onLive' | 'onDown'> {
-    const { dial, identity, rootPublic, gatewayId, onRelayStream, heartbeat, backoff, log, random = randomBytes } = this.#options
+    const {
+      dial,
+      identity,
+      rootPublic,
+      revocations,
+      gatewayId,
+      onRelayStream,
+      heartbeat,
+      backoff,
+      log,
+      random = randomBytes,
+    } = this.#options
     const { clock = systemClock, chance = Math.random } = this.#options
     return {
       purpose,
@@ -225,6 +238,7 @@ class NodeLink implements Link {
       dial,
       identity,
       rootPublic,
+      revocations,
       gatewayId,
       onRelayStream,
       heartbeat,

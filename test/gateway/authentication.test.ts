@@ -1,6 +1,6 @@
 // Who is let in: every way of being wrong has its code, on both sides, and a man in the middle is noticed.
 import { randomBytes } from 'node:crypto'
-import { createRoot } from '../../crypto/certificate.ts'
+import { createRoot, decodeCertificate, issueRevocations, verifyRevocations } from '../../crypto/certificate.ts'
 import { generateSiteKeys } from '../../crypto/identity.ts'
 import { connectLink, type LinkOptions } from '../../edge-node/link/link.ts'
 import { eventually } from '../../ops/deadline.ts'
@@ -55,6 +55,16 @@ test('a node turns away a gateway of another root, another name, or of the wrong
   assert.is(await refusal(w, { gatewayId: 'another' }), 'AUTH_FAILED')
   await using impostor = await world({ identity: identityOf(w.root, 'site', 'gw'), rootPublic: w.root.signPublic })
   assert.is(await refusal(w, { dial: impostor.dial }), 'AUTH_FAILED')
+})
+
+test('a node turns away a gateway whose certificate the root has revoked', async () => {
+  await using w = await world()
+  const gateway = identityOf(w.root, 'gateway', 'gw')
+  await using revoked = await world({ identity: gateway, rootPublic: w.root.signPublic })
+  const { serial } = decodeCertificate(gateway.certificate)
+  const list = issueRevocations(w.root, { number: 1, issuedAt: NOW_SECONDS, serials: [serial] })
+  const revocations = verifyRevocations(list, { rootPublic: w.root.signPublic, now: NOW_SECONDS, maxAgeSeconds: 3600 })
+  assert.is(await refusal(w, { dial: revoked.dial, revocations }), 'CERT_REVOKED')
 })
 
 /** Ends the node's connection and opens one of its own to the gateway, handing every byte on: what TLS interception does. */
