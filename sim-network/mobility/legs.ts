@@ -1,0 +1,60 @@
+// Users who go straight from place to place, with pauses between. Enters: aims, steps of time. Leaves: places. Pure.
+import type { Trace } from './trace.ts'
+
+export type Point = { x: number; y: number }
+/** Where users are; movers write it. */
+export type Places = { x: Float64Array; y: Float64Array; session: Int32Array }
+export type Mover = {
+  /** Moves its users from `nowMs - elapsedMs` to `nowMs`. */
+  step(nowMs: number, elapsedMs: number): void
+  go?(user: number, to: Point, speedMps: number): void
+  traceOf?(user: number): { trace: Trace; seconds: number } | undefined
+}
+
+/** Straight legs with pauses, for users whose next leg is asked of `next`. */
+export class Legs {
+  readonly #users: Places
+  readonly #first: number
+  readonly #toX: Float64Array
+  readonly #toY: Float64Array
+  readonly #speed: Float64Array
+  readonly #pauseUntilMs: Float64Array
+  readonly #next: (user: number, nowMs: number) => void
+
+  constructor(users: Places, first: number, count: number, next: (user: number, nowMs: number) => void) {
+    this.#users = users
+    this.#first = first
+    this.#toX = new Float64Array(count)
+    this.#toY = new Float64Array(count)
+    this.#speed = new Float64Array(count)
+    this.#pauseUntilMs = new Float64Array(count)
+    this.#next = next
+  }
+
+  aim(user: number, to: Point, speedMps: number, pauseUntilMs = 0): void {
+    const at = user - this.#first
+    this.#toX[at] = to.x
+    this.#toY[at] = to.y
+    this.#speed[at] = speedMps
+    this.#pauseUntilMs[at] = pauseUntilMs
+  }
+
+  step(nowMs: number, elapsedMs: number): void {
+    const { x, y } = this.#users
+    for (let at = 0; at < this.#speed.length; at++) {
+      if (nowMs < this.#pauseUntilMs[at]!) continue
+      const user = at + this.#first
+      const [wayX, wayY] = [this.#toX[at]! - x[user]!, this.#toY[at]! - y[user]!]
+      const left = Math.sqrt(wayX * wayX + wayY * wayY)
+      const way = (this.#speed[at]! * elapsedMs) / 1000
+      if (way < left) {
+        x[user]! += (wayX * way) / left
+        y[user]! += (wayY * way) / left
+        continue
+      }
+      x[user] = this.#toX[at]!
+      y[user] = this.#toY[at]!
+      this.#next(user, nowMs)
+    }
+  }
+}

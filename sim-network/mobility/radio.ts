@@ -1,0 +1,186 @@
+// Which cell serves a user, as a phone decides it. Enters: users' places in time. Leaves: serving cells, and A3 events as they fire.
+// Path loss 128.1 + 37.6 log10(km) dB (3GPP TR 36.942, urban macro) plus shadowing that is a fixed, seeded function of cell and place, so it is
+// correlated along the way as real shadowing is. A3 (TS 38.331): a neighbour enters when Mn - Hys > Mp + Off, leaves when Mn + Hys < Mp + Off,
+// and is handed over to when it has not left for TTT. Pure; equal seeds and ways give equal cells.
+import { createRandom } from '../random.ts'
+import type { MapCell, SiteMap } from './map.ts'
+import type { Scenario } from './scenario.ts'
+
+const TILE_METERS = 100
+const CANDIDATES_MAX = 8
+/** Beyond the map, a tile's candidates are those of its nearest tile. */
+const MARGIN_METERS = 1000
+const GAUSSIANS = 4096
+/** Blending four corners leaves 4/9 of the variance on average. */
+const BLEND_GAIN = 1.5
+const SUBSTEPS = 4
+
+export class Radio {
+  /** Serving cell of each user, -1 before the first update. */
+  readonly serving: Int32Array
+  /** When it began to serve. */
+  readonly sinceMs: Float64Array
+  handovers = 0
+  readonly #cells: readonly MapCell[]
+  readonly #settings: Scenario['radio']
+  readonly #gaussians = new Float32Array(GAUSSIANS)
+  readonly #seed: number
+  readonly #tiles: (Int32Array | undefined)[]
+  readonly #columns: number
+  readonly #rows: number
+  readonly #left: number
+  readonly #bottom: number
+  readonly #candidate: Int32Array
+  readonly #candidateMs: Float64Array
+  readonly #x: Float64Array
+  readonly #y: Float64Array
+  readonly #atMs: Float64Array
+
+  constructor(map: SiteMap, settings: Scenario['radio'], seed: number, users: number) {
+    this.#cells = map.cells
+    this.#settings = settings
+    const random = createRandom(seed).fork('radio')
+    this.#seed = random.uint32()
+    for (let at = 0; at < GAUSSIANS; at++) {
+      this.#gaussians[at] = Math.sqrt(-2 * Math.log(1 - random.next())) * Math.cos(2 * Math.PI * random.next())
+    }
+    this.#left = map.box.left - MARGIN_METERS
+    this.#bottom = map.box.bottom - MARGIN_METERS
+    this.#columns = Math.ceil((map.box.right + MARGIN_METERS - this.#left) / TILE_METERS)
+    this.#rows = Math.ceil((map.box.top + MARGIN_METERS - this.#bottom) / TILE_METERS)
+    this.#tiles = new Array(this.#columns * this.#rows)
+    this.serving = new Int32Array(users).fill(-1)
+    this.#candidate = new Int32Array(users).fill(-1)
+    this.sinceMs = new Float64Array(users)
+    this.#candidateMs = new Float64Array(users)
+    this.#x = new Float64Array(users)
+    this.#y = new Float64Array(users)
+    this.#atMs = new Float64Array(users)
+  }
+
+  /** A user has come in a straight line to (x, y). True when another cell serves it now. */
+  update(user: number, nowMs: number, x: number, y: number): boolean {
+    const candidates = this.#candidatesAt(x, y)
+    if (this.serving[user]! < 0) {
+      this.#serve(user, this.#strongest(candidates, x, y), nowMs)
+      this.#place(user, nowMs, x, y)
+      return true
+    }
+    const { hysteresisDb, offsetDb, triggerMs } = this.#settings
+    const serving = this.serving[user]!
+    const limitDb = this.rsrp(serving, x, y) + offsetDb
+    const best = candidates.length === 1 && candidates[0] === serving ? serving : this.#strongest(candidates, x, y)
+    const bestDb = best === serving ? Number.NEGATIVE_INFINITY : this.rsrp(best, x, y)
+    let isChanged = false
+    if (bestDb - hysteresisDb > limitDb || this.#candidate[user]! >= 0) isChanged = this.#walk(user, nowMs, x, y, best, triggerMs)
+    this.#place(user, nowMs, x, y)
+    return isChanged
+  }
+
+  /** Received power of a cell at a place, dBm. */
+  rsrp(cell: number, x: number, y: number): number {
+    const { x: cellX, y: cellY, dbm } = this.#cells[cell]!
+    const square = Math.max(400, (x - cellX) ** 2 + (y - cellY) ** 2)
+    // 37.6 log10(sqrt(square) / 1000) = 18.8 log10(square) - 112.8, and log10(v) = ln(v) * 0.43429.
+    return dbm - 128.1 - (8.164_736 * Math.log(square) - 112.8) + this.#settings.shadowingDb * this.#shadow(cell, x, y)
+  }
+
+  /** The strongest cells there, best first: what a phone would report as neighbours. */
+  neighbours(user: number, count = 3): { cell: number; dbm: number }[] {
+    const [x, y] = [this.#x[user]!, this.#y[user]!]
+    return [...this.#candidatesAt(x, y)]
+      .filter(cell => cell !== this.serving[user])
+      .map(cell => ({ cell, dbm: this.rsrp(cell, x, y) }))
+      .sort((a, b) => b.dbm - a.dbm)
+      .slice(0, count)
+  }
+
+  forget(user: number): void {
+    this.serving[user] = -1
+    this.#candidate[user] = -1
+  }
+
+  /** From the last place to this one in small steps, so that TTT is kept below the step of the simulation. */
+  #walk(user: number, nowMs: number, x: number, y: number, best: number, triggerMs: number): boolean {
+    const { hysteresisDb, offsetDb } = this.#settings
+    const [fromX, fromY, fromMs] = [this.#x[user]!, this.#y[user]!, this.#atMs[user]!]
+    for (let at = 1; at <= SUBSTEPS; at++) {
+      const part = at / SUBSTEPS
+      const [wayX, wayY, wayMs] = [fromX + (x - fromX) * part, fromY + (y - fromY) * part, fromMs + (nowMs - fromMs) * part]
+      const servingDb = this.rsrp(this.serving[user]!, wayX, wayY) + offsetDb
+      const waiting = this.#candidate[user]!
+      if (waiting >= 0 && this.rsrp(waiting, wayX, wayY) + hysteresisDb < servingDb) this.#candidate[user] = -1
+      if (this.#candidate[user]! < 0 && best !== this.serving[user] && this.rsrp(best, wayX, wayY) - hysteresisDb > servingDb) {
+        this.#candidate[user] = best
+        this.#candidateMs[user] = wayMs
+      }
+      if (this.#candidate[user]! < 0 || wayMs - this.#candidateMs[user]! < triggerMs) continue
+      this.#serve(user, this.#candidate[user]!, wayMs)
+      this.handovers++
+      return true
+    }
+    return false
+  }
+
+  #serve(user: number, cell: number, atMs: number): void {
+    this.serving[user] = cell
+    this.sinceMs[user] = atMs
+    this.#candidate[user] = -1
+  }
+
+  #place(user: number, nowMs: number, x: number, y: number): void {
+    this.#x[user] = x
+    this.#y[user] = y
+    this.#atMs[user] = nowMs
+  }
+
+  #strongest(candidates: Int32Array, x: number, y: number): number {
+    let best = candidates[0]!
+    if (candidates.length === 1) return best
+    let bestDb = Number.NEGATIVE_INFINITY
+    for (let at = 0; at < candidates.length; at++) {
+      const dbm = this.rsrp(candidates[at]!, x, y)
+      if (dbm <= bestDb) continue
+      best = candidates[at]!
+      bestDb = dbm
+    }
+    return best
+  }
+
+  /** Cells that can be the strongest somewhere in the tile: those within three deviations (and the tile's own size) of its best. */
+  #candidatesAt(x: number, y: number): Int32Array {
+    const column = Math.min(this.#columns - 1, Math.max(0, Math.floor((x - this.#left) / TILE_METERS)))
+    const row = Math.min(this.#rows - 1, Math.max(0, Math.floor((y - this.#bottom) / TILE_METERS)))
+    const tile = row * this.#columns + column
+    const known = this.#tiles[tile]
+    if (known) return known
+    const middle = { x: this.#left + (column + 0.5) * TILE_METERS, y: this.#bottom + (row + 0.5) * TILE_METERS }
+    const means = this.#cells.map(({ x: cellX, y: cellY, dbm }, cell) => {
+      const square = Math.max(2500, (middle.x - cellX) ** 2 + (middle.y - cellY) ** 2)
+      return { cell, dbm: dbm - 8.164_736 * Math.log(square) }
+    })
+    means.sort((a, b) => b.dbm - a.dbm || a.cell - b.cell)
+    const least = means[0]!.dbm - 3 * this.#settings.shadowingDb - this.#settings.hysteresisDb
+    const chosen = means.filter(({ dbm }) => dbm >= least).slice(0, CANDIDATES_MAX)
+    const cells = Int32Array.from(chosen, ({ cell }) => cell)
+    this.#tiles[tile] = cells
+    return cells
+  }
+
+  /** Standard normal noise of a cell, smooth over the decorrelation distance: blended from a lattice of fixed values. */
+  #shadow(cell: number, x: number, y: number): number {
+    if (this.#settings.shadowingDb === 0) return 0
+    const [u, v] = [x / this.#settings.decorrelationMeters, y / this.#settings.decorrelationMeters]
+    const [column, row] = [Math.floor(u), Math.floor(v)]
+    const [a, b] = [u - column, v - row]
+    const low = this.#lattice(cell, column, row) * (1 - a) + this.#lattice(cell, column + 1, row) * a
+    const high = this.#lattice(cell, column, row + 1) * (1 - a) + this.#lattice(cell, column + 1, row + 1) * a
+    return BLEND_GAIN * (low * (1 - b) + high * b)
+  }
+
+  #lattice(cell: number, column: number, row: number): number {
+    let x = this.#seed ^ Math.imul(cell, 0x9e3779b1) ^ Math.imul(column, 0x85ebca6b) ^ Math.imul(row, 0xc2b2ae35)
+    x = Math.imul(x ^ (x >>> 15), 0x2c1b3c6d)
+    return this.#gaussians[(x ^ (x >>> 12)) & (GAUSSIANS - 1)]!
+  }
+}
