@@ -7,9 +7,9 @@
 // at the word of a peer not yet authenticated), a clean end and a lost connection look the same to its streams, and pause() loses a SYN.
 // The format is the same and a test runs this file against it.
 import { GodwitError } from '../wire/errors.ts'
-import { createByteQueue } from './byte-queue.ts'
-import { createInbox } from './inbox.ts'
+import { createInbox, type Inbox } from './inbox.ts'
 import { createMuxDecoder, encodeMuxFrame, FLAG, type Header, INITIAL_WINDOW_BYTES, TYPE } from './mux-frame.ts'
+import { MuxStream, type StreamHost } from './mux-stream.ts'
 import type { CloseReason, Stream } from './types.ts'
 
 /** What the muxer needs of a pipe. Bytes received go to Mux.push, its end to Mux.finish. */
@@ -49,322 +49,187 @@ export type Mux = {
   readonly heardAt: number
 }
 
-/** Data of one frame: small enough that streams take turns, large enough that headers do not count. */
-const FRAME_DATA_BYTES = 64 * 1024
 /** Answers (pongs, refusals, credit) queued beyond this: the peer does not read. */
 const QUEUED_BYTES_MAX = 8 * 1024 * 1024
 
-type MuxStream = {
-  stream: Stream
-  onFrame(header: Header): void
-  onData(piece: Uint8Array): void
-  /** The connection is gone. What has come may still be read, and a stream whose end has come ends as if nothing had happened. */
-  lose(error: GodwitError): void
+export function createMux(options: MuxOptions): Mux {
+  if (options.streamWindowBytes < INITIAL_WINDOW_BYTES) throw new TypeError(`streamWindowBytes must be at least ${INITIAL_WINDOW_BYTES}`)
+  return new Muxer(options)
 }
 
-/** What a stream needs of its muxer. */
-type Host = {
-  send(type: number, flags: number, id: number, length: number, data?: Uint8Array): void
-  /** Resolves when the lane has room and it is this caller's turn to send one frame; undefined: now. */
-  turn(): Promise<void> | undefined
-  /** Lets the next one in line have its turn, if there is room. */
-  pass(): void
-  /** Whether the connection's budget has room for a stream to grow by `bytes`; if so it is taken. */
-  grow(bytes: number): boolean
-  shrink(bytes: number): void
-  over(id: number): void
-  streamWindowBytes: number
-}
-
-function createStream(id: number, opened: 'here' | 'there', host: Host): MuxStream {
-  const received = createByteQueue()
-  const lifted = host.streamWindowBytes - INITIAL_WINDOW_BYTES
-  let failure: GodwitError | undefined
-  let lost: GodwitError | undefined
-  /** Flag for the next frame we send: SYN when we opened it, ACK when they did. */
-  let greeting: number = opened === 'here' ? FLAG.syn : FLAG.ack
-  let sendCredit = INITIAL_WINDOW_BYTES
-  let receiveCredit = INITIAL_WINDOW_BYTES
-  let owedCredit = 0
-  let hasGrown = false
-  let ended = false
-  let finSent = false
-  let finReceived = false
-  let reading = false
-  let order: Promise<unknown> = Promise.resolve()
-  let wakeWriter: (() => void) | undefined
-  let wakeReader: (() => void) | undefined
-
-  const wake = () => {
-    wakeWriter?.()
-    wakeReader?.()
-    wakeWriter = wakeReader = undefined
-  }
-  const send = (type: number, flags: number, length: number, data?: Uint8Array) => {
-    host.send(type, flags | greeting, id, length, data)
-    greeting = 0
-  }
-  const leave = () => {
-    if (hasGrown) host.shrink(lifted)
-    hasGrown = false
-    host.over(id)
-  }
-  const fail = (error: GodwitError) => {
-    if (failure || lost || (finSent && finReceived && received.length === 0)) return
-    failure = error
-    received.clear()
-    wake()
-    leave()
-  }
-  const maybeOver = () => {
-    if (finSent && finReceived) leave()
-  }
-  /** Returns credit for what was read: rarely (a quarter of the window), and more than that once, when the stream is first read. */
-  const credit = (bytes: number) => {
-    owedCredit += bytes
-    // A stream that we opened is shown to the peer by its first write, not by its reader's credit.
-    if (finReceived || greeting === FLAG.syn) return
-    if (!hasGrown && host.grow(lifted)) {
-      hasGrown = true
-      owedCredit += lifted
-    }
-    const windowBytes = hasGrown ? host.streamWindowBytes : INITIAL_WINDOW_BYTES
-    if (owedCredit < windowBytes / 4) return
-    receiveCredit += owedCredit
-    send(TYPE.window, 0, owedCredit)
-    owedCredit = 0
-  }
-  const put = async (bytes: Uint8Array) => {
-    for (let at = 0; at < bytes.length; ) {
-      throwIfFailed()
-      if (sendCredit === 0) {
-        await new Promise<void>(resolve => (wakeWriter = resolve))
-        continue
-      }
-      const wait = host.turn()
-      if (wait) {
-        await wait
-        if (failure) host.pass()
-        throwIfFailed()
-      }
-      const piece = bytes.subarray(at, at + Math.min(FRAME_DATA_BYTES, sendCredit))
-      send(TYPE.data, 0, piece.length, piece)
-      sendCredit -= piece.length
-      at += piece.length
-      if (wait) host.pass()
-    }
-    throwIfFailed()
-  }
-  const throwIfFailed = () => {
-    if (failure || lost) throw failure ?? lost
-  }
-  const stream: Stream = {
-    id,
-    async write(bytes) {
-      if (ended) throw new Error('write after end()')
-      const mine = order.then(() => put(bytes))
-      order = mine.catch(() => {})
-      await mine
-    },
-    async end() {
-      if (ended) return
-      ended = true
-      await order
-      throwIfFailed()
-      send(TYPE.window, FLAG.fin, 0)
-      finSent = true
-      maybeOver()
-    },
-    async read() {
-      if (reading) throw new Error('two reads at once on one stream')
-      reading = true
-      try {
-        credit(0)
-        while (!failure && !lost && received.length === 0 && !finReceived) await new Promise<void>(resolve => (wakeReader = resolve))
-        if (failure) throw failure
-        const bytes = received.shift()
-        if (bytes) credit(bytes.length)
-        else if (!finReceived) throwIfFailed()
-        return bytes ?? null
-      } finally {
-        reading = false
-      }
-    },
-    reset(reason) {
-      if (failure || lost || (finSent && finReceived)) return
-      if (greeting !== FLAG.syn) send(TYPE.window, FLAG.rst, 0)
-      fail(new GodwitError('STREAM_RESET', `stream ${id} reset${reason ? `: ${reason}` : ''}`))
-    },
-  }
-  return {
-    stream,
-    lose(error) {
-      lost ??= error
-      wake()
-      leave()
-    },
-    onFrame({ type, flags, length }) {
-      if (flags & FLAG.rst) return fail(new GodwitError('STREAM_RESET', `stream ${id}: the peer reset it`))
-      if (type === TYPE.window) {
-        sendCredit = Math.min(sendCredit + length, 0xffff_ffff)
-        wakeWriter?.()
-        wakeWriter = undefined
-      } else if (length > receiveCredit || finReceived) {
-        throw new Error(`stream ${id}: ${length} bytes ${finReceived ? 'after its end' : 'beyond the window'}`)
-      } else receiveCredit -= length
-      if (flags & FLAG.fin) {
-        finReceived = true
-        wakeReader?.()
-        wakeReader = undefined
-        maybeOver()
-      }
-    },
-    onData(piece) {
-      if (failure) return
-      received.push(piece)
-      wakeReader?.()
-      wakeReader = undefined
-    },
-  }
-}
-
-export function createMux({
-  side,
-  lane,
-  streamWindowBytes,
-  connectionWindowBytes,
-  maxStreams,
-  now = () => performance.now(),
-}: MuxOptions): Mux {
-  if (streamWindowBytes < INITIAL_WINDOW_BYTES) throw new TypeError(`streamWindowBytes must be at least ${INITIAL_WINDOW_BYTES}`)
-  const streams = new Map<number, MuxStream>()
-  const inbox = createInbox<Stream>(maxStreams)
-  const closed = Promise.withResolvers<CloseReason>()
-  const parity = side === 'client' ? 1 : 0
-  const counts = { here: 0, there: 0 }
-  const waiting: (() => void)[] = []
-  let nextId = side === 'client' ? 1 : 2
-  let over: GodwitError | undefined
-  let full = false
-  let grownBytes = 0
-  let pingSentAt: number | undefined
-  let pingValue = 0
-  let rttMs: number | undefined
-  let heardAt = now()
+class Muxer implements Mux, StreamHost {
+  readonly streamWindowBytes: number
+  readonly #connectionWindowBytes: number
+  readonly #maxStreams: number
+  readonly #lane: Lane
+  readonly #now: () => number
+  readonly #streams = new Map<number, MuxStream>()
+  readonly #inbox: Inbox<Stream>
+  readonly #closed = Promise.withResolvers<CloseReason>()
+  /** Lowest bit of the numbers of streams that this side opens. */
+  readonly #parity: number
+  readonly #decoder: { push(chunk: Uint8Array): void }
+  readonly #counts = { here: 0, there: 0 }
+  readonly #waiting: (() => void)[] = []
+  #nextId: number
+  #over: GodwitError | undefined
+  #full = false
+  #grownBytes = 0
+  #pingSentAt: number | undefined
+  #pingValue = 0
+  #rttMs: number | undefined
+  #heardAt: number
   /** Whose data the decoder is delivering; undefined for a stream that is gone. */
-  let current: MuxStream | undefined
+  #current: MuxStream | undefined
 
-  const finish = (reason: CloseReason) => {
-    if (over) return
-    over = new GodwitError('CONNECTION_LOST', reason.message)
-    inbox.end()
-    for (const stream of [...streams.values()]) stream.lose(over)
-    for (const wakeUp of waiting.splice(0)) wakeUp()
-    closed.resolve(reason)
+  constructor({ side, lane, streamWindowBytes, connectionWindowBytes, maxStreams, now = () => performance.now() }: MuxOptions) {
+    this.streamWindowBytes = streamWindowBytes
+    this.#connectionWindowBytes = connectionWindowBytes
+    this.#maxStreams = maxStreams
+    this.#lane = lane
+    this.#now = now
+    this.#inbox = createInbox(maxStreams)
+    this.#parity = side === 'client' ? 1 : 0
+    this.#nextId = side === 'client' ? 1 : 2
+    this.#heardAt = now()
+    this.#decoder = createMuxDecoder({ header: header => this.#onHeader(header), data: piece => this.#current?.onData(piece) })
   }
-  const send: Host['send'] = (type, flags, id, length, data) => {
-    if (over) return
-    if (!data && lane.queuedBytes() > QUEUED_BYTES_MAX) return finish({ code: 'CONNECTION_LOST', message: 'the peer does not read' })
-    if (!lane.send(encodeMuxFrame(type, flags, id, length, data))) full = true
+
+  openStream(): Stream {
+    if (this.#over) throw this.#over
+    if (this.#counts.here >= this.#maxStreams) throw new GodwitError('LIMIT_EXCEEDED', `more than ${this.#maxStreams} streams on one lane`)
+    if (this.#nextId > 0xffff_fffd) throw new GodwitError('LIMIT_EXCEEDED', 'stream numbers are used up: connect anew')
+    const stream = this.#add(this.#nextId, 'here')
+    this.#nextId += 2
+    return stream.toStream()
   }
-  const host: Host = {
-    send,
-    streamWindowBytes,
-    turn: () => ((full || waiting.length > 0) && !over ? new Promise<void>(resolve => waiting.push(resolve)) : undefined),
-    pass() {
-      if (!full) waiting.shift()?.()
-    },
-    grow(bytes) {
-      if (grownBytes + bytes > connectionWindowBytes) return false
-      grownBytes += bytes
-      return true
-    },
-    shrink(bytes) {
-      grownBytes -= bytes
-    },
-    over(id) {
-      if (streams.delete(id)) counts[(id & 1) === parity ? 'here' : 'there']--
-    },
+
+  acceptStream(): Promise<Stream | null> {
+    return this.#inbox.next()
   }
-  const add = (id: number, opened: 'here' | 'there') => {
-    const made = createStream(id, opened, host)
-    streams.set(id, made)
-    counts[opened]++
-    return made
+
+  push(chunk: Uint8Array): void {
+    if (this.#over) return
+    this.#heardAt = this.#now()
+    try {
+      this.#decoder.push(chunk)
+    } catch (error) {
+      this.finish({ code: 'CONNECTION_LOST', message: `the peer broke the protocol: ${(error as Error).message}` })
+    }
   }
-  const accept = (id: number): MuxStream | undefined => {
-    if ((id & 1) === parity || streams.has(id)) throw new Error(`the peer may not open stream ${id}`)
-    const made = counts.there < maxStreams ? add(id, 'there') : undefined
-    if (made && inbox.push(made.stream)) return made
-    if (made) host.over(id)
-    send(TYPE.window, FLAG.rst, id, 0)
-    return undefined
+
+  drained(): void {
+    this.#full = false
+    // One at a time: who has sent its frame goes to the end of the line and passes the turn on.
+    this.pass()
   }
-  const onSession = ({ type, flags, length }: Header) => {
-    if (type === TYPE.ping && flags & FLAG.syn) send(TYPE.ping, FLAG.ack, 0, length)
-    else if (type === TYPE.ping && pingSentAt !== undefined && length === pingValue) {
-      rttMs = now() - pingSentAt
-      pingSentAt = undefined
+
+  ping(): void {
+    if (this.#pingSentAt !== undefined) return
+    this.#pingSentAt = this.#now()
+    this.send(TYPE.ping, FLAG.syn, 0, ++this.#pingValue)
+  }
+
+  goAway(): void {
+    this.send(TYPE.goAway, 0, 0, 0)
+  }
+
+  finish(reason: CloseReason): void {
+    if (this.#over) return
+    this.#over = new GodwitError('CONNECTION_LOST', reason.message)
+    this.#inbox.end()
+    for (const stream of [...this.#streams.values()]) stream.lose(this.#over)
+    for (const wakeUp of this.#waiting.splice(0)) wakeUp()
+    this.#closed.resolve(reason)
+  }
+
+  get closed(): Promise<CloseReason> {
+    return this.#closed.promise
+  }
+
+  get rttMs(): number | undefined {
+    return this.#rttMs
+  }
+
+  get heardAt(): number {
+    return this.#heardAt
+  }
+
+  // --- What streams ask of it ---
+
+  send(type: number, flags: number, id: number, length: number, data?: Uint8Array): void {
+    if (this.#over) return
+    if (!data && this.#lane.queuedBytes() > QUEUED_BYTES_MAX) {
+      this.finish({ code: 'CONNECTION_LOST', message: 'the peer does not read' })
+    } else if (!this.#lane.send(encodeMuxFrame(type, flags, id, length, data))) this.#full = true
+  }
+
+  turn(): Promise<void> | undefined {
+    if (this.#over || (!this.#full && this.#waiting.length === 0)) return undefined
+    return new Promise<void>(resolve => this.#waiting.push(resolve))
+  }
+
+  pass(): void {
+    if (!this.#full) this.#waiting.shift()?.()
+  }
+
+  grow(bytes: number): boolean {
+    if (this.#grownBytes + bytes > this.#connectionWindowBytes) return false
+    this.#grownBytes += bytes
+    return true
+  }
+
+  shrink(bytes: number): void {
+    this.#grownBytes -= bytes
+  }
+
+  over(id: number): void {
+    if (this.#streams.delete(id)) this.#counts[(id & 1) === this.#parity ? 'here' : 'there']--
+  }
+
+  // --- What the peer says ---
+
+  #onHeader(header: Header): void {
+    if (this.#over) return
+    this.#current = undefined
+    if (header.id === 0) {
+      if (header.type === TYPE.data || header.type === TYPE.window) throw new Error('data without a stream')
+      this.#onSession(header)
+      return
+    }
+    if (header.type > TYPE.window) throw new Error(`frame type ${header.type} on stream ${header.id}`)
+    // Frames of a stream that we reset are still on their way: they are passed over.
+    this.#current = header.flags & FLAG.syn ? this.#accept(header.id) : this.#streams.get(header.id)
+    this.#current?.onFrame(header)
+  }
+
+  #onSession({ type, flags, length }: Header): void {
+    if (type === TYPE.ping && flags & FLAG.syn) this.send(TYPE.ping, FLAG.ack, 0, length)
+    else if (type === TYPE.ping && this.#pingSentAt !== undefined && length === this.#pingValue) {
+      this.#rttMs = this.#now() - this.#pingSentAt
+      this.#pingSentAt = undefined
     } else if (type === TYPE.goAway) {
-      finish(
+      this.finish(
         length === 0
           ? { code: 'CLOSED', message: 'closed by the peer' }
           : { code: 'CONNECTION_LOST', message: `the peer went away: ${length}` },
       )
     }
   }
-  const decoder = createMuxDecoder({
-    header(header) {
-      if (over) return
-      current = undefined
-      if (header.id === 0) {
-        if (header.type === TYPE.data || header.type === TYPE.window) throw new Error('data without a stream')
-        return onSession(header)
-      }
-      if (header.type > TYPE.window) throw new Error(`frame type ${header.type} on stream ${header.id}`)
-      // Frames of a stream that we reset are still on their way: they are passed over.
-      current = header.flags & FLAG.syn ? accept(header.id) : streams.get(header.id)
-      current?.onFrame(header)
-    },
-    data: piece => current?.onData(piece),
-  })
-  return {
-    openStream() {
-      if (over) throw over
-      if (counts.here >= maxStreams) throw new GodwitError('LIMIT_EXCEEDED', `more than ${maxStreams} streams on one lane`)
-      if (nextId > 0xffff_fffd) throw new GodwitError('LIMIT_EXCEEDED', 'stream numbers are used up: connect anew')
-      const { stream } = add(nextId, 'here')
-      nextId += 2
-      return stream
-    },
-    acceptStream: () => inbox.next(),
-    push(chunk) {
-      if (over) return
-      heardAt = now()
-      try {
-        decoder.push(chunk)
-      } catch (error) {
-        finish({ code: 'CONNECTION_LOST', message: `the peer broke the protocol: ${(error as Error).message}` })
-      }
-    },
-    drained() {
-      full = false
-      // One at a time: who has sent its frame goes to the end of the line and passes the turn on.
-      host.pass()
-    },
-    ping() {
-      if (pingSentAt !== undefined) return
-      pingSentAt = now()
-      send(TYPE.ping, FLAG.syn, 0, ++pingValue)
-    },
-    goAway: () => send(TYPE.goAway, 0, 0, 0),
-    finish,
-    closed: closed.promise,
-    get rttMs() {
-      return rttMs
-    },
-    get heardAt() {
-      return heardAt
-    },
+
+  #accept(id: number): MuxStream | undefined {
+    if ((id & 1) === this.#parity || this.#streams.has(id)) throw new Error(`the peer may not open stream ${id}`)
+    const made = this.#counts.there < this.#maxStreams ? this.#add(id, 'there') : undefined
+    if (made && this.#inbox.push(made.toStream())) return made
+    if (made) this.over(id)
+    this.send(TYPE.window, FLAG.rst, id, 0)
+    return undefined
+  }
+
+  #add(id: number, opened: 'here' | 'there'): MuxStream {
+    const stream = new MuxStream(id, opened, this)
+    this.#streams.set(id, stream)
+    this.#counts[opened]++
+    return stream
   }
 }
