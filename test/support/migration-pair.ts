@@ -49,50 +49,89 @@ disks: [{ file: boot.img, mode: readonly, format: raw }]
 serial: false
 `
 
+const PLAN: Omit<Plan, 'method'> = {
+  version: 1,
+  migrationId: 'c0ffee00'.repeat(4),
+  vm: 'counter',
+  epoch: 5,
+  source: 'a',
+  target: 'b',
+  downtimeMs: 300,
+  streams: 2,
+  attempt: 1,
+  compression: 'zstd',
+  createdAt: 0,
+}
+
 export async function migrationPair(options: PairOptions = {}): Promise<Pair> {
+  const stage = await setStage(options)
+  const { folder, sourceVm, onTarget } = stage
+  const pair = {} as Pair
+  const states: Pick<Pair, 'sourceStates' | 'targetStates'> = { sourceStates: [], targetStates: [] }
+  const target = startTarget({
+    ...onTarget,
+    grantPatienceMs: options.grantPatienceMs,
+    async record(state) {
+      await options.onTarget?.(state, pair)
+      states.targetStates.push(state)
+    },
+  })
+  const link = joinSides(options, target)
+  const source = startSource({
+    ...stage.onSource,
+    openStream: link.openStream,
+    patienceMs: options.patienceMs,
+    async record(state) {
+      await options.onSource?.(state, pair)
+      states.sourceStates.push(state)
+    },
+  })
+  source.done.catch(() => {})
+  target.done.catch(() => {})
+  return Object.assign(pair, {
+    ...states,
+    source,
+    target,
+    sourceVm,
+    targetVm: stage.targetVm,
+    committedEpoch: stage.committedEpoch,
+    attempts: () => link.control.size,
+    cut: (attempt = 1) => link.control.get(attempt)?.[0].reset('cut'),
+    async [Symbol.asyncDispose]() {
+      await Promise.all([sourceVm.kill(), stage.targetVm()?.kill()])
+      await Promise.allSettled([source.done, target.done])
+      await folder[Symbol.asyncDispose]()
+    },
+  })
+}
+
+/** The guest that runs, the place of the one to come, and what both stories start from. */
+async function setStage(options: PairOptions) {
   await loadSodium()
   const folder = await tempFolder()
   const images = join(folder.path, 'images')
-  await mkdir(images)
+  const dirs = { source: join(folder.path, 'ms'), target: join(folder.path, 'mt') }
+  await Promise.all([images, dirs.source, dirs.target].map(dir => mkdir(dir)))
   await writeFile(join(images, 'boot.img'), bootSectorDisk(COUNTER))
   const spec = parseSpec(SPEC)
   const qemu = await findQemu()
-  const machine = async (name: string, incoming: boolean) => {
-    const dir = join(folder.path, name)
-    return await startMachine({ spec, dir, paths: { imagesDir: images }, accelerator: 'tcg', incoming, qemu })
-  }
+  const machine = (name: string, incoming: boolean) =>
+    startMachine({ spec, dir: join(folder.path, name), paths: { imagesDir: images }, accelerator: 'tcg', incoming, qemu })
   const sourceVm = await machine('s', false)
   await sourceVm.commands.cont()
-  const pair = {} as Pair
-  const control = new Map<number, [Stream, Stream]>()
   let targetVm: RunningVm | undefined
   let committed: number | undefined
   const keys = { source: generateSiteKeys(), target: generateSiteKeys() }
-  const plan: Plan = {
-    version: 1,
-    migrationId: 'c0ffee00'.repeat(4),
-    vm: 'counter',
-    epoch: 5,
-    source: 'a',
-    target: 'b',
-    method: options.method ?? 'live',
-    downtimeMs: 300,
-    streams: 2,
-    attempt: 1,
-    compression: 'zstd',
-    createdAt: 0,
+  const shared = {
+    plan: { ...PLAN, method: options.method ?? 'live' },
+    sourceCertificate: Buffer.from('a'),
+    targetCertificate: Buffer.from('b'),
+    log: silentLog,
+    onProgress: () => {},
   }
-  const shared = { plan, sourceCertificate: Buffer.from('a'), targetCertificate: Buffer.from('b'), log: silentLog, onProgress: () => {} }
-  const sourceStates: SourceState[] = []
-  const targetStates: TargetState[] = []
-  const dirs = { source: join(folder.path, 'ms'), target: join(folder.path, 'mt') }
-  await Promise.all(Object.values(dirs).map(dir => mkdir(dir)))
-  const target = startTarget({
-    ...shared,
-    keys: keys.target,
-    peerBoxPublic: keys.source.boxPublic,
-    dir: dirs.target,
-    grantPatienceMs: options.grantPatienceMs,
+  const offer = { type: 'OFFER', needs: {} } as const
+  const qemuSide = { qmp: sourceVm.qmp, qemuExited: sourceVm.exited, offer, transport: 'memory' }
+  const hooks = {
     async reserve() {
       targetVm = await machine('t', true)
       return targetVm
@@ -101,14 +140,23 @@ export async function migrationPair(options: PairOptions = {}): Promise<Pair> {
       await targetVm?.kill()
       targetVm = undefined
     },
-    async commit(epoch) {
+    async commit(epoch: number) {
       committed = epoch
     },
-    async record(state) {
-      await options.onTarget?.(state, pair)
-      targetStates.push(state)
-    },
-  })
+  }
+  return {
+    folder,
+    sourceVm,
+    targetVm: () => targetVm,
+    committedEpoch: () => committed,
+    onSource: { ...shared, ...qemuSide, keys: keys.source, peerBoxPublic: keys.target.boxPublic, dir: dirs.source },
+    onTarget: { ...shared, ...hooks, keys: keys.target, peerBoxPublic: keys.source.boxPublic, dir: dirs.target },
+  }
+}
+
+/** Streams from the source to the target; `control` holds both ends of each attempt's control stream. */
+function joinSides(options: PairOptions, target: TargetMigration) {
+  const control = new Map<number, [Stream, Stream]>()
   const openStream = async (index: number, attempt: number) => {
     const passes = (direction: 'forward' | 'backward') => index !== 0 || options.passes?.(direction, attempt) !== false
     const ends = streamPair({
@@ -116,44 +164,11 @@ export async function migrationPair(options: PairOptions = {}): Promise<Pair> {
       backward: chunk => (passes('backward') ? chunk : undefined),
     })
     if (index === 0) control.set(attempt, ends)
-    if (attempt === plan.attempt) target.accept(index, ends[1])
+    if (attempt === PLAN.attempt) target.accept(index, ends[1])
     else target.rejoin(attempt, ends[1])
     return ends[0]
   }
-  const source = startSource({
-    ...shared,
-    keys: keys.source,
-    peerBoxPublic: keys.target.boxPublic,
-    dir: dirs.source,
-    offer: { type: 'OFFER', needs: {} },
-    qmp: sourceVm.qmp,
-    qemuExited: sourceVm.exited,
-    openStream,
-    transport: 'memory',
-    patienceMs: options.patienceMs,
-    async record(state) {
-      await options.onSource?.(state, pair)
-      sourceStates.push(state)
-    },
-  })
-  source.done.catch(() => {})
-  target.done.catch(() => {})
-  return Object.assign(pair, {
-    source,
-    target,
-    sourceVm,
-    sourceStates,
-    targetStates,
-    targetVm: () => targetVm,
-    committedEpoch: () => committed,
-    attempts: () => control.size,
-    cut: (attempt = 1) => control.get(attempt)?.[0].reset('cut'),
-    async [Symbol.asyncDispose]() {
-      await Promise.all([sourceVm.kill(), targetVm?.kill()])
-      await Promise.allSettled([source.done, target.done])
-      await folder[Symbol.asyncDispose]()
-    },
-  })
+  return { control, openStream }
 }
 
 /** How many copies of the guest execute: the invariant is at most one. */
