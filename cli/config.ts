@@ -3,6 +3,7 @@
 import { dirname, resolve } from 'node:path'
 import { NodeConfig, nodeDefaults } from '../edge-node/config.ts'
 import { GatewayConfig, gatewayDefaults } from '../gateway/config.ts'
+import { MQTT_PATHS } from '../gateway/control/mqtt/config.ts'
 import { exists, readSecret, readText } from '../ops/files.ts'
 import type { HttpTarget } from '../ops/http-client.ts'
 import { parseYaml, type YamlValue } from '../ops/yaml.ts'
@@ -21,7 +22,10 @@ const FIELD_ENV: Record<string, readonly string[]> = {
 }
 const NODE_ENV: Record<string, readonly string[]> = { ...FIELD_ENV, GODWIT_TRANSPORT: ['transport'] }
 
-const GATEWAY_PATHS = ['stateDir', 'admin.tokenFile', 'identity.keys', 'identity.certificate', 'identity.root', 'revocations']
+const GATEWAY_PATHS = [
+  ...['stateDir', 'admin.tokenFile', 'identity.keys', 'identity.certificate', 'identity.root', 'revocations', 'mec021.tokenFile'],
+  ...MQTT_PATHS.map(path => `mqtt.${path}`),
+]
 const NODE_PATHS = [
   'stateDir',
   'runDir',
@@ -117,6 +121,10 @@ async function readSource(
 }
 
 function resolvePath(tree: Tree, [key, ...rest]: string[], folder: string): void {
+  if (key === '*') {
+    for (const name of Object.keys(tree)) resolvePath(tree, [name, ...rest], folder)
+    return
+  }
   const value = tree[key!]
   if (rest.length > 0) {
     if (isTree(value)) resolvePath(value, rest, folder)

@@ -3,7 +3,10 @@ import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import type { NodeConfig } from '../edge-node/config.ts'
 import type { GatewayConfig } from '../gateway/config.ts'
-import { exists, readSecret, writeFileSafely } from '../ops/files.ts'
+import type { BrokerTarget } from '../gateway/control/mqtt/client.ts'
+import type { MqttOptions } from '../gateway/control/mqtt/start.ts'
+import type { Mec021Listen } from '../gateway/standards/server.ts'
+import { exists, readSecret, readText, writeFileSafely } from '../ops/files.ts'
 import type { Engine } from '../transport/types.ts'
 import type { Log } from '../wire/log.ts'
 import { version } from './version.ts'
@@ -30,6 +33,7 @@ export async function runGateway(config: GatewayConfig, write: Write): Promise<R
   const { keys, certificate, rootPublic, revocations } = await loadIdentity(paths, { role: 'gateway', id: config.id, now: nowSeconds() })
   const token = await adminToken(config.admin.tokenFile)
   const listen = await listenersOf(config, log)
+  const [mqtt, mec021] = await Promise.all([mqttOf(config.mqtt), mec021Of(config.mec021)])
   const store = await openStore(join(config.stateDir, 'store'), { log })
   try {
     const gateway = await startGateway({
@@ -39,6 +43,8 @@ export async function runGateway(config: GatewayConfig, write: Write): Promise<R
       version,
       listen,
       admin: { host: config.admin.host, port: config.admin.port, token },
+      mqtt,
+      mec021,
       store,
       log,
     })
@@ -51,6 +57,39 @@ export async function runGateway(config: GatewayConfig, write: Write): Promise<R
     await store.close()
     throw error
   }
+}
+
+const secretOf = async (path: string) => (await readSecret(path)).trim()
+
+/** The configured MQTT side with its files read; undefined when it is off. */
+async function mqttOf({ mode, tenant, commandKeys, places, ...config }: GatewayConfig['mqtt']): Promise<MqttOptions | undefined> {
+  if (mode === 'off') return undefined
+  const certificate = config.tls?.certificate === undefined ? undefined : await readText(config.tls.certificate)
+  const key = config.tls?.key === undefined ? undefined : await readSecret(config.tls.key)
+  const common = { tenant, commandKeys: Object.entries(commandKeys).map(([name, rest]) => ({ name, ...rest })), places }
+  if (mode === 'embedded') {
+    const users = Object.entries(config.users).map(async ([name, { passwordFile, may }]) => ({
+      name,
+      may,
+      password: await secretOf(passwordFile),
+    }))
+    const tls = certificate !== undefined && key !== undefined ? { certificate, key } : undefined
+    return { ...common, broker: { mode, listen: config.listen, tls, users: await Promise.all(users) } }
+  }
+  const target: BrokerTarget = {
+    url: config.url,
+    username: config.username,
+    password: config.passwordFile === undefined ? undefined : await secretOf(config.passwordFile),
+    tls: { ca: config.tls?.ca === undefined ? undefined : await readText(config.tls.ca), certificate, key },
+    version: config.version,
+  }
+  return { ...common, broker: { mode, target, clientId: config.clientId } }
+}
+
+async function mec021Of(config: GatewayConfig['mec021']): Promise<Mec021Listen | undefined> {
+  if (!config) return undefined
+  const { host, port, tokenFile, callbackHosts } = config
+  return { host, port, callbackHosts, token: await adminToken(tokenFile) }
 }
 
 /** One listener for each engine that is not off; one that does not load is left out, and said so. */

@@ -1,6 +1,7 @@
 // The gateway's configuration as it must be once file, environment and flags are merged (cli/config.ts does that). No IO here.
 import { Id } from '../wire/control.ts'
 import { z } from '../wire/schema.ts'
+import { MqttConfig, mqttDefaults } from './control/mqtt/config.ts'
 
 const path = z.string({ error: 'must be a path' }).min(1, 'must be a path')
 const isPort = (value: unknown): value is number => Number.isInteger(value) && Number(value) >= 0 && Number(value) <= 65_535
@@ -20,6 +21,9 @@ export const GatewayConfig = z.strictObject({
   identity: z.strictObject({ keys: path, certificate: path, root: path }),
   /** File with the root's signed revocation list; absent: none is used. */
   revocations: path.optional(),
+  mqtt: MqttConfig,
+  /** The ETSI MEC 021 front; absent: there is none. */
+  mec021: z.strictObject({ host: z.string().min(1), port, tokenFile: path, callbackHosts: z.array(z.string().min(1)).max(256) }).optional(),
   log: z.strictObject({ level: z.enum(['debug', 'info', 'warn', 'error']), format: z.enum(['json', 'text']) }),
 })
 export type GatewayConfig = z.output<typeof GatewayConfig>
@@ -35,5 +39,6 @@ export const gatewayDefaults = ({ configDir, stateDir }: { configDir: string; st
   listen: { host: '0.0.0.0', ports: { ...DEFAULT_PORTS } },
   admin: { host: '127.0.0.1', port: DEFAULT_ADMIN_PORT, tokenFile: `${stateDir}/gateway/admin.token` },
   identity: { keys: `${configDir}/gateway.keys`, certificate: `${configDir}/gateway.cert`, root: `${configDir}/root.pub` },
+  mqtt: mqttDefaults,
   log: { level: 'info', format: 'json' },
 })

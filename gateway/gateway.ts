@@ -16,10 +16,16 @@ import type { Log } from '../wire/log.ts'
 import { type AcceptOptions, acceptConnections } from './control/accept.ts'
 import { adminRoutes } from './control/admin.ts'
 import { createEnrolments } from './control/enrolments.ts'
+import { createEvents } from './control/events.ts'
+import type { ControlHost } from './control/host.ts'
 import { Migrations } from './control/migrations.ts'
+import type { Measurement } from './control/mqtt/measurements.ts'
+import { type MqttOptions, type RunningMqtt, startMqtt } from './control/mqtt/start.ts'
+import { createPins } from './control/pins.ts'
 import { createSites } from './control/sites.ts'
 import { type RelayOptions, relayStream } from './relay/relay.ts'
 import { createSessions } from './relay/sessions.ts'
+import { type Mec021Listen, type RunningMec021, startMec021 } from './standards/server.ts'
 import { createRecords, type StoredMigration, type StoredSite } from './store/records.ts'
 
 export type GatewayOptions = {
@@ -32,6 +38,12 @@ export type GatewayOptions = {
   listen: { engine: Engine; host: string; port: number }[]
   admin: { host: string; port: number; token: string }
   store: Store
+  /** Control over MQTT; absent: off. */
+  mqtt?: MqttOptions | undefined
+  /** What users and links were measured to have (MQTT); checked, newer ones only. It must be quick: messages wait behind it. */
+  onMeasurement?: (measurement: Measurement) => void
+  /** The ETSI MEC 021 front; absent: off. */
+  mec021?: Mec021Listen | undefined
   clock?: Clock
   log: Log
   heartbeat?: { heartbeatMs: number; silenceMs: number }
@@ -46,6 +58,11 @@ export type Gateway = {
   readonly id: string
   readonly adminUrl: string
   readonly listeners: { engine: EngineName; host: string; port: number }[]
+  /** For those who decide and watch: see, start, cancel, pin, listen. */
+  readonly control: ControlHost
+  /** The broker's address, and whether it is connected; undefined when MQTT is off. */
+  readonly mqtt: { readonly url: string; readonly up: boolean } | undefined
+  readonly mec021Url: string | undefined
   /** Tells the sites, ends relay streams, writes what is unfinished; the store stays the caller's to close. */
   close(): Promise<void>
 }
@@ -64,12 +81,16 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
 
   const listeners: { engine: EngineName; listener: Listener }[] = []
   let admin: HttpServer | undefined
+  let mqtt: RunningMqtt | undefined
+  let mec021: RunningMec021 | undefined
+  const control = controlHost(parts, { gatewayId: id, version, startedAt, clock })
   const expiry = setInterval(() => sessions.expire(), EXPIRE_EVERY_MS)
   const addresses = () => listeners.map(({ engine, listener }) => ({ engine, ...listener.address }))
   const describe = () => ({ id, version, startedAt, listeners: addresses(), relay: { streams: sessions.streams(), bytes: total.bytes } })
 
   async function close(): Promise<void> {
     clearInterval(expiry)
+    await Promise.all([mqtt?.close(), mec021?.close()])
     const why = new GodwitError('CONNECTION_LOST', 'the gateway shuts down')
     const links = sites.links()
     for (const link of links) link.rpc.close(why)
@@ -84,9 +105,12 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   try {
     for (const { engine, host, port } of options.listen)
       listeners.push({ engine: engine.name, listener: await engine.listen({ host, port }) })
-    const routes = adminRoutes({ sites, migrations, enrolments: parts.enrolments, metrics, describe })
+    const routes = adminRoutes({ sites, migrations, enrolments: parts.enrolments, pins: parts.pins, metrics, describe })
     const { host, port, token } = options.admin
     admin = await startHttpServer({ listen: { host, port }, routes, token, log })
+    const { onMeasurement } = options
+    if (options.mqtt) mqtt = await startMqtt({ options: options.mqtt, host: control, metrics, onMeasurement, log })
+    if (options.mec021) mec021 = await startMec021(options.mec021, control, { metrics, log })
   } catch (error) {
     await close()
     throw error
@@ -96,7 +120,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     acceptConnections(listener, serving).catch(error => log.error('a listener failed', { engine, error }))
   const adminUrl = urlOf(admin)
   log.info('gateway ready', { id, listeners: addresses(), admin: adminUrl })
-  return { id, adminUrl, listeners: addresses(), close }
+  return { id, adminUrl, listeners: addresses(), control, mqtt, mec021Url: mec021?.url, close }
 }
 
 type Parts = Awaited<ReturnType<typeof createParts>>
@@ -105,13 +129,40 @@ async function createParts({ store, rootPublic, log, graceMs }: GatewayOptions, 
   const records = createRecords(store)
   const remembered: StoredSite[] = []
   for await (const site of records.sites()) remembered.push(site)
-  const sites = createSites(remembered, clock)
+  const events = createEvents(log)
+  const sites = createSites(remembered, clock, site => events.emit({ event: 'site', site }))
+  const pins = await createPins(records, clock, (vm, pinned) => events.emit({ event: 'pin', vm, pinned }))
   const sessions = createSessions(clock)
   const counters = createCounters(sites, () => sessions.streams())
   const onEnded = ({ outcome }: StoredMigration) => counters.count.migrations.inc({ outcome: outcome ?? 'failed' })
-  const migrations = new Migrations({ sites, sessions, records, clock, log, graceMs, onEnded })
+  const watched = { onEvent: events.emit, pinned: pins.has }
+  const migrations = new Migrations({ sites, sessions, records, clock, log, graceMs, onEnded, ...watched })
   const enrolments = createEnrolments({ records, rootPublic, clock })
-  return { records, sites, sessions, migrations, enrolments, ...counters }
+  return { records, sites, sessions, migrations, enrolments, events, pins, ...counters }
+}
+
+/** What the fronts (MQTT, standards, policies) may ask. */
+function controlHost(
+  { sites, migrations, events, pins, total }: Parts,
+  facts: Pick<ControlHost, 'gatewayId' | 'version' | 'startedAt' | 'clock'>,
+): ControlHost {
+  return {
+    ...facts,
+    events,
+    pins,
+    sites: sites.views,
+    vms: sites.vms,
+    migrations: () => migrations.list(),
+    linkFacts(site) {
+      const link = sites.online(site)
+      if (!link) return undefined
+      const { certificate, hello } = link.peer
+      return { incarnation: hello.incarnation, publicKey: certificate.signPublic, rttMs: link.connection.stats().rttMs }
+    },
+    traffic: site => total.bySite.get(site) ?? { ingressBytes: 0, egressBytes: 0 },
+    start: request => migrations.start(request),
+    cancel: migrationId => migrations.cancel(migrationId),
+  }
 }
 
 /** What happens when a site speaks. */
@@ -143,8 +194,11 @@ function relayOptions({ tap, relayIdleMs, log }: GatewayOptions, { sessions, sit
   return {
     sessions,
     openTo: sites.openTo,
-    onBytes(direction, bytes) {
+    onBytes(direction, bytes, { source, target }) {
       total.bytes += bytes
+      const [from, to] = direction === 'source-to-target' ? [source, target] : [target, source]
+      trafficOf(total, from).egressBytes += bytes
+      trafficOf(total, to).ingressBytes += bytes
       count.bytes.inc({ direction }, bytes)
     },
     onRefused: code => count.joins.inc({ code }),
@@ -154,6 +208,18 @@ function relayOptions({ tap, relayIdleMs, log }: GatewayOptions, { sessions, sit
   }
 }
 
+type Total = { bytes: number; bySite: Map<string, { ingressBytes: number; egressBytes: number }> }
+
+/** Bounded: sites are (SITES_MAX). */
+function trafficOf({ bySite }: Total, site: string): { ingressBytes: number; egressBytes: number } {
+  let traffic = bySite.get(site)
+  if (!traffic) {
+    traffic = { ingressBytes: 0, egressBytes: 0 }
+    bySite.set(site, traffic)
+  }
+  return traffic
+}
+
 function urlOf({ address }: HttpServer): string {
   if (!('host' in address)) throw new Error('the admin API listens on TCP')
   return `http://${address.host.includes(':') ? `[${address.host}]` : address.host}:${address.port}`
@@ -161,7 +227,7 @@ function urlOf({ address }: HttpServer): string {
 
 function createCounters(sites: ReturnType<typeof createSites>, streams: () => number) {
   const metrics = createMetrics('godwit_gateway')
-  const total = { bytes: 0 }
+  const total: Total = { bytes: 0, bySite: new Map() }
   metrics.sampled('sites_online', 'Sites that are connected.', () => sites.views().filter(site => site.online).length)
   metrics.sampled('relay_streams', 'Relay streams that are open.', streams)
   const count = {

@@ -29,7 +29,7 @@ export type RequestContext = {
   text(body: string, contentType?: string): void
 }
 
-export type Reply = { status?: number; body?: unknown }
+export type Reply = { status?: number; body?: unknown; headers?: Record<string, string> }
 export type Route = {
   method: 'GET' | 'POST' | 'PUT' | 'DELETE'
   /** `/v1/vms/:name`; a parameter is one segment, decoded. */
@@ -80,7 +80,7 @@ export async function startHttpServer({ listen, routes, upgrades = [], token, lo
       if (!found)
         return sendError(response, fits.length > 0 ? 405 : 404, new GodwitError('USAGE', `no ${request.method} ${url.pathname} here`))
       const reply = await found.route.handle(contextOf(request, response, found.params, url.searchParams))
-      if (!response.headersSent) sendJson(response, reply?.status ?? 200, reply?.body ?? {})
+      if (!response.headersSent) sendJson(response, reply?.status ?? 200, reply?.body ?? {}, reply?.headers)
     } catch (thrown) {
       const error = toGodwitError(thrown)
       if (error.code === 'INTERNAL') log.error('request failed', { method: request.method, error })
@@ -139,6 +139,10 @@ export function statusOf(error: GodwitError): number {
   if (error.code === 'TOKEN_INVALID') return 401
   if (error.code === 'LIMIT_EXCEEDED') return 429
   if (error.code === 'VM_UNKNOWN' || error.code === 'SITE_UNKNOWN' || error.code === 'MIGRATION_UNKNOWN') return 404
+  if (error.code === 'RESOURCE_UNKNOWN') return 404
+  if (error.code === 'COMMAND_MALFORMED') return 400
+  if (error.code === 'COMMAND_TOO_LARGE') return 413
+  if (error.code === 'NOT_AVAILABLE') return 501
   if (error.exitCode === EXIT.usage) return 400
   if (error.exitCode === EXIT.refused) return 409
   if (error.exitCode === EXIT.denied) return 403
@@ -234,9 +238,9 @@ async function readBody(request: IncomingMessage): Promise<Buffer> {
   return Buffer.concat(chunks)
 }
 
-function sendJson(response: ServerResponse, status: number, body: unknown): void {
-  response.writeHead(status, { 'content-type': 'application/json', 'cache-control': 'no-store' })
-  response.end(`${JSON.stringify(body)}\n`)
+function sendJson(response: ServerResponse, status: number, body: unknown, headers: Record<string, string> = {}): void {
+  response.writeHead(status, { 'content-type': 'application/json', 'cache-control': 'no-store', ...headers })
+  response.end(status === 204 ? undefined : `${JSON.stringify(body)}\n`)
 }
 
 function sendError(response: ServerResponse, status: number, error: GodwitError): void {

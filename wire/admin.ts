@@ -29,6 +29,9 @@ export const MigrationRequest = z.strictObject({
 })
 export type MigrationRequest = z.infer<typeof MigrationRequest>
 
+/** PUT /v1/vms/:vm/pin. */
+export const PinRequest = z.strictObject({ pinned: z.boolean() })
+
 /** INTENT: written, nothing sent. PREPARING: the target is asked. STREAMING: the source is told. COMMIT_SEEN: handed over, forward only. */
 export const MigrationState = z.enum(['INTENT', 'PREPARING', 'STREAMING', 'COMMIT_SEEN', 'DONE', 'ABORTED'])
 export type MigrationState = z.infer<typeof MigrationState>

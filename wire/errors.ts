@@ -89,6 +89,7 @@ export const ERRORS = {
   COMMAND_LATE: row(refused, true, 'a command came after its notAfter', 'send a new one; check both clocks'),
   COMMAND_RETAINED: row(refused, false, 'a retained command is never carried out', 'publish it without the retain flag'),
   COMMAND_REUSED: row(refused, false, 'this commandId was used for another command', 'give every command an id of its own'),
+  RESOURCE_UNKNOWN: row(refused, false, 'no resource of this id', 'it may have expired: ask for the list'),
   NOT_AVAILABLE: row(refused, false, 'this cannot be done yet', 'leave it out'),
   BROKER_UNREACHABLE: row(unreachable, true, 'the MQTT broker does not answer', 'start it, or check its address and credentials'),
   // Wire

@@ -3,17 +3,20 @@
 // nothing here can reach into a VM: the gateway does not have what it takes.
 import type { Route } from '../../ops/http.ts'
 import type { Metrics } from '../../ops/metrics.ts'
-import { EnrolmentUpload, type GatewayStatus, MigrationRequest, TokenRequest } from '../../wire/admin.ts'
+import { EnrolmentUpload, type GatewayStatus, MigrationRequest, PinRequest, TokenRequest } from '../../wire/admin.ts'
 import { Id } from '../../wire/control.ts'
+import { GodwitError } from '../../wire/errors.ts'
 import { check, type z } from '../../wire/schema.ts'
 import type { Enrolments } from './enrolments.ts'
 import type { Migrations } from './migrations.ts'
+import type { Pins } from './pins.ts'
 import type { Sites } from './sites.ts'
 
 export type AdminOptions = {
   sites: Sites
   migrations: Migrations
   enrolments: Enrolments
+  pins: Pins
   metrics: Metrics
   describe: () => GatewayStatus['gateway']
 }
@@ -22,7 +25,7 @@ const body = <S extends z.ZodType>(schema: S, value: unknown): z.output<S> =>
   check(schema, value ?? {}, { what: 'request body', code: 'CONFIG_INVALID' })
 const ENDED_SHOWN = 50
 
-export function adminRoutes({ sites, migrations, enrolments, metrics, describe }: AdminOptions): Route[] {
+export function adminRoutes({ sites, migrations, enrolments, pins, metrics, describe }: AdminOptions): Route[] {
   return [
     { method: 'GET', path: '/healthz', open: true, handle: () => ({ body: { ok: true } }) },
     {
@@ -49,6 +52,18 @@ export function adminRoutes({ sites, migrations, enrolments, metrics, describe }
     },
     { method: 'GET', path: '/v1/sites', handle: () => ({ body: { sites: sites.views() } }) },
     { method: 'GET', path: '/v1/vms', handle: () => ({ body: { vms: sites.vms() } }) },
+    { method: 'GET', path: '/v1/pins', handle: () => ({ body: { pins: pins.list() } }) },
+    {
+      method: 'PUT',
+      path: '/v1/vms/:vm/pin',
+      async handle({ params, json }) {
+        const vm = check(Id, params['vm'], { what: 'vm', code: 'CONFIG_INVALID' })
+        const { pinned } = body(PinRequest, await json())
+        if (pinned && !sites.vms().some(({ name }) => name === vm)) throw new GodwitError('VM_UNKNOWN', `no site has a VM '${vm}'`)
+        await pins.set(vm, pinned, 'admin API')
+        return { body: { vm, pinned } }
+      },
+    },
     { method: 'GET', path: '/v1/migrations', handle: () => ({ body: { migrations: migrations.list() } }) },
     {
       method: 'POST',

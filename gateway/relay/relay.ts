@@ -20,7 +20,7 @@ export type RelayOptions = {
   sessions: Sessions
   /** Opens a stream to a site for this stream index. SITE_OFFLINE. */
   openTo(site: string, index: number): Promise<Stream>
-  onBytes(direction: Direction, bytes: number): void
+  onBytes(direction: Direction, bytes: number, sites: { source: string; target: string }): void
   onRefused(code: string): void
   /** Tests only: sees every byte that is relayed, to prove that there is nothing to see. */
   tap?: ((sessionId: string, index: number, direction: Direction, bytes: Uint8Array) => void) | undefined
@@ -40,6 +40,7 @@ export async function relayStream(join: Join, site: string, stream: Stream, opti
     onRefused(error.code)
     return stream.reset(error.code)
   }
+  const sites = { source: site, target: permit.target }
   try {
     const target = await openTarget(permit.target, join, options)
     await splice(stream, target, {
@@ -47,7 +48,7 @@ export async function relayStream(join: Join, site: string, stream: Stream, opti
       idleMs,
       onChunk(direction, chunk) {
         permit.count(direction, chunk.length)
-        onBytes(direction, chunk.length)
+        onBytes(direction, chunk.length, sites)
         tap?.(join.sessionId, join.index, direction, chunk)
       },
     })

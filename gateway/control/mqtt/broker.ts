@@ -1,0 +1,168 @@
+// The embedded MQTT broker (the one importer of aedes): MQTT 3.1.1, so that a small site needs no other.
+// Enters: connections of users with passwords, and the gateway's own by a pipe within the process. Leaves: messages, as access.ts allows.
+// Always holds: nobody without a password; packets are bounded before they are buffered (packet-limit.ts); a reader that does not read is
+// dropped; what outsiders publish is never retained (it would stay for ever), but for commands: the gateway must see that they were, and
+// takes them away. Retained messages live in memory: the gateway says its own again after a restart.
+import { createHash, timingSafeEqual } from 'node:crypto'
+import { createServer, type Server, type Socket } from 'node:net'
+import { Duplex, duplexPair, pipeline } from 'node:stream'
+import { createServer as createTlsServer } from 'node:tls'
+import { Aedes, type Client } from 'aedes'
+import { GodwitError } from '../../../wire/errors.ts'
+import type { Log } from '../../../wire/log.ts'
+import { mayPublish, mayRead, maySubscribe, type User } from './access.ts'
+import { PACKET_BYTES_MAX } from './channels.ts'
+import { PacketLimitStream } from './packet-limit.ts'
+import { isAction, type Topics } from './topics.ts'
+
+export const CLIENTS_MAX = 512
+const CLIENT_ID = /^[A-Za-z0-9_.-]{1,64}$/
+const CONNECT_MS = 10_000
+const DRAIN_MS = 15_000
+const KEEPALIVE_MAX_SECONDS = 600
+
+export type BrokerUser = User & { password: string }
+export type BrokerOptions = {
+  listen: { host: string; port: number }
+  /** PEM texts. Without it the broker speaks plain TCP: for the loopback. */
+  tls?: { certificate: string; key: string } | undefined
+  topics: Topics
+  users: BrokerUser[]
+  onRefused?: (why: 'credentials' | 'topic' | 'packet') => void
+  log: Log
+}
+export type Broker = {
+  readonly url: string
+  /** The gateway's own way in: it may say and read all of the tenant's topics. */
+  attach(): Duplex
+  close(): Promise<void>
+}
+
+/** CONFIG_INVALID when the address is taken. */
+export async function startBroker({ listen, tls, topics, users, onRefused = () => {}, log }: BrokerOptions): Promise<Broker> {
+  const own = new WeakSet<object>()
+  const known = new WeakMap<object, User>()
+  const holders = new Map<string, Client>()
+  const find = credentials(users)
+  const isOwn = (client: Client | null) => client !== null && own.has(client)
+  const userOf = (client: Client | null) => (client ? known.get(client) : undefined)
+
+  const aedes = await Aedes.createBroker({
+    connectTimeout: CONNECT_MS,
+    drainTimeout: DRAIN_MS,
+    keepaliveLimit: KEEPALIVE_MAX_SECONDS,
+    maxTopicLevels: 16,
+    preConnect(client, packet, done) {
+      const isFine = isOwn(client) || CLIENT_ID.test(packet.clientId) || (packet.clientId === '' && packet.clean === true)
+      if (!isFine) onRefused('credentials')
+      // No session outlives its connection: what queues for a reader who is away would grow without bound.
+      packet.clean = true
+      done(isFine ? null : new Error('this client id is not allowed'), isFine)
+    },
+    authenticate(client, name, password, done) {
+      if (isOwn(client)) return done(null, true)
+      const user = find(name, password)
+      // Nobody takes the place of the gateway, or of another user, by its client id.
+      const holder = userOf(holders.get(client.id) ?? null)
+      if (!user || client.id === OWN_ID || (holder && holder.name !== user.name)) {
+        onRefused('credentials')
+        log.warn('an MQTT client was refused', { user: name, client: client.id })
+        return done(Object.assign(new Error('not authorized'), { returnCode: 5 as const }), false)
+      }
+      known.set(client, user)
+      done(null, true)
+    },
+    authorizePublish(client, packet, done) {
+      if (isOwn(client)) return done(null)
+      const user = userOf(client)
+      if (!user || !mayPublish(topics, user, packet.topic)) {
+        onRefused('topic')
+        return done(new Error('this user may not publish there'))
+      }
+      const kind = topics.parse(packet.topic)?.kind
+      if (packet.retain && !(kind && isAction(kind))) packet.retain = false
+      done(null)
+    },
+    authorizeSubscribe(client, subscription, done) {
+      // rap: a retained command must be known for what it is, which MQTT 3.1.1 does not tell a subscriber.
+      if (isOwn(client)) return done(null, { ...subscription, rap: true })
+      const user = userOf(client)
+      if (user && maySubscribe(topics, subscription.topic)) return done(null, subscription)
+      onRefused('topic')
+      done(null, null)
+    },
+    authorizeForward(client, packet) {
+      if (isOwn(client)) return packet
+      const user = userOf(client)
+      return user && mayRead(topics, user, packet.topic) ? packet : null
+    },
+  })
+  aedes.on('client', client => void holders.set(client.id, client))
+  aedes.on('clientDisconnect', client => {
+    if (holders.get(client.id) === client) holders.delete(client.id)
+  })
+  aedes.on('clientError', (client, error) => log.debug('an MQTT client failed', { client: client.id, error }))
+  aedes.on('connectionError', (_client, error) => log.debug('an MQTT connection failed', { error }))
+
+  const sockets = new Set<Socket>()
+  const serve = (socket: Socket) => {
+    sockets.add(socket)
+    socket.once('close', () => sockets.delete(socket))
+    const limit = new PacketLimitStream(PACKET_BYTES_MAX)
+    pipeline(socket, limit, error => {
+      if (error instanceof GodwitError) {
+        onRefused('packet')
+        log.warn('an MQTT client was cut off', { error })
+      }
+      if (error) socket.destroy()
+    })
+    // The types of Duplex.from do not know this form; its documentation does.
+    aedes.handle(Duplex.from({ readable: limit, writable: socket } as never))
+  }
+  const server = tls ? createTlsServer({ cert: tls.certificate, key: tls.key }, serve) : createServer({ noDelay: true }, serve)
+  server.maxConnections = CLIENTS_MAX
+  if (tls) server.on('tlsClientError', error => log.debug('an MQTT client failed at TLS', { error }))
+  const port = await listening(server, listen)
+  const host = listen.host.includes(':') ? `[${listen.host}]` : listen.host
+  return {
+    url: `${tls ? 'mqtts' : 'mqtt'}://${host}:${port}`,
+    attach() {
+      const [ours, theirs] = duplexPair()
+      own.add(aedes.handle(theirs))
+      return ours
+    },
+    async close() {
+      const closed = new Promise<void>(resolve => server.close(() => resolve()))
+      await new Promise<void>(resolve => aedes.close(() => resolve()))
+      for (const socket of sockets) socket.destroy()
+      await closed
+    },
+  }
+}
+
+/** The client id of the gateway's own connection; nobody else may have it. */
+export const OWN_ID = 'godwit-gateway'
+
+/** Compares digests of all users, so that the time taken tells neither name nor password. */
+function credentials(users: BrokerUser[]): (name: string | undefined, password: Buffer | undefined) => User | undefined {
+  const digest = (name: string, password: Buffer | string) => createHash('sha256').update(`${name}\n`).update(password).digest()
+  const table = users.map(({ name, may, password }) => ({ user: { name, may }, digest: digest(name, password) }))
+  return (name, password) => {
+    const given = digest(name ?? '', password ?? '')
+    let found: User | undefined
+    for (const entry of table) if (timingSafeEqual(entry.digest, given)) found = entry.user
+    return found
+  }
+}
+
+function listening(server: Server, { host, port }: { host: string; port: number }): Promise<number> {
+  return new Promise((resolve, reject) => {
+    server.once('error', cause =>
+      reject(new GodwitError('CONFIG_INVALID', `cannot listen on ${host}:${port}: ${cause.message}`, { cause })),
+    )
+    server.listen(port, host, () => {
+      const bound = server.address()
+      resolve(typeof bound === 'object' && bound ? bound.port : port)
+    })
+  })
+}

@@ -1,0 +1,75 @@
+// The `mqtt` part of gateway.yaml. No IO here: files are named, cli/wiring.ts reads them.
+import { Id } from '../../../wire/control.ts'
+import { z } from '../../../wire/schema.ts'
+import { RIGHTS } from './access.ts'
+import { ACTIONS } from './topics.ts'
+
+const path = z.string({ error: 'must be a path' }).min(1, 'must be a path')
+const port = z.custom<number>(
+  value => Number.isInteger(value) && Number(value) >= 0 && Number(value) <= 65_535,
+  'must be a port from 0 to 65535',
+)
+const isBrokerUrl = (text: string) => /^mqtts?:\/\/[^/]+$/.test(text) && URL.canParse(text)
+
+export const MqttConfig = z
+  .strictObject({
+    /** embedded: a broker of our own (MQTT 3.1.1). external: somebody else's, by url (3.1.1 or 5). */
+    mode: z.enum(['off', 'embedded', 'external']),
+    /** Topics begin with godwit/v1/TENANT. */
+    tenant: Id,
+    /** embedded: where it listens. */
+    listen: z.strictObject({ host: z.string().min(1), port }),
+    /** embedded: who may connect. Passwords are files that only the gateway may read. */
+    users: z.record(Id, z.strictObject({ passwordFile: path, may: z.array(z.enum(RIGHTS)).min(1) })),
+    /** external. */
+    url: z.string().refine(isBrokerUrl, 'must be mqtt://host:port or mqtts://host:port').optional(),
+    version: z.enum(['auto', '5', '3.1.1']),
+    clientId: z
+      .string()
+      .regex(/^[A-Za-z0-9_-]{1,64}$/, 'must be 1 to 64 of A-Z, a-z, 0-9, _ and -')
+      .optional(),
+    username: z.string().min(1).max(256).optional(),
+    passwordFile: path.optional(),
+    /** external: ca to check the broker, certificate and key to be known by. embedded: certificate and key to be the broker with. */
+    tls: z.strictObject({ ca: path.optional(), certificate: path.optional(), key: path.optional() }).optional(),
+    /** Who may command. Keys of `godwit mqtt keygen`. */
+    commandKeys: z.record(
+      Id,
+      z.strictObject({
+        publicKey: z.string().regex(/^[A-Za-z0-9+/]{43}=$/, 'must be 32 bytes in base64, as godwit mqtt keygen prints them'),
+        actions: z.array(z.enum(ACTIONS)).min(1),
+      }),
+    ),
+    /** What no node knows about its site. */
+    places: z.record(
+      Id,
+      z.strictObject({
+        geo: z.strictObject({ lat: z.number().min(-90).max(90), lon: z.number().min(-180).max(180) }).optional(),
+        zones: z.array(z.string().max(64)).max(64).default([]),
+      }),
+    ),
+  })
+  .superRefine(({ mode, url, tls, listen }, context) => {
+    const fault = (at: string[], message: string) => context.addIssue({ code: 'custom', path: at, message })
+    if (mode === 'external' && url === undefined) fault(['url'], 'is needed in mode external')
+    if ((tls?.certificate === undefined) !== (tls?.key === undefined)) fault(['tls'], 'certificate and key belong together')
+    const isLocal = ['127.0.0.1', '::1', 'localhost'].includes(listen.host)
+    if (mode === 'embedded' && !isLocal && tls?.certificate === undefined)
+      fault(['tls'], 'a broker that listens beyond this machine needs certificate and key: passwords must not travel in the clear')
+  })
+export type MqttConfig = z.output<typeof MqttConfig>
+
+export const DEFAULT_MQTT_PORT = 1883
+
+export const mqttDefaults = {
+  mode: 'off',
+  tenant: 'main',
+  listen: { host: '127.0.0.1', port: DEFAULT_MQTT_PORT },
+  users: {},
+  version: 'auto',
+  commandKeys: {},
+  places: {},
+}
+
+/** Fields that name files; `*` stands for every name. */
+export const MQTT_PATHS = ['users.*.passwordFile', 'passwordFile', 'tls.ca', 'tls.certificate', 'tls.key']

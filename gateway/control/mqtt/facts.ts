@@ -1,0 +1,118 @@
+// What the gateway knows, as payloads of docs/CONTROL.md. Pure.
+import type { MigrationRecord, SiteView, VmView } from '../../../wire/admin.ts'
+import type { MigrationProgress } from '../../../wire/control.ts'
+import type { ErrorBody } from '../../../wire/errors.ts'
+import type { z } from '../../../wire/schema.ts'
+import { PHASES, phaseOf, standardsOf } from './phases.ts'
+import { problemOfBody } from './problems.ts'
+import type * as schemas from './schemas.ts'
+import type { Phase } from './schemas.ts'
+
+export const rfc3339 = (unixMs: number): string => new Date(unixMs).toISOString()
+
+/** What the operator wrote down about a site: no node knows it. */
+export type SitePlace = { geo?: { lat: number; lon: number } | undefined; zones: string[] }
+/** What only the site's link tells. */
+export type SiteLinkFacts = { incarnation: number; publicKey: Uint8Array; rttMs: number | undefined }
+
+export function birthOf(
+  view: SiteView,
+  facts: SiteLinkFacts,
+  place: SitePlace | undefined,
+  { gatewayId, vms }: { gatewayId: string; vms: VmView[] },
+): z.input<typeof schemas.SiteState> {
+  const held = vms.filter(vm => vm.site === view.site && vm.state !== 'stopped').reduce((sum, vm) => sum + vm.memoryBytes, 0)
+  return {
+    online: true,
+    timestamp: rfc3339(view.since),
+    bdSeq: Math.floor(view.since),
+    incarnation: facts.incarnation,
+    version: view.version ?? '',
+    ...(place?.geo ? { geo: place.geo } : {}),
+    zones: place?.zones ?? [],
+    capacity: { vcpu: view.host?.vcpus ?? 0, memBytes: (view.host?.memoryFreeBytes ?? 0) + held },
+    endpoints: { gateway: gatewayId, transport: view.transport, pubKey: Buffer.from(facts.publicKey).toString('base64') },
+  }
+}
+
+/** The VM as its owner has it: the highest epoch, and at that the one that is no half of a transfer. Sites that are away keep what they last said. */
+export function homesOf(vms: VmView[]): Map<string, VmView> {
+  const homes = new Map<string, VmView>()
+  const rank = (vm: VmView) => (vm.state === 'incoming' || vm.state === 'failed' ? 0 : vm.state === 'stopped' ? 1 : 2)
+  for (const vm of vms) {
+    const other = homes.get(vm.name)
+    const isBetter = !other || rank(vm) > rank(other) || (rank(vm) === rank(other) && vm.epoch > other.epoch)
+    if (isBetter && rank(vm) > 0) homes.set(vm.name, vm)
+  }
+  return homes
+}
+
+export type HandoffNotes = { traceparent?: string | undefined }
+
+export function statusOf(record: MigrationRecord, phase: Phase, notes: HandoffNotes = {}): z.input<typeof schemas.Status> {
+  const { migrationId, vm, source, target, plan, error, updatedAt } = record
+  return {
+    handoffId: migrationId,
+    phase,
+    epoch: plan.epoch,
+    vmId: vm,
+    from: source,
+    to: target,
+    seq: PHASES[phase].seq,
+    at: rfc3339(updatedAt),
+    ...(error && phase !== 'completed' ? { problem: problemOfBody(error) } : {}),
+    standards: standardsOf(phase),
+    ...(notes.traceparent ? { traceparent: notes.traceparent } : {}),
+  }
+}
+
+const bits = (bytesPerSecond: number | undefined) => (bytesPerSecond === undefined ? undefined : bytesPerSecond * 8)
+
+export function progressOf(progress: MigrationProgress, nowMs: number): z.input<typeof schemas.Progress> {
+  const { round, bytesSent, bytesTotal, wireBytes, rateBytesPerSecond, dirtyBytesPerSecond, etaMs } = progress
+  const predicted = progress['predictedDowntimeMs']
+  const fields = {
+    round,
+    bytesSent,
+    bytesTotalEst: bytesTotal,
+    wireBytes,
+    dirtyBps: bits(dirtyBytesPerSecond),
+    throughputBps: bits(rateBytesPerSecond),
+  }
+  const known = Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined))
+  const predictedDowntimeMs = typeof predicted === 'number' && predicted >= 0 ? predicted : null
+  return { at: rfc3339(nowMs), ...known, etaMs: etaMs ?? null, predictedDowntimeMs }
+}
+
+export type RoundTrips = { rttBeforeMs: number | null; rttAfterMs: number | null }
+
+export function resultOf(
+  record: MigrationRecord,
+  { source, rtt, notes = {} }: { source: string; rtt: RoundTrips; notes?: HandoffNotes },
+): z.input<typeof schemas.Result> {
+  const { migrationId, vm, report, error, createdAt, updatedAt } = record
+  const phase = phaseOf(record) as 'completed' | 'failed' | 'cancelled'
+  const problem = (body: ErrorBody | undefined) => (body && phase !== 'completed' ? { problem: problemOfBody(body) } : {})
+  return {
+    specversion: '1.0',
+    id: `${migrationId}-${phase}`,
+    source,
+    type: `handoff.${phase}.v1`,
+    subject: vm,
+    time: rfc3339(updatedAt),
+    datacontenttype: 'application/json',
+    ...(notes.traceparent ? { traceparent: notes.traceparent } : {}),
+    data: {
+      handoffId: migrationId,
+      vmId: vm,
+      from: record.source,
+      to: record.target,
+      downtimeMs: report?.downtimeMs ?? null,
+      totalMs: report?.totalMs ?? Math.max(0, updatedAt - createdAt),
+      bytes: report?.wireBytes ?? null,
+      rounds: report?.rounds ?? null,
+      ...rtt,
+      ...problem(error),
+    },
+  }
+}

@@ -1,0 +1,86 @@
+// The MQTT side of a gateway as a whole: the embedded broker, if there is one, and the plane. Everything that was a file has been read.
+import type { Metrics } from '../../../ops/metrics.ts'
+import type { Log } from '../../../wire/log.ts'
+import type { ControlHost } from '../host.ts'
+import { type Broker, type BrokerUser, OWN_ID, startBroker } from './broker.ts'
+import type { BrokerTarget, MqttLinkOptions } from './client.ts'
+import { publicKeyOf } from './command-keys.ts'
+import type { SitePlace } from './facts.ts'
+import type { Measurement } from './measurements.ts'
+import { createPlaneMetrics, Plane } from './plane.ts'
+import { type Action, topicsOf } from './topics.ts'
+
+export type MqttOptions = {
+  tenant: string
+  broker:
+    | {
+        mode: 'embedded'
+        listen: { host: string; port: number }
+        tls?: { certificate: string; key: string } | undefined
+        users: BrokerUser[]
+      }
+    | { mode: 'external'; target: BrokerTarget; clientId?: string | undefined }
+  commandKeys: { name: string; publicKey: string; actions: readonly Action[] }[]
+  places?: Record<string, SitePlace> | undefined
+  /** Tests only. */
+  backoff?: MqttLinkOptions['backoff']
+}
+
+export type RunningMqtt = {
+  /** Where the broker is. */
+  readonly url: string
+  /** Whether it is connected now. */
+  readonly up: boolean
+  close(): Promise<void>
+}
+
+/** QoS 1 commands wait at an external MQTT broker while the gateway is away; what is late by then says so. */
+const SESSION_SECONDS = 60
+
+export type StartMqttOptions = {
+  options: MqttOptions
+  host: ControlHost
+  metrics: Metrics
+  onMeasurement?: ((measurement: Measurement) => void) | undefined
+  log: Log
+}
+
+/** CONFIG_INVALID for keys, names and addresses that cannot be. An external broker that is away is waited for in the background. */
+export async function startMqtt({ options, host, metrics, onMeasurement, log }: StartMqttOptions): Promise<RunningMqtt> {
+  const topics = topicsOf(options.tenant)
+  const counters = createPlaneMetrics(metrics)
+  const keys = options.commandKeys.map(({ name, publicKey, actions }) => ({ name, key: publicKeyOf(publicKey), actions }))
+  let broker: Broker | undefined
+  let target: BrokerTarget
+  if (options.broker.mode === 'embedded') {
+    const { listen, tls, users } = options.broker
+    broker = await startBroker({ listen, tls, topics, users, onRefused: why => counters.refused.inc({ why }), log })
+    target = { attach: broker.attach, version: '3.1.1' }
+  } else target = options.broker.target
+  const own = options.broker.mode === 'embedded'
+  const plane = new Plane({
+    host,
+    topics,
+    target,
+    clientId: own ? OWN_ID : ((options.broker as { clientId?: string }).clientId ?? `godwit-gateway-${host.gatewayId}`),
+    sessionSeconds: own ? 0 : SESSION_SECONDS,
+    keys,
+    places: options.places,
+    onMeasurement,
+    metrics: counters,
+    ...(options.backoff ? { backoff: options.backoff } : {}),
+    log,
+  })
+  const url = broker?.url ?? target.url ?? ''
+  log.info('MQTT control plane ready', { broker: url, tenant: options.tenant, keys: keys.map(({ name }) => name) })
+  return {
+    url,
+    get up() {
+      return plane.up
+    },
+    async close() {
+      await plane.close()
+      await broker?.close()
+    },
+  }
+}
