@@ -61,7 +61,7 @@ export type SourceMigration = {
   /** The report when the VM runs at the target; otherwise a GodwitError. Settles only when the VM's fate here is decided. */
   readonly done: Promise<Report>
   /** Ends the migration with the VM running here. MIGRATION_LATE after the commit. */
-  cancel(): void
+  cancel(reason?: GodwitError): void
   /** Where the VM is, once `done` has settled: what to do with it here follows from this alone, never from the error. */
   fate(): 'here' | 'moved' | 'doubt'
   /** The epoch at which that holds. */
@@ -81,9 +81,9 @@ export function startSource(options: SourceOptions): SourceMigration {
   void options.qemuExited.then(({ logTail }) => fail(new GodwitError('QEMU_EXITED', `QEMU ended during the migration: ${logTail}`)))
   return {
     done: run(options, life, failure.signal, fail),
-    cancel() {
+    cancel(reason = new GodwitError('MIGRATION_CANCELLED')) {
       if (life.committing) throw new GodwitError('MIGRATION_LATE')
-      fail(new GodwitError('MIGRATION_CANCELLED'))
+      fail(reason)
     },
     epoch: () => options.plan.epoch + (EPOCH_STEP[life.state] ?? 0),
     fate: () => (life.state === 'RETIRED' ? 'moved' : sourceMayResume(life.state) ? 'here' : 'doubt'),

@@ -20,7 +20,7 @@ import { openSession, type Session } from '../channel/session.ts'
 import type { RunningVm } from '../vm/machine.ts'
 import { answerGrant, refusal } from './hand-over.ts'
 import { createIncoming, type Incoming } from './incoming.ts'
-import type { MessageOf } from './messages.ts'
+import type { Message, MessageOf } from './messages.ts'
 import { createPeer, encodeAck, type Peer } from './peer.ts'
 import { next, TARGET, type TargetState } from './states.ts'
 
@@ -56,7 +56,7 @@ export type TargetMigration = {
   /** The source meets us anew, because it has not heard our answer: also long after `done`. */
   rejoin(attempt: number, stream: Stream): void
   /** Refuses while that is still allowed. MIGRATION_LATE once the target runs it. */
-  cancel(): void
+  cancel(reason?: GodwitError): void
 }
 
 const SOURCE_APPEARS_TIMEOUT_MS = 60_000
@@ -82,9 +82,9 @@ export function startTarget(options: TargetOptions): TargetMigration {
       else if (life.incoming) life.incoming.accept(index, stream)
       else life.waiting.push({ index, stream })
     },
-    cancel() {
+    cancel(reason = new GodwitError('MIGRATION_CANCELLED')) {
       if (life.state === 'RESUMING' || life.state === 'RUNNING') throw new GodwitError('MIGRATION_LATE')
-      failure.abort(new GodwitError('MIGRATION_CANCELLED'))
+      failure.abort(reason)
     },
   }
 }
@@ -268,17 +268,21 @@ async function giveUp(
     log.error('the VM is ours, but not everything went well after that', { migrationId: plan.migrationId, error })
     return error
   }
+  // Why, before the streams end: the source would see resets only. Once LOADED it hears nothing but REFUSE, when nothing is left here.
+  if (life.state === 'RESERVED' || life.state === 'RECEIVING') await tell(held.peer, { type: 'ABORT', error: error.toJSON() })
   life.incoming?.abort(error)
   for (const { stream } of life.waiting.splice(0)) stream.reset(error.code)
   if (life.state !== 'IDLE')
     await advance(options, life, 'abort').catch(cause => log.error('could not record the refusal', { error: cause as Error }))
   if (held.reserved) await options.drop().catch(cause => log.error('could not drop the waiting VM', { error: cause as Error }))
-  await Promise.race([
-    held.peer?.send({ type: 'REFUSE', error: error.toJSON() }).catch(() => {}),
-    new Promise(resolve => setTimeout(resolve, 500)),
-  ])
+  await tell(held.peer, { type: 'REFUSE', error: error.toJSON() })
   setTimeout(() => held.session?.reset(error.code), 1000).unref()
   return error
+}
+
+/** Best effort: the other site may be gone. */
+async function tell(peer: Peer | undefined, message: Message): Promise<void> {
+  await Promise.race([peer?.send(message).catch(() => {}), new Promise(resolve => setTimeout(resolve, 500))])
 }
 
 async function connectTo(path: string): Promise<Socket> {
