@@ -1,12 +1,11 @@
 // Memory is right: real VMs move between real QEMUs while their guests write hard, and when both are paused, loaded and not yet handed over, all guest RAM
 // of source and target is dumped and compared byte for byte. Afterwards the guest's own audit, and its beats as seen from outside, say the same.
-import { readdirSync, readlinkSync } from 'node:fs'
 import { createEngines } from '../../transport/select.ts'
 import type { EngineName } from '../../transport/types.ts'
 import type { MigrationRequest } from '../../wire/admin.ts'
 import type { Report } from '../../wire/control.ts'
 import { type Lab, labMissing, openLab } from '../support/lab.ts'
-import { bootGuest, type Comparison, compareMemory, type LabGuest } from '../support/lab-guest.ts'
+import { bootGuest, type Comparison, compareMemory, heldMemories, type LabGuest } from '../support/lab-guest.ts'
 import { assert, suite } from '../support/suite.ts'
 
 const MIB = 1024 * 1024
@@ -47,16 +46,6 @@ function show({ report, compared, silenceMs }: Move): void {
       `paused ${Math.round(pauseMs ?? 0)} ms (silence ${Math.round(silenceMs)} ms) with the dump; guest ${mib(guestBytes)}, wire ${mib(wireBytes)}, ${rounds} rounds`,
   )
 }
-
-/** Descriptors of guest memory that this process still holds: each would keep a dead VM's memory allocated. */
-const heldMemories = (): number =>
-  readdirSync('/proc/self/fd').filter(fd => {
-    try {
-      return readlinkSync(`/proc/self/fd/${fd}`).startsWith('/memfd:memory-backend')
-    } catch {
-      return false
-    }
-  }).length
 
 async function engineMissing(name: EngineName): Promise<string | undefined> {
   if (missing || name === 'memory') return missing

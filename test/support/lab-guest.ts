@@ -1,5 +1,6 @@
 // A Linux guest in a lab: boots at a site, is watched from outside wherever it goes, and says whether its memory is right.
 // Enters: a lab. Leaves: a guest with its observer; comparisons of guest memory. Always holds: the observer counts every beat at every site.
+import { readdirSync, readlinkSync } from 'node:fs'
 import { open, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type Observer, observe } from '../../cli/demo/observer.ts'
@@ -30,6 +31,8 @@ export type LabGuest = Disposable & {
   readonly name: string
   readonly memoryBytes: number
   readonly observer: Observer
+  /** Counts beats from now on: what the guest says while its site has no agent is heard by nobody. */
+  watchAnew(): Promise<void>
   /** The names of sites (with agents in this process) where it runs. */
   runsAt(): string[]
   /** The guest compares every page with what it must hold. */
@@ -44,7 +47,7 @@ export async function bootGuest(lab: Lab, siteName: string, options: LabGuestOpt
   const append = `${guestAppend({ fillBytes, ...rest })}${appendMore === '' ? '' : ` ${appendMore}`}`
   const site = lab.site(siteName)
   const consoles = lab.sites().map(({ name: at, socketPath }) => ({ site: at, socketPath }))
-  const observer = observe(name, consoles)
+  let observer = observe(name, consoles)
   try {
     const ready = observer.next('ready', READY_MS)
     ready.catch(() => {})
@@ -64,7 +67,15 @@ export async function bootGuest(lab: Lab, siteName: string, options: LabGuestOpt
     return await answer
   }
   return {
-    ...{ name, observer, audit, memoryBytes: memoryMiB * MIB },
+    ...{ name, audit, memoryBytes: memoryMiB * MIB },
+    get observer() {
+      return observer
+    },
+    async watchAnew() {
+      observer.close()
+      observer = observe(name, consoles)
+      await observer.next('beat', 5_000)
+    },
     runsAt: () =>
       lab
         .sites()
@@ -134,3 +145,13 @@ async function compareFiles(left: string, right: string, bytes: number): Promise
   }
   return result
 }
+
+/** Descriptors of guest memory that this process still holds: each would keep a dead VM's memory allocated. */
+export const heldMemories = (): number =>
+  readdirSync('/proc/self/fd').filter(fd => {
+    try {
+      return readlinkSync(`/proc/self/fd/${fd}`).startsWith('/memfd:memory-backend')
+    } catch {
+      return false
+    }
+  }).length
