@@ -14,6 +14,8 @@ import { dialGateway } from './dial.ts'
 import { type LoadedIdentity, loadIdentity } from './identity.ts'
 import { connectLink, type Link } from './link/link.ts'
 import { createNodeMetrics } from './metrics.ts'
+import { createJournal, type Journal } from './migration/journal.ts'
+import { recover } from './migration/recover.ts'
 import { createMigrations, type Migrations } from './migrations.ts'
 import { openRegistry, type Registry } from './vm/registry.ts'
 
@@ -26,6 +28,8 @@ export type NodeOptions = {
   qemuBinary?: string | undefined
   /** For tests: called with the loaded, still paused VM before LOADED is sent. */
   onLoaded?: Parameters<typeof createMigrations>[0]['onLoaded']
+  /** For tests: called when a state is durable, before what follows from it. */
+  onRecord?: ((side: 'source' | 'target', state: string) => void | Promise<void>) | undefined
 }
 
 export type Node = {
@@ -39,7 +43,7 @@ export type Node = {
 const DATA_CONNECTIONS = 1
 
 /** Starts everything, or nothing. CONFIG_*, CERT_*, STORE_LOCKED. The gateway need not be there: the node keeps trying. */
-export async function startNode({ config, engines, version, log, qemuBinary, onLoaded }: NodeOptions): Promise<Node> {
+export async function startNode({ config, engines, version, log, qemuBinary, onLoaded, onRecord }: NodeOptions): Promise<Node> {
   const identity = await loadIdentity(
     { ...config.identity, revocations: config.revocations },
     { role: 'site', id: config.site, now: nowSeconds() },
@@ -56,10 +60,13 @@ export async function startNode({ config, engines, version, log, qemuBinary, onL
     const registry = await openRegistry({ stateDir, imagesDir, memoryReserveBytes: config.limits.memoryReserve, qemuBinary, store, log })
     undo.push(() => registry.close())
     const metrics = createNodeMetrics(registry)
-    const migrations = createMigrations({ config, identity, registry, store, metrics, log, onLoaded })
+    const journal = createJournal({ store, keys: identity.keys, now: Date.now, log })
+    const left = await recover({ journal, registry, keys: identity.keys, certificate: identity.certificate, log })
+    const migrations = createMigrations({ config, identity, registry, journal: watched(journal, onRecord), metrics, log, onLoaded })
     const link = startLink({ config, engines, version, identity, registry, migrations, log })
     undo.push(() => link.close())
     undo.push(() => migrations.close())
+    await migrations.takeUp(left)
     const api = await startApi({ config, registry, link, version, metrics, log })
     undo.push(() => api.close())
     log.info('node is up', { version, vms: registry.list().length })
@@ -69,6 +76,18 @@ export async function startNode({ config, engines, version, log, qemuBinary, onL
     throw error
   }
 }
+
+/** The journal, with a test looking on. */
+const watched = (journal: Journal, onRecord: NodeOptions['onRecord']): Journal => ({
+  ...journal,
+  recorder(plan, side, ...rest) {
+    const record = journal.recorder(plan, side, ...rest)
+    return async (state, ...more) => {
+      await record(state, ...more)
+      await onRecord?.(side, state)
+    }
+  },
+})
 
 const nowSeconds = () => Math.floor(Date.now() / 1000)
 

@@ -5,7 +5,6 @@ import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fromBase64 } from '../crypto/bytes.ts'
 import { type Certificate, verifyCertificate } from '../crypto/certificate.ts'
-import type { Store } from '../ops/store.ts'
 import type { Stream } from '../transport/types.ts'
 import type { Join, MigrationResult, Plan } from '../wire/control.ts'
 import { GodwitError, toGodwitError } from '../wire/errors.ts'
@@ -14,6 +13,8 @@ import type { NodeConfig } from './config.ts'
 import type { LoadedIdentity } from './identity.ts'
 import type { Link, LinkHandlers } from './link/link.ts'
 import type { NodeMetrics } from './metrics.ts'
+import type { Journal } from './migration/journal.ts'
+import type { Answering, recover, Unanswered } from './migration/recover.ts'
 import { type SourceMigration, startSource } from './migration/source.ts'
 import { startTarget, type TargetMigration, type TargetOptions } from './migration/target.ts'
 import { needsToJson, parseNeeds } from './vm/preflight.ts'
@@ -23,7 +24,7 @@ export type MigrationsOptions = {
   config: NodeConfig
   identity: LoadedIdentity
   registry: Registry
-  store: Store
+  journal: Journal
   metrics: NodeMetrics
   log: Log
   onLoaded?: TargetOptions['onLoaded'] | undefined
@@ -34,15 +35,16 @@ export type Migrations = {
   onRelayStream(relay: Join, stream: Stream): void
   active(): string[]
   useLink(link: Link): void
+  /** Takes up what an earlier life of this agent left (migration/recover.ts). Call it once, when the link is there. */
+  takeUp(left: Awaited<ReturnType<typeof recover>>): Promise<void>
   /** Cancels what may still be cancelled and waits for the rest. */
   close(): Promise<void>
 }
 
 const ACTIVE_MAX = 32
 const ENDED_MAX = 256
-const RECORDS = 'migrations'
 
-type Running = { plan: Plan; side: 'source' | 'target'; cancel(): void; target?: TargetMigration; done: Promise<void> }
+type Running = { plan: Plan; side: 'source' | 'target'; cancel(reason?: GodwitError): void; target?: TargetMigration; done: Promise<void> }
 type Peer = { certificate: Certificate; bytes: Uint8Array }
 
 export function createMigrations(options: MigrationsOptions): Migrations {
@@ -66,7 +68,7 @@ export function createMigrations(options: MigrationsOptions): Migrations {
         target.done.then(() => undefined),
         options,
       )
-      return { side: 'target', target, cancel: () => target.cancel(), result }
+      return { side: 'target', target, cancel: reason => target.cancel(reason), result }
     })
     link?.announce()
     log.info('waiting for a VM', { migrationId: plan.migrationId, vm: plan.vm, from: plan.source })
@@ -95,7 +97,8 @@ export function createMigrations(options: MigrationsOptions): Migrations {
     onRelayStream(relay, stream) {
       const target = slots.target(relay.sessionId)
       if (target && relay.attempt === target.plan.attempt) return target.target.accept(relay.index, stream)
-      if (target && relay.index === 0) return target.target.rejoin(relay.attempt, stream)
+      const answering = target?.target ?? slots.answering(relay.sessionId)
+      if (answering && relay.index === 0) return answering.rejoin(relay.attempt, stream)
       log.warn('a relay stream of no migration here', { sessionId: relay.sessionId, index: relay.index })
       stream.reset('no such migration here')
     },
@@ -103,14 +106,21 @@ export function createMigrations(options: MigrationsOptions): Migrations {
     useLink(to) {
       link = to
     },
+    async takeUp({ unanswered, answering }) {
+      for (const earlier of answering) slots.answer(earlier)
+      for (const hanging of unanswered)
+        await slots.take(hanging.plan, async () => ({ side: 'source', ...askAgain(options, hanging, () => link!, stop.signal) }))
+      link?.announce()
+    },
     async close() {
-      stop.abort(new GodwitError('SITE_OFFLINE', 'the node is shutting down'))
-      await slots.close()
+      const reason = new GodwitError('SITE_OFFLINE', `the node of ${config.site} is shutting down`)
+      stop.abort(reason)
+      await slots.close(reason)
     },
   }
 }
 
-type Entry = { side: 'source' | 'target'; target?: TargetMigration; cancel(): void; result: Promise<MigrationResult> }
+type Entry = { side: 'source' | 'target'; target?: TargetMigration; cancel(reason?: GodwitError): void; result: Promise<MigrationResult> }
 
 /** One slot for a VM. What runs is named from the first moment (in site.state, or the gateway would take it for lost) until its result is known. */
 function createSlots(onEnd: (running: Running, result: MigrationResult) => void) {
@@ -118,6 +128,7 @@ function createSlots(onEnd: (running: Running, result: MigrationResult) => void)
   const table = new Map<string, Running>()
   /** Targets that have ended: a source that has not heard the answer asks again. */
   const ended = new Map<string, Running>()
+  const earlierLives = new Map<string, Answering>()
   let isClosing = false
 
   const admit = (plan: Plan) => {
@@ -153,13 +164,18 @@ function createSlots(onEnd: (running: Running, result: MigrationResult) => void)
       const running = table.get(migrationId) ?? ended.get(migrationId)
       return running?.target ? { ...running, target: running.target } : undefined
     },
+    /** Targets of an earlier life of the agent. */
+    answer(earlier: Answering) {
+      earlierLives.set(earlier.plan.migrationId, earlier)
+    },
+    answering: (migrationId: string) => earlierLives.get(migrationId),
     ids: () => [...table.keys(), ...entering.keys()],
     /** Cancels what may still be cancelled and waits for the rest. */
-    async close(): Promise<void> {
+    async close(reason: GodwitError): Promise<void> {
       isClosing = true
       for (const running of table.values()) {
         try {
-          running.cancel()
+          running.cancel(reason)
         } catch {
           // too late to cancel: it goes forward
         }
@@ -191,12 +207,6 @@ const folderOf = async ({ config }: MigrationsOptions, { migrationId }: Plan): P
   return dir
 }
 
-/** The durable log of an ownership state: written with fsync before what follows from it. */
-const recorder =
-  ({ store }: MigrationsOptions, { migrationId, vm, source, target }: Plan, side: 'source' | 'target') =>
-  (state: string, epoch: number): Promise<void> =>
-    store.put(RECORDS, `${migrationId}/${side}`, { version: 1, vm, source, target, side, state, epoch }, { sync: true })
-
 async function targetOptions(
   options: MigrationsOptions,
   plan: Plan,
@@ -219,7 +229,7 @@ async function targetOptions(
     },
     drop: () => registry.dropIncoming(plan.vm),
     commit: epoch => registry.commitIncoming(plan.vm, epoch),
-    record: recorder(options, plan, 'target'),
+    record: options.journal.recorder(plan, 'target', source.bytes),
     onProgress,
     dir: await folderOf(options, plan),
     log: log.child({ migrationId: plan.migrationId }),
@@ -234,14 +244,14 @@ function runSource(
   vm: Awaited<ReturnType<Registry['beginMigration']>>,
   link: () => Link,
   stop: AbortSignal,
-): { cancel(): void; result: Promise<MigrationResult> } {
+): Pick<Entry, 'cancel' | 'result'> {
   const { identity, registry, log } = options
   let source: SourceMigration | undefined
-  let isCancelled = false
+  let cancelled: GodwitError | undefined
   const migrate = async () => {
     const needs = await registry.needs(plan.vm, plan.method)
     const dir = await folderOf(options, plan)
-    if (isCancelled) throw new GodwitError('MIGRATION_CANCELLED')
+    if (cancelled) throw cancelled
     source = startSource({
       plan,
       offer: { type: 'OFFER', needs: needsToJson(needs) },
@@ -252,7 +262,7 @@ function runSource(
       targetCertificate: target.bytes,
       peerBoxPublic: target.certificate.boxPublic,
       openStream: (index, attempt) => link().openRelayStream({ sessionId: plan.migrationId, index, attempt }),
-      record: recorder(options, plan, 'source'),
+      record: options.journal.recorder(plan, 'source', target.bytes),
       onProgress: progress => link().progress(progress),
       dir,
       stop,
@@ -269,11 +279,37 @@ function runSource(
       await registry.endMigration(plan.vm, fate === 'here' ? 'kept' : fate, source?.epoch())
     }
   }
-  const cancel = () => {
-    isCancelled = true
-    source?.cancel()
+  const cancel = (reason = new GodwitError('MIGRATION_CANCELLED')) => {
+    cancelled = reason
+    source?.cancel(reason)
   }
   return { cancel, result: conclude(plan, 'source', settle(), options) }
+}
+
+/** A hand-over that an earlier life of this agent began: it can only go forward, or be refused. */
+function askAgain(
+  options: MigrationsOptions,
+  hanging: Unanswered,
+  link: () => Link,
+  stop: AbortSignal,
+): { cancel(): void; result: Promise<MigrationResult> } {
+  const { plan } = hanging
+  const asked = async () => {
+    const fate = await hanging.ask((index, attempt) => link().openRelayStream({ sessionId: plan.migrationId, index, attempt }), stop)
+    if (fate === 'kept') throw new GodwitError('MIGRATION_REFUSED', 'the target gave the VM back')
+    return undefined
+  }
+  const cancel = () => {
+    throw new GodwitError('MIGRATION_LATE')
+  }
+  options.log.warn('a hand-over is not answered: asking the target', { migrationId: plan.migrationId, vm: plan.vm, target: plan.target })
+  const hearing = asked().catch(error => {
+    const { code, message } = toGodwitError(error)
+    throw code === 'MIGRATION_REFUSED'
+      ? error
+      : new GodwitError('MIGRATION_DOUBT', `handed over to ${plan.target}, which has not answered: ${message}`, { cause: error })
+  })
+  return { cancel, result: conclude(plan, 'source', hearing, options) }
 }
 
 /** A migration's end as its result; its folder goes. */

@@ -27,8 +27,8 @@ const PATIENCE_MS = 10 * 60_000
 const RETRY_FIRST_MS = 200
 const RETRY_MAX_MS = 5_000
 
-/** Sends the grant over `first`, and over new meetings for as long as it is not answered. */
-export async function handOver(options: HandOverOptions, first: Peer, grant: MessageOf<'GRANT'>): Promise<Answer> {
+/** Sends the grant over `first` (if there is one), and over new meetings for as long as it is not answered. */
+export async function handOver(options: HandOverOptions, first: Peer | undefined, grant: MessageOf<'GRANT'>): Promise<Answer> {
   const { plan, log, stop, patienceMs = PATIENCE_MS } = options
   const endMs = performance.now() + patienceMs
   let retryMs = RETRY_FIRST_MS

@@ -42,7 +42,7 @@ export type SourceOptions = {
   peerBoxPublic: Uint8Array
   openStream: (index: number, attempt: number) => Promise<Stream>
   /** Makes a state durable before what follows from it (fsync). */
-  record: (state: SourceState, epoch: number) => Promise<void>
+  record: (state: SourceState, epoch: number, facts?: { manifestHash?: string | undefined }) => Promise<void>
   onProgress: (progress: MigrationProgress) => void
   /** Private folder for the socket that QEMU writes to. */
   dir: string
@@ -93,7 +93,7 @@ export function startSource(options: SourceOptions): SourceMigration {
 /** By how much a state raises the epoch of the plan. */
 const EPOCH_STEP: Partial<Record<SourceState, number>> = { RELINQUISHED: 1, RETIRED: 1, RECLAIMED: 2 }
 
-type Life = { state: SourceState; committing: boolean; startedAt: number; timeline: Timeline }
+type Life = { state: SourceState; committing: boolean; startedAt: number; timeline: Timeline; manifestHash?: string }
 
 async function run(options: SourceOptions, life: Life, signal: AbortSignal, fail: (error: GodwitError) => void): Promise<Report> {
   const held: { session?: Session; peer?: Peer; outgoing?: Outgoing; meter?: Meter } = {}
@@ -115,6 +115,7 @@ async function run(options: SourceOptions, life: Life, signal: AbortSignal, fail
     const loaded = await flow.peer.expect(['LOADED'], { ms: LOAD_TIMEOUT_MS, what: 'LOADED from the target' })
     life.timeline.loadedMs = performance.now()
     const hash = toHex(manifestHash(manifest))
+    life.manifestHash = hash
     if (loaded.manifestHash !== hash) throw new GodwitError('MANIFEST_MISMATCH', 'the target loaded something else than was sent')
     await postmigrate(options, signal)
 
@@ -132,7 +133,7 @@ async function run(options: SourceOptions, life: Life, signal: AbortSignal, fail
 /** The state counts once it is durable: a RELINQUISHED that the disk refused was never said to anyone, and the VM is still ours. */
 const advance = async ({ plan, record }: SourceOptions, life: Life, event: string): Promise<void> => {
   const state = next(SOURCE, life.state, event)
-  await record(state, EPOCH_STEP[state] === undefined ? plan.epoch : plan.epoch + EPOCH_STEP[state])
+  await record(state, plan.epoch + (EPOCH_STEP[state] ?? 0), { manifestHash: life.manifestHash })
   life.state = state
 }
 

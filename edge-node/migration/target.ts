@@ -37,7 +37,7 @@ export type TargetOptions = {
   /** The VM is this site's from now on: durable when it resolves. An agent that dies after it sends `cont` when it is back. */
   commit: (epoch: number) => Promise<void>
   /** Makes a state durable before what follows from it (fsync). */
-  record: (state: TargetState, epoch: number) => Promise<void>
+  record: (state: TargetState, epoch: number, facts?: { manifestHash?: string | undefined }) => Promise<void>
   onProgress: (progress: MigrationProgress) => void
   dir: string
   workers?: number
@@ -140,7 +140,7 @@ async function run(options: TargetOptions, life: Life, control: Promise<Stream>,
 
 const advance = async ({ plan, record }: TargetOptions, life: Life, event: string): Promise<void> => {
   const state = next(TARGET, life.state, event)
-  await record(state, plan.epoch + 1)
+  await record(state, plan.epoch + 1, { manifestHash: life.manifest && toHex(manifestHash(life.manifest)) })
   life.state = state
 }
 

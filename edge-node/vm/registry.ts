@@ -321,6 +321,24 @@ export class Registry {
     })
   }
 
+  /**
+   * Ends a doubt: 'moved', the VM belongs to another site at this epoch and nothing stays here; 'kept', it is ours at this epoch and runs (the caller has
+   * made sure). VM_STATE unless the VM is in doubt.
+   */
+  async settle(name: string, outcome: 'moved' | 'kept', epoch: number): Promise<void> {
+    await this.#inTurn(name, async entry => {
+      if (!entry.record.doubt) throw this.#wrongState(name, 'is not in doubt')
+      if (outcome === 'kept') return await this.#update(entry, { state: 'running', doubt: false, epoch, failure: undefined })
+      await this.#end(entry, vm => vm.kill())
+      await this.#forget(entry, epoch)
+    })
+  }
+
+  /** The highest epoch at which a VM of this name was ever owned by this site, or known to be another's; 0 for none. */
+  highestEpoch(name: string): Promise<number> {
+    return highestEpoch(this.#store, name)
+  }
+
   /** Lets go of every QEMU (they go on) and of the store. */
   async close(): Promise<void> {
     this.#closed = true

@@ -17,6 +17,7 @@ import type { Log } from '../../wire/log.ts'
 import { identityOf } from '../gateway/fixture.ts'
 import { guestImage } from './guest.ts'
 
+const CRASHING_NODE = fileURLToPath(new URL('./crashing-node.ts', import.meta.url))
 const MAIN = fileURLToPath(new URL('../../cli/main.ts', import.meta.url))
 const ONLINE_MS = 20_000
 
@@ -47,10 +48,14 @@ export type LabSite = {
   readonly pid: number
   /** Called with the loaded, still paused VM before LOADED is sent (in-process agents). */
   onLoaded: NodeOptions['onLoaded']
+  /** `side:STATE`: the agent's own process, started next, kills itself when that ownership state is durable. */
+  crashAt: string | undefined
   /** Starts the agent and waits until the gateway knows it. */
   start(): Promise<void>
   /** Ends the agent in order; its VMs go on. */
   stop(): Promise<void>
+  /** Resolves when the agent's process has ended by itself (see crashAt). */
+  died(): Promise<void>
   /** kill -9 of the agent's process. */
   kill(): Promise<void>
   /** The agent's API on its socket. */
@@ -79,7 +84,7 @@ export async function createSite(around: Surroundings, options: SiteOptions): Pr
   const api = <T>(method: string, path: string, body?: unknown) =>
     requestJson<T>({ socketPath, method, path, timeoutMs: 60_000, ...(body === undefined ? {} : { body }) })
   const start = async (): Promise<Agent> => {
-    if (options.isProcess) return await startProcess(dir, config)
+    if (options.isProcess) return await startProcess(dir, config, site.crashAt)
     const onLoaded: NodeOptions['onLoaded'] = async vm => site.onLoaded?.(vm)
     const child = log.child({ who: name })
     const node = await startNode({ config: NodeConfig.parse(config), engines: [engine], version: 'lab', log: child, qemuBinary, onLoaded })
@@ -92,6 +97,7 @@ export async function createSite(around: Surroundings, options: SiteOptions): Pr
   const site: LabSite = {
     ...{ name, dir, socketPath, api, imagesDir: join(dir, 'images') },
     onLoaded: undefined,
+    crashAt: undefined,
     get node() {
       if (!agent?.node) throw new Error(`site ${name} has no agent in this process`)
       return agent.node
@@ -108,6 +114,13 @@ export async function createSite(around: Surroundings, options: SiteOptions): Pr
       const last = agent
       agent = undefined
       await last?.stop()
+    },
+    async died() {
+      const child = agent?.child
+      if (!child) throw new Error(`site ${name} has no agent of its own process`)
+      const ended = new Promise<void>(resolve => child.once('exit', () => resolve()))
+      if (child.exitCode === null && child.signalCode === null) await within(ended, { ms: 60_000, what: `the end of the agent of ${name}` })
+      agent = undefined
     },
     async kill() {
       const child = agent?.child
@@ -162,23 +175,26 @@ function narrowed(text: string, machines: SiteOptions['machines']): string {
   return JSON.stringify(cache)
 }
 
-async function startProcess(dir: string, config: Record<string, unknown>): Promise<Agent> {
+async function startProcess(dir: string, config: Record<string, unknown>, crashAt: string | undefined): Promise<Agent> {
   const file = join(dir, 'node.yaml')
   await writeFile(file, toYaml(config))
+  if (crashAt !== undefined) return spawnNode([CRASHING_NODE, file, crashAt], join(dir, 'node.log'))
   return spawnGodwit(['node', '--config', file], join(dir, 'node.log'))
 }
 
 /** A godwit command as a process; SIGTERM ends it, SIGKILL when it does not end in time. */
-export function spawnGodwit(words: string[], logFile: string): Agent & { child: ChildProcess } {
+export const spawnGodwit = (words: string[], logFile: string): Agent & { child: ChildProcess } => spawnNode([MAIN, ...words], logFile)
+
+function spawnNode(words: string[], logFile: string): Agent & { child: ChildProcess } {
   const log = createWriteStream(logFile, { flags: 'a' })
-  const child = spawn(process.execPath, [MAIN, ...words], { stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(process.execPath, words, { stdio: ['ignore', 'pipe', 'pipe'] })
   child.stdout.pipe(log, { end: false })
   child.stderr.pipe(log, { end: false })
   const ended = new Promise<void>(resolve => child.once('exit', () => resolve()))
   void ended.then(() => log.end())
   const stop = async () => {
     child.kill('SIGTERM')
-    await within(ended, { ms: 10_000, what: `the end of godwit ${words[0]}` }).catch(() => child.kill('SIGKILL'))
+    await within(ended, { ms: 10_000, what: `the end of ${words[1]}` }).catch(() => child.kill('SIGKILL'))
     await ended
   }
   return { child, stop }
