@@ -17,6 +17,7 @@ import { createNodeMetrics } from './metrics.ts'
 import { createJournal, type Journal } from './migration/journal.ts'
 import { recover } from './migration/recover.ts'
 import { createMigrations, type Migrations } from './migrations.ts'
+import { createServices, type Services } from './services.ts'
 import { openRegistry, type Registry } from './vm/registry.ts'
 
 export type NodeOptions = {
@@ -63,7 +64,8 @@ export async function startNode({ config, engines, version, log, qemuBinary, onL
     const journal = createJournal({ store, keys: identity.keys, now: Date.now, log })
     const left = await recover({ journal, registry, keys: identity.keys, certificate: identity.certificate, log })
     const migrations = createMigrations({ config, identity, registry, journal: watched(journal, onRecord), metrics, log, onLoaded })
-    const link = startLink({ config, engines, version, identity, registry, migrations, log })
+    const services = createServices({ registry, log })
+    const link = startLink({ config, engines, version, identity, registry, migrations, services, log })
     undo.push(() => link.close())
     undo.push(() => migrations.close())
     await migrations.takeUp(left)
@@ -98,10 +100,11 @@ type Parts = {
   identity: LoadedIdentity
   registry: Registry
   migrations: Migrations
+  services: Services
   log: Log
 }
 
-function startLink({ config, engines, version, identity, registry, migrations, log }: Parts): Link {
+function startLink({ config, engines, version, identity, registry, migrations, services, log }: Parts): Link {
   const link = connectLink({
     dial: ({ signal }) => dialGateway(config, engines, signal),
     identity,
@@ -113,6 +116,7 @@ function startLink({ config, engines, version, identity, registry, migrations, l
     describe: async () => ({ host: await hostFacts(registry), vms: vmFacts(registry), migrations: migrations.active() }),
     handlers: migrations.handlers,
     onRelayStream: (relay, stream) => migrations.onRelayStream(relay, stream),
+    onServiceStream: (request, frames) => void services.onServiceStream(request, frames),
     dataConnections: DATA_CONNECTIONS,
     log,
   })
@@ -147,4 +151,5 @@ const vmFacts = (registry: Registry): VmFacts[] =>
     memoryBytes,
     vcpus,
     compression: registry.spec(name).compression,
+    services: registry.spec(name).services.map(service => service.name),
   }))

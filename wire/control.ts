@@ -10,6 +10,7 @@ export const NONCE_BYTES = 32
 export const INDEX_MAX = 255
 export const STREAMS_MAX = 128
 const VMS_MAX = 1024
+export const SERVICES_MAX = 16
 const MIGRATIONS_MAX = 1024
 
 /** Name of a site, a VM or the gateway. */
@@ -65,6 +66,13 @@ export type Welcome = z.infer<typeof Welcome>
 export const Join = z.object({ sessionId: MigrationId, index: count.max(INDEX_MAX), attempt: count.min(1).max(1_000_000) })
 export type Join = z.infer<typeof Join>
 
+/**
+ * First frame of a service stream, gateway -> node: a user's connection to a service of a VM. The node says the same when the guest's side is open
+ * (then raw bytes follow, both ways), or ERROR. Bytes that the gateway sends before the answer reach the guest only after it.
+ */
+export const ServiceRequest = z.object({ vm: Id, service: Id })
+export type ServiceRequest = z.infer<typeof ServiceRequest>
+
 /** First frame of an enrolment stream, and its answer. `request` is the site's signed certificate request. */
 export const Enrol = z.object({ token: text(256).min(1), request: base64(8192).min(1) })
 export type Enrol = z.infer<typeof Enrol>
@@ -90,6 +98,8 @@ export const VmFacts = z.object({
   vcpus: count,
   /** How this VM's pages may travel; `zstd` when it says nothing. */
   compression: Compression.optional(),
+  /** Names of what it serves to users through the gateway. */
+  services: z.array(Id).max(SERVICES_MAX).optional(),
 })
 export type VmFacts = z.infer<typeof VmFacts>
 

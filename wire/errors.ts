@@ -30,6 +30,7 @@ export const ERRORS = {
   // Names
   VM_UNKNOWN: row(refused, false, 'no VM of this name', 'see godwit vm list or godwit status'),
   VM_EXISTS: row(refused, false, 'a VM of this name exists there', 'choose another name or delete the other VM'),
+  SERVICE_UNKNOWN: row(refused, false, 'the VM has no service of this name', 'name it under services: in the specification of the VM'),
   VM_PINNED: row(refused, false, 'the VM is pinned to its site', 'unpin it first (godwit mqtt command pin VM --off)'),
   VM_STATE: row(refused, false, 'the VM is in the wrong state for this', 'see godwit vm list'),
   SITE_UNKNOWN: row(refused, false, 'no site of this name', 'see godwit status'),

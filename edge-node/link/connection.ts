@@ -9,7 +9,7 @@ import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import { authenticateToGateway, type NodeAuthentication } from './authenticate.ts'
 import { backoffMs } from './backoff.ts'
-import { acceptRelayStreams, type OnRelayStream } from './incoming.ts'
+import { acceptStreams, type OnStream } from './incoming.ts'
 
 /** Connects to the gateway with whichever engine works, and says which. */
 export type Dial = (options: { signal: AbortSignal }) => Promise<{ connection: Connection; selection: Selection }>
@@ -19,19 +19,19 @@ const AUTHENTICATE_MS = 10_000
 
 export type Live = { connection: Connection; rpc: RpcPeer; selection: Selection; welcome: Welcome }
 
-export type KeptOptions = Omit<NodeAuthentication, 'connection'> & {
-  dial: Dial
-  handlers: RpcHandlers
-  onRelayStream: OnRelayStream
-  /** Runs while the connection lives; it may throw to give the connection up. */
-  onLive: (live: Live) => Promise<void> | void
-  onDown: (error: GodwitError) => void
-  heartbeat?: { heartbeatMs: number; silenceMs: number } | undefined
-  backoff?: { firstMs: number; maxMs: number } | undefined
-  /** 0..1, for the jitter. */
-  chance: () => number
-  log: Log
-}
+export type KeptOptions = Omit<NodeAuthentication, 'connection'> &
+  OnStream & {
+    dial: Dial
+    handlers: RpcHandlers
+    /** Runs while the connection lives; it may throw to give the connection up. */
+    onLive: (live: Live) => Promise<void> | void
+    onDown: (error: GodwitError) => void
+    heartbeat?: { heartbeatMs: number; silenceMs: number } | undefined
+    backoff?: { firstMs: number; maxMs: number } | undefined
+    /** 0..1, for the jitter. */
+    chance: () => number
+    log: Log
+  }
 
 export type Kept = { live(): Live | undefined; attempts(): number; closed: Promise<void>; close(): void }
 
@@ -71,7 +71,7 @@ export function keepConnected(options: KeptOptions): Kept {
   }
 
   async function serve(mine: Live): Promise<GodwitError> {
-    const accepting = acceptRelayStreams(mine.connection, options.onRelayStream, log)
+    const accepting = acceptStreams(mine.connection, options, log)
     accepting.catch(() => {})
     const lost = mine.connection.closed.then(why => new GodwitError('CONNECTION_LOST', why.message))
     const ended = mine.rpc.closed.then(why => why ?? new GodwitError('CONNECTION_LOST', 'the gateway closed the link'))

@@ -1,22 +1,28 @@
-// Streams that the gateway opens towards this node: each begins with JOIN and is then the other site's end-to-end stream.
-// Enters: a connection. Leaves: (join, stream) pairs, the stream standing at its first opaque byte.
-// Always holds: a stream that says nothing, or something else than JOIN, is reset within its deadline and never reaches the migration.
+// Streams that the gateway opens towards this node: JOIN begins the other site's end-to-end stream, SERVICE a user's connection to a VM.
+// Enters: a connection. Leaves: first frames with their streams, standing at the first byte behind.
+// Always holds: a stream that says nothing, or something else, is reset within its deadline and reaches neither migration nor VM.
 import { within } from '../../ops/deadline.ts'
-import { createFrameStream } from '../../transport/frames.ts'
+import { createFrameStream, type FrameStream } from '../../transport/frames.ts'
 import type { Connection, Stream } from '../../transport/types.ts'
-import { Join } from '../../wire/control.ts'
+import { Join, ServiceRequest } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import { checkJson } from '../../wire/schema.ts'
-import { allow } from '../../wire/types.ts'
+import { allow, FRAME } from '../../wire/types.ts'
 
 const FIRST_FRAME_MS = 10_000
 const NAMELESS_MAX = 64
 
 export type OnRelayStream = (join: Join, stream: Stream) => void
+export type OnServiceStream = (request: ServiceRequest, frames: FrameStream) => void
+export type OnStream = {
+  onRelayStream: OnRelayStream
+  /** Absent: this node serves nothing. */
+  onServiceStream?: OnServiceStream | undefined
+}
 
-/** Hands on relay streams until the connection ends. */
-export async function acceptRelayStreams(connection: Connection, onRelayStream: OnRelayStream, log: Log): Promise<void> {
+/** Hands on streams until the connection ends. */
+export async function acceptStreams(connection: Connection, on: OnStream, log: Log): Promise<void> {
   let nameless = 0
   for (;;) {
     const stream = await connection.acceptStream()
@@ -26,11 +32,10 @@ export async function acceptRelayStreams(connection: Connection, onRelayStream: 
       continue
     }
     nameless += 1
-    readJoin(stream)
-      .then(({ join, rest }) => onRelayStream(join, rest))
+    handOn(stream, on)
       .catch(error => {
         log.warn('an incoming stream was refused', { error })
-        stream.reset('not a relay stream')
+        stream.reset('not a stream for this node')
       })
       .finally(() => {
         nameless -= 1
@@ -38,9 +43,11 @@ export async function acceptRelayStreams(connection: Connection, onRelayStream: 
   }
 }
 
-async function readJoin(stream: Stream): Promise<{ join: Join; rest: Stream }> {
+async function handOn(stream: Stream, { onRelayStream, onServiceStream }: OnStream): Promise<void> {
   const frames = createFrameStream(stream)
-  const frame = await within(frames.next(allow('JOIN')), { ms: FIRST_FRAME_MS, what: 'first frame of a stream' })
+  const allowed = onServiceStream ? allow('JOIN', 'SERVICE') : allow('JOIN')
+  const frame = await within(frames.next(allowed), { ms: FIRST_FRAME_MS, what: 'first frame of a stream' })
   if (frame === null) throw new GodwitError('FRAME_TRUNCATED', 'a stream without a first frame')
-  return { join: checkJson(Join, frame.payload, { what: 'JOIN frame' }), rest: frames.rest() }
+  if (frame.type === FRAME.SERVICE) onServiceStream?.(checkJson(ServiceRequest, frame.payload, { what: 'SERVICE frame' }), frames)
+  else onRelayStream(checkJson(Join, frame.payload, { what: 'JOIN frame' }), frames.rest())
 }

@@ -25,11 +25,11 @@ import type { Log } from '../../wire/log.ts'
 import { check, toJson } from '../../wire/schema.ts'
 import { FRAME } from '../../wire/types.ts'
 import { type Dial, type Kept, type KeptOptions, keepConnected, type Live } from './connection.ts'
-import type { OnRelayStream } from './incoming.ts'
+import type { OnRelayStream, OnServiceStream } from './incoming.ts'
 import { createOutbox, type Outbox } from './outbox.ts'
 
 export type { Dial } from './connection.ts'
-export type { OnRelayStream } from './incoming.ts'
+export type { OnRelayStream, OnServiceStream } from './incoming.ts'
 
 const OPEN_STREAM_MS = 10_000
 const DATA_CONNECTIONS_MAX = 16
@@ -56,6 +56,8 @@ export type LinkOptions = {
   describe(): Promise<Pick<SiteState, 'host' | 'vms' | 'migrations'>>
   handlers: LinkHandlers
   onRelayStream: OnRelayStream
+  /** A user's connection to a VM; absent: none is taken. */
+  onServiceStream?: OnServiceStream
   /** Connections beside the control one; relay streams are spread over them. Default 0: all on one connection. */
   dataConnections?: number
   heartbeat?: { heartbeatMs: number; silenceMs: number }
@@ -226,6 +228,7 @@ class NodeLink implements Link {
       revocations,
       gatewayId,
       onRelayStream,
+      onServiceStream,
       heartbeat,
       backoff,
       log,
@@ -241,6 +244,7 @@ class NodeLink implements Link {
       revocations,
       gatewayId,
       onRelayStream,
+      onServiceStream,
       heartbeat,
       backoff,
       log,

@@ -89,6 +89,9 @@ export function qmpCommands(client: QmpClient) {
     /** Gratuitous ARP/RARP from every NIC, so that switches learn where the VM is now. */
     announceSelf: async (rounds = 5, options?: ExecuteOptions): Promise<void> =>
       void (await run('announce-self', { initial: 50, max: 550, rounds, step: 100 }, options)),
+    /** A command of the human monitor, for the few things that QMP lacks. Its answer in words; empty where all went well. */
+    humanMonitor: async (line: string, options?: ExecuteOptions): Promise<string> =>
+      String(await client.execute<string>('human-monitor-command', { 'command-line': line }, options)),
     queryVersion: () => client.version,
     /** Writes guest-physical memory to a file as QEMU's user sees it. */
     pmemsave: async (addressBytes: number, sizeBytes: number, filename: string, options?: ExecuteOptions): Promise<void> =>

@@ -128,6 +128,13 @@ export class Registry {
     return vm
   }
 
+  /** Whether the guest runs here now: its QEMU is alive, its CPUs are not stopped, and no other site owns it. */
+  runs(name: string): boolean {
+    const entry = this.#entries.get(name)
+    if (!entry?.vm?.alive || entry.halted || entry.record.doubt) return false
+    return entry.record.state === 'running' || entry.record.state === 'migrating'
+  }
+
   /** The serial console; VM_STATE when the VM does not run or has none. */
   console(name: string): VmConsole {
     const { console } = this.machine(name)

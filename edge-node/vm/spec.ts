@@ -4,6 +4,7 @@
 // (each text that reaches QEMU matches a pattern without commas); the same spec gives the same guest-visible machine at every site.
 import { createHash } from 'node:crypto'
 import { parseYaml, toYaml, type YamlValue } from '../../ops/yaml.ts'
+import { SERVICES_MAX } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { z } from '../../wire/schema.ts'
 
@@ -85,6 +86,13 @@ const nicField = z.discriminatedUnion('type', [
   z.strictObject({ type: z.literal('none') }),
 ])
 
+const serviceField = z.strictObject({
+  /** What the gateway's configuration calls it. */
+  name: nameField,
+  /** TCP, in the guest. */
+  port: z.int().min(1, 'must be a port from 1 to 65535').max(65_535, 'must be a port from 1 to 65535'),
+})
+
 // 2047 bytes is what the Linux boot protocol takes on x86.
 const appendField = z.string().regex(/^[\x20-\x7e]{0,2047}$/, 'must be at most 2047 printable ASCII characters on one line')
 
@@ -101,6 +109,8 @@ const specSchema = z
     append: appendField.optional(),
     disks: z.array(diskField).max(8).default([]),
     nics: z.array(nicField).max(4).default([]),
+    /** What the guest serves to users through the gateway; needs a NIC of type user. */
+    services: z.array(serviceField).max(SERVICES_MAX).default([]),
     serial: z.boolean().default(true),
     compression: z.enum(['zstd', 'off']).default('zstd'),
     /** Wishes for the gateway's placement policy; carried along, not read here. */
@@ -112,6 +122,8 @@ const specSchema = z
     if (spec.kernel === undefined && spec.append !== undefined) wrong('append', 'needs a kernel')
     if (spec.kernel === undefined && spec.disks.length === 0)
       wrong('kernel', 'a kernel or at least one disk is needed: there is nothing to boot')
+    if (spec.services.length > 0 && !spec.nics.some(nic => nic.type === 'user')) wrong('services', 'need a NIC of type user')
+    if (new Set(spec.services.map(service => service.name)).size < spec.services.length) wrong('services', 'two have the same name')
   })
 
 export type DiskSpec = z.output<typeof diskField>
@@ -166,6 +178,7 @@ function problemsOf(issue: Issue, value: unknown): { path: (string | number)[]; 
 
 function allowedKeys(path: (string | number)[]): string[] {
   if (path[0] === 'disks') return Object.keys(diskField.shape)
+  if (path[0] === 'services') return Object.keys(serviceField.shape)
   if (path[0] === 'nics') return ['type', 'mac', 'tap (type tap only)']
   return Object.keys(specSchema.shape)
 }
