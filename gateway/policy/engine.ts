@@ -117,38 +117,38 @@ export class HandoffEngine {
   #advance(nowMs: number, elapsed: number): number[] {
     const { settings, sites } = this
     const c = this.vms.columns
+    const { site, userSite, seenMs, smoothedRegretMs, accountMsSeconds, aboveSinceMs, hysteresisMs, policy } = c
+    const { staleMs } = settings
     const keep = settings.smoothing ** elapsed
     const { freeMs } = settings.regret
     const active: number[] = []
     for (let index = 0; index < this.vms.end; index++) {
-      const [from, userSite] = [c.site[index]!, c.userSite[index]!]
+      const from = site[index]!
       if (from < 0) continue
-      if (userSite < 0 || nowMs - c.seenMs[index]! > settings.staleMs) {
-        c.aboveSinceMs[index] = Number.NaN
+      const user = userSite[index]!
+      if (user < 0 || nowMs - seenMs[index]! > staleMs) {
+        aboveSinceMs[index] = Number.NaN
         active.push(index)
         continue
       }
-      const best = sites.best(userSite)
-      let regretMs = best < 0 || best === from ? 0 : sites.rtt(userSite, from) - sites.rtt(userSite, best)
+      const best = sites.best(user)
+      let regretMs = best < 0 || best === from ? 0 : sites.rtt(user, from) - sites.rtt(user, best)
       if (!(regretMs > 0 && regretMs < Number.POSITIVE_INFINITY)) regretMs = 0
-      const before = c.smoothedRegretMs[index]!
+      const before = smoothedRegretMs[index]!
       const smoothed = regretMs === 0 && before < 1e-4 ? 0 : keep * before + (1 - keep) * regretMs
-      c.regretMs[index] = regretMs
-      c.smoothedRegretMs[index] = smoothed
-      const rttMs = c.rttMs[index]!
-      const rttBefore = c.smoothedRttMs[index]!
-      if (!Number.isNaN(rttMs)) c.smoothedRttMs[index] = Number.isNaN(rttBefore) ? rttMs : keep * rttBefore + (1 - keep) * rttMs
+      smoothedRegretMs[index] = smoothed
+      this.#smoothRtt(index, keep)
       if (c.movingTo[index]! >= 0) continue
-      const policy = c.policy[index]
-      if (policy === REGRET) {
-        c.accountMsSeconds[index] = Math.max(0, c.accountMsSeconds[index]! + (regretMs - freeMs) * elapsed)
-        if (smoothed > c.hysteresisMs[index]!) {
-          if (Number.isNaN(c.aboveSinceMs[index]!)) c.aboveSinceMs[index] = nowMs
+      const kind = policy[index]
+      if (kind === REGRET) {
+        accountMsSeconds[index] = Math.max(0, accountMsSeconds[index]! + (regretMs - freeMs) * elapsed)
+        if (smoothed > hysteresisMs[index]!) {
+          if (Number.isNaN(aboveSinceMs[index]!)) aboveSinceMs[index] = nowMs
           active.push(index)
           continue
         }
-        c.aboveSinceMs[index] = Number.NaN
-      } else if (policy === LATENCY ? this.#isSlow(index, nowMs) : policy === FOLLOW && best !== from) {
+        aboveSinceMs[index] = Number.NaN
+      } else if (kind === LATENCY ? this.#isSlow(index, nowMs) : kind === FOLLOW && best !== from) {
         active.push(index)
         continue
       }
@@ -157,6 +157,13 @@ export class HandoffEngine {
       else c.gate[index] = quiet
     }
     return active
+  }
+
+  #smoothRtt(index: number, keep: number): void {
+    const { rttMs, smoothedRttMs } = this.vms.columns
+    const now = rttMs[index]!
+    const before = smoothedRttMs[index]!
+    if (!Number.isNaN(now)) smoothedRttMs[index] = Number.isNaN(before) ? now : keep * before + (1 - keep) * now
   }
 
   /** Latency policy: whether the RTT is above its threshold, with the hysteresis on the way down. */

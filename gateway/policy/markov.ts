@@ -17,16 +17,17 @@ export class Markov {
     count(this.#coarse, coarseKey(site, tauMs), then)
   }
 
-  /** P(at `then` after tau); staying is certain where nothing is known. */
-  probability(previous: number, site: number, tauMs: number, then: number): number {
-    const coarse = smoothed(this.#coarse.get(coarseKey(site, tauMs)), then, then === site ? 1 : 0)
-    return smoothed(this.#fine.get(fineKey(previous, site, tauMs)), then, coarse)
+  /** What has become of users like this one: looked up once, asked for several sites. */
+  outlook(previous: number, site: number, tauMs: number): Outlook {
+    return { site, fine: this.#fine.get(fineKey(previous, site, tauMs)), coarse: this.#coarse.get(coarseKey(site, tauMs)) }
   }
+}
 
-  /** Sites where users of this one have been found; empty where nothing is known. */
-  candidates(site: number, tauMs: number): readonly number[] {
-    return this.#coarse.get(coarseKey(site, tauMs))?.sites ?? []
-  }
+export type Outlook = { site: number; fine: Counts | undefined; coarse: Counts | undefined }
+
+/** P(at `then`); staying is certain where nothing is known. */
+export function outlookAt({ site, fine, coarse }: Outlook, then: number): number {
+  return smoothed(fine, then, smoothed(coarse, then, then === site ? 1 : 0))
 }
 
 const smoothed = (counts: Counts | undefined, then: number, backing: number): number => {

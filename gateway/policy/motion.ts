@@ -7,6 +7,8 @@ const BETA = 0.12
 const GAP_MS = 15_000
 /** Above this a measured step is a mistake of the receiver. */
 const SPEED_MAX = 70
+/** m/s and m: below this a user stands still. */
+const STANDING = 0.05
 
 export class Motion {
   x = new Float64Array(64)
@@ -16,27 +18,29 @@ export class Motion {
   vy = new Float64Array(64)
   atMs = new Float64Array(64).fill(Number.NEGATIVE_INFINITY)
 
-  update(index: number, nowMs: number, x: number, y: number): void {
+  /** False when the user stands where it stood. */
+  update(index: number, nowMs: number, x: number, y: number): boolean {
     if (index >= this.x.length) this.#grow(index + 1)
     const dtMs = nowMs - this.atMs[index]!
-    if (!(dtMs < GAP_MS)) {
-      this.#begin(index, nowMs, x, y)
-      return
-    }
-    if (dtMs <= 0) return
+    if (!(dtMs < GAP_MS)) return this.#begin(index, nowMs, x, y)
+    if (dtMs <= 0) return false
+    this.atMs[index] = nowMs
     const dt = dtMs / 1000
-    const aheadX = this.x[index]! + this.vx[index]! * dt
-    const aheadY = this.y[index]! + this.vy[index]! * dt
-    const [errorX, errorY] = [x - aheadX, y - aheadY]
-    if (errorX * errorX + errorY * errorY > (SPEED_MAX * dt + 50) ** 2) {
-      this.#begin(index, nowMs, x, y)
-      return
-    }
+    const vx = this.vx[index]!
+    const vy = this.vy[index]!
+    const aheadX = this.x[index]! + vx * dt
+    const aheadY = this.y[index]! + vy * dt
+    const errorX = x - aheadX
+    const errorY = y - aheadY
+    if (errorX === 0 && errorY === 0 && vx === 0 && vy === 0) return false
+    if (errorX * errorX + errorY * errorY > (SPEED_MAX * dt + 50) ** 2) return this.#begin(index, nowMs, x, y)
     this.x[index] = aheadX + ALPHA * errorX
     this.y[index] = aheadY + ALPHA * errorY
-    this.vx[index]! += (BETA / dt) * errorX
-    this.vy[index]! += (BETA / dt) * errorY
-    this.atMs[index] = nowMs
+    this.vx[index] = vx + (BETA / dt) * errorX
+    this.vy[index] = vy + (BETA / dt) * errorY
+    if (Math.abs(this.vx[index]!) + Math.abs(this.vy[index]!) < STANDING && Math.abs(errorX) + Math.abs(errorY) < STANDING)
+      this.#begin(index, nowMs, x, y)
+    return true
   }
 
   forget(index: number): void {
@@ -49,15 +53,16 @@ export class Motion {
   }
 
   speed(index: number): number {
-    return Math.hypot(this.vx[index]!, this.vy[index]!)
+    return Math.sqrt(this.vx[index]! ** 2 + this.vy[index]! ** 2)
   }
 
-  #begin(index: number, nowMs: number, x: number, y: number): void {
+  #begin(index: number, nowMs: number, x: number, y: number): boolean {
     this.x[index] = x
     this.y[index] = y
     this.vx[index] = 0
     this.vy[index] = 0
     this.atMs[index] = nowMs
+    return true
   }
 
   #grow(needed: number): void {

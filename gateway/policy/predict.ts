@@ -4,11 +4,11 @@
 // Pure; deterministic. Always holds: each user has at most one prediction waiting for its outcome.
 import { Calibration, type Score } from './calibration.ts'
 import { Coverage } from './coverage.ts'
-import { Markov } from './markov.ts'
+import { Markov, outlookAt } from './markov.ts'
 import { Motion } from './motion.ts'
 
 /** Deviations of heading, in standard deviations, and their weights (Gaussian). */
-const FAN = [-2, -1.33, -0.67, 0, 0.67, 1.33, 2].map(at => ({ at, weight: Math.exp(-at * at * 0.5) }))
+const FAN = [-1.8, -0.9, 0, 0.9, 1.8].map(at => ({ at, weight: Math.exp(-at * at * 0.5) }))
 /** Shares of the straight way that a user really makes: roads bend, lights are red. */
 const PROGRESS = [
   { share: 0.35, weight: 0.3 },
@@ -41,8 +41,7 @@ export class Predictor {
 
   /** A user seen at a place and a site; also settles a prediction whose time has come. */
   observe(user: number, nowMs: number, x: number, y: number, site: number): void {
-    this.motion.update(user, nowMs, x, y)
-    if (!this.coverage.isEmpty) this.coverage.learn(x, y, site)
+    if (this.motion.update(user, nowMs, x, y) && !this.coverage.isEmpty) this.coverage.learn(x, y, site)
     if (user >= this.#waiting.dueMs.length) this.#waiting = emptyWaiting(Math.max(user + 1, 2 * user), this.#waiting)
     const { current, previous, dueMs } = this.#waiting
     if (current[user] !== site) {
@@ -60,11 +59,11 @@ export class Predictor {
     this.#waiting.previous[user] = -1
   }
 
-  /** Sets `site` and `probability` for `tauMs` from now; false when nothing is known of the user. */
+  /** Sets `site` and `probability` for `tauMs` from now; false for a user who is not known or stands still (nothing is to be foretold). */
   predict(user: number, nowMs: number, tauMs: number): boolean {
     const { current, previous, dueMs } = this.#waiting
     const here = current[user] ?? -1
-    if (here < 0 || !this.motion.isKnown(user, nowMs)) return false
+    if (here < 0 || !this.motion.isKnown(user, nowMs) || this.motion.speed(user) < SLOW_METERS_PER_SECOND) return false
     this.#spread(user, here, tauMs)
     this.#mix(previous[user]!, here, tauMs)
     if (dueMs[user] === Number.POSITIVE_INFINITY) this.#await(user, nowMs, tauMs, here)
@@ -80,18 +79,21 @@ export class Predictor {
     const { motion, coverage } = this
     this.#sites.length = 0
     this.#weights.length = 0
-    const speed = motion.speed(user)
-    if (speed < SLOW_METERS_PER_SECOND || coverage.isEmpty) {
+    if (coverage.isEmpty) {
       this.#add(here, 1)
       return
     }
     const seconds = tauMs / 1000
     const spread = HEADING_SPREAD + HEADING_SPREAD_PER_ROOT_SECOND * Math.sqrt(seconds)
-    const [x, y] = [motion.x[user]!, motion.y[user]!]
-    const [aheadX, aheadY] = [motion.vx[user]! * seconds, motion.vy[user]! * seconds]
+    const x = motion.x[user]!
+    const y = motion.y[user]!
+    const aheadX = motion.vx[user]! * seconds
+    const aheadY = motion.vy[user]! * seconds
     for (const { at, weight } of FAN) {
-      const [sin, cos] = [Math.sin(at * spread), Math.cos(at * spread)]
-      const [wayX, wayY] = [aheadX * cos - aheadY * sin, aheadX * sin + aheadY * cos]
+      const sin = Math.sin(at * spread)
+      const cos = Math.cos(at * spread)
+      const wayX = aheadX * cos - aheadY * sin
+      const wayY = aheadX * sin + aheadY * cos
       for (const part of PROGRESS) this.#add(coverage.siteAt(x + wayX * part.share, y + wayY * part.share), weight * part.weight)
     }
     const total = this.#weights.reduce((sum, weight) => sum + weight, 0)
@@ -108,12 +110,13 @@ export class Predictor {
   }
 
   #mix(previous: number, here: number, tauMs: number): void {
-    for (const site of this.#markov.candidates(here, tauMs)) this.#add(site, 0)
+    const outlook = this.#markov.outlook(previous, here, tauMs)
+    if (outlook.coarse) for (const site of outlook.coarse.sites) this.#add(site, 0)
     this.#raw = -1
     for (let at = 0; at < this.#sites.length; at++) {
       const site = this.#sites[at]!
       const byFan = this.#weights[at]!
-      const byMarkov = this.#markov.probability(previous, here, tauMs, site)
+      const byMarkov = outlookAt(outlook, site)
       const raw = this.#fanShare * byFan + (1 - this.#fanShare) * byMarkov
       if (raw <= this.#raw) continue
       this.#raw = raw

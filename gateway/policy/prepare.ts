@@ -9,12 +9,13 @@ export type PrepareWish = { index: number; from: number; to: number; bytes: numb
 export function wantsPrepare(tables: Tables, predictor: Predictor, index: number, nowMs: number): PrepareWish | undefined {
   const { settings, sites, vms } = tables
   const c = vms.columns
-  const [from, userSite] = [c.site[index]!, c.userSite[index]!]
+  const from = c.site[index]!
+  const userSite = c.userSite[index]!
   if (from < 0 || userSite < 0 || c.movingTo[index]! >= 0 || c.stagingTo[index]! >= 0 || c.isPinned[index] === 1) return undefined
   if (policyAt(tables, index) !== 'regret' || nowMs - c.seenMs[index]! > settings.staleMs) return undefined
   const memoryBytes = c.memoryBytes[index]!
   const tauMs = (memoryBytes / sites.bandwidth(from, userSite)) * 1000
-  if (!predictor.predict(index, nowMs, tauMs)) return undefined
+  if (tauMs < settings.prestage.worthMs || !predictor.predict(index, nowMs, tauMs)) return undefined
   const { site: then, probability } = predictor
   if (probability < settings.prestage.probability || then < 0) return undefined
   const to = sites.best(then)

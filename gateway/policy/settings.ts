@@ -21,9 +21,9 @@ const RegretSettings = z.strictObject({
   /** TTT: how long the smoothed regret must stay above H. */
   triggerMs: amount.default(8000),
   /** l: regret that costs nothing. */
-  freeMs: amount.default(1),
+  freeMs: amount.default(3),
   /** k_d: regret (ms x s) that a ms of downtime is worth. */
-  costPerDowntimeMs: amount.default(0.1),
+  costPerDowntimeMs: amount.default(0.4),
   /** k_b: regret (ms x s) that a GB on the wire is worth. */
   costPerGigabyte: amount.default(15),
   residenceMs: amount.default(30_000),
@@ -40,7 +40,7 @@ const LatencySettings = z.strictObject({
   thresholdMs: positive.default(50),
   /** ... until this much below it; and another site must be better by more than this. */
   hysteresisMs: amount.default(4),
-  triggerMs: amount.default(8000),
+  triggerMs: amount.default(3000),
   residenceMs: amount.default(0),
 })
 
@@ -75,6 +75,8 @@ const PrestageSettings = z.strictObject({
   tokensPerSite: z.number().int().min(0).max(1000).default(2),
   /** A staged copy that has not been used by then is dropped. */
   keepMs: positive.default(120_000),
+  /** A VM whose memory crosses in less than this is not sent ahead: there is nothing to gain. */
+  worthMs: amount.default(1000),
   /** A VM's prediction is looked at this often. */
   everyMs: positive.default(2000),
 })

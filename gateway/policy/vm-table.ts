@@ -10,7 +10,6 @@ const FLOATS = [
   'rttMs',
   'smoothedRttMs',
   'seenMs',
-  'regretMs',
   'smoothedRegretMs',
   'accountMsSeconds',
   'aboveSinceMs',

@@ -44,7 +44,8 @@ export class Legs {
     for (let at = 0; at < this.#speed.length; at++) {
       if (nowMs < this.#pauseUntilMs[at]!) continue
       const user = at + this.#first
-      const [wayX, wayY] = [this.#toX[at]! - x[user]!, this.#toY[at]! - y[user]!]
+      const wayX = this.#toX[at]! - x[user]!
+      const wayY = this.#toY[at]! - y[user]!
       const left = Math.sqrt(wayX * wayX + wayY * wayY)
       const way = (this.#speed[at]! * elapsedMs) / 1000
       if (way < left) {

@@ -7,13 +7,15 @@ import type { MapCell, SiteMap } from './map.ts'
 import type { Scenario } from './scenario.ts'
 
 const TILE_METERS = 100
-const CANDIDATES_MAX = 8
+const CANDIDATES_MAX = 6
 /** Beyond the map, a tile's candidates are those of its nearest tile. */
 const MARGIN_METERS = 1000
 const GAUSSIANS = 4096
 /** Blending four corners leaves 4/9 of the variance on average. */
 const BLEND_GAIN = 1.5
 const SUBSTEPS = 4
+/** Half of a place's shadowing is common to all cells (correlation 0.5, 3GPP TR 36.942). */
+const SHARED = Math.SQRT1_2
 
 export class Radio {
   /** Serving cell of each user, -1 before the first update. */
@@ -35,6 +37,7 @@ export class Radio {
   readonly #x: Float64Array
   readonly #y: Float64Array
   readonly #atMs: Float64Array
+  readonly #means: Float64Array
 
   constructor(map: SiteMap, settings: Scenario['radio'], seed: number, users: number) {
     this.#cells = map.cells
@@ -56,6 +59,7 @@ export class Radio {
     this.#x = new Float64Array(users)
     this.#y = new Float64Array(users)
     this.#atMs = new Float64Array(users)
+    this.#means = new Float64Array(map.cells.length)
   }
 
   /** A user has come in a straight line to (x, y). True when another cell serves it now. */
@@ -68,9 +72,9 @@ export class Radio {
     }
     const { hysteresisDb, offsetDb, triggerMs } = this.#settings
     const serving = this.serving[user]!
-    const limitDb = this.rsrp(serving, x, y) + offsetDb
+    const limitDb = this.#level(serving, x, y) + offsetDb
     const best = candidates.length === 1 && candidates[0] === serving ? serving : this.#strongest(candidates, x, y)
-    const bestDb = best === serving ? Number.NEGATIVE_INFINITY : this.rsrp(best, x, y)
+    const bestDb = best === serving ? Number.NEGATIVE_INFINITY : this.#level(best, x, y)
     let isChanged = false
     if (bestDb - hysteresisDb > limitDb || this.#candidate[user]! >= 0) isChanged = this.#walk(user, nowMs, x, y, best, triggerMs)
     this.#place(user, nowMs, x, y)
@@ -79,10 +83,15 @@ export class Radio {
 
   /** Received power of a cell at a place, dBm. */
   rsrp(cell: number, x: number, y: number): number {
+    return this.#level(cell, x, y) + SHARED * this.#settings.shadowingDb * this.#shadow(-1, x, y)
+  }
+
+  /** The same without what shadows all cells alike: enough to compare them. */
+  #level(cell: number, x: number, y: number): number {
     const { x: cellX, y: cellY, dbm } = this.#cells[cell]!
     const square = Math.max(400, (x - cellX) ** 2 + (y - cellY) ** 2)
     // 37.6 log10(sqrt(square) / 1000) = 18.8 log10(square) - 112.8, and log10(v) = ln(v) * 0.43429.
-    return dbm - 128.1 - (8.164_736 * Math.log(square) - 112.8) + this.#settings.shadowingDb * this.#shadow(cell, x, y)
+    return dbm - 128.1 - (8.164_736 * Math.log(square) - 112.8) + SHARED * this.#settings.shadowingDb * this.#shadow(cell, x, y)
   }
 
   /** The strongest cells there, best first: what a phone would report as neighbours. */
@@ -107,10 +116,10 @@ export class Radio {
     for (let at = 1; at <= SUBSTEPS; at++) {
       const part = at / SUBSTEPS
       const [wayX, wayY, wayMs] = [fromX + (x - fromX) * part, fromY + (y - fromY) * part, fromMs + (nowMs - fromMs) * part]
-      const servingDb = this.rsrp(this.serving[user]!, wayX, wayY) + offsetDb
+      const servingDb = this.#level(this.serving[user]!, wayX, wayY) + offsetDb
       const waiting = this.#candidate[user]!
-      if (waiting >= 0 && this.rsrp(waiting, wayX, wayY) + hysteresisDb < servingDb) this.#candidate[user] = -1
-      if (this.#candidate[user]! < 0 && best !== this.serving[user] && this.rsrp(best, wayX, wayY) - hysteresisDb > servingDb) {
+      if (waiting >= 0 && this.#level(waiting, wayX, wayY) + hysteresisDb < servingDb) this.#candidate[user] = -1
+      if (this.#candidate[user]! < 0 && best !== this.serving[user] && this.#level(best, wayX, wayY) - hysteresisDb > servingDb) {
         this.#candidate[user] = best
         this.#candidateMs[user] = wayMs
       }
@@ -139,7 +148,7 @@ export class Radio {
     if (candidates.length === 1) return best
     let bestDb = Number.NEGATIVE_INFINITY
     for (let at = 0; at < candidates.length; at++) {
-      const dbm = this.rsrp(candidates[at]!, x, y)
+      const dbm = this.#level(candidates[at]!, x, y)
       if (dbm <= bestDb) continue
       best = candidates[at]!
       bestDb = dbm
@@ -155,14 +164,18 @@ export class Radio {
     const known = this.#tiles[tile]
     if (known) return known
     const middle = { x: this.#left + (column + 0.5) * TILE_METERS, y: this.#bottom + (row + 0.5) * TILE_METERS }
-    const means = this.#cells.map(({ x: cellX, y: cellY, dbm }, cell) => {
-      const square = Math.max(2500, (middle.x - cellX) ** 2 + (middle.y - cellY) ** 2)
-      return { cell, dbm: dbm - 8.164_736 * Math.log(square) }
-    })
-    means.sort((a, b) => b.dbm - a.dbm || a.cell - b.cell)
-    const least = means[0]!.dbm - 3 * this.#settings.shadowingDb - this.#settings.hysteresisDb
-    const chosen = means.filter(({ dbm }) => dbm >= least).slice(0, CANDIDATES_MAX)
-    const cells = Int32Array.from(chosen, ({ cell }) => cell)
+    const means = this.#means
+    let best = Number.NEGATIVE_INFINITY
+    for (let cell = 0; cell < means.length; cell++) {
+      const { x: cellX, y: cellY, dbm } = this.#cells[cell]!
+      means[cell] = dbm - 8.164_736 * Math.log(Math.max(2500, (middle.x - cellX) ** 2 + (middle.y - cellY) ** 2))
+      best = Math.max(best, means[cell]!)
+    }
+    const least = best - 3 * this.#settings.shadowingDb - this.#settings.hysteresisDb
+    const chosen: number[] = []
+    for (let cell = 0; cell < means.length; cell++) if (means[cell]! >= least) chosen.push(cell)
+    chosen.sort((a, b) => means[b]! - means[a]! || a - b)
+    const cells = Int32Array.from(chosen.slice(0, CANDIDATES_MAX))
     this.#tiles[tile] = cells
     return cells
   }
@@ -170,9 +183,12 @@ export class Radio {
   /** Standard normal noise of a cell, smooth over the decorrelation distance: blended from a lattice of fixed values. */
   #shadow(cell: number, x: number, y: number): number {
     if (this.#settings.shadowingDb === 0) return 0
-    const [u, v] = [x / this.#settings.decorrelationMeters, y / this.#settings.decorrelationMeters]
-    const [column, row] = [Math.floor(u), Math.floor(v)]
-    const [a, b] = [u - column, v - row]
+    const u = x / this.#settings.decorrelationMeters
+    const v = y / this.#settings.decorrelationMeters
+    const column = Math.floor(u)
+    const row = Math.floor(v)
+    const a = u - column
+    const b = v - row
     const low = this.#lattice(cell, column, row) * (1 - a) + this.#lattice(cell, column + 1, row) * a
     const high = this.#lattice(cell, column, row + 1) * (1 - a) + this.#lattice(cell, column + 1, row + 1) * a
     return BLEND_GAIN * (low * (1 - b) + high * b)

@@ -33,6 +33,7 @@ export class World {
   readonly stepMs: number
   nowMs = 0
   siteChanges = 0
+  cellChanges = 0
   readonly #scenario: Scenario
   readonly #events: ScenarioEvent[]
   readonly #usersAt: Int32Array
@@ -141,7 +142,10 @@ export class World {
       const site = this.site[user]!
       let ms = accessMs + this.#loadMs[site]!
       if (loadMsPerUser > 0) ms += Math.max(0, this.#usersAt[site]! - loadFreeUsers) * loadMsPerUser
-      if (isHandover && !isFirst) ms += HANDOVER_MS
+      if (isHandover && !isFirst) {
+        ms += HANDOVER_MS
+        this.cellChanges++
+      }
       if (recorded) ms += recorded.extraMs
       else {
         const draw = randomAt(this.#spikeSeed ^ Math.imul(user, 0x9e3779b1), tick)
@@ -162,7 +166,8 @@ export class World {
 
   /** True at a change of cell. */
   #lookAround(user: number, isFirst: boolean): boolean {
-    const [x, y] = [this.users.x[user]!, this.users.y[user]!]
+    const x = this.users.x[user]!
+    const y = this.users.y[user]!
     if (!isFirst && Math.abs(x - this.#seenX[user]!) + Math.abs(y - this.#seenY[user]!) <= MOVED_METERS) return false
     this.#seenX[user] = x
     this.#seenY[user] = y

@@ -1,0 +1,80 @@
+// What the best possible placement would have cost, knowing the future: Viterbi over sites, for each user, as the simulation goes. Enters: at which site
+// a user was for how long. Leaves: the least sum of regret (ms x s) and of migrations at a price each. Pure. A lower bound: its migrations take no time.
+// While the user's site does not change nothing is gained by waiting, so a step of the recursion is a stay at one site, not a second.
+
+export class Optimum {
+  readonly #sites: number
+  readonly #regretMs: (userSite: number, site: number) => number
+  readonly #price: (user: number) => number
+  readonly #cost: Float64Array
+  readonly #moves: Float64Array
+  readonly #at: Int32Array
+  readonly #seconds: Float64Array
+  total = { costMsSeconds: 0, moves: 0 }
+
+  constructor(options: {
+    users: number
+    sites: number
+    regretMs: (userSite: number, site: number) => number
+    price: (user: number) => number
+  }) {
+    const { users, sites, regretMs, price } = options
+    this.#sites = sites
+    this.#regretMs = regretMs
+    this.#price = price
+    this.#cost = new Float64Array(users * sites)
+    this.#moves = new Float64Array(users * sites)
+    this.#at = new Int32Array(users).fill(-1)
+    this.#seconds = new Float64Array(users)
+  }
+
+  /** A user's VM begins at a site. */
+  begin(user: number, site: number): void {
+    this.#cost.fill(Number.POSITIVE_INFINITY, user * this.#sites, (user + 1) * this.#sites)
+    this.#cost[user * this.#sites + site] = 0
+    this.#moves.fill(0, user * this.#sites, (user + 1) * this.#sites)
+    this.#at[user] = -1
+    this.#seconds[user] = 0
+  }
+
+  /** The user was at a site for some seconds. */
+  stay(user: number, userSite: number, seconds: number): void {
+    if (this.#at[user] !== userSite) {
+      this.#close(user)
+      this.#at[user] = userSite
+      this.#seconds[user] = 0
+    }
+    this.#seconds[user]! += seconds
+  }
+
+  /** The user's VM ends; the best way so far goes into the total. */
+  end(user: number): void {
+    this.#close(user)
+    this.#at[user] = -1
+    const best = this.#cheapest(user)
+    this.total.costMsSeconds += this.#cost[best]!
+    this.total.moves += this.#moves[best]!
+  }
+
+  #cheapest(user: number): number {
+    let best = user * this.#sites
+    for (let at = best; at < (user + 1) * this.#sites; at++) if (this.#cost[at]! < this.#cost[best]!) best = at
+    return best
+  }
+
+  #close(user: number): void {
+    const userSite = this.#at[user]!
+    if (userSite < 0) return
+    const first = user * this.#sites
+    const cheapest = this.#cheapest(user)
+    const moved = this.#cost[cheapest]! + this.#price(user)
+    const moves = this.#moves[cheapest]! + 1
+    for (let site = 0; site < this.#sites; site++) {
+      if (moved < this.#cost[first + site]!) {
+        this.#cost[first + site] = moved
+        this.#moves[first + site] = moves
+      }
+      this.#cost[first + site]! += this.#regretMs(userSite, site) * this.#seconds[user]!
+    }
+  }
+}

@@ -1,0 +1,229 @@
+// A scenario under one policy, in virtual time. Enters: a world and the policy's settings. Leaves: a report. Pure; the same seed, the same report.
+import { migrationCost } from '../../gateway/policy/cost.ts'
+import { HandoffEngine } from '../../gateway/policy/engine.ts'
+import { PolicySettings, type PolicySettingsInput } from '../../gateway/policy/settings.ts'
+import type { Decision } from '../../gateway/policy/types.ts'
+import type { Scenario } from '../../sim-network/mobility/scenario.ts'
+import type { Trace } from '../../sim-network/mobility/trace.ts'
+import { World } from '../../sim-network/mobility/world.ts'
+import { createRandom, type Random } from '../../sim-network/random.ts'
+import { check } from '../../wire/schema.ts'
+import { Executor, type SimVm } from './executor.ts'
+import { Metrics, type Report } from './metrics.ts'
+import { Optimum } from './optimum.ts'
+
+const MIB = 1024 * 1024
+/** For users without an SLO of their own: what counts as violated in the report. */
+const SLO_MS = 20
+
+export type SimulationOptions = {
+  scenario: Scenario
+  hours: number
+  /** Overrule the scenario's own policy settings. */
+  settings?: PolicySettingsInput
+  /** Shown in the report instead of the policy's name. */
+  label?: string
+  /** All that is known of the place; `played` those that users replay (default: all). */
+  traces?: readonly Trace[]
+  played?: readonly Trace[]
+  /** Every decision, as it falls. */
+  onDecision?: (decision: Decision) => void
+  /** After each step. */
+  onStep?: (simulation: Simulation) => void
+}
+
+/** Runs a scenario. CONFIG_INVALID when its policy part is wrong. */
+export function simulate(options: SimulationOptions): Report {
+  const simulation = new Simulation(options)
+  const endMs = options.hours * 3_600_000
+  while (simulation.world.nowMs < endMs) simulation.step()
+  return simulation.finish()
+}
+
+export class Simulation {
+  readonly world: World
+  readonly engine: HandoffEngine
+  readonly vms: (SimVm | undefined)[]
+  readonly executor: Executor
+  readonly metrics = new Metrics()
+  readonly #options: SimulationOptions
+  readonly #optimum: Optimum
+  readonly #random: Random
+  readonly #byName = new Map<string, SimVm>()
+  readonly #indexes: Int32Array
+  readonly #sessions: Int32Array
+  readonly #sloMs: number
+  #bestMs: Float64Array
+
+  constructor(options: SimulationOptions) {
+    const { scenario, traces = [], played } = options
+    this.#options = options
+    this.world = new World(scenario, traces, played ?? traces)
+    const given = check(PolicySettings, { ...scenario.policy, ...options.settings }, { what: 'policy', code: 'CONFIG_INVALID' })
+    this.engine = new HandoffEngine({ settings: given })
+    const { users, map } = this.world
+    this.#sloMs = scenario.vm.sloMs ?? SLO_MS
+    this.#random = createRandom(scenario.seed).fork('vms')
+    this.vms = new Array(users.count)
+    this.#indexes = new Int32Array(users.count).fill(-1)
+    this.#sessions = new Int32Array(users.count).fill(-1)
+    this.#bestMs = new Float64Array(map.sites.length)
+    this.#tellSites()
+    this.executor = new Executor(map, given, createRandom(scenario.seed).fork('links'), {
+      moved: move => this.metrics.moved(move, this.#price(move.downtimeMs, move.bytes)),
+      staged: (_, sentBytes, wastedBytes) => {
+        this.metrics.stagedBytes += sentBytes
+        this.metrics.wastedBytes += wastedBytes
+      },
+      tell: observation => this.engine.observe(this.world.nowMs, observation),
+    })
+    this.#optimum = new Optimum({
+      users: users.count,
+      sites: map.sites.length,
+      regretMs: (userSite, site) => this.world.rttMs[userSite * map.sites.length + site]! - this.#bestMs[userSite]!,
+      price: user => this.#soloPrice(user),
+    })
+    for (let user = 0; user < users.count; user++) this.#begin(user)
+  }
+
+  step(): void {
+    const { world, engine } = this
+    const { sites, isRttChanged } = world.step()
+    for (const { site, isEligible } of sites) engine.sites.setEligible(site, isEligible)
+    if (isRttChanged) this.#tellRtts()
+    this.executor.advance(world.nowMs)
+    this.#observeUsers()
+    for (const decision of engine.step(world.nowMs)) this.#carryOut(decision)
+    this.#options.onStep?.(this)
+  }
+
+  finish(): Report {
+    for (const user of this.vms.keys()) this.#end(user)
+    const { world, engine } = this
+    const label = this.#options.label ?? engine.settings.policy
+    const score = engine.predictor.score()
+    return this.metrics.report({
+      policy: label,
+      prediction: score.predictions > 0 ? score : null,
+      optimum: this.#optimum.total,
+      siteChanges: world.siteChanges,
+      cellChanges: world.cellChanges,
+      sitesBusyMax: this.executor.busyMax,
+    })
+  }
+
+  /** One second of every user: told to the policy and counted. */
+  #observeUsers(): void {
+    const { world, engine, metrics } = this
+    const { users, site, accessMs, rttMs, nowMs } = world
+    const sites = world.map.sites.length
+    const seconds = world.stepMs / 1000
+    for (let user = 0; user < users.count; user++) {
+      if (users.session[user] !== this.#sessions[user]) {
+        this.#end(user)
+        this.#begin(user)
+      }
+      const vm = this.vms[user]!
+      const userSite = site[user]!
+      const wayMs = rttMs[userSite * sites + vm.site]!
+      const rtt = accessMs[user]! + wayMs
+      engine.observeUserAt(this.#indexes[user]!, nowMs, userSite, rtt, users.x[user]!, users.y[user]!)
+      metrics.seconds += seconds
+      if (rtt > this.#sloMs) metrics.violatedSeconds += seconds
+      if (accessMs[user]! + this.#bestMs[userSite]! > this.#sloMs) metrics.unavoidableSeconds += seconds
+      metrics.regretMsSeconds += (wayMs - this.#bestMs[userSite]!) * seconds
+      this.#optimum.stay(user, userSite, seconds)
+    }
+  }
+
+  #carryOut(decision: Decision): void {
+    this.#options.onDecision?.(decision)
+    const vm = this.#byName.get(decision.vm)!
+    const to = this.engine.sites.indexOf(decision.to)
+    if (decision.action === 'move') this.executor.move(decision, vm, to)
+    else if (decision.action === 'prepare') this.executor.stage(decision, vm, to)
+  }
+
+  #begin(user: number): void {
+    const { scenario } = this.#options
+    const { memoryMiB, dirtyMiBps, hardLimitMs } = scenario.vm
+    const session = this.world.users.session[user]!
+    const random = this.#random.fork(`${user}/${session}`)
+    const userSite = this.world.site[user]!
+    const vm: SimVm = {
+      name: `vm-${user}-${session}`,
+      user,
+      site: Math.max(0, this.engine.sites.best(userSite)),
+      memoryBytes: Math.round(random.between(...memoryMiB)) * MIB,
+      dirtyBytesPerSecond: random.between(...dirtyMiBps) * MIB,
+    }
+    this.vms[user] = vm
+    this.#byName.set(vm.name, vm)
+    this.#sessions[user] = session
+    const { name, memoryBytes, dirtyBytesPerSecond } = vm
+    this.engine.observe(this.world.nowMs, {
+      kind: 'vm',
+      vm: name,
+      site: this.world.map.sites[vm.site]!.name,
+      memoryBytes,
+      dirtyBytesPerSecond,
+      policy: { sloMs: this.#sloMs, ...(hardLimitMs === undefined ? {} : { hardLimitMs }) },
+    })
+    this.#indexes[user] = this.engine.vms.find(name)!
+    this.#optimum.begin(user, vm.site)
+  }
+
+  #end(user: number): void {
+    const vm = this.vms[user]
+    if (!vm) return
+    this.executor.remove(vm, this.world.nowMs)
+    this.engine.observe(this.world.nowMs, { kind: 'vm-gone', vm: vm.name })
+    this.metrics.forget(vm.name)
+    this.#byName.delete(vm.name)
+    this.vms[user] = undefined
+    this.#optimum.end(user)
+  }
+
+  #tellSites(): void {
+    const { map } = this.world
+    for (const { name, tokens, x, y } of map.sites) {
+      const index = this.engine.sites.indexOf(name)
+      if (tokens !== undefined) this.engine.sites.setTokens(index, tokens)
+      this.engine.predictor.coverage.addSite(index, x, y)
+    }
+    for (const [a, from] of map.sites.entries()) {
+      for (const [b, to] of map.sites.entries()) {
+        if (a !== b) this.engine.sites.setBandwidth(a, b, Math.min(from.linkBytesPerSecond, to.linkBytesPerSecond))
+      }
+    }
+    this.#tellRtts()
+  }
+
+  #tellRtts(): void {
+    const sites = this.world.map.sites.length
+    const { rttMs } = this.world
+    for (let a = 0; a < sites; a++) {
+      let bestMs = Number.POSITIVE_INFINITY
+      for (let b = 0; b < sites; b++) {
+        this.engine.sites.setRtt(a, b, rttMs[a * sites + b]!)
+        bestMs = Math.min(bestMs, rttMs[a * sites + b]!)
+      }
+      this.#bestMs[a] = bestMs
+    }
+  }
+
+  #price(downtimeMs: number, bytes: number): number {
+    const { costPerDowntimeMs, costPerGigabyte } = this.engine.settings.regret
+    return costPerDowntimeMs * downtimeMs + costPerGigabyte * (bytes / 1e9)
+  }
+
+  /** A migration of this user's VM that has the whole link for itself. */
+  #soloPrice(user: number): number {
+    const vm = this.vms[user]
+    if (!vm) return 0
+    const { memoryBytes, dirtyBytesPerSecond } = vm
+    const bandwidthBytesPerSecond = this.world.map.sites[vm.site]!.linkBytesPerSecond
+    const cost = migrationCost({ memoryBytes, dirtyBytesPerSecond, bandwidthBytesPerSecond, stagedBytes: 0 }, this.engine.settings.cost)
+    return this.#price(cost.downtimeMs, cost.bytes)
+  }
+}
