@@ -173,7 +173,16 @@ function joinSides(options: PairOptions, target: TargetMigration) {
 
 /** How many copies of the guest execute: the invariant is at most one. */
 export async function runningCopies(pair: Pair): Promise<{ source: boolean; target: boolean }> {
-  const runs = async (vm: RunningVm | undefined) => vm?.alive === true && (await vm.commands.queryStatus()).running
+  const runs = async (vm: RunningVm | undefined) => {
+    try {
+      return vm?.alive === true && (await vm.commands.queryStatus()).running
+    } catch (error) {
+      // It may be ended while it is asked: then it does not run.
+      if (vm) await vm.exited
+      if ((error as { code?: unknown }).code === 'QEMU_EXITED') return false
+      throw error
+    }
+  }
   return { source: await runs(pair.sourceVm), target: await runs(pair.targetVm()) }
 }
 
