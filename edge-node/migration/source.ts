@@ -11,7 +11,7 @@ import { join } from 'node:path'
 import { toHex } from '../../crypto/bytes.ts'
 import type { SiteKeys } from '../../crypto/identity.ts'
 import { type Manifest, manifestHash } from '../../crypto/manifest.ts'
-import { eventually, within } from '../../ops/deadline.ts'
+import { eventually, sleep, within } from '../../ops/deadline.ts'
 import type { Stream } from '../../transport/types.ts'
 import type { MigrationProgress, Plan, Report } from '../../wire/control.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
@@ -72,11 +72,17 @@ const ACCEPT_TIMEOUT_MS = 60_000
 const LOAD_TIMEOUT_MS = 600_000
 const QEMU_CONNECT_TIMEOUT_MS = 10_000
 const POSTMIGRATE_TIMEOUT_MS = 15_000
+const QEMU_END_MS = 2_000
+/** A reset is the echo of something else: the target's word for it, on another connection, may come a little later. */
+const SAY_WHY_MS = 250
 
 /** Starts at once; never throws. */
 export function startSource(options: SourceOptions): SourceMigration {
   const failure = new AbortController()
-  const fail = (error: GodwitError) => failure.abort(error)
+  const fail = (error: GodwitError) => {
+    if (error.code === 'STREAM_RESET') setTimeout(() => failure.abort(error), SAY_WHY_MS)
+    else failure.abort(error)
+  }
   const life: Life = { state: 'RUNNING', committing: false, startedAt: Date.now(), timeline: { startMs: performance.now() } }
   void options.qemuExited.then(({ logTail }) => fail(new GodwitError('QEMU_EXITED', `QEMU ended during the migration: ${logTail}`)))
   return {
@@ -298,10 +304,12 @@ async function giveUp(
   held.session?.reset(error.code)
   if (life.state !== 'RECLAIMED')
     await advance(options, life, 'abort').catch(cause => log.error('ABORTED could not be recorded', { error: cause as Error }))
-  if (error.code === 'QEMU_EXITED') return error
   try {
     await resumeSource(options.qmp)
   } catch (cause) {
+    // A QMP that ends comes before the news of QEMU's own end; then the VM has failed, which its registry must hear first.
+    const exit = await Promise.race([options.qemuExited, sleep(QEMU_END_MS)])
+    if (exit) return new GodwitError('QEMU_EXITED', `QEMU ended during the migration: ${exit.logTail}`, { cause: error })
     log.error('the VM could not be resumed at the source', { error: cause as Error })
     return new GodwitError('MIGRATION_FAILED', `${error.message}; and the VM could not be resumed`, { cause })
   }
