@@ -1,6 +1,7 @@
 // godwit vm: the VMs of this host's node, over its unix socket.
 import { formatBytes } from '../../ops/units.ts'
 import type { VmFacts } from '../../wire/control.ts'
+import type { ErrorBody } from '../../wire/errors.ts'
 import { askNode, nodeTarget } from '../client.ts'
 import { type Command, command, shared } from '../command.ts'
 import type { Io } from '../io.ts'
@@ -34,11 +35,14 @@ const create = command({
 const start = command({
   name: 'vm start',
   summary: 'start a VM',
+  details:
+    'A VM in doubt (MIGRATION_DOUBT: it was handed over, and the other site has not answered) is not started: it may run there. ' +
+    '--force starts it nevertheless; two copies of a VM destroy its data, so make sure first that the other site is off, or does not have it.',
   positionals: [name],
-  options: common,
+  options: { force: { kind: 'flag', help: 'start it although it may run at another site' }, ...common },
   examples: ['godwit vm start web-1'],
   run: async ({ options, args, io }) => {
-    const answer = await post(io, options, pathOf(args[0]!, '/start'))
+    const answer = await post(io, options, pathOf(args[0]!, '/start'), { force: options.force })
     io.out(options.json ? json(answer) : `started ${args[0]}\n`)
     return 0
   },
@@ -65,7 +69,8 @@ const list = command({
   examples: ['godwit vm list'],
   run: async ({ options, io }) => {
     const { vms } = await askNode<{ vms: VmFacts[] }>(io, options, { path: '/v1/vms' })
-    const rows = vms.map(vm => [vm.name, vm.state, formatBytes(vm.memoryBytes), vm.vcpus, vm.epoch])
+    const stateOf = (vm: VmFacts & { failure?: ErrorBody }) => (vm.failure ? `${vm.state} (${vm.failure.code})` : vm.state)
+    const rows = vms.map(vm => [vm.name, stateOf(vm), formatBytes(vm.memoryBytes), vm.vcpus, vm.epoch])
     io.out(options.json ? json(vms) : table(['VM', 'STATE', 'MEMORY', 'VCPUS', 'EPOCH'], rows, 'no VMs'))
     return 0
   },

@@ -322,7 +322,12 @@ export class Registry {
         await this.#forget(entry, epoch ?? entry.record.epoch + 1)
         return
       }
-      if (outcome === 'doubt') return await this.#update(entry, { state: 'paused', doubt: true })
+      if (outcome === 'doubt') {
+        const failure = new GodwitError('MIGRATION_DOUBT', 'handed over, and the other site has not answered', {
+          hint: 'see godwit status and the other site; when it does not run there, godwit vm start --force',
+        })
+        return await this.#update(entry, { state: 'paused', doubt: true, failure: failure.toJSON() })
+      }
       await this.#update(entry, { state: 'running', epoch: epoch ?? entry.record.epoch })
       await this.#look(entry)
     })

@@ -188,9 +188,9 @@ export async function runningCopies(pair: Pair): Promise<{ source: boolean; targ
 
 export type Outcome = { report?: Report; code?: string }
 
-export async function outcomeOf(done: Promise<Report | void>): Promise<Outcome> {
+export async function outcomeOf(done: Promise<unknown>): Promise<Outcome> {
   try {
-    const report = await done
+    const report = (await done) as Report | undefined
     return report ? { report } : {}
   } catch (error) {
     return { code: String((error as { code?: unknown }).code) }
