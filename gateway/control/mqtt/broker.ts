@@ -1,18 +1,19 @@
 // The embedded MQTT broker (the one importer of aedes): MQTT 3.1.1, so that a small site needs no other.
 // Enters: connections of users with passwords, and the gateway's own by a pipe within the process. Leaves: messages, as access.ts allows.
 // Always holds: nobody without a password; packets are bounded before they are buffered (packet-limit.ts); a reader that does not read is
-// dropped; what outsiders publish is never retained (it would stay for ever), but for commands: the gateway must see that they were, and
-// takes them away. Retained messages live in memory: the gateway says its own again after a restart.
+// dropped; what outsiders publish is never retained (it would stay for ever). Retained messages live in memory: the gateway says its own again after a restart.
 import { createHash, timingSafeEqual } from 'node:crypto'
 import { createServer, type Server, type Socket } from 'node:net'
-import { Duplex, duplexPair, pipeline } from 'node:stream'
+import { Duplex, pipeline } from 'node:stream'
 import { createServer as createTlsServer } from 'node:tls'
-import { Aedes, type Client } from 'aedes'
+import { Aedes, type Client, type PublishPacket } from 'aedes'
 import { GodwitError } from '../../../wire/errors.ts'
 import type { Log } from '../../../wire/log.ts'
 import { mayPublish, mayRead, maySubscribe, type User } from './access.ts'
 import { PACKET_BYTES_MAX } from './channels.ts'
+import type { Incoming } from './client.ts'
 import { PacketLimitStream } from './packet-limit.ts'
+import { pipePair } from './pipe.ts'
 import { isAction, type Topics } from './topics.ts'
 
 export const CLIENTS_MAX = 512
@@ -29,6 +30,7 @@ export type BrokerOptions = {
   topics: Topics
   users: BrokerUser[]
   onRefused?: (why: 'credentials' | 'topic' | 'packet') => void
+  onRetainedCommand?: (message: Incoming) => void
   log: Log
 }
 export type Broker = {
@@ -39,13 +41,31 @@ export type Broker = {
 }
 
 /** CONFIG_INVALID when the address is taken. */
-export async function startBroker({ listen, tls, topics, users, onRefused = () => {}, log }: BrokerOptions): Promise<Broker> {
+export async function startBroker({
+  listen,
+  tls,
+  topics,
+  users,
+  onRefused = () => {},
+  onRetainedCommand = () => {},
+  log,
+}: BrokerOptions): Promise<Broker> {
   const own = new WeakSet<object>()
   const known = new WeakMap<object, User>()
   const holders = new Map<string, Client>()
   const find = credentials(users)
   const isOwn = (client: Client | null) => client !== null && own.has(client)
   const userOf = (client: Client | null) => (client ? known.get(client) : undefined)
+
+  /** MQTT 3.1.1 does not tell a subscriber that a message was retained: a command that was goes to its judge directly, and nowhere else. */
+  function withoutRetaining(packet: PublishPacket): void {
+    packet.retain = false
+    const { topic, payload } = packet
+    const kind = topics.parse(topic)?.kind
+    if (!kind || !isAction(kind)) return
+    onRetainedCommand({ topic, payload: Buffer.from(payload), retained: true })
+    packet.topic = `${topics.root}/nowhere`
+  }
 
   const aedes = await Aedes.createBroker({
     connectTimeout: CONNECT_MS,
@@ -79,13 +99,11 @@ export async function startBroker({ listen, tls, topics, users, onRefused = () =
         onRefused('topic')
         return done(new Error('this user may not publish there'))
       }
-      const kind = topics.parse(packet.topic)?.kind
-      if (packet.retain && !(kind && isAction(kind))) packet.retain = false
+      if (packet.retain) withoutRetaining(packet)
       done(null)
     },
     authorizeSubscribe(client, subscription, done) {
-      // rap: a retained command must be known for what it is, which MQTT 3.1.1 does not tell a subscriber.
-      if (isOwn(client)) return done(null, { ...subscription, rap: true })
+      if (isOwn(client)) return done(null, subscription)
       const user = userOf(client)
       if (user && maySubscribe(topics, subscription.topic)) return done(null, subscription)
       onRefused('topic')
@@ -127,7 +145,7 @@ export async function startBroker({ listen, tls, topics, users, onRefused = () =
   return {
     url: `${tls ? 'mqtts' : 'mqtt'}://${host}:${port}`,
     attach() {
-      const [ours, theirs] = duplexPair()
+      const [ours, theirs] = pipePair()
       own.add(aedes.handle(theirs))
       return ours
     },

@@ -34,7 +34,9 @@ export type Commands = {
   remembered(): number
 }
 
-export function createCommands({ topics, keys }: { topics: Topics; keys: AllowedKey[] }): Commands {
+export type CommandsOptions = { topics: Topics; keys: AllowedKey[]; rememberedMax?: number }
+
+export function createCommands({ topics, keys, rememberedMax = REMEMBERED_MAX }: CommandsOptions): Commands {
   const byName = new Map(keys.map(key => [key.name, key]))
   /** In order of coming; every entry lives about as long as the others, so that the oldest are the first to go. */
   const taken = new Map<string, Remembered>()
@@ -42,7 +44,7 @@ export function createCommands({ topics, keys }: { topics: Topics; keys: Allowed
   function forget(nowMs: number): void {
     for (const [id, { untilMs }] of taken) {
       if (untilMs > nowMs) {
-        if (taken.size < REMEMBERED_MAX) return
+        if (taken.size < rememberedMax) return
         continue
       }
       taken.delete(id)
@@ -73,7 +75,7 @@ export function createCommands({ topics, keys }: { topics: Topics; keys: Allowed
     if (known?.digest === digest) return { verdict: 'duplicate', commandId, replyTo, original: known.reply }
     if (known) throw new GodwitError('COMMAND_REUSED', `commandId ${commandId} was used before, for another command`)
     forget(nowMs)
-    if (taken.size >= REMEMBERED_MAX) throw new GodwitError('LIMIT_EXCEEDED', `${REMEMBERED_MAX} commands within their time already`)
+    if (taken.size >= rememberedMax) throw new GodwitError('LIMIT_EXCEEDED', `${rememberedMax} commands within their time already`)
     const untilMs = Date.parse(command.notAfter) + SKEW_MS + 1
     const settle = (reply: Promise<Reply>) => {
       taken.set(id, { digest, reply, untilMs })

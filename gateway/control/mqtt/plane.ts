@@ -127,7 +127,7 @@ export class Plane {
         return { topic, payload: JSON.stringify(this.#death()), qos: 1, retained: true }
       },
       subscriptions: [...one, ...none],
-      onMessage: message => this.#message(message),
+      onMessage: message => this.receive(message),
       onUp: version => {
         log.info('the MQTT broker is connected', { version })
         metrics.connections.inc()
@@ -266,7 +266,8 @@ export class Plane {
 
   // --- From the broker --------------------------------------------------------------------------------------------------------------
 
-  #message(message: Incoming): void {
+  /** A message of the broker, or of one in this process. Never throws. */
+  receive(message: Incoming): void {
     const topic = this.#options.topics.parse(message.topic)
     if (!topic) return
     try {

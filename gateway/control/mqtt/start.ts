@@ -3,7 +3,7 @@ import type { Metrics } from '../../../ops/metrics.ts'
 import type { Log } from '../../../wire/log.ts'
 import type { ControlHost } from '../host.ts'
 import { type Broker, type BrokerUser, OWN_ID, startBroker } from './broker.ts'
-import type { BrokerTarget, MqttLinkOptions } from './client.ts'
+import type { BrokerTarget, Incoming, MqttLinkOptions } from './client.ts'
 import { publicKeyOf } from './command-keys.ts'
 import type { SitePlace } from './facts.ts'
 import type { Measurement } from './measurements.ts'
@@ -50,11 +50,14 @@ export async function startMqtt({ options, host, metrics, onMeasurement, log }: 
   const topics = topicsOf(options.tenant)
   const counters = createPlaneMetrics(metrics)
   const keys = options.commandKeys.map(({ name, publicKey, actions }) => ({ name, key: publicKeyOf(publicKey), actions }))
+  const running: { plane?: Plane } = {}
   let broker: Broker | undefined
   let target: BrokerTarget
   if (options.broker.mode === 'embedded') {
     const { listen, tls, users } = options.broker
-    broker = await startBroker({ listen, tls, topics, users, onRefused: why => counters.refused.inc({ why }), log })
+    const onRefused = (why: string) => counters.refused.inc({ why })
+    const onRetainedCommand = (message: Incoming) => running.plane?.receive(message)
+    broker = await startBroker({ listen, tls, topics, users, onRefused, onRetainedCommand, log })
     target = { attach: broker.attach, version: '3.1.1' }
   } else target = options.broker.target
   const own = options.broker.mode === 'embedded'
@@ -71,6 +74,7 @@ export async function startMqtt({ options, host, metrics, onMeasurement, log }: 
     ...(options.backoff ? { backoff: options.backoff } : {}),
     log,
   })
+  running.plane = plane
   const url = broker?.url ?? target.url ?? ''
   log.info('MQTT control plane ready', { broker: url, tenant: options.tenant, keys: keys.map(({ name }) => name) })
   return {
