@@ -42,7 +42,7 @@ const start = command({
   options: { force: { kind: 'flag', help: 'start it although it may run at another site' }, ...common },
   examples: ['godwit vm start web-1'],
   run: async ({ options, args, io }) => {
-    const answer = await post(io, options, pathOf(args[0]!, '/start'), { force: options.force })
+    const answer = await post(io, options, pathOf(args[0]!, '/start'), options.force ? { force: true } : undefined)
     io.out(options.json ? json(answer) : `started ${args[0]}\n`)
     return 0
   },
