@@ -10,6 +10,7 @@ import { keygen } from './commands/keygen.ts'
 import { migrate } from './commands/migrate.ts'
 import { node } from './commands/node.ts'
 import { rootCommands } from './commands/root.ts'
+import { simCommands } from './commands/sim.ts'
 import { status } from './commands/status.ts'
 import { vmCommands } from './commands/vm.ts'
 
@@ -24,6 +25,7 @@ export const commands: readonly Command[] = [
   cancel,
   status,
   doctor,
+  ...simCommands,
   demo,
   bench,
 ]

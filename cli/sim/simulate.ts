@@ -74,6 +74,7 @@ export class Simulation {
       staged: (_, sentBytes, wastedBytes) => {
         this.metrics.stagedBytes += sentBytes
         this.metrics.wastedBytes += wastedBytes
+        this.metrics.priceMsSeconds += this.#price(0, sentBytes)
       },
       tell: observation => this.engine.observe(this.world.nowMs, observation),
     })

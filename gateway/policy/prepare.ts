@@ -20,6 +20,8 @@ export function wantsPrepare(tables: Tables, predictor: Predictor, index: number
   if (probability < settings.prestage.probability || then < 0) return undefined
   const to = sites.best(then)
   if (to < 0 || to === from) return undefined
+  const isReturn = c.previousSite[index] === to && nowMs - c.previousLeftMs[index]! < settings.regret.returnWithinMs
+  if (isReturn) return undefined
   const gainMs = sites.rtt(then, from) - sites.rtt(then, to)
   if (!(gainMs > c.hysteresisMs[index]!)) return undefined
   if (c.dirtyBytesPerSecond[index]! / sites.bandwidth(from, to) >= settings.cost.feasibleRatio) return undefined

@@ -21,11 +21,11 @@ const RegretSettings = z.strictObject({
   /** TTT: how long the smoothed regret must stay above H. */
   triggerMs: amount.default(8000),
   /** l: regret that costs nothing. */
-  freeMs: amount.default(3),
+  freeMs: amount.default(2),
   /** k_d: regret (ms x s) that a ms of downtime is worth. */
   costPerDowntimeMs: amount.default(0.4),
   /** k_b: regret (ms x s) that a GB on the wire is worth. */
-  costPerGigabyte: amount.default(15),
+  costPerGigabyte: amount.default(100),
   residenceMs: amount.default(30_000),
   /** Residence is also at least this many times the migration's own predicted time. */
   residencePerMigration: amount.default(2),

@@ -1,0 +1,73 @@
+// godwit sim mobility: handoff policies in a simulated world, in virtual time.
+import { writeFile } from 'node:fs/promises'
+import { GodwitError } from '../../wire/errors.ts'
+import { command, shared } from '../command.ts'
+import { json } from '../output.ts'
+
+export const simCommands = [
+  command({
+    name: 'sim mobility',
+    summary: 'simulate users who move, and what a handoff policy makes of it',
+    details:
+      'Users move over a map of sites and cells; each has a VM that may follow. Virtual time, seeded: the same scenario gives the same figures. ' +
+      'Scenarios are YAML (see examples/mobility-*.yaml and docs/POLICY.md). Recorded drives are read from a folder of CSV files that you bring.',
+    positionals: [{ name: 'SCENARIO', help: 'scenario file (YAML)' }],
+    options: {
+      policy: { kind: 'choice', choices: ['regret', 'latency', 'never', 'manual', 'follow-cell'], help: 'policy (default regret)' },
+      compare: { kind: 'flag', help: 'all policies side by side' },
+      hours: { kind: 'integer', value: 'N', min: 1, max: 10_000, help: 'simulated hours (default 1)' },
+      'no-prestage': { kind: 'flag', help: 'send no memory ahead' },
+      traces: { kind: 'path', value: 'DIR', help: 'folder of recorded drives, *.csv (GODWIT_TRACES)' },
+      only: {
+        kind: 'text',
+        value: 'NAMES',
+        help: 'users replay only these traces; comma-separated, * for anything (sites still stand along all)',
+      },
+      seed: { kind: 'integer', value: 'N', min: 0, max: 2 ** 31 - 1, help: "instead of the scenario's seed" },
+      plot: {
+        kind: 'path',
+        value: 'FILE',
+        help: 'write a picture of the figures (SVG); with --compare, default SCENARIO.svg in this folder',
+      },
+      json: shared.json,
+    },
+    examples: [
+      'godwit sim mobility examples/mobility-border.yaml --compare --hours 4',
+      'godwit sim mobility examples/mobility-traces.yaml --traces DIR --policy regret --hours 8 --json',
+    ],
+    run: async ({ options, args, io }) => {
+      const [{ loadSimulation }, { compare, renderReports }, { simulate }, { comparisonSvg }] = await Promise.all([
+        import('../sim/load.ts'),
+        import('../sim/compare.ts'),
+        import('../sim/simulate.ts'),
+        import('../sim/plot.ts'),
+      ])
+      if (options.compare && options.policy) throw new GodwitError('USAGE', '--compare takes all policies: leave out --policy')
+      const folder = options.traces ?? io.env['GODWIT_TRACES']
+      const { seed, only } = options
+      const loaded = await loadSimulation(args[0]!, { folder, only, seed })
+      const hours = options.hours ?? 1
+      const settings = {
+        ...(options.policy ? { policy: options.policy } : {}),
+        ...(options['no-prestage'] ? { prestage: { isEnabled: false } } : {}),
+      }
+      const started = performance.now()
+      const reports = options.compare
+        ? compare({ ...loaded, hours, settings }, ({ policy }) => io.err(`simulated ${policy}\n`))
+        : [simulate({ ...loaded, hours, settings })]
+      io.err(`${hours} h took ${((performance.now() - started) / 1000).toFixed(1)} s\n`)
+      const { name } = loaded.scenario
+      const plot = options.plot ?? (options.compare ? `${name}.svg` : undefined)
+      if (plot) await save(plot, comparisonSvg(`${name}, ${hours} h, seed ${loaded.scenario.seed}`, reports))
+      io.out(options.json ? json({ scenario: name, seed: loaded.scenario.seed, hours, reports }) : renderReports(reports))
+      if (plot && !options.json) io.out(`picture: ${plot}\n`)
+      return 0
+    },
+  }),
+]
+
+async function save(path: string, text: string): Promise<void> {
+  await writeFile(path, text).catch((cause: unknown) => {
+    throw new GodwitError('CONFIG_UNREADABLE', `${path}: cannot be written`, { cause })
+  })
+}
