@@ -44,6 +44,7 @@ export async function runGateway(config: GatewayConfig, write: Write): Promise<R
       listen,
       admin: { host: config.admin.host, port: config.admin.port, token },
       mqtt,
+      services: config.services,
       mec021,
       store,
       log,

@@ -6,6 +6,14 @@ import { MqttConfig, mqttDefaults } from './control/mqtt/config.ts'
 const path = z.string({ error: 'must be a path' }).min(1, 'must be a path')
 const isPort = (value: unknown): value is number => Number.isInteger(value) && Number(value) >= 0 && Number(value) <= 65_535
 const port = z.custom<number>(isPort, 'must be a port from 0 to 65535')
+/** `host:port`, `[host]:port` for IPv6; port 0: any free one. */
+const address = z.string().transform((text, context) => {
+  const match = /^(?:\[([0-9a-fA-F:]+)\]|([^:\s]+)):([0-9]{1,5})$/.exec(text)
+  const host = match?.[1] ?? match?.[2]
+  if (host !== undefined && isPort(Number(match?.[3]))) return { host, port: Number(match?.[3]) }
+  context.addIssue({ code: 'custom', message: 'must be host:port, such as 0.0.0.0:8080' })
+  return z.NEVER
+})
 /** `off`: this engine does not listen. 0: any free port. */
 const listenPort = z.custom<number | 'off'>(value => value === 'off' || isPort(value), 'must be a port from 0 to 65535, or off')
 
@@ -22,6 +30,8 @@ export const GatewayConfig = z.strictObject({
   /** File with the root's signed revocation list; absent: none is used. */
   revocations: path.optional(),
   mqtt: MqttConfig,
+  /** Stable addresses: a connection to `listen` reaches the service of the VM, wherever it runs. Not encrypted by Godwit between user and VM. */
+  services: z.array(z.strictObject({ vm: Id, service: Id, listen: address })).max(256),
   /** The ETSI MEC 021 front; absent: there is none. */
   mec021: z.strictObject({ host: z.string().min(1), port, tokenFile: path, callbackHosts: z.array(z.string().min(1)).max(256) }).optional(),
   log: z.strictObject({ level: z.enum(['debug', 'info', 'warn', 'error']), format: z.enum(['json', 'text']) }),
@@ -39,6 +49,7 @@ export const gatewayDefaults = ({ configDir, stateDir }: { configDir: string; st
   listen: { host: '0.0.0.0', ports: { ...DEFAULT_PORTS } },
   admin: { host: '127.0.0.1', port: DEFAULT_ADMIN_PORT, tokenFile: `${stateDir}/gateway/admin.token` },
   identity: { keys: `${configDir}/gateway.keys`, certificate: `${configDir}/gateway.cert`, root: `${configDir}/root.pub` },
+  services: [],
   mqtt: mqttDefaults,
   log: { level: 'info', format: 'json' },
 })

@@ -25,6 +25,7 @@ import { createPins } from './control/pins.ts'
 import { createSites } from './control/sites.ts'
 import { type RelayOptions, relayStream } from './relay/relay.ts'
 import { createSessions } from './relay/sessions.ts'
+import { type ServiceAddress, type Services, startServices } from './services/services.ts'
 import { type Mec021Listen, type RunningMec021, startMec021 } from './standards/server.ts'
 import { createRecords, type StoredMigration, type StoredSite } from './store/records.ts'
 
@@ -42,6 +43,10 @@ export type GatewayOptions = {
   mqtt?: MqttOptions | undefined
   /** What users and links were measured to have (MQTT); checked, newer ones only. It must be quick: messages wait behind it. */
   onMeasurement?: (measurement: Measurement) => void
+  /** Stable addresses at which users reach services of VMs, wherever these are. */
+  services?: ServiceAddress[] | undefined
+  /** Tests only: how long a connection waits for its VM. */
+  serviceWaitMs?: number
   /** The ETSI MEC 021 front; absent: off. */
   mec021?: Mec021Listen | undefined
   clock?: Clock
@@ -81,6 +86,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
 
   const listeners: { engine: EngineName; listener: Listener }[] = []
   let admin: HttpServer | undefined
+  let services: Services | undefined
   let mqtt: RunningMqtt | undefined
   let mec021: RunningMec021 | undefined
   const control = controlHost(parts, { gatewayId: id, version, startedAt, clock })
@@ -90,7 +96,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
 
   async function close(): Promise<void> {
     clearInterval(expiry)
-    await Promise.all([mqtt?.close(), mec021?.close()])
+    await Promise.all([mqtt?.close(), mec021?.close(), services?.close()])
     const why = new GodwitError('CONNECTION_LOST', 'the gateway shuts down')
     const links = sites.links()
     for (const link of links) link.rpc.close(why)
@@ -105,7 +111,8 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   try {
     for (const { engine, host, port } of options.listen)
       listeners.push({ engine: engine.name, listener: await engine.listen({ host, port }) })
-    const routes = adminRoutes({ sites, migrations, enrolments: parts.enrolments, pins: parts.pins, metrics, describe })
+    services = await startServices({ ...parts, list: options.services ?? [], waitMs: options.serviceWaitMs, log })
+    const routes = adminRoutes({ ...parts, services, describe })
     const { host, port, token } = options.admin
     admin = await startHttpServer({ listen: { host, port }, routes, token, log })
     const { onMeasurement } = options

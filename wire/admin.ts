@@ -82,6 +82,22 @@ export type SiteView = z.infer<typeof SiteView>
 export const VmView = VmFacts.extend({ site: Id, online: z.boolean() })
 export type VmView = z.infer<typeof VmView>
 
+/** GET /v1/services: the stable addresses, and where their VMs are now. */
+export const ServiceView = z.object({
+  vm: Id,
+  service: Id,
+  listen: z.object({ host: z.string(), port: z.number() }),
+  /** Null while no site can be asked for it. */
+  site: Id.nullable(),
+  /** Connections now; of these, those that wait for the VM. */
+  open: z.number(),
+  waiting: z.number(),
+  /** Since the gateway began; `refused`: never reached the VM. */
+  connections: z.number(),
+  refused: z.number(),
+})
+export type ServiceView = z.infer<typeof ServiceView>
+
 /** GET /v1/status. */
 export const GatewayStatus = z.object({
   gateway: z.object({

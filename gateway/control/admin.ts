@@ -7,6 +7,7 @@ import { EnrolmentUpload, type GatewayStatus, MigrationRequest, PinRequest, Toke
 import { Id } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { check, type z } from '../../wire/schema.ts'
+import type { Services } from '../services/services.ts'
 import type { Enrolments } from './enrolments.ts'
 import type { Migrations } from './migrations.ts'
 import type { Pins } from './pins.ts'
@@ -17,6 +18,7 @@ export type AdminOptions = {
   migrations: Migrations
   enrolments: Enrolments
   pins: Pins
+  services: Services
   metrics: Metrics
   describe: () => GatewayStatus['gateway']
 }
@@ -25,7 +27,7 @@ const body = <S extends z.ZodType>(schema: S, value: unknown): z.output<S> =>
   check(schema, value ?? {}, { what: 'request body', code: 'CONFIG_INVALID' })
 const ENDED_SHOWN = 50
 
-export function adminRoutes({ sites, migrations, enrolments, pins, metrics, describe }: AdminOptions): Route[] {
+export function adminRoutes({ sites, migrations, enrolments, pins, services, metrics, describe }: AdminOptions): Route[] {
   return [
     { method: 'GET', path: '/healthz', open: true, handle: () => ({ body: { ok: true } }) },
     {
@@ -52,6 +54,7 @@ export function adminRoutes({ sites, migrations, enrolments, pins, metrics, desc
     },
     { method: 'GET', path: '/v1/sites', handle: () => ({ body: { sites: sites.views() } }) },
     { method: 'GET', path: '/v1/vms', handle: () => ({ body: { vms: sites.vms() } }) },
+    { method: 'GET', path: '/v1/services', handle: () => ({ body: { services: services.views() } }) },
     { method: 'GET', path: '/v1/pins', handle: () => ({ body: { pins: pins.list() } }) },
     {
       method: 'PUT',
