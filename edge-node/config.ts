@@ -13,6 +13,9 @@ const size = z.union([z.string(), z.number()], { error: `must be ${SIZE_FORM}` }
   return z.NEVER
 })
 
+const pattern = z.string().regex(/^[a-z0-9*-]{1,64}$/, 'must be a name, in which * stands for any characters')
+const AcceptRule = z.strictObject({ from: z.array(pattern).min(1).max(64), vms: z.array(pattern).min(1).max(64) })
+
 export const NodeConfig = z.strictObject({
   /** Name in the site's certificate. */
   site: Id,
@@ -36,6 +39,8 @@ export const NodeConfig = z.strictObject({
     /** Bytes; never given to VMs. */
     memoryReserve: size,
   }),
+  /** Which VMs may come here, and from where; the first rule that fits lets one in. Absent: all of our root's sites may send any. */
+  accept: z.array(AcceptRule).max(64).optional(),
   /** File with the root's signed revocation list; absent: none is used. */
   revocations: path.optional(),
 })

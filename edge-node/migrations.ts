@@ -13,6 +13,7 @@ import type { NodeConfig } from './config.ts'
 import type { LoadedIdentity } from './identity.ts'
 import type { Link, LinkHandlers } from './link/link.ts'
 import type { NodeMetrics } from './metrics.ts'
+import { checkAccept } from './migration/accept.ts'
 import type { Journal } from './migration/journal.ts'
 import type { Answering, recover, Unanswered } from './migration/recover.ts'
 import { type SourceMigration, startSource } from './migration/source.ts'
@@ -60,6 +61,7 @@ export function createMigrations(options: MigrationsOptions): Migrations {
   const prepare: LinkHandlers['prepare'] = async ({ plan, sourceCertificate }) => {
     if (plan.target !== config.site) throw new GodwitError('MIGRATION_STATE', `this is ${config.site}, not ${plan.target}`)
     const source = verifyPeer(identity, plan.source, sourceCertificate)
+    checkAccept(config.accept, plan)
     await slots.take(plan, async () => {
       const target = startTarget(await targetOptions(options, plan, source, progress => link?.progress(progress)))
       const result = conclude(

@@ -69,6 +69,12 @@ export const ERRORS = {
   MIGRATION_LATE: row(refused, false, 'too late: the VM has been handed over, forward only', 'migrate it back'),
   MIGRATION_DOUBT: row(failed, false, 'it is not certain which site owns the VM', 'see godwit status at both sites'),
   MIGRATION_STATE: row(failed, false, 'a message does not fit the state of the migration', 'report it with both logs'),
+  MIGRATION_DENIED: row(
+    denied,
+    false,
+    'the target does not accept this VM from this site',
+    'see accept in the configuration of the target',
+  ),
   MIGRATION_REFUSED: row(refused, false, 'the other site refused', 'see the cause'),
   MANIFEST_MISMATCH: row(failed, true, 'what arrived is not what was sent', 'the relay or link altered streams: check them, then retry'),
   EPOCH_STALE: row(refused, false, 'the message belongs to an earlier owner', 'nothing to do; the newer owner stands'),
