@@ -1,7 +1,8 @@
 // After a restart of the agent: what its records say of migrations that were under way, and what follows. QEMU has outlived the agent.
 // Enters: the last record of each migration, the registry as it adopted what runs. Leaves: VMs taken back, hand-overs that go on, answers for sources.
-// Always holds: a source whose last word is before RELINQUISHED still owns the VM and lets it run; from RELINQUISHED on it only asks; a target answers
-// RUNNING exactly when it had made the VM its own, and otherwise writes REFUSED before it says so.
+// Always holds: a source whose last word is before RELINQUISHED still owns the VM and lets it run; from RELINQUISHED on it only asks, and one migration
+// of a VM that stands there outweighs whatever others of it say; a target answers RUNNING exactly when it had made the VM its own, and otherwise
+// writes REFUSED before it says so.
 import { fromBase64 } from '../../crypto/bytes.ts'
 import { type Certificate, decodeCertificate } from '../../crypto/certificate.ts'
 import type { SiteKeys } from '../../crypto/identity.ts'
@@ -33,11 +34,14 @@ export type Answering = { plan: Plan; rejoin(attempt: number, stream: Stream): v
 export async function recover(options: RecoverOptions): Promise<{ unanswered: Unanswered[]; answering: Answering[] }> {
   const unanswered: Unanswered[] = []
   const answering: Answering[] = []
-  for (const record of await options.journal.last()) {
+  const records = await options.journal.last()
+  const isHandedOver = (vm: string) =>
+    records.some(record => record.vm === vm && record.side === 'source' && record.state === 'RELINQUISHED')
+  for (const record of records) {
     try {
       if (record.side === 'target') answering.push(await recoverTarget(options, record))
       else if (record.state === 'RELINQUISHED') unanswered.push(askAgain(options, record))
-      else await recoverSource(options, record)
+      else await recoverSource(options, record, isHandedOver(record.vm))
     } catch (error) {
       options.log.error('a migration could not be recovered', {
         migrationId: record.migrationId,
@@ -55,7 +59,7 @@ const recorderAfter = ({ journal }: RecoverOptions, record: OwnershipRecord) =>
   journal.recorder(record.plan, record.side, fromBase64(record.peerCertificate), record)
 
 /** Everything at the source but RELINQUISHED: the paper is clear, only QEMU may not have been told. */
-async function recoverSource(options: RecoverOptions, record: OwnershipRecord): Promise<void> {
+async function recoverSource(options: RecoverOptions, record: OwnershipRecord, isHandedOver: boolean): Promise<void> {
   const { registry, log } = options
   const vm = vmHere(options, record)
   if (!vm || vm.epoch > record.epoch) return
@@ -65,9 +69,10 @@ async function recoverSource(options: RecoverOptions, record: OwnershipRecord): 
     return
   }
   const isOpen = record.state === 'OFFERED' || record.state === 'STREAMING' || record.state === 'QUIESCED'
-  if (vm.state !== 'paused' || !(isOpen || record.state === 'RECLAIMED')) return
-  log.warn('taking a VM back that was never handed over', { vm: record.vm, state: record.state })
+  // Also where the VM runs already: a record left open would speak for a later migration's VM.
   if (isOpen) await recorderAfter(options, record)('ABORTED', record.plan.epoch)
+  if (isHandedOver || vm.state !== 'paused' || !(isOpen || record.state === 'RECLAIMED')) return
+  log.warn('taking a VM back that was never handed over', { vm: record.vm, state: record.state })
   await resumeSource(registry.machine(record.vm).qmp)
   await registry.settle(record.vm, 'kept', record.epoch)
 }

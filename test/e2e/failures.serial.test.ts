@@ -36,7 +36,7 @@ type Midway = { migrationId: string; from: string; to: string }
 /** A migration that stands still with the first pages sent. */
 async function midway(method: Method = 'live'): Promise<Midway> {
   const { lab, guest } = await scene()
-  const [from] = guest.runsAt()
+  const [from] = await guest.runsAt()
   const to = from === 'a' ? 'b' : 'a'
   lab.valve.hold(index => index >= 2, { afterBytes: 16 * MIB })
   const migrationId = await lab.begin({ vm: VM, to, method })
@@ -47,7 +47,7 @@ async function midway(method: Method = 'live'): Promise<Midway> {
 /** A migration that stands still with the VM handed over by the source, and the target not yet told. */
 async function committed(): Promise<Midway> {
   const { lab, guest } = await scene()
-  const [from] = guest.runsAt()
+  const [from] = await guest.runsAt()
   const to = from === 'a' ? 'b' : 'a'
   const target = lab.site(to)
   target.onLoaded = async () => {
@@ -84,7 +84,7 @@ async function assertSurvived(
   const record = await lab.until(migrationId)
   assert.equal({ state: record.state, outcome: record.outcome }, { state: 'ABORTED', outcome }, JSON.stringify(record))
   assert.match(record.error?.code ?? '', code)
-  await eventually(() => (guest.runsAt().includes(from) ? true : undefined), { ms: 10_000, what: `it runs at ${from}` })
+  await eventually(async () => ((await guest.runsAt()).includes(from) ? true : undefined), { ms: 10_000, what: `it runs at ${from}` })
   await guest.assertSound()
   await assertNothingAt(to)
   await assertMoves(from, to)
@@ -94,7 +94,7 @@ async function assertMoves(from: string, to: string): Promise<void> {
   const { lab, guest } = await scene()
   const { outcome, error } = await lab.migrate({ vm: VM, to })
   assert.is(outcome, 'completed', `${JSON.stringify(error)}\n${lab.logTail()}`)
-  assert.equal(guest.runsAt(), [to])
+  assert.equal(await guest.runsAt(), [to])
   await guest.assertSound()
   await assertNothingAt(from)
 }
@@ -108,7 +108,7 @@ async function assertHandedOver({ migrationId, from, to }: Midway): Promise<void
     { state: 'DONE', outcome: 'completed' },
     `${JSON.stringify(record)}\n${lab.logTail()}`,
   )
-  assert.equal(guest.runsAt(), [to])
+  assert.equal(await guest.runsAt(), [to])
   await guest.assertSound()
   await assertNothingAt(from)
 }
@@ -209,7 +209,7 @@ test(
   'the target loses the link when the VM is loaded and not handed over: the VM runs at the source',
   async () => {
     const { lab, guest } = await scene()
-    const [from] = guest.runsAt()
+    const [from] = await guest.runsAt()
     const to = from === 'a' ? 'b' : 'a'
     const target = lab.site(to)
     target.onLoaded = async () => {
@@ -242,7 +242,7 @@ test(
   async () => {
     const { lab, guest } = await scene()
     const midst = await committed()
-    assert.equal(guest.runsAt(), [], 'paused at both')
+    assert.equal(await guest.runsAt(), [], 'paused at both')
     lab.sever()
     lab.valve.open()
     await assertHandedOver(midst)
@@ -267,7 +267,7 @@ test(
   "the source's QEMU is killed in the middle: the VM has failed there, and the target has nothing",
   async () => {
     const { lab, guest } = await scene()
-    const [from] = guest.runsAt()
+    const [from] = await guest.runsAt()
     const to = from === 'a' ? 'b' : 'a'
     const source = lab.site(from!)
     for (const site of lab.sites()) await writeFile(join(site.imagesDir, 'echo.img'), echoDisk())

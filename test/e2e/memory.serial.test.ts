@@ -19,7 +19,7 @@ type Move = { report: Report; compared: Comparison; silenceMs: number }
 
 /** One migration with the comparison in its middle. */
 async function moved(lab: Lab, vm: LabGuest, to: string, more: Partial<MigrationRequest> = {}): Promise<Move> {
-  const [from] = vm.runsAt()
+  const [from] = await vm.runsAt()
   const source = lab.site(from!)
   let compared: Comparison | undefined
   lab.site(to).onLoaded = async target => {
@@ -30,7 +30,7 @@ async function moved(lab: Lab, vm: LabGuest, to: string, more: Partial<Migration
   assert.equal({ outcome, error }, { outcome: 'completed', error: undefined }, lab.logTail())
   await vm.observer.next('beat', 5_000)
   const silence = vm.observer.silenceBetween(startMs, performance.now())
-  assert.equal(vm.runsAt(), [to], 'it runs at the target and nowhere else')
+  assert.equal(await vm.runsAt(), [to], 'it runs at the target and nowhere else')
   const move = { report: report!, compared: compared!, silenceMs: silence?.ms ?? 0 }
   show(move)
   assert.equal(move.compared.different, [], 'pages that are not the same at source and target')

@@ -8,6 +8,7 @@ import type { RunningVm } from '../../edge-node/vm/machine.ts'
 import type { GuestRecord } from '../../guest/beats.ts'
 import { type GuestOptions, guestAppend } from '../../guest/image.ts'
 import { toYaml } from '../../ops/yaml.ts'
+import type { VmFacts } from '../../wire/control.ts'
 import type { Lab } from './lab.ts'
 import { assert } from './suite.ts'
 
@@ -33,8 +34,8 @@ export type LabGuest = Disposable & {
   readonly observer: Observer
   /** Counts beats from now on: what the guest says while its site has no agent is heard by nobody. */
   watchAnew(): Promise<void>
-  /** The names of sites (with agents in this process) where it runs. */
-  runsAt(): string[]
+  /** The names of sites whose agents say that it runs there. */
+  runsAt(): Promise<string[]>
   /** The guest compares every page with what it must hold. */
   audit(): Promise<FullAudit>
   /** It beats; its audit finds nothing bad; no beat was lost or came twice; it rewrites memory. */
@@ -76,11 +77,15 @@ export async function bootGuest(lab: Lab, siteName: string, options: LabGuestOpt
       observer = observe(name, consoles)
       await observer.next('beat', 5_000)
     },
-    runsAt: () =>
-      lab
-        .sites()
-        .filter(({ node }) => node.registry.list().some(vm => vm.name === name && vm.state === 'running'))
-        .map(at => at.name),
+    async runsAt() {
+      const found = await Promise.all(
+        lab.sites().map(async at => {
+          const { vms } = await at.api<{ vms: VmFacts[] }>('GET', '/v1/vms')
+          return vms.some(vm => vm.name === name && vm.state === 'running') ? [at.name] : []
+        }),
+      )
+      return found.flat()
+    },
     async assertSound() {
       await observer.next('beat', 5_000)
       const full = await audit()
