@@ -46,6 +46,8 @@ export type MqttLinkOptions = {
   onDown?(error: GodwitError): void
   backoff?: { firstMs: number; maxMs: number }
   connectMs?: number
+  /** The first connection must come about at once: for a person who waits. */
+  firstOrNever?: boolean
   log: Log
 }
 
@@ -78,10 +80,12 @@ export function connectMqtt(options: MqttLinkOptions): MqttLink {
   let lastError: GodwitError | undefined
 
   async function live(): Promise<void> {
+    let wasUp = false
     for (let attempt = 0; !over.signal.aborted; attempt++) {
       try {
         const opened = await open(options, version, over.signal)
         session = opened
+        wasUp = true
         attempt = 0
         options.onUp?.(opened.version)
         ready.resolve()
@@ -92,6 +96,7 @@ export function connectMqtt(options: MqttLinkOptions): MqttLink {
           version = 4
           continue
         }
+        if (options.firstOrNever && !wasUp) return ready.reject(lastError)
       }
       const was = session !== undefined
       session = undefined

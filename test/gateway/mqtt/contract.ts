@@ -278,15 +278,10 @@ export function contract(test: Suite, open: () => Promise<ContractBroker>, skip:
     await eye.wait(topic => topic.endsWith('vm/vm-1/placement'), 'placement')
     // A command from one who may only measure, and a forged birth: neither is heard, whatever the broker does with the sender.
     const command = signCommand(nocKey, topics, 'start', draft({ toSite: 'b' }))
-    telco.publish(topics.build('start'), command).catch(() => {})
+    telco.client.publish(topics.build('start'), JSON.stringify(command), { qos: 1 })
     await using telco2 = await as('telco', [])
-    telco2
-      .publish(
-        topics.build('siteState', { siteId: 'a' }),
-        { online: false, timestamp: new Date().toISOString(), bdSeq: 1 },
-        { retain: true },
-      )
-      .catch(() => {})
+    const birth = { online: false, timestamp: new Date().toISOString(), bdSeq: 1 }
+    telco2.client.publish(topics.build('siteState', { siteId: 'a' }), JSON.stringify(birth), { qos: 1, retain: true })
     assert.is(codeOfReply(await noc.command('cancel', {})), 'MIGRATION_UNKNOWN')
     await new Promise(resolve => setTimeout(resolve, 100))
     assert.is(a.started.length, 0)

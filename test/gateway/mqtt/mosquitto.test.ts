@@ -152,7 +152,7 @@ test(
   async () => {
     await using broker = await mosquitto()
     const up = async (target: Parameters<typeof connectMqtt>[0]['target']) => {
-      const link = connectMqtt({ target, clientId: 'x', subscriptions: [], onMessage() {}, log: silentLog, connectMs: 2_000 })
+      const link = connectMqtt({ target, clientId: 'x', subscriptions: [], onMessage() {}, log: silentLog, firstOrNever: true })
       try {
         return await codeOf(() => link.whenUp({ timeoutMs: 2_500 }))
       } finally {

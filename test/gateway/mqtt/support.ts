@@ -206,17 +206,23 @@ export async function connectAs(
   { url, version, subscriptions = [], options = {} }: { url: string; version: 4 | 5; subscriptions?: string[]; options?: IClientOptions },
 ): Promise<TestClient> {
   const { name, password } = typeof who === 'string' ? { name: who, password: PASSWORDS[who] } : who
-  const client = await within(
-    mqtt.connectAsync(url, {
-      username: name,
-      password,
-      protocolVersion: version,
-      clientId: `${name}-${randomUUID().slice(0, 8)}`,
-      reconnectPeriod: 50,
-      ...options,
-    }),
-    { ms: MS, what: `the connection of ${name}` },
-  )
+  const client = mqtt.connect(url, {
+    username: name,
+    password,
+    protocolVersion: version,
+    clientId: `${name}-${randomUUID().slice(0, 8)}`,
+    reconnectPeriod: 50,
+    ...options,
+  })
+  const connected = new Promise<void>((resolve, reject) => {
+    client.once('connect', () => resolve())
+    client.on('error', reject)
+    client.once('close', () => reject(new Error('closed')))
+  })
+  await within(connected, { ms: MS, what: `the connection of ${name}` }).catch(error => {
+    client.end(true)
+    throw error
+  })
   const messages: Message[] = []
   client.on('message', (topic, payload, packet) => messages.push({ topic, text: payload.toString(), packet, atMs: Date.now() }))
   client.on('error', () => {})
