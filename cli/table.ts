@@ -5,6 +5,7 @@ import { cancel } from './commands/cancel.ts'
 import { demo } from './commands/demo.ts'
 import { doctor } from './commands/doctor.ts'
 import { enrolCommands } from './commands/enrol.ts'
+import { explain } from './commands/explain.ts'
 import { gateway } from './commands/gateway.ts'
 import { keygen } from './commands/keygen.ts'
 import { migrate } from './commands/migrate.ts'
@@ -24,6 +25,7 @@ export const commands: readonly Command[] = [
   migrate,
   cancel,
   status,
+  explain,
   doctor,
   ...simCommands,
   demo,

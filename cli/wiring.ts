@@ -45,6 +45,7 @@ export async function runGateway(config: GatewayConfig, write: Write): Promise<R
       admin: { host: config.admin.host, port: config.admin.port, token },
       mqtt,
       services: config.services,
+      policy: config.policy,
       mec021,
       store,
       log,

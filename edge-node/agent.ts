@@ -144,12 +144,8 @@ async function hostFacts(registry: Registry): Promise<HostFacts> {
 }
 
 const vmFacts = (registry: Registry): VmFacts[] =>
-  registry.list().map(({ name, state, epoch, memoryBytes, vcpus }) => ({
-    name,
-    state,
-    epoch,
-    memoryBytes,
-    vcpus,
-    compression: registry.spec(name).compression,
-    services: registry.spec(name).services.map(service => service.name),
-  }))
+  registry.list().map(({ name, state, epoch, memoryBytes, vcpus }) => {
+    const { compression, services, policy } = registry.spec(name)
+    const wishes = { services: services.map(service => service.name), ...(policy ? { policy } : {}) }
+    return { name, state, epoch, memoryBytes, vcpus, compression, ...wishes }
+  })

@@ -2,6 +2,7 @@
 import { Id } from '../wire/control.ts'
 import { z } from '../wire/schema.ts'
 import { MqttConfig, mqttDefaults } from './control/mqtt/config.ts'
+import { PolicyConfig } from './policy/config.ts'
 
 const path = z.string({ error: 'must be a path' }).min(1, 'must be a path')
 const isPort = (value: unknown): value is number => Number.isInteger(value) && Number(value) >= 0 && Number(value) <= 65_535
@@ -30,6 +31,8 @@ export const GatewayConfig = z.strictObject({
   /** File with the root's signed revocation list; absent: none is used. */
   revocations: path.optional(),
   mqtt: MqttConfig,
+  /** VMs follow their users; absent: they move by command only. */
+  policy: PolicyConfig.optional(),
   /** Stable addresses: a connection to `listen` reaches the service of the VM, wherever it runs. Not encrypted by Godwit between user and VM. */
   services: z.array(z.strictObject({ vm: Id, service: Id, listen: address })).max(256),
   /** The ETSI MEC 021 front; absent: there is none. */

@@ -22,7 +22,9 @@ import { Migrations } from './control/migrations.ts'
 import type { Measurement } from './control/mqtt/measurements.ts'
 import { type MqttOptions, type RunningMqtt, startMqtt } from './control/mqtt/start.ts'
 import { createPins } from './control/pins.ts'
+import { type RunningPolicy, startPolicy } from './control/policy-loop.ts'
 import { createSites } from './control/sites.ts'
+import type { PolicyConfig } from './policy/config.ts'
 import { type RelayOptions, relayStream } from './relay/relay.ts'
 import { createSessions } from './relay/sessions.ts'
 import { type ServiceAddress, type Services, startServices } from './services/services.ts'
@@ -41,6 +43,8 @@ export type GatewayOptions = {
   store: Store
   /** Control over MQTT; absent: off. */
   mqtt?: MqttOptions | undefined
+  /** VMs follow their users; absent: they move by command only. */
+  policy?: PolicyConfig | undefined
   /** What users and links were measured to have (MQTT); checked, newer ones only. It must be quick: messages wait behind it. */
   onMeasurement?: (measurement: Measurement) => void
   /** Stable addresses at which users reach services of VMs, wherever these are. */
@@ -87,6 +91,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   const listeners: { engine: EngineName; listener: Listener }[] = []
   let admin: HttpServer | undefined
   let services: Services | undefined
+  let policy: RunningPolicy | undefined
   let mqtt: RunningMqtt | undefined
   let mec021: RunningMec021 | undefined
   const control = controlHost(parts, { gatewayId: id, version, startedAt, clock })
@@ -96,6 +101,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
 
   async function close(): Promise<void> {
     clearInterval(expiry)
+    policy?.close()
     await Promise.all([mqtt?.close(), mec021?.close(), services?.close()])
     const why = new GodwitError('CONNECTION_LOST', 'the gateway shuts down')
     const links = sites.links()
@@ -112,10 +118,15 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     for (const { engine, host, port } of options.listen)
       listeners.push({ engine: engine.name, listener: await engine.listen({ host, port }) })
     services = await startServices({ ...parts, list: options.services ?? [], waitMs: options.serviceWaitMs, log })
-    const routes = adminRoutes({ ...parts, services, describe })
+    const places = options.mqtt?.places
+    if (options.policy) policy = startPolicy({ config: options.policy, places, host: control, metrics, log })
+    const routes = adminRoutes({ ...parts, services, policy, describe })
     const { host, port, token } = options.admin
     admin = await startHttpServer({ listen: { host, port }, routes, token, log })
-    const { onMeasurement } = options
+    const onMeasurement: GatewayOptions['onMeasurement'] = measurement => {
+      policy?.measured(measurement)
+      options.onMeasurement?.(measurement)
+    }
     if (options.mqtt) mqtt = await startMqtt({ options: options.mqtt, host: control, metrics, onMeasurement, log })
     if (options.mec021) mec021 = await startMec021(options.mec021, control, { metrics, log })
   } catch (error) {

@@ -98,6 +98,8 @@ export const VmFacts = z.object({
   vcpus: count,
   /** How this VM's pages may travel; `zstd` when it says nothing. */
   compression: Compression.optional(),
+  /** Its wishes to the placement policy: what its specification says under `policy`. */
+  policy: z.record(text(64), z.json()).optional(),
   /** Names of what it serves to users through the gateway. */
   services: z.array(Id).max(SERVICES_MAX).optional(),
 })

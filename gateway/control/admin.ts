@@ -11,6 +11,7 @@ import type { Services } from '../services/services.ts'
 import type { Enrolments } from './enrolments.ts'
 import type { Migrations } from './migrations.ts'
 import type { Pins } from './pins.ts'
+import type { RunningPolicy } from './policy-loop.ts'
 import type { Sites } from './sites.ts'
 
 export type AdminOptions = {
@@ -19,6 +20,8 @@ export type AdminOptions = {
   enrolments: Enrolments
   pins: Pins
   services: Services
+  /** Absent: VMs move by command only. */
+  policy: RunningPolicy | undefined
   metrics: Metrics
   describe: () => GatewayStatus['gateway']
 }
@@ -27,7 +30,7 @@ const body = <S extends z.ZodType>(schema: S, value: unknown): z.output<S> =>
   check(schema, value ?? {}, { what: 'request body', code: 'CONFIG_INVALID' })
 const ENDED_SHOWN = 50
 
-export function adminRoutes({ sites, migrations, enrolments, pins, services, metrics, describe }: AdminOptions): Route[] {
+export function adminRoutes({ sites, migrations, enrolments, pins, services, policy, metrics, describe }: AdminOptions): Route[] {
   return [
     { method: 'GET', path: '/healthz', open: true, handle: () => ({ body: { ok: true } }) },
     {
@@ -55,6 +58,14 @@ export function adminRoutes({ sites, migrations, enrolments, pins, services, met
     { method: 'GET', path: '/v1/sites', handle: () => ({ body: { sites: sites.views() } }) },
     { method: 'GET', path: '/v1/vms', handle: () => ({ body: { vms: sites.vms() } }) },
     { method: 'GET', path: '/v1/services', handle: () => ({ body: { services: services.views() } }) },
+    {
+      method: 'GET',
+      path: '/v1/vms/:vm/explain',
+      handle({ params }) {
+        if (!policy) throw new GodwitError('NOT_AVAILABLE', 'this gateway has no policy', { hint: 'see policy: in gateway.yaml' })
+        return { body: policy.explain(params['vm'] ?? '') }
+      },
+    },
     { method: 'GET', path: '/v1/pins', handle: () => ({ body: { pins: pins.list() } }) },
     {
       method: 'PUT',

@@ -1,0 +1,37 @@
+// godwit explain: why the policy moves a VM, or leaves it where it is.
+import type { Explanation } from '../../gateway/policy/types.ts'
+import { askGateway } from '../client.ts'
+import { command, shared } from '../command.ts'
+import { json, table } from '../output.ts'
+
+export const explain = command({
+  name: 'explain',
+  summary: 'say why the policy moves a VM, or leaves it where it is',
+  details: 'Shows each gate that a handoff must pass, in the order they are asked, with the figure now and its limit.',
+  positionals: [{ name: 'VM', help: 'name of the VM' }],
+  options: { json: shared.json, gateway: shared.gateway, 'token-file': shared.tokenFile },
+  examples: ['godwit explain web-1', 'godwit explain web-1 --json'],
+  run: async ({ options, args, io }) => {
+    const path = `/v1/vms/${encodeURIComponent(args[0] ?? '')}/explain`
+    const answer = await askGateway<Explanation>(io, options, { path })
+    io.out(options.json ? json(answer) : renderExplanation(answer))
+    return 0
+  },
+})
+
+/** Pure. */
+export function renderExplanation({ vm, policy, from, userSite, target, because, gates, inputs }: Explanation): string {
+  const where = `${vm}: at ${from ?? 'no site'}, its user at ${userSite ?? 'no known site'}, best would be ${target ?? 'none'} (policy ${policy})\n`
+  const number = (value: number | null, unit: string) =>
+    value === null ? '-' : `${Math.round(value * 100) / 100}${unit ? ` ${unit}` : ''}`
+  const rows = gates.map(({ gate, isOpen, rule, value, limit, unit }) => [
+    isOpen ? 'open' : 'CLOSED',
+    gate,
+    number(value, unit),
+    number(limit, unit),
+    rule,
+  ])
+  const { cost } = inputs
+  const price = cost ? `a move would take ${Math.round(cost.totalMs)} ms, ${Math.round(cost.downtimeMs)} ms of it stopped\n` : ''
+  return `${where}${because}\n${price}\n${table(['', 'GATE', 'NOW', 'LIMIT', 'RULE'], rows)}`
+}

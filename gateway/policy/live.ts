@@ -1,0 +1,222 @@
+// The policy at work: what is measured goes into the engine, what it decides becomes migrations. Pure but for its host: time is passed in, and a
+// caller (gateway.ts) steps it once a second.
+//
+//   MQTT latency, location, links ─┐
+//   sites and their VMs ───────────┼─▶ engine.step(nowMs) ─▶ start(vm, to) ─▶ 'ended', told to the engine
+//   migrations begun and ended ────┘
+//
+// Where a user is: at the site with the least RTT of those that were measured to lately (radio adds the same to all, so it cancels); with only one
+// measured, at the site nearest to the place that the user reported; otherwise unknown, and then nothing moves.
+// Always holds: every decision is in the log with its reason; a migration that cannot be started counts as refused, and waits as the engine says;
+// what is remembered is bounded by the VMs and sites that there are.
+import { createProjection } from '../../ops/geo.ts'
+import type { MigrationRecord, MigrationRequest, SiteView, VmView } from '../../wire/admin.ts'
+import { toGodwitError } from '../../wire/errors.ts'
+import type { Log } from '../../wire/log.ts'
+import type { GatewayEvent } from '../control/events.ts'
+import type { Measurement } from '../control/mqtt/measurements.ts'
+import type { PolicyConfig } from './config.ts'
+import { HandoffEngine } from './engine.ts'
+import { VmPolicy } from './settings.ts'
+import type { Decision, Explanation, Observation } from './types.ts'
+
+/** How much of an RTT's former value stays at each new measurement: one packet's bad luck is no place. */
+const KEEP = 0.6
+const USERS_MAX = 100_000
+const EVENTS_MAX = 10_000
+
+export type LiveHost = {
+  vms(): VmView[]
+  sites(): SiteView[]
+  isPinned(vm: string): boolean
+  start(request: MigrationRequest): Promise<string>
+}
+
+export type LiveOptions = {
+  config: PolicyConfig
+  places?: Record<string, { geo?: { lat: number; lon: number } | undefined }> | undefined
+  host: LiveHost
+  onDecision?: (decision: Decision) => void
+  log: Log
+}
+
+type Rtt = { rttMs: number; atMs: number }
+/** What was measured of a VM's user. */
+type UserFacts = { rtts: Map<string, Rtt>; place: { lat: number; lon: number; atMs: number } | undefined }
+
+export class LivePolicy {
+  readonly #options: LiveOptions
+  readonly #engine: HandoffEngine
+  readonly #users = new Map<string, UserFacts>()
+  /** Whose VM a subscriber uses: locations name only the subscriber. */
+  readonly #vmOf = new Map<string, string>()
+  readonly #wishes = new Map<string, string>()
+  readonly #dirty = new Map<string, number>()
+  /** Pre-staging has no data plane yet: a decision stands for as long as its copy would, and is then let go. */
+  readonly #staged = new Map<string, { site: string; untilMs: number }>()
+  #events: Observation[] = []
+  #steppedMs = Number.NEGATIVE_INFINITY
+
+  constructor(options: LiveOptions) {
+    this.#options = options
+    const { name, vms: _, links, ...settings } = options.config
+    this.#engine = new HandoffEngine({ settings: { ...settings, policy: name }, reportStays: true })
+    for (const { from, to, rttMs, bandwidthBytesPerSecond } of links) {
+      const path = bandwidthBytesPerSecond === undefined ? {} : { bandwidthBytesPerSecond }
+      this.#events.push({ kind: 'link', from, to, ...(rttMs === undefined ? {} : { rttMs }), ...path })
+    }
+    for (const [site, { geo }] of Object.entries(options.places ?? {})) if (geo) this.#events.push({ kind: 'site', site, ...geo })
+  }
+
+  /** A measurement that has been checked and is newer than those before it. */
+  measured(measurement: Measurement, nowMs: number): void {
+    if (measurement.kind === 'link') {
+      const { rttMs, availableBps } = measurement.value
+      const path = availableBps ? { bandwidthBytesPerSecond: availableBps / 8 } : {}
+      this.#push({ kind: 'link', from: measurement.site, to: measurement.peer, ...(rttMs === null ? {} : { rttMs }), ...path })
+    } else if (measurement.kind === 'latency') {
+      const { vmId, targetSite, rttMs } = measurement.value
+      const user = this.#users.get(vmId)
+      if (!user || !this.#options.host.sites().some(({ site }) => site === targetSite)) return
+      const before = user.rtts.get(targetSite)
+      const isFresh = before && nowMs - before.atMs <= this.#engine.settings.staleMs
+      user.rtts.set(targetSite, { rttMs: isFresh ? KEEP * before.rttMs + (1 - KEEP) * rttMs : rttMs, atMs: nowMs })
+      this.#vmOf.delete(measurement.ueKey)
+      this.#vmOf.set(measurement.ueKey, vmId)
+      if (this.#vmOf.size > USERS_MAX) this.#vmOf.delete(this.#vmOf.keys().next().value!)
+    } else if (measurement.kind === 'location') {
+      const user = this.#users.get(this.#vmOf.get(measurement.ueKey) ?? '')
+      const { lat, lon } = measurement.value
+      if (user) user.place = { lat, lon, atMs: nowMs }
+    }
+  }
+
+  event(event: GatewayEvent): void {
+    if (event.event === 'progress') {
+      const { dirtyBytesPerSecond } = event.progress
+      if (dirtyBytesPerSecond !== undefined && this.#users.has(event.migration.vm)) this.#dirty.set(event.migration.vm, dirtyBytesPerSecond)
+    }
+    if (event.event === 'migration') this.#push(observationOf(event.migration))
+  }
+
+  /** Once a second. `nowMs` is of a clock that never goes back. */
+  step(nowMs: number): void {
+    const { log, onDecision } = this.#options
+    const observations = [...this.#events.splice(0), ...this.#sites(), ...this.#vms(nowMs), ...this.#letGo(nowMs)]
+    this.#steppedMs = nowMs
+    for (const decision of this.#engine.step(nowMs, observations)) {
+      const { action, vm, from, to, explanation } = decision
+      const words = { vm, from, to, because: explanation.because, inputs: explanation.inputs, thresholds: explanation.thresholds }
+      if (action === 'stay') log.debug('a VM stays', { ...words, gate: decision.gate })
+      else log.info(action === 'move' ? 'a VM follows its user' : 'a VM should be pre-staged', words)
+      if (action === 'prepare') this.#staged.set(vm, { site: to, untilMs: nowMs + decision.keepMs })
+      if (action === 'move') this.#start(vm, to)
+      onDecision?.(decision)
+    }
+  }
+
+  /** Why this VM is where it is; undefined for one that the policy does not know. */
+  explain(vm: string, nowMs: number): Explanation | undefined {
+    return this.#engine.explain(vm, nowMs)
+  }
+
+  #push(observation: Observation | undefined): void {
+    if (observation && this.#events.length < EVENTS_MAX) this.#events.push(observation)
+  }
+
+  #start(vm: string, to: string): void {
+    const { host, log } = this.#options
+    host.start({ vm, to }).catch(thrown => {
+      log.warn('a handoff could not be started', { vm, to, error: toGodwitError(thrown) })
+      this.#push({ kind: 'ended', vm, outcome: 'refused' })
+    })
+  }
+
+  #sites(): Observation[] {
+    return this.#options.host.sites().map(({ site, online }) => ({ kind: 'site', site, isEligible: online }))
+  }
+
+  /** Each VM once, as its latest owner tells it, and its user. */
+  *#vms(nowMs: number): Iterable<Observation> {
+    const latest = new Map<string, VmView>()
+    for (const view of this.#options.host.vms()) {
+      if (view.state === 'incoming' || (latest.get(view.name)?.epoch ?? -1) >= view.epoch) continue
+      latest.set(view.name, view)
+    }
+    for (const vm of this.#users.keys()) {
+      if (latest.has(vm)) continue
+      for (const table of [this.#users, this.#wishes, this.#dirty, this.#staged]) table.delete(vm)
+      yield { kind: 'vm-gone', vm }
+    }
+    for (const [vm, { site, memoryBytes, policy }] of latest) {
+      const user = this.#users.get(vm) ?? { rtts: new Map(), place: undefined }
+      this.#users.set(vm, user)
+      const wish = this.#wish(vm, policy)
+      const dirty = this.#dirty.get(vm)
+      yield { kind: 'vm', vm, site, memoryBytes, ...(dirty === undefined ? {} : { dirtyBytesPerSecond: dirty }), ...wish }
+      yield* this.#userAt(vm, user, site, nowMs)
+    }
+  }
+
+  /** What the VM wants, if it has changed: the engine begins anew with each word of it. The operator's word counts more than the VM's own. */
+  #wish(vm: string, own: Record<string, unknown> | undefined): { policy: VmPolicy } | undefined {
+    const { config, host, log } = this.#options
+    const parsed = VmPolicy.safeParse(own ?? {})
+    const policy = { ...(parsed.success ? parsed.data : {}), ...config.vms[vm], ...(host.isPinned(vm) ? { isPinned: true } : {}) }
+    const text = JSON.stringify([policy, own])
+    if (this.#wishes.get(vm) === text) return undefined
+    this.#wishes.set(vm, text)
+    if (!parsed.success) log.warn('the policy in a VM specification is not understood', { vm, issue: parsed.error.issues[0]?.message })
+    return { policy }
+  }
+
+  *#userAt(vm: string, { rtts, place }: UserFacts, vmSite: string, nowMs: number): Iterable<Observation> {
+    const { staleMs } = this.#engine.settings
+    let best: string | undefined
+    let latestMs = Number.NEGATIVE_INFINITY
+    for (const [site, { rttMs, atMs }] of rtts) {
+      if (nowMs - atMs > staleMs) rtts.delete(site)
+      else {
+        latestMs = Math.max(latestMs, atMs)
+        if (best === undefined || rttMs < rtts.get(best)!.rttMs) best = site
+      }
+    }
+    const isPlaceFresh = place && nowMs - place.atMs <= staleMs
+    const site = rtts.size > 1 ? best : isPlaceFresh ? this.#nearest(place) : undefined
+    // Nothing new since the last step says nothing new: the engine sees how old the user's last word is.
+    if (site === undefined || Math.max(latestMs, place?.atMs ?? latestMs) <= this.#steppedMs) return
+    const rtt = rtts.get(vmSite)
+    yield {
+      kind: 'user',
+      vm,
+      site,
+      ...(rtt ? { rttMs: rtt.rttMs } : {}),
+      ...(isPlaceFresh ? { lat: place.lat, lon: place.lon } : {}),
+    }
+  }
+
+  #nearest(point: { lat: number; lon: number }): string | undefined {
+    const projection = createProjection(point)
+    let best: string | undefined
+    let bestMeters = Number.POSITIVE_INFINITY
+    for (const [site, { geo }] of Object.entries(this.#options.places ?? {})) {
+      if (!geo) continue
+      const { x, y } = projection.toMap(geo)
+      const meters = Math.hypot(x, y)
+      if (meters < bestMeters) [best, bestMeters] = [site, meters]
+    }
+    return best
+  }
+
+  *#letGo(nowMs: number): Iterable<Observation> {
+    for (const [vm, { site, untilMs }] of this.#staged) {
+      if (nowMs < untilMs) continue
+      this.#staged.delete(vm)
+      yield { kind: 'staged', vm, site, bytes: 0, isDone: true }
+    }
+  }
+}
+
+function observationOf({ vm, target, outcome }: MigrationRecord): Observation {
+  return outcome === null ? { kind: 'started', vm, to: target } : { kind: 'ended', vm, outcome }
+}

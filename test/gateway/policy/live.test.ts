@@ -1,0 +1,175 @@
+import type { Measurement } from '../../../gateway/control/mqtt/measurements.ts'
+import { PolicyConfig } from '../../../gateway/policy/config.ts'
+import { type LiveHost, LivePolicy } from '../../../gateway/policy/live.ts'
+import type { Decision } from '../../../gateway/policy/types.ts'
+import type { MigrationRecord, VmView } from '../../../wire/admin.ts'
+import { GodwitError } from '../../../wire/errors.ts'
+import { silentLog } from '../../../wire/log.ts'
+import { assert, suite } from '../../support/suite.ts'
+
+const test = suite('gateway/policy: live loop')
+
+const MIB = 1024 * 1024
+const LINKS = [
+  { from: 'a', to: 'b', rttMs: 24 },
+  { from: 'b', to: 'c', rttMs: 24 },
+  { from: 'a', to: 'c', rttMs: 48 },
+]
+const QUICK = { smoothing: 0.5, regret: { triggerMs: 2_000, residenceMs: 2_000 }, cost: { bandwidthBytesPerSecond: 100e6 } }
+
+/** A gateway in virtual time: sites a, b, c, one VM at a, its user, and migrations that end when the test says so. */
+function stage(given: object = {}) {
+  let nowMs = 0
+  const decisions: Decision[] = []
+  const started: string[] = []
+  const vm = { name: 'vm', state: 'running', epoch: 1, memoryBytes: 128 * MIB, vcpus: 1, site: 'a', online: true } as VmView
+  const world = { vms: [vm], pinned: false, refusal: undefined as GodwitError | undefined, offline: '' }
+  const host: LiveHost = {
+    vms: () => world.vms,
+    sites: () =>
+      ['a', 'b', 'c'].map(site => ({
+        ...{ site, online: site !== world.offline, transport: null, dataConnections: 0, rttMs: null, version: null },
+        ...{ since: 0, certificateNotAfter: null, host: null, vms: [] },
+      })),
+    isPinned: () => world.pinned,
+    async start({ vm: name, to }) {
+      if (world.refusal) throw world.refusal
+      started.push(`${name} -> ${to}`)
+      return 'f'.repeat(32)
+    },
+  }
+  const config = PolicyConfig.parse({ ...QUICK, links: LINKS, ...given })
+  const places = { a: { geo: { lat: 52, lon: 13 } }, b: { geo: { lat: 52, lon: 13.1 } } }
+  const live = new LivePolicy({ config, places, host, onDecision: decision => decisions.push(decision), log: silentLog })
+  const latency = (site: string, rttMs: number) =>
+    live.measured(
+      { kind: 'latency', ueKey: 'ue-1', receivedAtMs: 0, value: { seq: 1, vmId: 'vm', targetSite: site, rttMs } } as Measurement,
+      nowMs,
+    )
+  return {
+    ...{ live, world, vm, decisions, started, latency },
+    measured: (measurement: Measurement) => live.measured(measurement, nowMs),
+    /** Seconds with the user at distances (RTT, ms) of the sites; absent: silent. */
+    async run(seconds: number, rtts: Record<string, number> = {}) {
+      for (let at = 0; at < seconds; at++) {
+        for (const [site, rttMs] of Object.entries(rtts)) latency(site, rttMs)
+        live.step(nowMs)
+        nowMs += 1_000
+        await Promise.resolve()
+      }
+    },
+    migration: (outcome: MigrationRecord['outcome'], target: string) =>
+      live.event({ event: 'migration', migration: { vm: 'vm', target, outcome } as MigrationRecord }),
+    moves: () => decisions.flatMap(({ action, to }) => (action === 'move' ? [to] : [])),
+    explain: () => live.explain('vm', nowMs)!,
+  }
+}
+
+test('a VM follows its user from site to site, once each, and never while it is on its way', async () => {
+  const s = stage()
+  await s.run(5, { a: 10, b: 34 })
+  assert.equal(s.moves(), [])
+  await s.run(20, { a: 34, b: 10 })
+  assert.equal([s.moves(), s.started], [['b'], ['vm -> b']])
+  s.world.vms = [{ ...s.vm, site: 'b', epoch: 2 }]
+  s.migration('completed', 'b')
+  await s.run(3, { a: 34, b: 10 })
+  assert.is(s.explain().from, 'b')
+  await s.run(20, { b: 34, c: 10 })
+  assert.equal(s.started, ['vm -> b', 'vm -> c'])
+})
+
+test('a decision comes with what it was made of', async () => {
+  const s = stage()
+  await s.run(20, { a: 34, b: 10 })
+  const { explanation } = s.decisions.find(({ action }) => action === 'move')!
+  assert.match(explanation.because, /b saves the user 24\.0 ms/)
+  assert.ok(explanation.gates.every(({ isOpen }) => isOpen))
+  assert.ok(
+    s.decisions.some(decision => decision.action === 'stay' && decision.gate === 'trigger'),
+    'why it stayed before is said too',
+  )
+})
+
+test('a user of whom only one site is known, or nothing for a while, moves nothing', async () => {
+  const s = stage({ staleMs: 1_500 })
+  await s.run(20, { a: 90 })
+  assert.is(s.explain().gate, 'unknown')
+  await s.run(1, { a: 34, b: 10 })
+  await s.run(15)
+  assert.equal([s.explain().gate, s.moves()], ['stale', []])
+})
+
+test("with one site measured the user's place says where they are", async () => {
+  const s = stage()
+  for (let at = 0; at < 15; at++) {
+    await s.run(1, { a: 90 })
+    s.measured({ kind: 'location', ueKey: 'ue-1', receivedAtMs: 0, value: { lat: 52, lon: 13.09 } } as Measurement)
+  }
+  assert.equal(s.moves(), ['b'])
+})
+
+test('a refused start waits, and is tried again', async () => {
+  const s = stage({ storm: { backoffMs: 10_000 } })
+  s.world.refusal = new GodwitError('SITE_OFFLINE')
+  await s.run(12, { a: 34, b: 10 })
+  assert.equal([s.moves(), s.explain().gate], [['b'], 'backoff'])
+  s.world.refusal = undefined
+  await s.run(15, { a: 34, b: 10 })
+  assert.equal([s.moves(), s.started], [['b', 'b'], ['vm -> b']])
+})
+
+test('a migration that somebody else began is not begun again', async () => {
+  const s = stage()
+  await s.run(1, { a: 34, b: 10 })
+  s.migration(null, 'b')
+  await s.run(20, { a: 34, b: 10 })
+  assert.equal(s.moves(), [])
+  s.world.vms = [{ ...s.vm, site: 'b', epoch: 2 }]
+  s.migration('completed', 'b')
+  await s.run(10, { a: 34, b: 10 })
+  assert.equal([s.moves(), s.explain().gate], [[], 'best'])
+})
+
+test('pins, SLOs and policies are the operator’s first, then those of the VM', async () => {
+  const s = stage({ vms: { vm: { sloMs: 40 } } })
+  s.world.vms = [{ ...s.vm, policy: { policy: 'never', sloMs: 80 } }]
+  await s.run(20, { a: 34, b: 10 })
+  assert.equal([s.explain().policy, s.explain().thresholds.sloMs, s.moves()], ['never', 40, []])
+  s.world.vms = [{ ...s.vm, policy: { nonsense: true } }]
+  s.world.pinned = true
+  await s.run(20, { a: 34, b: 10 })
+  assert.equal([s.explain().policy, s.explain().gate, s.moves()], ['regret', 'pinned', []])
+  s.world.pinned = false
+  await s.run(10, { a: 34, b: 10 })
+  assert.equal(s.moves(), ['b'])
+})
+
+test('a site that is away is no target, and a link that was measured counts at once', async () => {
+  const s = stage({ links: [] })
+  await s.run(10, { a: 34, b: 10 })
+  assert.is(s.explain().gate, 'unknown')
+  s.world.offline = 'b'
+  for (const [site, peer, rttMs] of [
+    ['a', 'b', 24],
+    ['b', 'c', 5],
+    ['a', 'c', 30],
+  ] as const)
+    s.measured({ kind: 'link', site, peer, receivedAtMs: 0, value: { rttMs, availableBps: 8e8, sampledAt: '' } })
+  await s.run(20, { a: 34, b: 10 })
+  assert.equal(s.moves(), ['c'])
+})
+
+test('of two sites that speak of a VM the later owner counts, and a VM that is gone is forgotten', async () => {
+  const s = stage()
+  s.world.vms = [{ ...s.vm, site: 'b', epoch: 2 }, s.vm]
+  await s.run(2, { a: 34, b: 10 })
+  assert.is(s.explain().from, 'b')
+  s.world.vms = []
+  await s.run(2)
+  assert.is(s.live.explain('vm', 1e6), undefined)
+  s.latency('a', 10)
+  await s.run(1)
+})
+
+test.run()
