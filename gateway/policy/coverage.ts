@@ -26,6 +26,11 @@ export class Coverage {
     this.#layOut()
   }
 
+  /** How finely it tells places apart. */
+  get tileMeters(): number {
+    return this.#tileMeters
+  }
+
   get isEmpty(): boolean {
     return this.#sites.length === 0
   }

@@ -141,7 +141,9 @@ export class HandoffEngine {
       if (c.movingTo[index]! >= 0) continue
       const kind = policy[index]
       if (kind === REGRET) {
-        accountMsSeconds[index] = Math.max(0, accountMsSeconds[index]! + (regretMs - freeMs) * elapsed)
+        if (regretMs > 0) c.candidate[index] = best
+        const gainMs = regretMs > 0 ? regretMs : accountMsSeconds[index]! > 0 ? this.#savedMs(index, user, from) : 0
+        accountMsSeconds[index] = Math.max(0, accountMsSeconds[index]! + (gainMs - freeMs) * elapsed)
         if (smoothed > hysteresisMs[index]!) {
           if (Number.isNaN(aboveSinceMs[index]!)) aboveSinceMs[index] = nowMs
           active.push(index)
@@ -157,6 +159,17 @@ export class HandoffEngine {
       else c.gate[index] = quiet
     }
     return active
+  }
+
+  /**
+   * The user is back where the VM is best: what it would now lose (negative) had the VM been moved to where the regret pointed. Without this, a user
+   * who flits over a border would pay for a move with regret that no place could have saved.
+   */
+  #savedMs(index: number, userSite: number, from: number): number {
+    const candidate = this.vms.columns.candidate[index]!
+    if (candidate < 0) return 0
+    const saved = this.sites.rtt(userSite, from) - this.sites.rtt(userSite, candidate)
+    return Number.isFinite(saved) ? Math.min(0, saved) : 0
   }
 
   #smoothRtt(index: number, keep: number): void {
@@ -285,6 +298,7 @@ export class HandoffEngine {
     c.arrivedMs[index] = nowMs
     c.smoothedRegretMs[index] = 0
     c.accountMsSeconds[index] = 0
+    c.candidate[index] = -1
     c.aboveSinceMs[index] = Number.NaN
     c.smoothedRttMs[index] = Number.NaN
     c.stagedSite[index] = -1

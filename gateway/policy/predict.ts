@@ -4,11 +4,12 @@
 // Pure; deterministic. Always holds: each user has at most one prediction waiting for its outcome.
 import { Calibration, type Score } from './calibration.ts'
 import { Coverage } from './coverage.ts'
-import { Markov, outlookAt } from './markov.ts'
+import { Markov, type Outlook, outlookAt } from './markov.ts'
 import { Motion } from './motion.ts'
 
 /** Deviations of heading, in standard deviations, and their weights (Gaussian). */
 const FAN = [-1.8, -0.9, 0, 0.9, 1.8].map(at => ({ at, weight: Math.exp(-at * at * 0.5) }))
+const STRAIGHT = FAN.filter(({ at }) => at === 0)
 /** Shares of the straight way that a user really makes: roads bend, lights are red. */
 const PROGRESS = [
   { share: 0.35, weight: 0.3 },
@@ -89,7 +90,9 @@ export class Predictor {
     const y = motion.y[user]!
     const aheadX = motion.vx[user]! * seconds
     const aheadY = motion.vy[user]! * seconds
-    for (const { at, weight } of FAN) {
+    // A way that is short beside a tile of the coverage needs no fan.
+    const fan = aheadX * aheadX + aheadY * aheadY < coverage.tileMeters ** 2 / 4 ? STRAIGHT : FAN
+    for (const { at, weight } of fan) {
       const sin = Math.sin(at * spread)
       const cos = Math.cos(at * spread)
       const wayX = aheadX * cos - aheadY * sin
@@ -111,20 +114,24 @@ export class Predictor {
 
   #mix(previous: number, here: number, tauMs: number): void {
     const outlook = this.#markov.outlook(previous, here, tauMs)
-    if (outlook.coarse) for (const site of outlook.coarse.sites) this.#add(site, 0)
     this.#raw = -1
-    for (let at = 0; at < this.#sites.length; at++) {
-      const site = this.#sites[at]!
-      const byFan = this.#weights[at]!
-      const byMarkov = outlookAt(outlook, site)
-      const raw = this.#fanShare * byFan + (1 - this.#fanShare) * byMarkov
-      if (raw <= this.#raw) continue
-      this.#raw = raw
-      this.site = site
-      this.#fanPart = byFan
-      this.#markovPart = byMarkov
+    const known = this.#sites.length
+    for (let at = 0; at < known; at++) this.#weigh(outlook, this.#sites[at]!, this.#weights[at]!)
+    // More than half for one leaves less for any other.
+    if (this.#raw <= 0.5 && outlook.coarse) {
+      for (const site of outlook.coarse.sites) if (this.#sites.indexOf(site) < 0) this.#weigh(outlook, site, 0)
     }
     this.probability = this.#calibration.correct(this.#raw)
+  }
+
+  #weigh(outlook: Outlook, site: number, byFan: number): void {
+    const byMarkov = outlookAt(outlook, site)
+    const raw = this.#fanShare * byFan + (1 - this.#fanShare) * byMarkov
+    if (raw <= this.#raw) return
+    this.#raw = raw
+    this.site = site
+    this.#fanPart = byFan
+    this.#markovPart = byMarkov
   }
 
   #await(user: number, nowMs: number, tauMs: number, here: number): void {

@@ -23,7 +23,7 @@ const FLOATS = [
   'allowanceBytes',
   'allowanceMs',
 ] as const
-const SITES = ['site', 'userSite', 'previousSite', 'movingTo', 'stagingTo', 'stagedSite'] as const
+const SITES = ['site', 'userSite', 'previousSite', 'movingTo', 'stagingTo', 'stagedSite', 'candidate'] as const
 const COUNTS = ['sequence', 'failures', 'policy', 'isPinned', 'gate'] as const
 
 type Columns = Record<(typeof FLOATS)[number], Float64Array> &
