@@ -7,7 +7,7 @@ import { randomBytes } from 'node:crypto'
 import type { Revocations } from '../../crypto/certificate.ts'
 import type { LinkIdentity } from '../../crypto/link-auth.ts'
 import { type Clock, systemClock } from '../../ops/clock.ts'
-import { within } from '../../ops/deadline.ts'
+import { sleep, within } from '../../ops/deadline.ts'
 import type { RequestOptions, RpcHandlers } from '../../transport/rpc.ts'
 import type { PathStats, Selection, Stream } from '../../transport/types.ts'
 import {
@@ -32,6 +32,7 @@ export type { Dial } from './connection.ts'
 export type { OnRelayStream, OnServiceStream } from './incoming.ts'
 
 const OPEN_STREAM_MS = 10_000
+const CLOSE_FLUSH_MS = 500
 const DATA_CONNECTIONS_MAX = 16
 
 /** What the gateway may ask of a node. A thrown GodwitError is the answer. */
@@ -208,6 +209,8 @@ class NodeLink implements Link {
   }
 
   async close(): Promise<void> {
+    // A result that the gateway does not hear is one that it has to guess.
+    if (this.#online && !this.#stop.signal.aborted) await Promise.race([this.#outbox.flush(), sleep(CLOSE_FLUSH_MS)])
     if (!this.#stop.signal.aborted) {
       this.#stop.abort(new GodwitError('CONNECTION_LOST', 'the link was closed'))
       const all = [this.#control, ...this.#data]
