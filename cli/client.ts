@@ -3,7 +3,7 @@
 import type { NodeConfig } from '../edge-node/config.ts'
 import type { GatewayConfig } from '../gateway/config.ts'
 import type { HttpTarget } from '../ops/http-client.ts'
-import type { ClientFlags, LoadOptions } from './config.ts'
+import type { ClientFlags, LoadOptions, MqttFlags } from './config.ts'
 import type { Io } from './io.ts'
 
 export type Question = { method?: 'GET' | 'POST' | 'PUT' | 'DELETE'; path: string; body?: unknown; timeoutMs?: number }
@@ -13,6 +13,7 @@ const http = () => import('../ops/http-client.ts')
 
 export const gatewayTarget = async (io: Io, flags: ClientFlags): Promise<HttpTarget> => await (await config()).gatewayTarget(io, flags)
 export const nodeTarget = async (io: Io, flags: ClientFlags): Promise<HttpTarget> => await (await config()).nodeTarget(io, flags)
+export const mqttTarget = async (io: Io, flags: MqttFlags) => await (await config()).mqttTarget(io, flags)
 export const loadNodeConfig = async (io: Io, options: LoadOptions): Promise<NodeConfig> =>
   await (await config()).loadNodeConfig(io, options)
 export const loadGatewayConfig = async (io: Io, options: LoadOptions): Promise<GatewayConfig> =>

@@ -3,7 +3,8 @@
 import { dirname, resolve } from 'node:path'
 import { NodeConfig, nodeDefaults } from '../edge-node/config.ts'
 import { GatewayConfig, gatewayDefaults } from '../gateway/config.ts'
-import { MQTT_PATHS } from '../gateway/control/mqtt/config.ts'
+import type { BrokerTarget } from '../gateway/control/mqtt/client.ts'
+import { DEFAULT_MQTT_PORT, MQTT_PATHS, mqttDefaults } from '../gateway/control/mqtt/config.ts'
 import { exists, readSecret, readText } from '../ops/files.ts'
 import type { HttpTarget } from '../ops/http-client.ts'
 import { parseYaml, type YamlValue } from '../ops/yaml.ts'
@@ -61,6 +62,17 @@ export async function loadNodeConfig(io: Io, { file, flags = {} }: LoadOptions =
 const ClientConfig = z.strictObject({
   gateway: z.strictObject({ url: z.string().optional(), tokenFile: z.string().optional() }).optional(),
   socket: z.string().optional(),
+  mqtt: z
+    .strictObject({
+      url: z.string().optional(),
+      tenant: z.string().optional(),
+      user: z.string().optional(),
+      passwordFile: z.string().optional(),
+      ca: z.string().optional(),
+      certificate: z.string().optional(),
+      key: z.string().optional(),
+    })
+    .optional(),
 })
 
 export type ClientFlags = { gateway?: string | undefined; 'token-file'?: string | undefined; socket?: string | undefined }
@@ -84,6 +96,36 @@ export async function gatewayTarget(io: Io, flags: ClientFlags): Promise<HttpTar
   }
 }
 
+export type MqttFlags = {
+  broker?: string | undefined
+  tenant?: string | undefined
+  user?: string | undefined
+  'password-file'?: string | undefined
+  ca?: string | undefined
+  certificate?: string | undefined
+  'certificate-key'?: string | undefined
+}
+
+/** The MQTT broker as the mqtt commands reach it, and the tenant. */
+export async function mqttTarget(io: Io, flags: MqttFlags): Promise<{ target: BrokerTarget; tenant: string; user: string | undefined }> {
+  const { mqtt = {} } = await clientConfig(io)
+  const { env } = io
+  const url = flags.broker ?? env['GODWIT_MQTT_URL'] ?? mqtt.url ?? `mqtt://127.0.0.1:${DEFAULT_MQTT_PORT}`
+  if (!/^mqtts?:\/\/[^/]+$/.test(url)) throw new GodwitError('USAGE', `'${url}': expected mqtt://host:port or mqtts://host:port`)
+  const user = flags.user ?? env['GODWIT_MQTT_USER'] ?? mqtt.user
+  const passwordFile = flags['password-file'] ?? env['GODWIT_MQTT_PASSWORD_FILE'] ?? mqtt.passwordFile
+  const read = async (path: string | undefined, how: (path: string) => Promise<string>) =>
+    path === undefined ? undefined : await how(path)
+  const password = (await read(passwordFile, readSecret))?.trim()
+  const tls = {
+    ca: await read(flags.ca ?? mqtt.ca, readText),
+    certificate: await read(flags.certificate ?? mqtt.certificate, readText),
+    key: await read(flags['certificate-key'] ?? mqtt.key, readSecret),
+  }
+  const tenant = flags.tenant ?? env['GODWIT_MQTT_TENANT'] ?? mqtt.tenant ?? mqttDefaults.tenant
+  return { target: { url, username: user, password, tls, version: 'auto' }, tenant, user }
+}
+
 /** The node's API as the vm commands reach it. */
 export async function nodeTarget(io: Io, flags: ClientFlags): Promise<HttpTarget> {
   const socketPath = flags.socket ?? io.env['GODWIT_SOCKET'] ?? (await clientConfig(io)).socket ?? nodeDefaults(defaultPaths(io)).api.socket
@@ -95,7 +137,7 @@ async function clientConfig(io: Io): Promise<z.output<typeof ClientConfig>> {
     io,
     undefined,
     `${defaultPaths(io).configDir}/client.yaml`,
-    ['gateway.tokenFile', 'socket'],
+    ['gateway.tokenFile', 'socket', 'mqtt.passwordFile', 'mqtt.ca', 'mqtt.certificate', 'mqtt.key'],
     'GODWIT_CLIENT_CONFIG',
   )
   return checkConfig(ClientConfig, source, source.tree)

@@ -9,6 +9,7 @@ import { explain } from './commands/explain.ts'
 import { gateway } from './commands/gateway.ts'
 import { keygen } from './commands/keygen.ts'
 import { migrate } from './commands/migrate.ts'
+import { mqttCommands } from './commands/mqtt.ts'
 import { node } from './commands/node.ts'
 import { rootCommands } from './commands/root.ts'
 import { simCommands } from './commands/sim.ts'
@@ -25,6 +26,7 @@ export const commands: readonly Command[] = [
   migrate,
   cancel,
   status,
+  ...mqttCommands,
   explain,
   doctor,
   ...simCommands,

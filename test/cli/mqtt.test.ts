@@ -1,0 +1,102 @@
+// godwit mqtt against a gateway with an embedded broker: as an integrator would use it.
+import { writeFile } from 'node:fs/promises'
+import { eventually } from '../../ops/deadline.ts'
+import { world } from '../gateway/fixture.ts'
+import { actOut, embedded, PASSWORDS, stage } from '../gateway/mqtt/support.ts'
+import { assert, suite } from '../support/suite.ts'
+import { home } from './recording-io.ts'
+
+const test = suite('cli: mqtt')
+
+/** A home with a key and the password of `noc`, and a gateway that knows both. */
+async function integrator() {
+  const at = await home()
+  const made = await at.godwit('mqtt', 'keygen', '--name', 'noc-1', '--json')
+  const { publicKey, key } = made.json() as { publicKey: string; key: string }
+  await writeFile(at.path('password'), `${PASSWORDS.noc}\n`, { mode: 0o600 })
+  await writeFile(at.path('wrong'), 'wrong\n', { mode: 0o600 })
+  const options = embedded()
+  options.commandKeys = [{ name: 'noc-1', publicKey, actions: ['start', 'cancel', 'pin', 'prestage'] }]
+  const w = await world({ mqtt: options })
+  await eventually(() => w.gateway.mqtt?.up || undefined, { ms: 5_000, what: 'the broker' })
+  const broker = ['--broker', w.gateway.mqtt?.url ?? '', '--tenant', 'acme', '--user', 'noc', '--password-file', at.path('password')]
+  const mqtt = (...words: string[]) => at.godwit('mqtt', ...words, ...broker)
+  const command = (...words: string[]) => mqtt('command', ...words, '--key', key)
+  return {
+    at,
+    w,
+    key,
+    mqtt,
+    command,
+    async [Symbol.asyncDispose]() {
+      await w[Symbol.asyncDispose]()
+      await at[Symbol.asyncDispose]()
+    },
+  }
+}
+
+test('a key is made once, and shows what the gateway needs to know of it', async () => {
+  await using at = await home()
+  const first = await at.godwit('mqtt', 'keygen', '--name', 'noc-1')
+  assert.is(first.code, 0)
+  assert.match(first.out, /gateway\.yaml: +mqtt: \{ commandKeys: \{ noc-1: \{ publicKey: [A-Za-z0-9+/]{43}=, actions: /)
+  assert.is((await at.godwit('mqtt', 'keygen', '--name', 'noc-1')).code, 2)
+  assert.is((await at.godwit('mqtt', 'keygen', '--name', 'noc-1', '--force')).code, 0)
+  assert.is((await at.godwit('mqtt', 'keygen', '--name', 'NOC')).code, 2)
+})
+
+test('start, cancel and pin by command; a refusal ends with the exit code of its code', async () => {
+  await using i = await integrator()
+  const s = await stage(i.w)
+  const acting = actOut(s)
+  const started = await i.command('start', 'vm-1', '--to', 'b', '--downtime', '250ms', '--json')
+  assert.is(started.code, 0, started.err)
+  const { status, handoffId } = started.json() as { status: string; handoffId: string }
+  assert.equal([status, handoffId], ['accepted', await acting])
+  assert.is(s.a.started[0]?.plan.downtimeMs, 250)
+  await i.w.until(handoffId, ({ state }) => state === 'DONE')
+
+  const pinned = await i.command('pin', 'vm-1', '--epoch', '2')
+  assert.equal([pinned.code, pinned.out], [0, 'status: accepted\n'], pinned.err)
+  const refused = await i.command('start', 'vm-1', '--to', 'a', '--epoch', '2')
+  assert.is(refused.code, 3)
+  assert.match(refused.err, /^error VM_PINNED: .*\n {2}hint: unpin/)
+  assert.is((await i.command('pin', 'vm-1', '--off', '--epoch', '2')).code, 0)
+  assert.match((await i.command('cancel', 'vm-1', '--epoch', '2')).err, /^error MIGRATION_UNKNOWN/)
+  assert.match((await i.command('prestage', 'vm-1', '--to', 'a', '--epoch', '2')).err, /^error NOT_AVAILABLE/)
+  assert.match((await i.command('start', 'vm-1', '--to', 'a', '--epoch', '1')).err, /^error EPOCH_STALE/)
+})
+
+test('what cannot be is said at once: action, key, broker, password, VM', async () => {
+  await using i = await integrator()
+  assert.match((await i.command('fly', 'vm-1')).err, /^error USAGE: 'fly': expected one of start/)
+  assert.match((await i.command('start', 'vm-1')).err, /^error USAGE: --to is needed/)
+  await writeFile(i.at.path('nokey'), '{}', { mode: 0o600 })
+  assert.match((await i.mqtt('command', 'cancel', 'vm-1', '--key', i.at.path('nokey'))).err, /^error CONFIG_INVALID/)
+  const away = await i.at.godwit('mqtt', 'tail', '--broker', 'mqtt://127.0.0.1:1')
+  assert.is(away.code, 5)
+  assert.match(away.err, /^error BROKER_UNREACHABLE/)
+  const wrong = await i.at.godwit(
+    'mqtt',
+    'tail',
+    '--broker',
+    i.w.gateway.mqtt?.url ?? '',
+    '--user',
+    'noc',
+    '--password-file',
+    i.at.path('wrong'),
+  )
+  assert.is(wrong.code, 6)
+  assert.match(wrong.err, /^error AUTH_FAILED/)
+})
+
+test('tail prints one line of JSON for each message', async () => {
+  await using i = await integrator()
+  await stage(i.w)
+  const { code, out } = await i.mqtt('tail', '--topic', 'vm/+/placement', '--count', '1')
+  assert.is(code, 0)
+  const line = JSON.parse(out) as { topic: string; payload: { siteId: string } }
+  assert.equal([line.topic, line.payload.siteId], ['godwit/v1/acme/vm/vm-1/placement', 'a'])
+})
+
+test.run()
