@@ -6,7 +6,7 @@ import { createHash, timingSafeEqual } from 'node:crypto'
 import { createServer, type Server, type Socket } from 'node:net'
 import { Duplex, pipeline } from 'node:stream'
 import { createServer as createTlsServer } from 'node:tls'
-import { Aedes, type Client, type PublishPacket } from 'aedes'
+import { Aedes, type AedesOptions, type Client, type PublishPacket } from 'aedes'
 import { GodwitError } from '../../../wire/errors.ts'
 import type { Log } from '../../../wire/log.ts'
 import { mayPublish, mayRead, maySubscribe, type User } from './access.ts'
@@ -41,83 +41,15 @@ export type Broker = {
 }
 
 /** CONFIG_INVALID when the address is taken. */
-export async function startBroker({
-  listen,
-  tls,
-  topics,
-  users,
-  onRefused = () => {},
-  onRetainedCommand = () => {},
-  log,
-}: BrokerOptions): Promise<Broker> {
+export async function startBroker(options: BrokerOptions): Promise<Broker> {
+  const { listen, tls, onRefused = () => {}, log } = options
   const own = new WeakSet<object>()
-  const known = new WeakMap<object, User>()
-  const holders = new Map<string, Client>()
-  const find = credentials(users)
-  const isOwn = (client: Client | null) => client !== null && own.has(client)
-  const userOf = (client: Client | null) => (client ? known.get(client) : undefined)
-
-  /** MQTT 3.1.1 does not tell a subscriber that a message was retained: a command that was goes to its judge directly, and nowhere else. */
-  function withoutRetaining(packet: PublishPacket): void {
-    packet.retain = false
-    const { topic, payload } = packet
-    const kind = topics.parse(topic)?.kind
-    if (!kind || !isAction(kind)) return
-    onRetainedCommand({ topic, payload: Buffer.from(payload), retained: true })
-    packet.topic = `${topics.root}/nowhere`
-  }
-
   const aedes = await Aedes.createBroker({
     connectTimeout: CONNECT_MS,
     drainTimeout: DRAIN_MS,
     keepaliveLimit: KEEPALIVE_MAX_SECONDS,
     maxTopicLevels: 16,
-    preConnect(client, packet, done) {
-      const isFine = isOwn(client) || CLIENT_ID.test(packet.clientId) || (packet.clientId === '' && packet.clean === true)
-      if (!isFine) onRefused('credentials')
-      // No session outlives its connection: what queues for a reader who is away would grow without bound.
-      packet.clean = true
-      done(isFine ? null : new Error('this client id is not allowed'), isFine)
-    },
-    authenticate(client, name, password, done) {
-      if (isOwn(client)) return done(null, true)
-      const user = find(name, password)
-      // Nobody takes the place of the gateway, or of another user, by its client id.
-      const holder = userOf(holders.get(client.id) ?? null)
-      if (!user || client.id === OWN_ID || (holder && holder.name !== user.name)) {
-        onRefused('credentials')
-        log.warn('an MQTT client was refused', { user: name, client: client.id })
-        return done(Object.assign(new Error('not authorized'), { returnCode: 5 as const }), false)
-      }
-      known.set(client, user)
-      done(null, true)
-    },
-    authorizePublish(client, packet, done) {
-      if (isOwn(client)) return done(null)
-      const user = userOf(client)
-      if (!user || !mayPublish(topics, user, packet.topic)) {
-        onRefused('topic')
-        return done(new Error('this user may not publish there'))
-      }
-      if (packet.retain) withoutRetaining(packet)
-      done(null)
-    },
-    authorizeSubscribe(client, subscription, done) {
-      if (isOwn(client)) return done(null, subscription)
-      const user = userOf(client)
-      if (user && maySubscribe(topics, subscription.topic)) return done(null, subscription)
-      onRefused('topic')
-      done(null, null)
-    },
-    authorizeForward(client, packet) {
-      if (isOwn(client)) return packet
-      const user = userOf(client)
-      return user && mayRead(topics, user, packet.topic) ? packet : null
-    },
-  })
-  aedes.on('client', client => void holders.set(client.id, client))
-  aedes.on('clientDisconnect', client => {
-    if (holders.get(client.id) === client) holders.delete(client.id)
+    ...rules(options, client => client !== null && own.has(client)),
   })
   aedes.on('clientError', (client, error) => log.debug('an MQTT client failed', { client: client.id, error }))
   aedes.on('connectionError', (_client, error) => log.debug('an MQTT connection failed', { error }))
@@ -154,6 +86,80 @@ export async function startBroker({
       await new Promise<void>(resolve => aedes.close(() => resolve()))
       for (const socket of sockets) socket.destroy()
       await closed
+    },
+  }
+}
+
+type Rules = Required<Pick<AedesOptions, 'preConnect' | 'authenticate' | 'authorizePublish' | 'authorizeSubscribe' | 'authorizeForward'>>
+
+/** Who may come in, and say and read what. */
+function rules(
+  { topics, users, onRefused = () => {}, onRetainedCommand = () => {}, log }: BrokerOptions,
+  isOwn: (client: Client | null) => boolean,
+): Rules {
+  const known = new WeakMap<object, User>()
+  const find = credentials(users)
+  const userOf = (client: Client | null) => (client ? known.get(client) : undefined)
+  /** By client id: who holds it. An entry of a client that has gone is as good as none. */
+  const holders = new Map<string, WeakRef<Client>>()
+  const holderOf = (clientId: string) => {
+    const holder = holders.get(clientId)?.deref()
+    return holder && !holder.closed ? userOf(holder) : undefined
+  }
+
+  /** MQTT 3.1.1 does not tell a subscriber that a message was retained: a command that was goes to its judge directly, and nowhere else. */
+  function withoutRetaining(packet: PublishPacket): void {
+    packet.retain = false
+    const { topic, payload } = packet
+    const kind = topics.parse(topic)?.kind
+    if (!kind || !isAction(kind)) return
+    onRetainedCommand({ topic, payload: Buffer.from(payload), retained: true })
+    packet.topic = `${topics.root}/nowhere`
+  }
+
+  return {
+    preConnect(client, packet, done) {
+      const isFine = isOwn(client) || CLIENT_ID.test(packet.clientId) || (packet.clientId === '' && packet.clean === true)
+      if (!isFine) onRefused('credentials')
+      // No session outlives its connection: what queues for a reader who is away would grow without bound.
+      packet.clean = true
+      done(isFine ? null : new Error('this client id is not allowed'), isFine)
+    },
+    authenticate(client, name, password, done) {
+      if (isOwn(client)) return done(null, true)
+      const user = find(name, password)
+      const holder = holderOf(client.id)
+      // Nobody takes the place of the gateway, or of another user, by its client id.
+      if (!user || client.id === OWN_ID || (holder && holder.name !== user.name)) {
+        onRefused('credentials')
+        log.warn('an MQTT client was refused', { user: name, client: client.id })
+        return done(Object.assign(new Error('not authorized'), { returnCode: 5 as const }), false)
+      }
+      known.set(client, user)
+      holders.set(client.id, new WeakRef(client))
+      if (holders.size > 2 * CLIENTS_MAX) for (const id of holders.keys()) if (!holderOf(id)) holders.delete(id)
+      done(null, true)
+    },
+    authorizePublish(client, packet, done) {
+      if (isOwn(client)) return done(null)
+      const user = userOf(client)
+      if (!user || !mayPublish(topics, user, packet.topic)) {
+        onRefused('topic')
+        return done(new Error('this user may not publish there'))
+      }
+      if (packet.retain) withoutRetaining(packet)
+      done(null)
+    },
+    authorizeSubscribe(client, subscription, done) {
+      const user = userOf(client)
+      if (isOwn(client) || (user && maySubscribe(topics, subscription.topic))) return done(null, subscription)
+      onRefused('topic')
+      done(null, null)
+    },
+    authorizeForward(client, packet) {
+      if (isOwn(client)) return packet
+      const user = userOf(client)
+      return user && mayRead(topics, user, packet.topic) ? packet : null
     },
   }
 }

@@ -44,8 +44,11 @@ const ALL = `${topics.root}/#`
 const MS = 6_000
 const until = (probe: () => unknown, what: string) => eventually(async () => (await probe()) || undefined, { ms: MS, everyMs: 10, what })
 
+type Test = { w: World; broker: ContractBroker; measured: Measurement[]; as: As }
+type It = (title: string, body: (o: Test) => Promise<void>) => void
+
 export function contract(test: Suite, open: () => Promise<ContractBroker>, skip: string | undefined): void {
-  const it = (title: string, body: (o: { w: World; broker: ContractBroker; measured: Measurement[]; as: As }) => Promise<void>) =>
+  const it: It = (title, body) =>
     test(
       title,
       async () => {
@@ -58,7 +61,10 @@ export function contract(test: Suite, open: () => Promise<ContractBroker>, skip:
       },
       { skip },
     )
+  for (const part of PARTS) part(it)
+}
 
+function showsState(it: It): void {
   it('shows gateway, sites and VMs as retained messages; a site that goes dies with the number of its birth', async ({ w, as }) => {
     const { a } = await stage(w)
     await using eye = await as('eye')
@@ -75,7 +81,9 @@ export function contract(test: Suite, open: () => Promise<ContractBroker>, skip:
     const stands = await late.wait<SiteState>(topic => topic.endsWith('site/a/state'), 'what stands of a')
     assert.is(stands.online, false, 'it is retained')
   })
+}
 
+function carriesOut(it: It): void {
   it('carries a signed command out, and tells every step in the words of the standards', async ({ w, as }) => {
     const s = await stage(w)
     await using noc = await as('noc')
@@ -118,7 +126,9 @@ export function contract(test: Suite, open: () => Promise<ContractBroker>, skip:
     const stands = await late.wait<Status>(topic => topic.endsWith(`${handoffId}/status`), 'what stands')
     assert.is(stands.phase, 'completed')
   })
+}
 
+function matchesTheDocument(it: It): void {
   it('what goes over the wire is what the AsyncAPI document says', async ({ w, as }) => {
     const checker = await createChecker()
     const s = await stage(w)
@@ -137,7 +147,9 @@ export function contract(test: Suite, open: () => Promise<ContractBroker>, skip:
     const seen = checker.seen()
     for (const kind of ['gatewayState', 'siteState', 'placement', 'status', 'progress', 'result', 'reply']) assert.ok(seen.has(kind), kind)
   })
+}
 
+function refuses(it: It): void {
   it('refuses retained, late, forged, forbidden, oversized and malformed commands, each with its code, and counts them', async ({
     w,
     as,
@@ -165,7 +177,9 @@ export function contract(test: Suite, open: () => Promise<ContractBroker>, skip:
     assert.is(a.started.length, 0, 'nothing has moved')
     assert.equal((await w.api<{ migrations: unknown[] }>('GET', '/v1/migrations')).migrations, [])
   })
+}
 
+function removesRetained(it: It): void {
   it('takes a retained command away from the broker', async ({ w, as }) => {
     await stage(w)
     await using noc = await as('noc')
@@ -173,7 +187,9 @@ export function contract(test: Suite, open: () => Promise<ContractBroker>, skip:
     assert.is(codeOfReply(await noc.command('start', { toSite: 'b' }, { retain: true })), 'COMMAND_RETAINED')
     await until(async () => (await counted(w, 'mqtt_published_total', { kind: 'start' })) >= 1, 'the command taken away')
   })
+}
 
+function dedupes(it: It): void {
   it('answers a doubled command with what became of the first, and carries it out once', async ({ w, as }) => {
     const { a } = await stage(w)
     await using noc = await as('noc')
@@ -189,7 +205,9 @@ export function contract(test: Suite, open: () => Promise<ContractBroker>, skip:
     await until(() => a.started.length, 'start')
     assert.is(a.started.length, 1)
   })
+}
 
+function fences(it: It): void {
   it('fences by epoch and place, pins, and says what it cannot do yet', async ({ w, as }) => {
     await stage(w)
     await using noc = await as('noc')
@@ -212,7 +230,9 @@ export function contract(test: Suite, open: () => Promise<ContractBroker>, skip:
     await w.api('PUT', '/v1/vms/vm-1/pin', { pinned: false })
     assert.equal((await w.api<{ pins: unknown[] }>('GET', '/v1/pins')).pins, [])
   })
+}
 
+function cancels(it: It): void {
   it('cancels: by command, and when the bytes are used up', async ({ w, as }) => {
     const { a, b } = await stage(w)
     a.handlers.cancel = async ({ migrationId }) => {
@@ -238,7 +258,9 @@ export function contract(test: Suite, open: () => Promise<ContractBroker>, skip:
     const ended = await w.until(migrationId, ({ state }: MigrationRecord) => state === 'ABORTED')
     assert.is(ended.outcome, 'cancelled')
   })
+}
 
+function measures(it: It): void {
   it('hands measurements on, checked and in order, and shows whose VM it is', async ({ w, as, measured }) => {
     await stage(w)
     await using telco = await as('telco', [])
@@ -262,7 +284,9 @@ export function contract(test: Suite, open: () => Promise<ContractBroker>, skip:
     assert.is(await counted(w, 'mqtt_measurements_total', { kind: 'latency', outcome: 'old' }), 1)
     await eye.wait<Placement>((topic, place) => topic.endsWith('vm/vm-1/placement') && place.ueKeys?.includes('u1'), 'the user')
   })
+}
 
+function keepsOut(it: It): void {
   it('lets strangers in nowhere, and everybody only where they belong', async ({ w, broker, as }) => {
     const { a } = await stage(w)
     const refused = await connectAs(
@@ -289,7 +313,9 @@ export function contract(test: Suite, open: () => Promise<ContractBroker>, skip:
     assert.equal(eye.of('reply'), [], 'replies are for those who asked')
     assert.equal([...eye.of('start'), ...noc.of('start'), ...noc.of('latency')], [], 'nor are commands and measurements shown around')
   })
+}
 
+function comesBack(it: It): void {
   it('a site that comes back is born again with a higher number, and its VMs stay placed', async ({ w, as }) => {
     const { a } = await stage(w)
     await using eye = await as('eye')
@@ -305,6 +331,20 @@ export function contract(test: Suite, open: () => Promise<ContractBroker>, skip:
     assert.ok(eye.of('placement').every(({ text }) => text !== ''))
   })
 }
+
+const PARTS = [
+  showsState,
+  carriesOut,
+  matchesTheDocument,
+  refuses,
+  removesRetained,
+  dedupes,
+  fences,
+  cancels,
+  measures,
+  keepsOut,
+  comesBack,
+]
 
 type As = (who: Parameters<typeof connectAs>[0], subscriptions?: string[]) => Promise<TestClient>
 
