@@ -25,6 +25,9 @@ export class Markov {
 
 export type Outlook = { site: number; fine: Counts | undefined; coarse: Counts | undefined }
 
+/** How much experience is behind it, in [0, 1): nothing is worth nothing. */
+export const outlookWeight = ({ coarse }: Outlook): number => (coarse ? coarse.total / (coarse.total + BACKING) : 0)
+
 /** P(at `then`); staying is certain where nothing is known. */
 export function outlookAt({ site, fine, coarse }: Outlook, then: number): number {
   return smoothed(fine, then, smoothed(coarse, then, then === site ? 1 : 0))

@@ -4,7 +4,7 @@
 // Pure; deterministic. Always holds: each user has at most one prediction waiting for its outcome.
 import { Calibration, type Score } from './calibration.ts'
 import { Coverage } from './coverage.ts'
-import { Markov, type Outlook, outlookAt } from './markov.ts'
+import { Markov, type Outlook, outlookAt, outlookWeight } from './markov.ts'
 import { Motion } from './motion.ts'
 
 /** Deviations of heading, in standard deviations, and their weights (Gaussian). */
@@ -114,19 +114,20 @@ export class Predictor {
 
   #mix(previous: number, here: number, tauMs: number): void {
     const outlook = this.#markov.outlook(previous, here, tauMs)
+    const markovShare = (1 - this.#fanShare) * outlookWeight(outlook)
     this.#raw = -1
     const known = this.#sites.length
-    for (let at = 0; at < known; at++) this.#weigh(outlook, this.#sites[at]!, this.#weights[at]!)
+    for (let at = 0; at < known; at++) this.#weigh(outlook, markovShare, this.#sites[at]!, this.#weights[at]!)
     // More than half for one leaves less for any other.
     if (this.#raw <= 0.5 && outlook.coarse) {
-      for (const site of outlook.coarse.sites) if (this.#sites.indexOf(site) < 0) this.#weigh(outlook, site, 0)
+      for (const site of outlook.coarse.sites) if (this.#sites.indexOf(site) < 0) this.#weigh(outlook, markovShare, site, 0)
     }
     this.probability = this.#calibration.correct(this.#raw)
   }
 
-  #weigh(outlook: Outlook, site: number, byFan: number): void {
+  #weigh(outlook: Outlook, markovShare: number, site: number, byFan: number): void {
     const byMarkov = outlookAt(outlook, site)
-    const raw = this.#fanShare * byFan + (1 - this.#fanShare) * byMarkov
+    const raw = byFan + markovShare * (byMarkov - byFan)
     if (raw <= this.#raw) return
     this.#raw = raw
     this.site = site
