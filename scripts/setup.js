@@ -1,9 +1,10 @@
 #!/usr/bin/env node
 // Makes a fresh machine ready: node scripts/setup.js [--test] [--npm-only] [--verbose]
 // Installs the npm packages, QEMU >= 9 and builds the guest image; what is there already is left alone, so that the second time is quick and silent.
-// Exit codes: 0 all is there; 2 something is missing that this could not install (it is named, with what to do). With --test, what
-// cannot be installed here at all (not root, not Debian) is only named: the tests that need it are skipped and say so.
-import { hasApt, installQemu, isGoodQemu, mayInstall, qemuVersion, system } from './setup/debian.js'
+// Exit codes: 0 all is there; 2 something is missing that this could not install (it is named, with what to do). With --test Mosquitto comes
+// too, for the tests that want a foreign MQTT broker, and what cannot be installed here at all (not root, not Debian) is only named: the
+// tests that need it are skipped and say so.
+import { hasApt, installMosquitto, installQemu, isGoodQemu, mayInstall, mosquittoReady, qemuVersion, system } from './setup/debian.js'
 import { buildGuest, guestReady } from './setup/guest.js'
 import { installNpm, npmReady } from './setup/npm.js'
 import { alone, Missing, say, setVerbose, whisper } from './setup/tools.js'
@@ -21,6 +22,8 @@ if (!flags.has('--npm-only')) {
   steps.push({ name: 'QEMU', ready: async () => isGoodQemu(await qemuVersion()), work: installQemu })
   steps.push({ name: 'guest image', ready: guestReady, work: buildGuest })
 }
+if (flags.has('--test') && !flags.has('--npm-only'))
+  steps.push({ name: 'Mosquitto', ready: mosquittoReady, work: installMosquitto, optional: true })
 
 /** Does one step; gives what is missing, or undefined. */
 async function take({ name, ready, work }) {
@@ -39,6 +42,10 @@ const started = Date.now()
 const missing = []
 for (const step of steps) {
   const lack = await take(step)
+  if (lack && step.optional) {
+    say(`optional, and not to be had here: ${lack.message}. ${lack.help}`)
+    continue
+  }
   if (lack) missing.push(lack)
   // Without the packages nothing else can run.
   if (lack && step.name === 'npm packages') break

@@ -1,7 +1,8 @@
 // Debian packages through apt's own configured sources. Enters: what dpkg and apt say. Leaves: QEMU installed, package files unpacked into a folder.
 // Always holds: no mirror is named here: bookworm-backports is taken from wherever this machine takes bookworm, with the same keys; a source list
-// that does not work is taken away again. Nothing but QEMU (and a C compiler where there is none) is installed.
-import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+// that does not work is taken away again. Nothing but QEMU (and a C compiler where there is none) is installed, and for the
+// tests Mosquitto, which is not started.
+import { existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { attempt, findProgram, Missing, must, readText, say, tailOf, whisper } from './tools.js'
 
@@ -167,6 +168,31 @@ export async function installLibatomic() {
   await update()
   say('installing libatomic1')
   await aptGet(['install', '-y', '--no-install-recommends', 'libatomic1'], 'the library libatomic.so.1', help)
+}
+
+const MOSQUITTO = ['mosquitto', 'mosquitto_passwd', 'mosquitto_pub', 'mosquitto_sub']
+const policyFile = '/usr/sbin/policy-rc.d'
+
+/** Whether the MQTT broker and its clients are there, for the tests that speak to a foreign broker. */
+export const mosquittoReady = () => MOSQUITTO.every(name => findProgram(name) ?? findProgram(`/usr/sbin/${name}`))
+
+/** Debian's Mosquitto, not started: the tests start their own. Throws Missing. */
+export async function installMosquitto() {
+  const help = 'Install it (Debian: apt-get install mosquitto mosquitto-clients). Only tests need it.'
+  if (!mayInstall()) throw new Missing('the MQTT broker Mosquitto', help)
+  await update()
+  say('installing mosquitto and mosquitto-clients')
+  // Debian starts a service that is installed, unless this file says no; one that is there already has its owner's reasons.
+  const mayStay = existsSync(policyFile)
+  if (!mayStay) writeFileSync(policyFile, '#!/bin/sh\nexit 101\n', { mode: 0o755 })
+  try {
+    const packages = ['mosquitto', 'mosquitto-clients']
+    await aptGet(['install', '-y', '--no-install-recommends', ...packages], 'the MQTT broker Mosquitto', help)
+  } finally {
+    if (!mayStay) rmSync(policyFile, { force: true })
+  }
+  // Nor shall it start with the machine.
+  if (!mayStay && findProgram('systemctl')) await attempt('systemctl', ['disable', 'mosquitto.service'], { timeoutMs: 30_000 })
 }
 
 /** A C compiler's program name, installed where there is none. Throws Missing. */
