@@ -43,7 +43,7 @@ export type LabGuest = Disposable & {
 }
 
 /** 48 MiB filled in a VM of 128 MiB, unless told. */
-export async function bootGuest(lab: Lab, siteName: string, options: LabGuestOptions = {}): Promise<LabGuest> {
+export async function bootGuest(lab: Pick<Lab, 'site' | 'sites'>, siteName: string, options: LabGuestOptions = {}): Promise<LabGuest> {
   const { name = 'vm-1', memoryMiB = 128, spec = {}, appendMore = '', fillBytes = 48 * MIB, ...rest } = options
   const append = `${guestAppend({ fillBytes, ...rest })}${appendMore === '' ? '' : ` ${appendMore}`}`
   const site = lab.site(siteName)
