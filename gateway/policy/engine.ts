@@ -334,12 +334,14 @@ export class HandoffEngine {
   #setPolicy(index: number, { policy, sloMs, hardLimitMs, isPinned }: VmPolicy): void {
     const c = this.vms.columns
     const { regret } = this.settings
-    c.policy[index] = POLICY_NAMES.indexOf(policy ?? this.settings.policy)
+    const kind = POLICY_NAMES.indexOf(policy ?? this.settings.policy)
+    // The same words said again do not make TTT begin anew.
+    if (kind !== c.policy[index] || !Object.is(sloMs ?? Number.NaN, c.sloMs[index])) c.aboveSinceMs[index] = Number.NaN
+    c.policy[index] = kind
     c.sloMs[index] = sloMs ?? Number.NaN
     c.hardLimitMs[index] = hardLimitMs ?? Number.POSITIVE_INFINITY
     c.hysteresisMs[index] = sloMs === undefined ? regret.hysteresisMs : sloMs * regret.hysteresisSloShare
     c.isPinned[index] = isPinned ? 1 : 0
-    c.aboveSinceMs[index] = Number.NaN
   }
 
   #removeVm(vm: string): void {

@@ -14,7 +14,7 @@ export function wantsPrepare(tables: Tables, predictor: Predictor, index: number
   if (from < 0 || userSite < 0 || c.movingTo[index]! >= 0 || c.stagingTo[index]! >= 0 || c.isPinned[index] === 1) return undefined
   if (policyAt(tables, index) !== 'regret' || nowMs - c.seenMs[index]! > settings.staleMs) return undefined
   const memoryBytes = c.memoryBytes[index]!
-  const tauMs = (memoryBytes / sites.bandwidth(from, userSite)) * 1000
+  const tauMs = (memoryBytes / sites.slowestFrom(from)) * 1000
   if (tauMs < settings.prestage.worthMs || !predictor.predict(index, nowMs, tauMs)) return undefined
   const { site: then, probability } = predictor
   if (probability < settings.prestage.probability || then < 0) return undefined

@@ -16,6 +16,7 @@ export class SiteTable {
   readonly #isEligible: boolean[] = []
   readonly #tokens: (number | undefined)[] = []
   readonly #inUse: number[] = []
+  readonly #slowest: (number | undefined)[] = []
   readonly #staging: number[] = []
 
   constructor(defaults: { bandwidthBytesPerSecond: number; tokens: number; stagingTokens: number }) {
@@ -38,6 +39,7 @@ export class SiteTable {
     this.#isEligible.push(true)
     this.#tokens.push(undefined)
     this.#inUse.push(0)
+    this.#slowest.push(undefined)
     this.#staging.push(0)
     this.#isBestKnown = false
     return index
@@ -63,6 +65,13 @@ export class SiteTable {
   setBandwidth(from: number, to: number, bytesPerSecond: number): void {
     if (!(bytesPerSecond > 0)) throw new TypeError(`a bandwidth must be above 0, not ${bytesPerSecond}`)
     this.#bandwidth[from * this.#capacity + to] = bytesPerSecond
+    const known = this.#bandwidth.subarray(from * this.#capacity, from * this.#capacity + this.count).filter(value => value > 0)
+    this.#slowest[from] = known.reduce((least, value) => Math.min(least, value))
+  }
+
+  /** The slowest measured way out of a site: what a transfer to anywhere may take. */
+  slowestFrom(from: number): number {
+    return this.#slowest[from] ?? this.#defaults.bandwidthBytesPerSecond
   }
 
   bandwidth(from: number, to: number): number {

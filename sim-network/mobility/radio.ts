@@ -27,7 +27,8 @@ export class Radio {
   readonly #settings: Scenario['radio']
   readonly #gaussians = new Float32Array(GAUSSIANS)
   readonly #seed: number
-  readonly #tiles: (Int32Array | undefined)[]
+  /** CANDIDATES_MAX cells for each tile, -1 behind the last; -2 where nobody has been yet. */
+  readonly #tiles: Int16Array
   readonly #columns: number
   readonly #rows: number
   readonly #left: number
@@ -51,7 +52,7 @@ export class Radio {
     this.#bottom = map.box.bottom - MARGIN_METERS
     this.#columns = Math.ceil((map.box.right + MARGIN_METERS - this.#left) / TILE_METERS)
     this.#rows = Math.ceil((map.box.top + MARGIN_METERS - this.#bottom) / TILE_METERS)
-    this.#tiles = new Array(this.#columns * this.#rows)
+    this.#tiles = new Int16Array(this.#columns * this.#rows * CANDIDATES_MAX).fill(-2)
     this.serving = new Int32Array(users).fill(-1)
     this.#candidate = new Int32Array(users).fill(-1)
     this.sinceMs = new Float64Array(users)
@@ -64,16 +65,16 @@ export class Radio {
 
   /** A user has come in a straight line to (x, y). True when another cell serves it now. */
   update(user: number, nowMs: number, x: number, y: number): boolean {
-    const candidates = this.#candidatesAt(x, y)
+    const tile = this.#tileAt(x, y)
     if (this.serving[user]! < 0) {
-      this.#serve(user, this.#strongest(candidates, x, y), nowMs)
+      this.#serve(user, this.#strongest(tile, x, y), nowMs)
       this.#place(user, nowMs, x, y)
       return true
     }
     const { hysteresisDb, offsetDb, triggerMs } = this.#settings
     const serving = this.serving[user]!
     const limitDb = this.#level(serving, x, y) + offsetDb
-    const best = candidates.length === 1 && candidates[0] === serving ? serving : this.#strongest(candidates, x, y)
+    const best = this.#tiles[tile] === serving && this.#tiles[tile + 1]! < 0 ? serving : this.#strongest(tile, x, y)
     const bestDb = best === serving ? Number.NEGATIVE_INFINITY : this.#level(best, x, y)
     let isChanged = false
     if (bestDb - hysteresisDb > limitDb || this.#candidate[user]! >= 0) isChanged = this.#walk(user, nowMs, x, y, best, triggerMs)
@@ -97,8 +98,9 @@ export class Radio {
   /** The strongest cells there, best first: what a phone would report as neighbours. */
   neighbours(user: number, count = 3): { cell: number; dbm: number }[] {
     const [x, y] = [this.#x[user]!, this.#y[user]!]
-    return [...this.#candidatesAt(x, y)]
-      .filter(cell => cell !== this.serving[user])
+    const tile = this.#tileAt(x, y)
+    return [...this.#tiles.subarray(tile, tile + CANDIDATES_MAX)]
+      .filter(cell => cell >= 0 && cell !== this.serving[user])
       .map(cell => ({ cell, dbm: this.rsrp(cell, x, y) }))
       .sort((a, b) => b.dbm - a.dbm)
       .slice(0, count)
@@ -143,26 +145,30 @@ export class Radio {
     this.#atMs[user] = nowMs
   }
 
-  #strongest(candidates: Int32Array, x: number, y: number): number {
-    let best = candidates[0]!
-    if (candidates.length === 1) return best
+  #strongest(tile: number, x: number, y: number): number {
+    let best = this.#tiles[tile]!
+    if (this.#tiles[tile + 1]! < 0) return best
     let bestDb = Number.NEGATIVE_INFINITY
-    for (let at = 0; at < candidates.length; at++) {
-      const dbm = this.#level(candidates[at]!, x, y)
+    for (let at = tile; at < tile + CANDIDATES_MAX && this.#tiles[at]! >= 0; at++) {
+      const dbm = this.#level(this.#tiles[at]!, x, y)
       if (dbm <= bestDb) continue
-      best = candidates[at]!
+      best = this.#tiles[at]!
       bestDb = dbm
     }
     return best
   }
 
-  /** Cells that can be the strongest somewhere in the tile: those within three deviations (and the tile's own size) of its best. */
-  #candidatesAt(x: number, y: number): Int32Array {
+  /** Where a place's candidates stand in #tiles. */
+  #tileAt(x: number, y: number): number {
     const column = Math.min(this.#columns - 1, Math.max(0, Math.floor((x - this.#left) / TILE_METERS)))
     const row = Math.min(this.#rows - 1, Math.max(0, Math.floor((y - this.#bottom) / TILE_METERS)))
-    const tile = row * this.#columns + column
-    const known = this.#tiles[tile]
-    if (known) return known
+    const tile = (row * this.#columns + column) * CANDIDATES_MAX
+    if (this.#tiles[tile] === -2) this.#fill(tile, column, row)
+    return tile
+  }
+
+  /** The cells that can be the strongest somewhere in a tile: those within three deviations of its best. */
+  #fill(tile: number, column: number, row: number): void {
     const middle = { x: this.#left + (column + 0.5) * TILE_METERS, y: this.#bottom + (row + 0.5) * TILE_METERS }
     const means = this.#means
     let best = Number.NEGATIVE_INFINITY
@@ -175,9 +181,7 @@ export class Radio {
     const chosen: number[] = []
     for (let cell = 0; cell < means.length; cell++) if (means[cell]! >= least) chosen.push(cell)
     chosen.sort((a, b) => means[b]! - means[a]! || a - b)
-    const cells = Int32Array.from(chosen.slice(0, CANDIDATES_MAX))
-    this.#tiles[tile] = cells
-    return cells
+    for (let at = 0; at < CANDIDATES_MAX; at++) this.#tiles[tile + at] = chosen[at] ?? -1
   }
 
   /** Standard normal noise of a cell, smooth over the decorrelation distance: blended from a lattice of fixed values. */

@@ -2,7 +2,7 @@ import type { PolicySettingsInput } from '../../../gateway/policy/settings.ts'
 import type { Observation } from '../../../gateway/policy/types.ts'
 import { createRandom } from '../../../sim-network/random.ts'
 import { assert, suite, thrown } from '../../support/suite.ts'
-import { addVm, drive, moves, rowOfSites } from './fixture.ts'
+import { addVm, drive, GIB, moves, rowOfSites } from './fixture.ts'
 
 const test = suite('policy: engine')
 
@@ -123,6 +123,17 @@ test('a VM may have a policy of its own', () => {
   addVm(engine, 0, 'vm', 'a', { policy: 'regret', sloMs: 20 })
   assert.is(engine.policyOf('vm'), 'regret')
   assert.is(moves(drive(engine, { seconds: 100, siteAt: () => 'b' })).length, 1)
+})
+
+test('a policy that is said again every second changes nothing', () => {
+  const when = (again: boolean) => {
+    const engine = rowOfSites(2)
+    addVm(engine, 0)
+    const vm: Observation = { kind: 'vm', vm: 'vm', site: 'a', memoryBytes: GIB, dirtyBytesPerSecond: 10e6, policy: { sloMs: 20 } }
+    return moves(drive(engine, { seconds: 60, siteAt: () => 'b', more: () => (again ? [vm] : []), moveS: 99 })).map(({ atMs }) => atMs)
+  }
+  assert.is(when(true).length, 1)
+  assert.equal(when(true), when(false))
 })
 
 test('a silent user decides nothing', () => {
