@@ -1,5 +1,6 @@
 // godwit sim mobility: handoff policies in a simulated world, in virtual time.
-import { writeFile } from 'node:fs/promises'
+import { mkdir, writeFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 import { GodwitError } from '../../wire/errors.ts'
 import { command, shared } from '../command.ts'
 import { json } from '../output.ts'
@@ -29,6 +30,7 @@ export const simCommands = [
         value: 'FILE',
         help: 'write a picture of the figures (SVG); with --compare, default SCENARIO.svg in this folder',
       },
+      record: { kind: 'path', value: 'DIR', help: 'write the ways of the first 200 users as replay files; not with --compare' },
       json: shared.json,
     },
     examples: [
@@ -36,13 +38,16 @@ export const simCommands = [
       'godwit sim mobility examples/mobility-traces.yaml --traces DIR --policy regret --hours 8 --json',
     ],
     run: async ({ options, args, io }) => {
-      const [{ loadSimulation }, { compare, renderReports }, { simulate }, { comparisonSvg }] = await Promise.all([
+      const [{ loadSimulation }, { compare, renderReports }, { simulate }, { comparisonSvg }, { Recorder }] = await Promise.all([
         import('../sim/load.ts'),
         import('../sim/compare.ts'),
         import('../sim/simulate.ts'),
         import('../sim/plot.ts'),
+        import('../sim/record.ts'),
       ])
-      if (options.compare && options.policy) throw new GodwitError('USAGE', '--compare takes all policies: leave out --policy')
+      if (options.compare && (options.policy || options.record))
+        throw new GodwitError('USAGE', '--compare takes all policies, and records none')
+      const recorder = options.record ? new Recorder() : undefined
       const folder = options.traces ?? io.env['GODWIT_TRACES']
       const { seed, only } = options
       const loaded = await loadSimulation(args[0]!, { folder, only, seed })
@@ -54,11 +59,12 @@ export const simCommands = [
       const started = performance.now()
       const reports = options.compare
         ? compare({ ...loaded, hours, settings }, ({ policy }) => io.err(`simulated ${policy}\n`))
-        : [simulate({ ...loaded, hours, settings })]
+        : [simulate({ ...loaded, hours, settings, ...(recorder ? { onStep: ({ world }) => recorder.step(world) } : {}) })]
       io.err(`${hours} h took ${((performance.now() - started) / 1000).toFixed(1)} s\n`)
       const { name } = loaded.scenario
       const plot = options.plot ?? (options.compare ? `${name}.svg` : undefined)
       if (plot) await save(plot, comparisonSvg(`${name}, ${hours} h, seed ${loaded.scenario.seed}`, reports))
+      for (const { name: file, text } of recorder?.files() ?? []) await save(join(options.record!, file), text)
       io.out(options.json ? json({ scenario: name, seed: loaded.scenario.seed, hours, reports }) : renderReports(reports))
       if (plot && !options.json) io.out(`picture: ${plot}\n`)
       return 0
@@ -67,6 +73,7 @@ export const simCommands = [
 ]
 
 async function save(path: string, text: string): Promise<void> {
+  await mkdir(dirname(path), { recursive: true }).catch(() => undefined)
   await writeFile(path, text).catch((cause: unknown) => {
     throw new GodwitError('CONFIG_UNREADABLE', `${path}: cannot be written`, { cause })
   })

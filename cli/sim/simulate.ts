@@ -119,6 +119,9 @@ export class Simulation {
     const { users, site, accessMs, rttMs, nowMs } = world
     const sites = world.map.sites.length
     const seconds = world.stepMs / 1000
+    let violated = 0
+    let unavoidable = 0
+    let regretMs = 0
     for (let user = 0; user < users.count; user++) {
       if (users.session[user] !== this.#sessions[user]) {
         this.#end(user)
@@ -129,12 +132,15 @@ export class Simulation {
       const wayMs = rttMs[userSite * sites + vm.site]!
       const rtt = accessMs[user]! + wayMs
       engine.observeUserAt(this.#indexes[user]!, nowMs, userSite, rtt, users.x[user]!, users.y[user]!)
-      metrics.seconds += seconds
-      if (rtt > this.#sloMs) metrics.violatedSeconds += seconds
-      if (accessMs[user]! + this.#bestMs[userSite]! > this.#sloMs) metrics.unavoidableSeconds += seconds
-      metrics.regretMsSeconds += (wayMs - this.#bestMs[userSite]!) * seconds
+      if (rtt > this.#sloMs) violated++
+      if (accessMs[user]! + this.#bestMs[userSite]! > this.#sloMs) unavoidable++
+      regretMs += wayMs - this.#bestMs[userSite]!
       this.#optimum.stay(user, userSite, seconds)
     }
+    metrics.seconds += users.count * seconds
+    metrics.violatedSeconds += violated * seconds
+    metrics.unavoidableSeconds += unavoidable * seconds
+    metrics.regretMsSeconds += regretMs * seconds
   }
 
   #carryOut(decision: Decision): void {

@@ -21,6 +21,8 @@ const HEADING_SPREAD_PER_ROOT_SECOND = 0.06
 const SLOW_METERS_PER_SECOND = 0.7
 /** Each model keeps at least this share: the world may change. */
 const MIX_MIN = 0.05
+/** A user's predictions are scored and learned from no more often than this. */
+const SAMPLE_MS = 10_000
 /** How fast the mix follows experience. */
 const MIX_RATE = 0.02
 
@@ -56,6 +58,7 @@ export class Predictor {
     if (user >= this.#waiting.dueMs.length) return
     this.motion.forget(user)
     this.#waiting.dueMs[user] = Number.POSITIVE_INFINITY
+    this.#waiting.madeMs[user] = Number.NEGATIVE_INFINITY
     this.#waiting.current[user] = -1
     this.#waiting.previous[user] = -1
   }
@@ -67,7 +70,7 @@ export class Predictor {
     if (here < 0 || !this.motion.isKnown(user, nowMs) || this.motion.speed(user) < SLOW_METERS_PER_SECOND) return false
     this.#spread(user, here, tauMs)
     this.#mix(previous[user]!, here, tauMs)
-    if (dueMs[user] === Number.POSITIVE_INFINITY) this.#await(user, nowMs, tauMs, here)
+    if (dueMs[user] === Number.POSITIVE_INFINITY && nowMs - this.#waiting.madeMs[user]! >= SAMPLE_MS) this.#await(user, nowMs, tauMs, here)
     return true
   }
 
@@ -182,7 +185,7 @@ function emptyWaiting(capacity: number, old?: Waiting): Waiting {
   }
   return {
     dueMs: floats('dueMs', Number.POSITIVE_INFINITY),
-    madeMs: floats('madeMs'),
+    madeMs: floats('madeMs', Number.NEGATIVE_INFINITY),
     raw: floats('raw'),
     stated: floats('stated'),
     byFan: floats('byFan'),

@@ -132,6 +132,17 @@ test('drives of a folder are replayed, and some of them chosen by name', async (
   assert.is(await codeOf(() => loadSimulation(scenario, { folder: place.path('none') })), 'CONFIG_UNREADABLE')
 })
 
+test('a simulated way can be written down and replayed', async () => {
+  await using place = await home()
+  const recorded = await place.godwit('sim', 'mobility', example('mobility-border.yaml'), '--record', place.path('ways'))
+  assert.is(recorded.code, 0, recorded.err)
+  const { traces } = await loadSimulation(example('mobility-traces.yaml'), { folder: place.path('ways') })
+  assert.is(traces.length, 12)
+  assert.equal([traces[0]!.seconds.length, traces[0]!.name], [3600, 'user-001.csv'])
+  const replayed = await place.godwit('sim', 'mobility', example('mobility-traces.yaml'), '--traces', place.path('ways'), '--json')
+  assert.ok(replayed.json().reports[0].migrations > 0)
+})
+
 test('a policy part that is wrong is refused', async () => {
   const text = (await readFile(example('mobility-border.yaml'), 'utf8')).concat('policy: { regret: { triggerMs: -1 } }\n')
   assert.is(await codeOf(() => simulate({ scenario: parseScenario(text), hours: 0.01 })), 'CONFIG_INVALID')
