@@ -47,6 +47,8 @@ const PURE = [/^wire\//, /^crypto\/(?!sodium(-native)?\.ts)/, /^edge-node\/(rate
     /^gateway\/policy\//,
     /^gateway\/control\/transitions\.ts$/,
     /^sim-network\/(link|queue|loss|random|deque|blackout|profiles)\.ts$/,
+    /^sim-network\/mobility\//,
+    /^cli\/sim\/(?!load|traces)/,
   ])
   .concat([/^guest\/(beats|cpio)\.ts$/])
 const IMPURE_MODULES = /^node:(net|tls|dgram|http|https|http2|fs|timers|child_process|worker_threads|os|cluster|readline)(\/|$)/
