@@ -52,6 +52,8 @@ export class Simulation {
   readonly #byName = new Map<string, SimVm>()
   readonly #indexes: Int32Array
   readonly #sessions: Int32Array
+  /** Where each user's VM is, beside the VM itself: read every second for every user. */
+  readonly #vmSites: Int32Array
   readonly #sloMs: number
   #bestMs: Float64Array
 
@@ -67,10 +69,14 @@ export class Simulation {
     this.vms = new Array(users.count)
     this.#indexes = new Int32Array(users.count).fill(-1)
     this.#sessions = new Int32Array(users.count).fill(-1)
+    this.#vmSites = new Int32Array(users.count)
     this.#bestMs = new Float64Array(map.sites.length)
     this.#tellSites()
     this.executor = new Executor(map, given, createRandom(scenario.seed).fork('links'), {
-      moved: move => this.metrics.moved(move, this.#price(move.downtimeMs, move.bytes)),
+      moved: move => {
+        this.#vmSites[move.vm.user] = move.to
+        this.metrics.moved(move, this.#price(move.downtimeMs, move.bytes))
+      },
       staged: (_, sentBytes, wastedBytes) => {
         this.metrics.stagedBytes += sentBytes
         this.metrics.wastedBytes += wastedBytes
@@ -127,9 +133,8 @@ export class Simulation {
         this.#end(user)
         this.#begin(user)
       }
-      const vm = this.vms[user]!
       const userSite = site[user]!
-      const wayMs = rttMs[userSite * sites + vm.site]!
+      const wayMs = rttMs[userSite * sites + this.#vmSites[user]!]!
       const rtt = accessMs[user]! + wayMs
       engine.observeUserAt(this.#indexes[user]!, nowMs, userSite, rtt, users.x[user]!, users.y[user]!)
       if (rtt > this.#sloMs) violated++
@@ -165,6 +170,7 @@ export class Simulation {
       dirtyBytesPerSecond: random.between(...dirtyMiBps) * MIB,
     }
     this.vms[user] = vm
+    this.#vmSites[user] = vm.site
     this.#byName.set(vm.name, vm)
     this.#sessions[user] = session
     const { name, memoryBytes, dirtyBytesPerSecond } = vm
