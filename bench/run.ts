@@ -1,15 +1,16 @@
-// npm run bench: the pipeline stage by stage, the relay, and the downtime of the demo as an outside observer sees it.
+// npm run bench: the pipeline stage by stage, the relay, measurements over MQTT, and the downtime of the demo as an outside observer sees it.
 // Figures of one machine: compare what one run prints side by side, never runs of two machines.
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { loadSodium } from '../crypto/identity.ts'
+import { benchMqtt } from './mqtt.ts'
 import { benchPipeline } from './pipeline.ts'
 import { benchRelay } from './relay.ts'
 
 /** A command of its own, not a part of ours. */
 const GODWIT = join(import.meta.dirname, '..', 'bin', 'godwit.js')
-const PARTS = ['pipeline', 'relay', 'downtime'] as const
+const PARTS = ['pipeline', 'relay', 'mqtt', 'downtime'] as const
 type Part = (typeof PARTS)[number]
 
 const USAGE = `Usage: npm run bench -- [PART ...] [OPTIONS]
@@ -70,6 +71,7 @@ async function main(): Promise<number> {
   try {
     if (wanted('pipeline')) results['pipeline'] = await benchPipeline({ seconds, json: false })
     if (wanted('relay')) results['relay'] = await benchRelay({ seconds, json: false })
+    if (wanted('mqtt')) results['mqtt'] = await benchMqtt({ seconds: Math.max(5, seconds), json: false })
     if (wanted('downtime')) {
       const demo = await benchDowntime()
       results['downtime'] = demo

@@ -2,25 +2,27 @@
 import { writeFile } from 'node:fs/promises'
 import { eventually } from '../../ops/deadline.ts'
 import { world } from '../gateway/fixture.ts'
-import { actOut, embedded, PASSWORDS, stage } from '../gateway/mqtt/support.ts'
+import { actOut, embedded, mosquitto, noMosquitto, PASSWORDS, stage } from '../gateway/mqtt/support.ts'
 import { assert, suite } from '../support/suite.ts'
 import { home } from './recording-io.ts'
 
 const test = suite('cli: mqtt')
 
 /** A home with a key and the password of `noc`, and a gateway that knows both. */
-async function integrator() {
+async function integrator(how: 'embedded' | 'mosquitto' = 'embedded') {
   const at = await home()
   const made = await at.godwit('mqtt', 'keygen', '--name', 'noc-1', '--json')
   const { publicKey, key } = made.json() as { publicKey: string; key: string }
   await writeFile(at.path('password'), `${PASSWORDS.noc}\n`, { mode: 0o600 })
   await writeFile(at.path('wrong'), 'wrong\n', { mode: 0o600 })
-  const options = embedded()
+  const broker = how === 'mosquitto' ? await mosquitto() : undefined
+  const options = broker?.options('tls') ?? embedded()
   options.commandKeys = [{ name: 'noc-1', publicKey, actions: ['start', 'cancel', 'pin', 'prestage'] }]
   const w = await world({ mqtt: options })
   await eventually(() => w.gateway.mqtt?.up || undefined, { ms: 5_000, what: 'the broker' })
-  const broker = ['--broker', w.gateway.mqtt?.url ?? '', '--tenant', 'acme', '--user', 'noc', '--password-file', at.path('password')]
-  const mqtt = (...words: string[]) => at.godwit('mqtt', ...words, ...broker)
+  const url = broker ? `mqtt://127.0.0.1:${broker.port}` : (w.gateway.mqtt?.url ?? '')
+  const flags = ['--broker', url, '--tenant', 'acme', '--user', 'noc', '--password-file', at.path('password')]
+  const mqtt = (...words: string[]) => at.godwit('mqtt', ...words, ...flags)
   const command = (...words: string[]) => mqtt('command', ...words, '--key', key)
   return {
     at,
@@ -30,6 +32,7 @@ async function integrator() {
     command,
     async [Symbol.asyncDispose]() {
       await w[Symbol.asyncDispose]()
+      await broker?.[Symbol.asyncDispose]()
       await at[Symbol.asyncDispose]()
     },
   }
@@ -98,5 +101,24 @@ test('tail prints one line of JSON for each message', async () => {
   const line = JSON.parse(out) as { topic: string; payload: { siteId: string } }
   assert.equal([line.topic, line.payload.siteId], ['godwit/v1/acme/vm/vm-1/placement', 'a'])
 })
+
+test(
+  'the same through a foreign broker, MQTT 5',
+  async () => {
+    await using i = await integrator('mosquitto')
+    const s = await stage(i.w)
+    await eventually(async () => ((await i.command('cancel', 'vm-1')).err.startsWith('error MIGRATION_UNKNOWN') ? true : undefined), {
+      ms: 15_000,
+      what: 'a placement, and a reply',
+    })
+    const acting = actOut(s)
+    const { code, err } = await i.command('start', 'vm-1', '--to', 'b')
+    assert.is(code, 0, err)
+    await acting
+    const shown = await i.mqtt('tail', '--topic', 'handoff/+/status', '--count', '1')
+    assert.is(JSON.parse(shown.out).payload.vmId, 'vm-1')
+  },
+  { skip: noMosquitto },
+)
 
 test.run()

@@ -2,6 +2,7 @@
 // Enters: where and who, a Will, subscriptions. Leaves: messages; up and down; publish().
 // Always holds: every connection is a fresh client with nothing left over from the one before: what is to be said again, the caller knows;
 // publish() resolves when the broker has it (QoS 1) and rejects when the connection goes first; it never waits for a connection.
+import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import mqtt, { type IClientOptions, type IPublishPacket, MqttClient } from 'mqtt'
 import { sleep, within } from '../../../ops/deadline.ts'
@@ -63,6 +64,8 @@ export type MqttLink = {
 const CONNECT_MS = 10_000
 const KEEPALIVE_SECONDS = 20
 const CLOSE_MS = 2_000
+/** A broker that acknowledges nothing for so long is as good as gone. */
+const PUBLISH_MS = 30_000
 const BACKOFF = { firstMs: 200, maxMs: 10_000 }
 /** CONNACK: the broker does not speak this version (3.1.1 and 5). */
 const VERSION_REFUSED = new Set([1, 132])
@@ -148,6 +151,8 @@ async function open(options: MqttLinkOptions, version: 4 | 5, signal: AbortSigna
   client.on('close', () => gone.resolve(errorOf(cause ?? new Error('the connection was closed'), options.target)))
   client.on('message', (topic, payload, packet) => options.onMessage(incomingOf(topic, payload, packet)))
   const connected = new Promise<void>(resolve => client.once('connect', () => resolve()))
+  // Small messages in both directions: with Nagle's algorithm each waits for the other end's delayed acknowledgement, 40 ms.
+  if (client.stream instanceof Socket) client.stream.setNoDelay(true)
   const lost = gone.promise.then(error => Promise.reject(error))
   lost.catch(() => {})
   try {
@@ -217,7 +222,8 @@ function publish({ client, version, gone }: Session, message: Outgoing): Promise
       ? {
           properties: {
             contentType: 'application/json',
-            userProperties,
+            // An empty one would never be sent, and no error would say so (mqtt-packet 9).
+            ...(Object.keys(userProperties).length > 0 ? { userProperties } : {}),
             ...(expirySeconds === undefined ? {} : { messageExpiryInterval: expirySeconds }),
             ...(correlationData ? { correlationData: Buffer.from(correlationData) } : {}),
           },
@@ -231,7 +237,7 @@ function publish({ client, version, gone }: Session, message: Outgoing): Promise
     })
   })
   const lost = gone.then(error => Promise.reject(new GodwitError('BROKER_UNREACHABLE', error.message, { cause: error })))
-  return Promise.race([sent, lost])
+  return within(Promise.race([sent, lost]), { ms: PUBLISH_MS, what: `PUBLISH ${topic}`, code: 'BROKER_UNREACHABLE' })
 }
 
 function end(client: MqttClient, force: boolean): Promise<void> {
