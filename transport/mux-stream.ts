@@ -39,9 +39,12 @@ export class MuxStream {
   #receiveCredit = INITIAL_WINDOW_BYTES
   #owedCredit = 0
   #hasGrown = false
+  #hasLeft = false
   #ended = false
   #finSent = false
   #finReceived = false
+  /** Data of the frame that is coming in which has not come yet: an end that the frame says is behind it. */
+  #dueBytes = 0
   #reading = false
   #order: Promise<unknown> = Promise.resolve()
   #wakeWriter: (() => void) | undefined
@@ -68,6 +71,8 @@ export class MuxStream {
   /** Throws an Error when the peer breaks the protocol. */
   onFrame({ type, flags, length }: Header): void {
     if (flags & FLAG.rst) {
+      // It crossed the last end on its way: what has come is whole.
+      if (this.#finSent && this.#finReceived) return
       this.#fail(new GodwitError('STREAM_RESET', `stream ${this.#id}: the peer reset it`))
       return
     }
@@ -76,7 +81,10 @@ export class MuxStream {
       this.#wakeTheWriter()
     } else if (length > this.#receiveCredit || this.#finReceived) {
       throw new Error(`stream ${this.#id}: ${length} bytes ${this.#finReceived ? 'after its end' : 'beyond the window'}`)
-    } else this.#receiveCredit -= length
+    } else {
+      this.#receiveCredit -= length
+      this.#dueBytes = length
+    }
     if (flags & FLAG.fin) {
       this.#finReceived = true
       this.#wakeTheReader()
@@ -86,6 +94,7 @@ export class MuxStream {
 
   onData(piece: Uint8Array): void {
     if (this.#failure) return
+    this.#dueBytes -= piece.length
     this.#received.push(piece)
     this.#wakeTheReader()
   }
@@ -142,12 +151,13 @@ export class MuxStream {
     this.#reading = true
     try {
       this.#credit(0)
-      while (!this.#failure && !this.#lost && this.#received.length === 0 && !this.#finReceived)
+      while (!this.#failure && !this.#lost && this.#received.length === 0 && !this.#isWhole)
         await new Promise<void>(resolve => (this.#wakeReader = resolve))
       if (this.#failure) throw this.#failure
       const bytes = this.#received.shift()
       if (bytes) this.#credit(bytes.length)
-      else if (!this.#finReceived) this.#throwIfFailed()
+      else if (!this.#isWhole) this.#throwIfFailed()
+      this.#maybeOver()
       return bytes ?? null
     } finally {
       this.#reading = false
@@ -159,7 +169,7 @@ export class MuxStream {
     this.#owedCredit += bytes
     // A stream that we opened is shown to the peer by its first write, not by its reader's credit.
     if (this.#finReceived || this.#greeting === FLAG.syn) return
-    if (!this.#hasGrown && this.#host.grow(this.#liftBytes)) {
+    if (!this.#hasGrown && !this.#hasLeft && this.#host.grow(this.#liftBytes)) {
       this.#hasGrown = true
       this.#owedCredit += this.#liftBytes
     }
@@ -171,13 +181,13 @@ export class MuxStream {
   }
 
   #reset(reason?: string): void {
-    if (this.#failure || this.#lost || (this.#finSent && this.#finReceived)) return
-    if (this.#greeting !== FLAG.syn) this.#send(TYPE.window, FLAG.rst, 0)
+    if (this.#failure || this.#lost) return
+    if (this.#greeting !== FLAG.syn && !(this.#finSent && this.#finReceived)) this.#send(TYPE.window, FLAG.rst, 0)
     this.#fail(new GodwitError('STREAM_RESET', `stream ${this.#id} reset${reason ? `: ${reason}` : ''}`))
   }
 
   #fail(error: GodwitError): void {
-    if (this.#failure || this.#lost || (this.#finSent && this.#finReceived && this.#received.length === 0)) return
+    if (this.#failure || this.#lost || this.#isOver) return
     this.#failure = error
     this.#received.clear()
     this.#wakeTheWriter()
@@ -190,13 +200,25 @@ export class MuxStream {
     this.#greeting = 0
   }
 
-  #maybeOver(): void {
-    if (this.#finSent && this.#finReceived) this.#leave()
+  /** All that the peer sends has come. */
+  get #isWhole(): boolean {
+    return this.#finReceived && this.#dueBytes === 0
   }
 
+  /** Both ends are said and all is read. Before that its unread bytes count: it keeps its place and its share of the connection's budget. */
+  get #isOver(): boolean {
+    return this.#finSent && this.#isWhole && this.#received.length === 0
+  }
+
+  #maybeOver(): void {
+    if (this.#isOver) this.#leave()
+  }
+
+  /** Once: its number may be another stream's by the second time, if the peer uses numbers again. */
   #leave(): void {
+    if (this.#hasLeft) return
+    this.#hasLeft = true
     if (this.#hasGrown) this.#host.shrink(this.#liftBytes)
-    this.#hasGrown = false
     this.#host.over(this.#id)
   }
 

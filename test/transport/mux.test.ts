@@ -239,6 +239,38 @@ test('what has come before a loss can still be read; then the loss is told', asy
   assert.is(await codeOf(() => whole!.write(Uint8Array.of(1))), 'CONNECTION_LOST')
 })
 
+test('an end that comes with data is behind the data, however the frame is cut', async () => {
+  const { mux } = soloMux()
+  const frame = encodeMuxFrame(TYPE.data, FLAG.syn | FLAG.fin, 2, 6, Buffer.from('abcdef'))
+  mux.push(frame.subarray(0, 12))
+  const stream = (await mux.acceptStream())!
+  const all = readAll(stream)
+  for (const cut of [14, 17, 18]) {
+    await tick()
+    mux.push(frame.subarray(cut === 14 ? 12 : cut === 17 ? 14 : 17, cut))
+  }
+  assert.is((await all).toString(), 'abcdef')
+})
+
+test('a stream that ended at both ends but is not read out keeps its place and its share of the window', async () => {
+  const { mux, out } = soloMux({ connectionWindowBytes: MiB, maxStreams: 1 })
+  mux.push(encodeMuxFrame(TYPE.window, FLAG.syn, 2, 0))
+  const first = (await mux.acceptStream())!
+  const reading = first.read()
+  await tick()
+  await first.end()
+  mux.push(encodeMuxFrame(TYPE.data, 0, 2, 4, Buffer.from('read')))
+  assert.is(String(await reading), 'read')
+  mux.push(encodeMuxFrame(TYPE.data, FLAG.fin, 2, 4, Buffer.from('left')))
+  mux.push(encodeMuxFrame(TYPE.window, FLAG.syn, 4, 0))
+  assert.is(framesIn(out).at(-1)?.flags, FLAG.rst)
+  // A reset that was on its way when both ends were said takes nothing away.
+  mux.push(encodeMuxFrame(TYPE.window, FLAG.rst, 2, 0))
+  assert.is((await readAll(first)).toString(), 'left')
+  mux.push(encodeMuxFrame(TYPE.window, FLAG.syn, 6, 0))
+  assert.is((await mux.acceptStream())?.id, 6)
+})
+
 test('the byte queue keeps order and copies small pieces together', () => {
   const queue = createByteQueue()
   const expected: number[] = []
