@@ -28,7 +28,8 @@ export function encodeSubject({ role, id, signPublic, boxPublic }: Subject): Uin
 /** Reads what encodeSubject wrote. Throws RangeError. */
 export function readSubject(reader: Reader): Subject {
   const number = reader.number(1)
-  const id = new TextDecoder().decode(reader.take(reader.number(1)))
+  // ignoreBOM: a byte order mark would vanish, and one certificate would have two encodings.
+  const id = new TextDecoder('utf-8', { ignoreBOM: true }).decode(reader.take(reader.number(1)))
   const role = (Object.keys(ROLES) as Role[]).find(name => ROLES[name] === number)
   if (role === undefined || !NAME_PATTERN.test(id)) throw new RangeError('bad role or id')
   return { role, id, signPublic: reader.take(SIGN_PUBLIC_BYTES), boxPublic: reader.take(BOX_PUBLIC_BYTES) }

@@ -36,9 +36,12 @@ export function createLog({
   }
 }
 
+const MESSAGE_LENGTH_MAX = 4096
+
 const describe = (error: Error): string => {
   const code = 'code' in error ? `${String(error.code)}: ` : ''
-  return `${code}${error.message}${error.cause instanceof Error ? ` (${describe(error.cause)})` : ''}`
+  // A peer's bytes may stand in a message, all the more in that of a cause.
+  return `${code}${error.message.slice(0, MESSAGE_LENGTH_MAX)}${error.cause instanceof Error ? ` (${describe(error.cause)})` : ''}`
 }
 
 const textOf = (fields: LogFields): string =>

@@ -154,9 +154,12 @@ export class GodwitError extends Error {
 
   /** What crosses the wire and what `--json` prints: no stack, no cause object. */
   toJSON(): ErrorBody {
-    return { code: this.code, message: this.message, hint: this.hint }
+    return { code: this.code, message: this.message.slice(0, TEXT_LENGTH_MAX), hint: this.hint.slice(0, TEXT_LENGTH_MAX) }
   }
 }
+
+/** Longer texts are cut when they leave: a frame has its limit, and the code must arrive. The receiver's schema has the same number. */
+const TEXT_LENGTH_MAX = 4096
 
 export type ErrorBody = { code: string; message: string; hint?: string | undefined }
 

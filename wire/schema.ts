@@ -5,6 +5,10 @@ import { type ErrorCode, GodwitError } from './errors.ts'
 
 export { z }
 
+/** Deeper than anything that Godwit says. What is deeper cannot be written as JSON again: JSON.stringify and structural checks recurse, JSON.parse does not. */
+export const JSON_DEPTH_MAX = 64
+const MESSAGE_LENGTH_MAX = 1000
+
 export type CheckOptions = { what: string; code?: ErrorCode }
 
 /** The value as the schema's type, or a GodwitError (FRAME_MALFORMED unless told) that names the first wrong field. */
@@ -13,7 +17,8 @@ export function check<S extends z.ZodType>(schema: S, value: unknown, { what, co
   if (result.success) return result.data
   const issue = result.error.issues[0]
   const field = issue && issue.path.length > 0 ? `${issue.path.map(String).join('.')}: ` : ''
-  throw new GodwitError(code, `${what}: ${field}${issue?.message ?? 'invalid'}`)
+  // It may name whatever the peer named: every unknown key, for one.
+  throw new GodwitError(code, `${what}: ${field}${issue?.message ?? 'invalid'}`.slice(0, MESSAGE_LENGTH_MAX))
 }
 
 /** JSON text (UTF-8 bytes or a string) checked against a schema. */
@@ -21,13 +26,36 @@ export function checkJson<S extends z.ZodType>(schema: S, text: Uint8Array | str
   return check(schema, parseJson(text, options), options)
 }
 
-/** The value of a JSON text; FRAME_MALFORMED (unless told) when it is none, or not UTF-8. */
+/** The value of a JSON text; FRAME_MALFORMED (unless told) when it is none, not UTF-8, or nested deeper than JSON_DEPTH_MAX. */
 export function parseJson(text: Uint8Array | string, { what, code = 'FRAME_MALFORMED' }: CheckOptions): unknown {
+  let value: unknown
+  let json: string
   try {
-    return JSON.parse(typeof text === 'string' ? text : new TextDecoder('utf-8', { fatal: true }).decode(text))
+    json = typeof text === 'string' ? text : new TextDecoder('utf-8', { fatal: true }).decode(text)
+    value = JSON.parse(json)
   } catch (cause) {
     throw new GodwitError(code, `${what}: not valid JSON`, { cause })
   }
+  if (depthOf(json) > JSON_DEPTH_MAX) throw new GodwitError(code, `${what}: nested deeper than ${JSON_DEPTH_MAX}`)
+  return value
+}
+
+const QUOTE = 0x22
+const BACKSLASH = 0x5c
+
+/** Nesting of a valid JSON text. */
+function depthOf(json: string): number {
+  let depth = 0
+  let deepest = 0
+  let quoted = false
+  for (let at = 0; at < json.length; at++) {
+    const code = json.charCodeAt(at)
+    if (code === QUOTE) quoted = !quoted
+    else if (quoted) at += code === BACKSLASH ? 1 : 0
+    else if (code === 0x5b || code === 0x7b) deepest = Math.max(deepest, ++depth)
+    else if (code === 0x5d || code === 0x7d) depth--
+  }
+  return deepest
 }
 
 /** A value as the JSON payload of a frame. */

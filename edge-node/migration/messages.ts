@@ -1,8 +1,8 @@
 // What source and target say to each other inside the sealed control stream (MESSAGE frames, JSON). The gateway never sees these.
 // Always holds: a message is checked against its schema before anything acts on it; an unknown type is FRAME_MALFORMED.
-import { ErrorBody, Id } from '../../wire/control.ts'
+import { ErrorBody, Id, INDEX_MAX } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
-import { z } from '../../wire/schema.ts'
+import { parseJson, z } from '../../wire/schema.ts'
 
 const hash = z.string().regex(/^[0-9a-f]{64}$/, 'expected 32 bytes in hex')
 const count = z.number().int().nonnegative()
@@ -22,7 +22,10 @@ const Message = z.discriminatedUnion('type', [
   /** Source: all streams have ended; this is what went into each. */
   z.object({
     type: z.literal('EOS'),
-    streams: z.array(z.object({ index: count, records: count, digest: hash })).max(256),
+    streams: z
+      .array(z.object({ index: count.max(INDEX_MAX), records: count, digest: hash }))
+      .max(INDEX_MAX + 1)
+      .refine(streams => new Set(streams.map(({ index }) => index)).size === streams.length, 'a stream named twice'),
   }),
   z.object({ type: z.literal('LOADED'), manifestHash: hash, stateMs: ms, loadMs: ms }),
   z.object({ type: z.literal('GRANT'), vm: Id, epoch: count, migrationId: z.string().max(64), manifestHash: hash }),
@@ -38,7 +41,7 @@ export const encodeMessage = (message: Message): Uint8Array => new TextEncoder()
 /** Throws FRAME_MALFORMED. */
 export function decodeMessage(payload: Uint8Array): Message {
   try {
-    return Message.parse(JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(payload)))
+    return Message.parse(parseJson(payload, { what: 'MESSAGE frame' }))
   } catch (error) {
     throw new GodwitError('FRAME_MALFORMED', 'a control message between the nodes is not what its type says', { cause: error })
   }

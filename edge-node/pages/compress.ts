@@ -99,8 +99,9 @@ export function openBatch(zstd: Zstd, payload: Uint8Array): { header: BatchHeade
 /** The content of a zstd frame from the peer, which must be of exactly `bytes`. Throws FRAME_MALFORMED. */
 export function inflate(zstd: Zstd, frame: Uint8Array, bytes: number): Uint8Array {
   if (bytes > BATCH_BODY_BYTES_MAX) throw malformed(`${bytes} bytes declared`)
-  const declared = contentBytesOf(frame)
+  const { contentBytes: declared, blocksAt, hasChecksum } = readFrameHeader(frame)
   if (declared !== bytes) throw malformed(`the frame declares ${declared} bytes, the batch ${bytes}`)
+  if (endOfFrame(frame, blocksAt, hasChecksum) !== frame.length) throw malformed('not one whole frame')
   let content: Uint8Array
   try {
     content = zstd.decompress(frame, bytes)
@@ -111,8 +112,8 @@ export function inflate(zstd: Zstd, frame: Uint8Array, bytes: number): Uint8Arra
   return content
 }
 
-/** The content size in a zstd frame's header (RFC 8878, 3.1.1.1); every frame of ours has it. Throws FRAME_MALFORMED on what we would never write. */
-function contentBytesOf(frame: Uint8Array): number {
+/** A zstd frame's header (RFC 8878, 3.1.1.1), with the content size that every frame of ours has. Throws FRAME_MALFORMED on what we would never write. */
+function readFrameHeader(frame: Uint8Array): { contentBytes: number; blocksAt: number; hasChecksum: boolean } {
   if (frame.length < 6) throw malformed('no frame')
   const view = new DataView(frame.buffer, frame.byteOffset, frame.length)
   if (view.getUint32(0, true) !== 0xfd2fb528) throw malformed('no magic number')
@@ -126,10 +127,28 @@ function contentBytesOf(frame: Uint8Array): number {
   const flag = descriptor >> 6
   const width = flag === 0 ? (singleSegment ? 1 : 0) : 1 << flag
   if (width === 0 || frame.length < at + width) throw malformed('no content size')
+  const hasChecksum = (descriptor & 0x04) !== 0
+  return { contentBytes: readContentBytes(view, at, flag), blocksAt: at + width, hasChecksum }
+}
+
+function readContentBytes(view: DataView, at: number, flag: number): number {
   if (flag === 0) return view.getUint8(at)
   if (flag === 1) return view.getUint16(at, true) + 256
   if (flag === 2) return view.getUint32(at, true)
   return Number(view.getBigUint64(at, true))
+}
+
+/** Where the frame ends by the headers of its blocks (RFC 8878, 3.1.1.2). node:zlib is content when all output is there: it would take a frame with anything
+ * behind it, or with its end missing, which the other engine refuses. Throws FRAME_MALFORMED. */
+function endOfFrame(frame: Uint8Array, blocksAt: number, hasChecksum: boolean): number {
+  for (let at = blocksAt; at + 3 <= frame.length; ) {
+    const block = frame[at]! | (frame[at + 1]! << 8) | (frame[at + 2]! << 16)
+    const type = (block >> 1) & 3
+    if (type === 3) throw malformed('a reserved block')
+    at += 3 + (type === 1 ? 1 : block >> 3)
+    if ((block & 1) === 1) return at + (hasChecksum ? 4 : 0)
+  }
+  throw malformed('a frame that is cut off')
 }
 
 const malformed = (what: string): GodwitError => new GodwitError('FRAME_MALFORMED', `zstd: ${what}`)

@@ -141,11 +141,18 @@ export function parseSpec(text: string): VmSpec {
 
 type Issue = z.core.$ZodIssue
 
+/** A specification may come from another site: the message must not grow with it. */
+const PROBLEMS_SHOWN = 20
+const PROBLEM_LENGTH_MAX = 300
+
 function problemsText(issues: readonly Issue[], yaml: YamlValue): string {
-  const lines = issues.flatMap(issue => problemsOf(issue, yaml.value)).map(({ path, message }) => `${place(path, yaml)}: ${message}`)
-  return lines.length === 1
-    ? `VM specification: ${lines[0]}`
-    : `VM specification: ${lines.length} problems\n${lines.map(line => `  ${line}`).join('\n')}`
+  const problems = issues.flatMap(issue => problemsOf(issue, yaml.value))
+  const shown = problems.slice(0, PROBLEMS_SHOWN)
+  const lines = shown.map(({ path, message }) => `${place(path, yaml)}: ${message}`.slice(0, PROBLEM_LENGTH_MAX))
+  if (problems.length === 1) return `VM specification: ${lines[0]}`
+  const left = problems.length - lines.length
+  const more = left > 0 ? [`and ${left} more`] : []
+  return `VM specification: ${problems.length} problems\n${[...lines, ...more].map(line => `  ${line}`).join('\n')}`
 }
 
 const place = (path: (string | number)[], yaml: YamlValue): string => {
