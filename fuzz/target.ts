@@ -1,0 +1,112 @@
+// What a fuzz target is. Enters: bytes as a peer might send them. Leaves: nothing, a GodwitError whose code the target names, or a finding: anything else.
+// Always holds: a target is a function of its input alone (chunks are cut by a sequence seeded with the input), so a finding replays from its bytes.
+import { createRandom, type Random } from '../sim-network/random.ts'
+import { type ErrorCode, GodwitError } from '../wire/errors.ts'
+
+export type Target = {
+  readonly name: string
+  /** For the list of targets. */
+  readonly what: string
+  /** Codes that may leave: whatever else is thrown is a finding. */
+  readonly codes: readonly ErrorCode[]
+  /** Valid inputs to begin from. */
+  seeds(): Uint8Array[]
+  /** Inputs made to cost much, by name; run as they are, never altered. */
+  hostile?(): Record<string, Uint8Array>
+  /** What the format's fields are filled with, beside numbers. */
+  readonly words?: readonly (string | Uint8Array)[]
+  /** From this byte on an input is JSON text: altered as JSON too. */
+  readonly jsonAt?: number
+  /** Altered inputs are no longer than this. Default 16 KiB. */
+  readonly bytesMax?: number
+  /** What one execution may allocate beside 32 times its input, bytes. Default 8 MiB. */
+  readonly memoryBytes?: number
+  /** Executions in `npm test`: about a second. */
+  readonly testRuns: number
+  /** Once, before the first seed is asked for. */
+  setup?(): Promise<void>
+  run(input: Uint8Array): void | Promise<void>
+}
+
+/** A broken invariant. */
+export class Finding extends Error {
+  override readonly name = 'Finding'
+}
+
+/** Throws a Finding unless the invariant holds. */
+export function demand(holds: boolean, what: string): asserts holds {
+  if (!holds) throw new Finding(what)
+}
+
+/** A sequence fixed by the input. */
+export const randomOf = (input: Uint8Array): Random => {
+  let hash = input.length
+  for (const byte of input.subarray(0, 4096)) hash = (Math.imul(hash ^ byte, 0x01000193) ^ (hash >>> 15)) >>> 0
+  return createRandom(hash)
+}
+
+/** The input in pieces of lengths that are fixed by it: single bytes, some, many. Together they are the input. */
+export function pieces(input: Uint8Array): Uint8Array[] {
+  const random = randomOf(input)
+  // At most a few thousand pieces.
+  const longest = Math.max([1, 7, 100, 5000][Math.floor(random.between(0, 4))] ?? 1, Math.ceil(input.length / 2000))
+  const out: Uint8Array[] = []
+  for (let at = 0; at < input.length; ) {
+    const length = 1 + Math.floor(random.between(0, longest))
+    out.push(new Uint8Array(input.subarray(at, at + length)))
+    at += length
+  }
+  return out
+}
+
+/** What `body` gives, or the GodwitError that it throws. */
+export function attempt<T>(body: () => T): { value: T; error?: undefined } | { error: GodwitError } {
+  try {
+    return { value: body() }
+  } catch (error) {
+    if (error instanceof GodwitError) return { error }
+    throw error
+  }
+}
+
+/** As attempt, awaited. */
+export async function attemptAsync<T>(body: () => Promise<T>): Promise<{ value: T; error?: undefined } | { error: GodwitError }> {
+  try {
+    return { value: await body() }
+  } catch (error) {
+    if (error instanceof GodwitError) return { error }
+    throw error
+  }
+}
+
+export const sameBytes = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0
+
+/** Sequential reader of a target's own input: numbers where there are some, zeros at the end. */
+export class Choices {
+  readonly #bytes: Uint8Array
+  #at = 0
+
+  constructor(bytes: Uint8Array) {
+    this.#bytes = bytes
+  }
+
+  get left(): number {
+    return this.#bytes.length - this.#at
+  }
+
+  number(width: 1 | 2 | 3 | 4): number {
+    let value = 0
+    for (let i = 0; i < width; i++) value = value * 256 + (this.#bytes[this.#at++] ?? 0)
+    return value
+  }
+
+  take(count: number): Uint8Array {
+    const out = this.#bytes.slice(this.#at, this.#at + count)
+    this.#at += count
+    return out
+  }
+
+  rest(): Uint8Array {
+    return this.take(Math.max(0, this.left))
+  }
+}

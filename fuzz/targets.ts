@@ -1,0 +1,23 @@
+// Every decoder that reads from a peer, as a target of the fuzzer. A new one gets a file in targets/ and a line here.
+import type { Target } from './target.ts'
+import { applier } from './targets/applier.ts'
+import { batch } from './targets/batch.ts'
+import { certificates } from './targets/certificates.ts'
+import { controlTarget } from './targets/control.ts'
+import { frames } from './targets/frames.ts'
+import { handshake } from './targets/handshake.ts'
+import { link } from './targets/link.ts'
+import { messages } from './targets/messages.ts'
+import { mux } from './targets/mux.ts'
+import { qemuStream } from './targets/qemu-stream.ts'
+import { records } from './targets/records.ts'
+import { returnPath } from './targets/return-path.ts'
+import { rpc } from './targets/rpc.ts'
+import { sealedStream } from './targets/sealed-stream.ts'
+
+export const TARGETS: readonly Target[] = [
+  ...[frames, controlTarget, link, rpc, mux, certificates, handshake, records, sealedStream],
+  ...[messages, batch, applier, returnPath, qemuStream],
+]
+
+export const targetNamed = (name: string): Target | undefined => TARGETS.find(target => target.name === name)
