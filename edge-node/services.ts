@@ -2,7 +2,7 @@
 // Enters: service streams, standing behind their SERVICE frame. Leaves: the same bytes to and from the guest, or an ERROR frame with a code.
 // Always holds: only a VM whose guest runs here is answered for (VM_UNKNOWN, VM_STATE), so a gateway with an old map is told, never misled; not a
 // byte of the user reaches a guest before that is certain; one chunk in each direction is held, so a slow side slows the other.
-import { connect, type Socket } from 'node:net'
+import type { Socket } from 'node:net'
 import { within } from '../ops/deadline.ts'
 import type { FrameStream } from '../transport/frames.ts'
 import { createSocketStream } from '../transport/socket-stream.ts'
@@ -13,12 +13,11 @@ import type { Log } from '../wire/log.ts'
 import { toJson } from '../wire/schema.ts'
 import { FRAME } from '../wire/types.ts'
 import { forwardedPort, serviceNetdev } from './vm/forward.ts'
+import { GuestDoor } from './vm/guest-door.ts'
 import type { RunningVm } from './vm/machine.ts'
 import type { Registry } from './vm/registry.ts'
 
 export const SERVICE_STREAMS_MAX = 1024
-const LOOPBACK = '127.0.0.1'
-const CONNECT_MS = 2_000
 const ANSWER_MS = 5_000
 
 export type Services = {
@@ -27,19 +26,19 @@ export type Services = {
 }
 
 export function createServices({ registry, log }: { registry: Registry; log: Log }): Services {
-  const ports = new WeakMap<RunningVm, Map<number, Promise<number>>>()
+  const doors = new WeakMap<RunningVm, Map<number, Promise<GuestDoor>>>()
   let open = 0
 
-  function portOf(vm: RunningVm, netdev: string, guestPort: number): Promise<number> {
-    const known = ports.get(vm) ?? new Map<number, Promise<number>>()
-    ports.set(vm, known)
-    let port = known.get(guestPort)
-    if (!port) {
-      port = forwardedPort(vm.commands, netdev, guestPort)
-      port.catch(() => known.delete(guestPort))
-      known.set(guestPort, port)
+  function doorOf(vm: RunningVm, netdev: string, guestPort: number): Promise<GuestDoor> {
+    const known = doors.get(vm) ?? new Map<number, Promise<GuestDoor>>()
+    doors.set(vm, known)
+    let door = known.get(guestPort)
+    if (!door) {
+      door = forwardedPort(vm.commands, netdev, guestPort).then(port => new GuestDoor(port))
+      door.catch(() => known.delete(guestPort))
+      known.set(guestPort, door)
     }
-    return port
+    return door
   }
 
   /** Forwards are made when a VM begins to run here, not when its first user comes. */
@@ -48,7 +47,7 @@ export function createServices({ registry, log }: { registry: Registry; log: Log
       if (!registry.runs(name)) continue
       const { spec, vm, netdev } = wayTo(registry, name)
       for (const { port } of netdev === undefined ? [] : spec.services)
-        portOf(vm, netdev!, port).catch(error => log.warn('a service cannot be reached', { vm: name, error }))
+        doorOf(vm, netdev!, port).catch(error => log.warn('a service cannot be reached', { vm: name, error }))
     }
   }
   registry.onChange(warm)
@@ -58,7 +57,8 @@ export function createServices({ registry, log }: { registry: Registry; log: Log
     const { spec, vm, netdev } = wayTo(registry, name)
     const found = spec.services.find(one => one.name === service)
     if (!found || netdev === undefined) throw new GodwitError('SERVICE_UNKNOWN', `${name} has no service '${service}'`)
-    const socket = await dial(await portOf(vm, netdev, found.port))
+    const door = await doorOf(vm, netdev, found.port)
+    const socket = await door.connect()
     // It may have been stopped for its hand-over meanwhile: what is sent now would be lost with this QEMU.
     if (registry.runs(name)) return socket
     socket.destroy()
@@ -91,19 +91,6 @@ function wayTo(registry: Registry, name: string) {
 }
 
 const stopped = (name: string) => new GodwitError('VM_STATE', `${name} does not run here now`)
-
-/** QEMU itself listens there, on this host: it answers at once or not at all. */
-async function dial(port: number): Promise<Socket> {
-  const socket = connect({ host: LOOPBACK, port, noDelay: true, allowHalfOpen: true })
-  const connected = new Promise<void>((resolve, reject) => socket.once('connect', resolve).once('error', reject))
-  try {
-    await within(connected, { ms: CONNECT_MS, what: 'the guest network', code: 'CONNECT_FAILED' })
-    return socket
-  } catch (error) {
-    socket.destroy()
-    throw toGodwitError(error, 'CONNECT_FAILED')
-  }
-}
 
 /** Says yes, then passes bytes both ways. What breaks after the yes ends both sides: it is no refusal. */
 async function serve(socket: Socket, request: ServiceRequest, frames: FrameStream): Promise<void> {

@@ -39,7 +39,7 @@ test(
     await using lab = await openLab({ services: [SERVICE] })
     using guest = await bootGuest(lab, 'a', { spec: SPEC, dirtyBytesPerSecond: 1024 * 1024 })
     const user = await userOf(lab)
-    assert.equal(guest.runsAt(), ['a'])
+    assert.equal(await guest.runsAt(), ['a'])
     for (const to of ['b', 'a']) {
       const fromMs = performance.now()
       const { outcome, report } = await lab.migrate({ vm: 'vm-1', to })

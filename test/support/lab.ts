@@ -10,6 +10,7 @@ import { findQemu, qemuAbilities } from '../../edge-node/vm/qemu.ts'
 import { killLeftover } from '../../edge-node/vm/runtime-folder.ts'
 import { type Gateway, startGateway } from '../../gateway/gateway.ts'
 import type { RelayOptions } from '../../gateway/relay/relay.ts'
+import type { ServiceAddress } from '../../gateway/services/services.ts'
 import { eventually } from '../../ops/deadline.ts'
 import { type HttpTarget, type JsonRequest, requestJson } from '../../ops/http-client.ts'
 import { createLog } from '../../ops/log.ts'
@@ -49,6 +50,8 @@ export type LabOptions = {
   sites?: (string | [name: string, options: SiteOptions])[]
   /** See gateway/relay/relay.ts. */
   tap?: RelayOptions['tap']
+  /** See gateway/services. */
+  services?: ServiceAddress[]
 }
 
 export type Lab = AsyncDisposable & {
@@ -98,7 +101,7 @@ function engineOf(name: EngineName): { gateway: Engine; node: Engine; port: 'qui
   return { gateway: memory, node: { ...memory, name: 'quic' }, port: 'quic', sever: () => memory.sever() }
 }
 
-export async function openLab({ engine = 'memory', sites = ['a', 'b'], tap }: LabOptions = {}): Promise<Lab> {
+export async function openLab({ engine = 'memory', sites = ['a', 'b'], tap, services }: LabOptions = {}): Promise<Lab> {
   const folder = await tempFolder()
   const dir = folder.path
   const root = createRoot()
@@ -110,7 +113,7 @@ export async function openLab({ engine = 'memory', sites = ['a', 'b'], tap }: La
   const abilities = await abilitiesText()
   const tokenFile = join(dir, 'admin.token')
   await writeFile(tokenFile, TOKEN, { mode: 0o600 })
-  const keeper = createGatewayKeeper({ dir, root, engine: valve.wrap(carrier.gateway), tap, log })
+  const keeper = createGatewayKeeper({ dir, root, engine: valve.wrap(carrier.gateway), tap, services, log })
   const all = new Map<string, LabSite>()
 
   const lab: Lab = {
@@ -165,10 +168,10 @@ export async function openLab({ engine = 'memory', sites = ['a', 'b'], tap }: La
   }
 }
 
-type KeeperOptions = { dir: string; root: Root; engine: Engine; tap: LabOptions['tap']; log: Log }
+type KeeperOptions = { dir: string; root: Root; engine: Engine; tap: LabOptions['tap']; services: LabOptions['services']; log: Log }
 
 /** A gateway that can be stopped and started again on the same port, with the same store and identity. */
-function createGatewayKeeper({ dir, root, engine, tap, log }: KeeperOptions) {
+function createGatewayKeeper({ dir, root, engine, tap, services, log }: KeeperOptions) {
   const identity = identityOf(root, 'gateway', GATEWAY_ID)
   let running: { gateway: Gateway; stop(): Promise<void> } | undefined
   const ports = { relay: 0, admin: 0 }
@@ -187,6 +190,7 @@ function createGatewayKeeper({ dir, root, engine, tap, log }: KeeperOptions) {
         admin: { host: '127.0.0.1', port: ports.admin, token: TOKEN },
         store,
         tap,
+        services,
         log: log.child({ who: 'gateway' }),
       })
       ports.relay = gateway.listeners[0]!.port

@@ -1,8 +1,9 @@
 // A valve in the gateway of a test: holds what it relays towards a target, so that a test has a migration stand still at a known place.
-// Enters: an engine to listen with. Leaves: the same engine; streams that the gateway opens (they are all relay streams, with a JOIN first) pass the valve.
+// Enters: an engine to listen with. Leaves: the same engine; relay streams that the gateway opens (with a JOIN first) pass the valve; service streams are let by.
 // Always holds: nothing is lost or reordered; a stream that is reset while it waits is let go.
 import type { Connection, Engine, Stream } from '../../transport/types.ts'
 import { FRAME_HEADER_BYTES } from '../../wire/frame.ts'
+import { FRAME } from '../../wire/types.ts'
 
 export type Valve = {
   wrap(engine: Engine): Engine
@@ -14,6 +15,10 @@ export type Valve = {
 }
 
 type Held = { indexes: (index: number) => boolean; bytesLeft: number; opened: Promise<void>; open: () => void }
+
+/** The index in a JOIN frame; -1 for any other. */
+const indexOf = (frame: Uint8Array): number =>
+  frame[4] === FRAME.JOIN ? JSON.parse(Buffer.from(frame.subarray(FRAME_HEADER_BYTES)).toString('utf8')).index : -1
 
 export function createValve(): Valve {
   let held: Held | undefined
@@ -32,7 +37,7 @@ export function createValve(): Valve {
     return {
       id: stream.id,
       async write(bytes) {
-        if (index === undefined) index = JSON.parse(Buffer.from(bytes.subarray(FRAME_HEADER_BYTES)).toString('utf8')).index as number
+        if (index === undefined) index = indexOf(bytes)
         else await pass(index, bytes.length, reset.promise)
         await stream.write(bytes)
       },

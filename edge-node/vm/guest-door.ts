@@ -1,0 +1,83 @@
+// Connections to a forwarded port of a guest (forward.ts), one after the other. QEMU's user network listens with a backlog of 1: when users who
+// waited for a VM come all at once, the kernel drops what does not fit, and a dropped handshake or its data comes back only after 1 s, or with
+// timers that double (seen: 2 to 9 s). So the next one knocks when the last was let in. Enters: a port. Leaves: connected sockets.
+// Always holds: at most one connection waits to be accepted; each has its own deadline, whatever those before it do.
+import { closeSync, openSync, readSync } from 'node:fs'
+import { connect, type Socket } from 'node:net'
+import { sleep, within } from '../../ops/deadline.ts'
+import { GodwitError, toGodwitError } from '../../wire/errors.ts'
+
+const LOOPBACK = '127.0.0.1'
+const CONNECT_MS = 2_000
+const LOOK_EVERY_MS = 1
+
+/** How many connections wait to be accepted at a port of the loopback; undefined when nobody listens there. */
+export type QueueOf = (port: number) => number | undefined
+
+export class GuestDoor {
+  readonly #port: number
+  readonly #queueOf: QueueOf
+  #last: Promise<unknown> = Promise.resolve()
+
+  constructor(port: number, queueOf: QueueOf = acceptQueue) {
+    this.#port = port
+    this.#queueOf = queueOf
+  }
+
+  /** CONNECT_FAILED when QEMU does not let it in in time. */
+  connect(): Promise<Socket> {
+    const endMs = performance.now() + CONNECT_MS
+    const mine = this.#last.then(() => this.#enter(endMs))
+    this.#last = mine.catch(() => {})
+    return mine
+  }
+
+  async #enter(endMs: number): Promise<Socket> {
+    for (;;) {
+      const waiting = this.#queueOf(this.#port)
+      if (waiting === undefined) throw new GodwitError('CONNECT_FAILED', `nobody listens at port ${this.#port}: the VM has gone`)
+      if (performance.now() >= endMs) throw new GodwitError('CONNECT_FAILED', 'QEMU does not take connections to the guest')
+      if (waiting === 0) return await dial(this.#port, endMs - performance.now())
+      await sleep(LOOK_EVERY_MS)
+    }
+  }
+}
+
+async function dial(port: number, ms: number): Promise<Socket> {
+  const socket = connect({ host: LOOPBACK, port, noDelay: true, allowHalfOpen: true })
+  const connected = new Promise<void>((resolve, reject) => socket.once('connect', resolve).once('error', reject))
+  try {
+    await within(connected, { ms, what: 'the guest network', code: 'CONNECT_FAILED' })
+    return socket
+  } catch (error) {
+    socket.destroy()
+    throw toGodwitError(error, 'CONNECT_FAILED')
+  }
+}
+
+const PART_BYTES = 16 * 1024
+const TEXT_BYTES_MAX = 1024 * 1024
+
+/** Linux, proc_net_tcp: of a listening socket rx_queue is the accept queue. Listening sockets come first, so a part of the file is enough. */
+function acceptQueue(port: number): number | undefined {
+  const file = openSync('/proc/net/tcp', 'r')
+  try {
+    const part = Buffer.allocUnsafe(PART_BYTES)
+    let text = ''
+    for (let bytes = readSync(file, part); bytes > 0 && text.length < TEXT_BYTES_MAX; bytes = readSync(file, part)) {
+      text += part.toString('latin1', 0, bytes)
+      const found = findAcceptQueue(text, port)
+      if (found !== undefined) return found
+    }
+    return undefined
+  } finally {
+    closeSync(file)
+  }
+}
+
+/** In the text of /proc/net/tcp. */
+export function findAcceptQueue(text: string, port: number): number | undefined {
+  const place = `0100007F:${port.toString(16).toUpperCase().padStart(4, '0')}`
+  const line = new RegExp(`^ *\\d+: ${place} 00000000:0000 0A [0-9A-F]{8}:([0-9A-F]{8}) `, 'm').exec(text)
+  return line ? Number.parseInt(line[1]!, 16) : undefined
+}
