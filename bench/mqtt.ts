@@ -9,6 +9,8 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { createRoot, issueCertificate, newSerial } from '../crypto/certificate.ts'
 import { generateSiteKeys, loadSodium } from '../crypto/identity.ts'
 import { connectMqtt, type MqttLink } from '../gateway/control/mqtt/client.ts'
@@ -39,8 +41,8 @@ export type MqttBenchResult = {
   commands: { sent: number; answered: number; p50Ms: number; p99Ms: number }
   /** RSS of the gateway's process in MiB: after a fifth of the time, at the end, at its highest. */
   rssMiB: { early: number; late: number; peak: number }
-  /** The heap's lowest points in the second and in the last fifth: what is still held after collections. */
-  heapFloorMiB: { early: number; late: number }
+  /** The heap after a collection: after a fifth of the time, and at the end. */
+  heldMiB: { early: number; late: number }
 }
 
 const percentile = (sorted: number[], share: number) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN
@@ -136,18 +138,26 @@ function commander(url: string, credentials: { username?: string; password?: str
   }
 }
 
-function watchMemory() {
-  const samples: { rss: number; heapUsed: number }[] = []
-  const timer = setInterval(() => samples.push(process.memoryUsage()), 100)
+setFlagsFromString('--expose-gc')
+const collect = runInNewContext('gc') as () => void
+
+/** What is held after a collection, a fifth into the time and at its end; RSS all along. */
+function watchMemory(seconds: number) {
+  const rss: number[] = []
+  const heldMiB = () => {
+    collect()
+    return Math.round(process.memoryUsage().heapUsed / 2 ** 18) / 4
+  }
+  let early = Number.NaN
+  const sampling = setInterval(() => rss.push(process.memoryUsage.rss()), 100)
+  const first = setTimeout(() => {
+    early = heldMiB()
+  }, seconds * 200)
   return () => {
-    clearInterval(timer)
-    const part = (fifth: number) => samples.slice(Math.floor((samples.length * fifth) / 5), Math.floor((samples.length * (fifth + 1)) / 5))
-    const floor = (fifth: number) => mib(Math.min(...part(fifth).map(({ heapUsed }) => heapUsed)))
-    const rss = samples.map(sample => sample.rss)
-    return {
-      rssMiB: { early: mib(part(1)[0]?.rss ?? 0), late: mib(rss.at(-1) ?? 0), peak: mib(Math.max(...rss)) },
-      heapFloorMiB: { early: floor(1), late: floor(4) },
-    }
+    clearInterval(sampling)
+    clearTimeout(first)
+    const rssMiB = { early: mib(rss[Math.floor(rss.length / 5)] ?? 0), late: mib(rss.at(-1) ?? 0), peak: mib(Math.max(...rss)) }
+    return { rssMiB, heldMiB: { early, late: heldMiB() } }
   }
 }
 
@@ -156,7 +166,8 @@ type Options = { perSecond: number; seconds: number }
 async function run(broker: MqttBenchResult['broker'], { perSecond, seconds }: Options): Promise<MqttBenchResult | undefined> {
   const folder = await mkdtemp(join(tmpdir(), 'godwit-bench-'))
   const mosquitto = broker === 'mosquitto' ? await startMosquitto(folder) : undefined
-  const lags: number[] = []
+  // One piece from the beginning: the bench's own notes must not look like the gateway's memory.
+  const notes = { lags: new Float64Array(perSecond * seconds), count: 0 }
   let gateway: Gateway | undefined
   let store: Awaited<ReturnType<typeof startBenchGateway>>['store'] | undefined
   const sender = fork(new URL('mqtt-sender.ts', import.meta.url), { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] })
@@ -173,7 +184,9 @@ async function run(broker: MqttBenchResult['broker'], { perSecond, seconds }: Op
     }
     const external = { mode: 'external' as const, target: { url: mosquitto?.url, version: 'auto' as const } }
     const mqtt: MqttOptions = { tenant: TENANT, commandKeys, broker: mosquitto ? external : embedded }
-    ;({ gateway, store } = await startBenchGateway(folder, mqtt, micros => lags.push(micros / 1000)))
+    ;({ gateway, store } = await startBenchGateway(folder, mqtt, micros => {
+      if (notes.count < notes.lags.length) notes.lags[notes.count++] = micros / 1000
+    }))
     await eventually(() => gateway?.mqtt?.up || undefined, { ms: 10_000, what: 'the gateway at its broker' })
     const url = gateway.mqtt?.url ?? ''
     const noc = commander(url, mosquitto ? {} : { username: 'noc', password: users.noc })
@@ -187,11 +200,11 @@ async function run(broker: MqttBenchResult['broker'], { perSecond, seconds }: Op
       ...(mosquitto ? {} : { username: 'telco', password: users.telco }),
     }
     const { sent, memory } = await drive(sender, told, noc)
-    await eventually(() => (lags.length >= sent && noc.pending.size === 0 ? true : undefined), { ms: 5_000, what: 'the last ones' }).catch(
+    await eventually(() => (notes.count >= sent && noc.pending.size === 0 ? true : undefined), { ms: 5_000, what: 'the last ones' }).catch(
       () => {},
     )
     await noc.link.close()
-    const [sorted, answers] = [lags.sort((a, b) => a - b), noc.lags.sort((a, b) => a - b)]
+    const [sorted, answers] = [[...notes.lags.subarray(0, notes.count)].sort((a, b) => a - b), noc.lags.sort((a, b) => a - b)]
     return {
       broker,
       perSecond,
@@ -225,14 +238,13 @@ async function drive(sender: ChildProcess, task: SenderTask, noc: ReturnType<typ
     sender.once('exit', code => reject(new Error(`the sender of the bench ended with ${code}`)))
   })
   sender.send(task)
-  const memory = watchMemory()
+  const memory = watchMemory(task.seconds)
   const timer = setInterval(() => noc.send(), 1000 / COMMANDS_PER_SECOND)
   try {
     const sent = await within(done, { ms: task.seconds * 1000 + 30_000, what: 'the sender of the bench' })
     return { sent, memory: memory() }
   } finally {
     clearInterval(timer)
-    memory()
   }
 }
 
@@ -251,11 +263,11 @@ export async function benchMqtt({
       continue
     }
     results.push(result)
-    const { sent, taken, lagMs, commands, rssMiB, heapFloorMiB } = result
+    const { sent, taken, lagMs, commands, rssMiB, heldMiB } = result
     const text =
       `mqtt with ${broker}: ${perSecond}/s for ${seconds} s: ${taken} of ${sent} measurements; lag ${lagMs.p50} ms p50, ${lagMs.p99} ms p99, ${lagMs.max} ms max; ` +
       `${commands.answered} of ${commands.sent} commands answered, ${commands.p50Ms} ms p50, ${commands.p99Ms} ms p99; ` +
-      `gateway ${rssMiB.early} -> ${rssMiB.late} MiB (heap after collections ${heapFloorMiB.early} -> ${heapFloorMiB.late})`
+      `gateway ${rssMiB.early} -> ${rssMiB.late} MiB (heap after a collection ${heldMiB.early} -> ${heldMiB.late})`
     console.log(json ? JSON.stringify({ bench: 'mqtt', ...result }) : text)
   }
   return results

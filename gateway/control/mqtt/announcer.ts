@@ -2,7 +2,7 @@
 // Enters: which site or VM has changed; the time. Leaves: payloads.
 // Always holds: nodes do not speak MQTT: a site is online when its link to this gateway is; a placement is cleared only when the VM's last
 // site is there and does not list it, and nobody else does.
-import type { VmView } from '../../../wire/admin.ts'
+import type { SiteView, VmView } from '../../../wire/admin.ts'
 import type { ControlHost } from '../host.ts'
 import { birthOf, homesOf, rfc3339, type SitePlace } from './facts.ts'
 import type { Latency } from './schemas.ts'
@@ -38,7 +38,13 @@ export class Announcer {
   refresh(sites: Iterable<string>, vmNames: Iterable<string> = []): void {
     const changed = new Set(sites)
     const vms = this.#host.vms()
-    for (const view of this.#host.sites()) if (changed.has(view.site)) this.#siteState(view.site, vms)
+    const held = new Map<string, number>()
+    for (const { site, state, memoryBytes } of vms) if (state !== 'stopped') held.set(site, (held.get(site) ?? 0) + memoryBytes)
+    const online = new Set<string>()
+    for (const view of this.#host.sites()) {
+      if (view.online) online.add(view.site)
+      if (changed.has(view.site)) this.#siteState(view, held.get(view.site) ?? 0)
+    }
     const homes = homesOf(vms)
     const named = new Set(vmNames)
     for (const [name, vm] of homes) {
@@ -46,8 +52,7 @@ export class Announcer {
       if (changed.has(vm.site) || named.has(name) || (before && changed.has(before.site))) this.#place(name, vm, before)
     }
     for (const [name, { site }] of this.#placed) {
-      if (!changed.has(site) || homes.has(name)) continue
-      if (!this.#host.sites().some(view => view.site === site && view.online)) continue
+      if (!changed.has(site) || homes.has(name) || !online.has(site)) continue
       this.#placed.delete(name)
       this.#users.delete(name)
       this.#rtts.delete(name)
@@ -113,11 +118,11 @@ export class Announcer {
     return isNew
   }
 
-  #siteState(site: string, vms: VmView[]): void {
-    const view = this.#host.sites().find(one => one.site === site)
+  #siteState(view: SiteView, heldBytes: number): void {
+    const { site } = view
     const facts = this.#host.linkFacts(site)
-    if (view?.online && facts) {
-      const birth = birthOf(view, facts, this.#places[site], { gatewayId: this.#host.gatewayId, vms })
+    if (view.online && facts) {
+      const birth = birthOf(view, facts, this.#places[site], { gatewayId: this.#host.gatewayId, heldBytes })
       this.#births.set(site, birth.bdSeq)
       this.#say('siteState', { siteId: site }, birth)
       return
@@ -126,7 +131,7 @@ export class Announcer {
     // Of a birth that an earlier process of ours said we do not know the number: any death from now on counts for it.
     const bdSeq = this.#births.get(site) ?? Math.floor(nowMs)
     this.#births.set(site, bdSeq)
-    this.#say('siteState', { siteId: site }, { online: false, timestamp: rfc3339(view?.since ?? nowMs), bdSeq })
+    this.#say('siteState', { siteId: site }, { online: false, timestamp: rfc3339(view.since), bdSeq })
   }
 
   #place(name: string, vm: VmView, before: Placed | undefined): void {

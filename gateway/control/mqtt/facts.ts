@@ -19,9 +19,8 @@ export function birthOf(
   view: SiteView,
   facts: SiteLinkFacts,
   place: SitePlace | undefined,
-  { gatewayId, vms }: { gatewayId: string; vms: VmView[] },
+  { gatewayId, heldBytes }: { gatewayId: string; heldBytes: number },
 ): z.input<typeof schemas.SiteState> {
-  const held = vms.filter(vm => vm.site === view.site && vm.state !== 'stopped').reduce((sum, vm) => sum + vm.memoryBytes, 0)
   return {
     online: true,
     timestamp: rfc3339(view.since),
@@ -30,7 +29,7 @@ export function birthOf(
     version: view.version ?? '',
     ...(place?.geo ? { geo: place.geo } : {}),
     zones: place?.zones ?? [],
-    capacity: { vcpu: view.host?.vcpus ?? 0, memBytes: (view.host?.memoryFreeBytes ?? 0) + held },
+    capacity: { vcpu: view.host?.vcpus ?? 0, memBytes: (view.host?.memoryFreeBytes ?? 0) + heldBytes },
     endpoints: { gateway: gatewayId, transport: view.transport, pubKey: Buffer.from(facts.publicKey).toString('base64') },
   }
 }
