@@ -1,7 +1,9 @@
 // The last stage of the source: compressed batches, finished in any order, onto the page streams, with barriers between the intervals.
 // Enters: intervals opened and closed, batches of them. Leaves: sends on each stream, each awaited before the stream's next.
 // Always holds: on every stream, each batch of interval n comes after BARRIER(n-1) and before BARRIER(n). Within an interval any batch goes to any free stream.
-// A fast stream may be in the next interval while a slow one is still sending this one's last batch: it is the target that waits.
+// No stream begins an interval before all of them, and the skeleton, have sent the barrier before it. A target that waits at a barrier does not read on, so
+// what a fast stream sent beyond it would stay unacknowledged; enough of that, and the flight (rate/gate.ts) has no room left for the slow stream's barrier,
+// which everybody waits for: the migration would stand still for ever (seen with a window that shrank while four streams ran).
 import { FRAME } from '../../wire/types.ts'
 import { encodeBarrier } from './batch.ts'
 
@@ -104,6 +106,7 @@ export class Lanes {
       void this.#send(lane, FRAME.BARRIER, encodeBarrier(lane.at), () => this.#reached(barrier))
       return
     }
+    if (this.#barriers.has(this.#given)) return
     const batch = this.#ready.shift()
     if (!batch) return
     this.#interval(this.#given + 1).given++
@@ -132,6 +135,7 @@ export class Lanes {
     if (--barrier.missing > 0) return
     this.#barriers.delete(barrier.n)
     barrier.resolve()
+    this.#pump()
   }
 
   async #send(lane: Lane, type: number, payload: Uint8Array, sent: () => void): Promise<void> {
