@@ -65,6 +65,7 @@ const STREAM_TIMEOUT_MS = 24 * 3_600_000
 const GRANT_PATIENCE_MS = 10 * 60_000
 const LOAD_TIMEOUT_MS = 120_000
 const INCOMING_TIMEOUT_MS = 10_000
+const QEMU_END_MS = 500
 
 /** Starts waiting for the source's streams; never throws. */
 export function startTarget(options: TargetOptions): TargetMigration {
@@ -161,7 +162,8 @@ async function openIncoming(options: TargetOptions, session: Session, peer: Peer
     workers: options.workers ?? 1,
     onAck: total => quietly(peer.sendRaw(FRAME.ACK, encodeAck(total))),
     onReturnPath: bytes => quietly(peer.sendRaw(FRAME.RETURN_PATH, bytes)),
-    fail,
+    // A QEMU that dies closes its socket first: the news of its own end says more.
+    fail: error => void (error.code === 'QEMU_LOAD' ? setTimeout(() => fail(error), QEMU_END_MS) : fail(error)),
   })
 }
 

@@ -36,7 +36,7 @@ export type ProcessLab = AsyncDisposable & {
 export async function openProcessLab(names: string[]): Promise<ProcessLab> {
   const folder = await tempFolder()
   const dir = folder.path
-  const undo: (() => Promise<unknown>)[] = [() => folder[Symbol.asyncDispose]()]
+  const undo: (() => Promise<unknown>)[] = [async () => await folder[Symbol.asyncDispose]()]
   const dispose = async () => {
     for (const step of undo.splice(0).reverse()) await step()
   }
