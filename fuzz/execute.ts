@@ -48,7 +48,10 @@ const mib = (bytes: number): string => `${(bytes / 1024 / 1024).toFixed(1)} MiB`
 
 function describe(error: unknown): string {
   if (!(error instanceof Error)) return `thrown: ${String(error)}`
-  const place = error.stack?.split('\n').find(line => line.includes('file://') && !line.includes('/fuzz/')) ?? ''
+  // Where in the code that is fuzzed: what is below the fuzzer's own frames changes from call to call.
+  const frames = error.stack?.split('\n') ?? []
+  const below = frames.findIndex(line => line.includes('/fuzz/execute.ts'))
+  const place = frames.slice(0, Math.max(0, below)).find(line => line.includes('file://') && !line.includes('/fuzz/')) ?? ''
   return `${error.name}: ${error.message.slice(0, 300)}${place ? ` ${place.trim().replace(/\(?file:\/\/.*\/(?=[^/]+\/[^/]+:\d)/, '(')}` : ''}`
 }
 

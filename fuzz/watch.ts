@@ -1,11 +1,14 @@
 // Fuzzes one target in a thread and watches over it. Enters: target, seed, limits. Leaves: its report; an input that hangs or exhausts memory is a finding too.
 import { Worker } from 'node:worker_threads'
-import { SHARED_HEAD_BYTES, SHARED_INPUT_BYTES, type Work, type WorkerReport } from './worker.ts'
+import { createShared, readShared } from './shared.ts'
+import type { Work, WorkerReport } from './worker.ts'
 
 export type WatchOptions = Omit<Work, 'shared'> & {
   /** An input that takes longer is a finding, ms. */
   hangMs?: number
   signal?: AbortSignal
+  /** In place of worker.ts: for tests. */
+  worker?: URL
 }
 
 const HANG_MS = 20_000
@@ -13,14 +16,11 @@ const POLL_MS = 250
 const HEAP_MIB = 1024
 
 /** Never rejects for what a target does. */
-export async function watch({ hangMs = HANG_MS, signal, ...work }: WatchOptions): Promise<WorkerReport> {
-  const shared = new SharedArrayBuffer(SHARED_HEAD_BYTES + SHARED_INPUT_BYTES)
-  const head = new Int32Array(shared, 0, 2)
+export async function watch({ hangMs = HANG_MS, signal, worker: file, ...work }: WatchOptions): Promise<WorkerReport> {
+  const shared = createShared()
   const started = performance.now()
-  const lost = (problem: string): WorkerReport => {
-    const input = new Uint8Array(shared, SHARED_HEAD_BYTES).slice(0, Atomics.load(head, 1))
-    const executions = Atomics.load(head, 0)
-    const findings = [{ problem, input }]
+  const partial = (findings: WorkerReport['findings']): WorkerReport => {
+    const executions = readShared(shared).count
     return {
       target: work.target,
       seed: work.seed,
@@ -32,25 +32,27 @@ export async function watch({ hangMs = HANG_MS, signal, ...work }: WatchOptions)
       tookMs: performance.now() - started,
     }
   }
-  const worker = new Worker(new URL('./worker.ts', import.meta.url), {
+  const lost = (problem: string) => partial([{ problem, input: readShared(shared).input() }])
+  const worker = new Worker(file ?? new URL('./worker.ts', import.meta.url), {
     workerData: { ...work, shared } satisfies Work,
     resourceLimits: { maxOldGenerationSizeMb: HEAP_MIB },
   })
-  let last = -1
-  let lastAt = performance.now()
-  const report = await new Promise<WorkerReport>(resolve => {
-    const timer = setInterval(() => {
-      const count = Atomics.load(head, 0)
-      if (count !== last) lastAt = performance.now()
-      last = count
-      if (performance.now() - lastAt > hangMs) resolve(lost(`it does not end within ${hangMs} ms`))
-      else if (signal?.aborted) resolve({ ...lost('interrupted'), findings: [] })
-    }, POLL_MS)
-    worker.once('message', resolve)
-    worker.once('error', error => resolve(lost(`the thread ends: ${error instanceof Error ? error.message : error}`)))
-    worker.once('exit', () => resolve(lost('the thread ends')))
-    void worker.once('exit', () => clearInterval(timer))
-  })
-  await worker.terminate()
-  return report
+  let timer: NodeJS.Timeout | undefined
+  try {
+    return await new Promise<WorkerReport>(resolve => {
+      worker.once('message', resolve)
+      worker.once('error', error => resolve(lost(`the thread ends: ${error instanceof Error ? error.message : error}`)))
+      worker.once('exit', () => resolve(lost('the thread ends')))
+      let last = { count: -1, atMs: performance.now() }
+      timer = setInterval(() => {
+        const { count } = readShared(shared)
+        if (count !== last.count) last = { count, atMs: performance.now() }
+        if (performance.now() - last.atMs > hangMs) resolve(lost(`it does not end within ${hangMs} ms`))
+        else if (signal?.aborted) resolve(partial([]))
+      }, POLL_MS)
+    })
+  } finally {
+    clearInterval(timer)
+    await worker.terminate()
+  }
 }

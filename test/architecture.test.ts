@@ -31,6 +31,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   bin: ['cli'],
   cli: ['wire', 'crypto', 'transport', 'ops', 'edge-node', 'gateway', 'sim-network', 'guest', 'bench'],
   bench: ['wire', 'crypto', 'transport', 'ops', 'edge-node', 'gateway', 'sim-network', 'guest'],
+  fuzz: ['wire', 'crypto', 'transport', 'ops', 'edge-node', 'gateway', 'sim-network'],
   scripts: ['wire', 'crypto', 'transport', 'ops', 'edge-node', 'gateway', 'sim-network', 'guest', 'bin', 'bench', 'cli', 'test'],
 }
 const TYPES_ONLY = [{ from: 'sim-network', to: 'transport' }]
