@@ -104,9 +104,9 @@ export async function startUdpProxy(options: UdpProxyOptions): Promise<UdpProxy>
   return {
     address: { host: address, port },
     stats: () => ({ up: up.link.counters(), down: down.link.counters(), clients: clients.size, ...counts }),
-    change: (direction, changes) => (direction === 'up' ? up : down).update(link => link.change(nowMs(), changes)),
+    change: (direction, changes) => (direction === 'up' ? up : down).update((link, atMs) => link.change(atMs, changes)),
     cut: isCut => {
-      for (const driver of [up, down]) driver.update(link => link.cut(nowMs(), isCut))
+      for (const driver of [up, down]) driver.update((link, atMs) => link.cut(atMs, isCut))
     },
     close: async () => {
       if (isClosed) return
@@ -132,7 +132,8 @@ function forgetIdle(clients: Map<string, Client>, beforeMs: number): void {
 type Driver = {
   link: Link<Packet>
   offer(bytes: number, packet: Packet): void
-  update(change: (link: Link<Packet>) => void): void
+  /** `atMs`: the link's present, which may be a little ahead of the clock. */
+  update(change: (link: Link<Packet>, atMs: number) => void): void
   stop(): void
 }
 
@@ -171,10 +172,9 @@ function createDriver(link: Link<Packet>, burstPackets: number, nowMs: () => num
       arm()
     },
     update: change => {
-      time(0)
       clearTimeout(timer)
       timer = undefined
-      change(link)
+      change(link, time(0))
       arm()
     },
     stop: () => {

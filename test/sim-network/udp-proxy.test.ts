@@ -112,6 +112,16 @@ test('a cut loses everything, and mending it works; conditions change at run tim
   assert.ok(there.received[1]!.atMs - at >= 63)
 })
 
+test('conditions may change at any moment, also just after a release', async () => {
+  await using there = await path()
+  for (let number = 0; number < 300; number++) {
+    there.send(number)
+    await sleep(1)
+    for (const direction of ['up', 'down'] as const) there.proxy.change(direction, { delayMs: 5 + (number % 7) })
+  }
+  await eventually(() => there.received.length === 300 || undefined, { ms: 5000, what: 'all of them' })
+})
+
 test('an upstream that is not there is loss, not a crash; a taken port is an error', async () => {
   await using there = await path({ upstream: { host: '127.0.0.1', port: 9 } })
   for (let number = 0; number < 5; number++) there.send(number)
