@@ -1,9 +1,9 @@
 // The last stage of the source: compressed batches, finished in any order, onto the page streams, with barriers between the intervals.
 // Enters: intervals opened and closed, batches of them. Leaves: sends on each stream, each awaited before the stream's next.
 // Always holds: on every stream, each batch of interval n comes after BARRIER(n-1) and before BARRIER(n). Within an interval any batch goes to any free stream.
-// No stream begins an interval before all of them, and the skeleton, have sent the barrier before it. A target that waits at a barrier does not read on, so
-// what a fast stream sent beyond it would stay unacknowledged; enough of that, and the flight (rate/gate.ts) has no room left for the slow stream's barrier,
-// which everybody waits for: the migration would stand still for ever (seen with a window that shrank while four streams ran).
+// No stream begins an interval before all of them have sent the barrier before it, and elsewhere (on the skeleton) it comes last. A target that waits at a
+// barrier does not read on, so what a fast stream sent beyond it would stay unacknowledged; enough of that, and the flight (rate/gate.ts) has no room left for
+// the slow stream's barrier, which everybody waits for: the migration would stand still for ever (seen with a window that shrank while four streams ran).
 import { FRAME } from '../../wire/types.ts'
 import { encodeBarrier } from './batch.ts'
 
@@ -28,7 +28,6 @@ export class Lanes {
   #given = 0
   readonly #ready: Outgoing[] = []
   #nextLane = 0
-  #elsewhere: Promise<void> = Promise.resolve()
   #stopped = false
 
   constructor(options: LanesOptions) {
@@ -53,8 +52,7 @@ export class Lanes {
   close(n: number): Promise<void> {
     this.#interval(n).closed = true
     const { promise, resolve, reject } = Promise.withResolvers<void>()
-    // One for the streams' barriers each, one for onBarrier.
-    this.#barriers.set(n, { n, missing: this.#lanes.length + 1, resolve, reject })
+    this.#barriers.set(n, { n, missing: this.#lanes.length, resolve, reject })
     this.#pump()
     return promise
   }
@@ -103,7 +101,7 @@ export class Lanes {
     if (lane.at < this.#given) {
       lane.at++
       const barrier = this.#barriers.get(lane.at)!
-      void this.#send(lane, FRAME.BARRIER, encodeBarrier(lane.at), () => this.#reached(barrier))
+      void this.#send(lane, FRAME.BARRIER, encodeBarrier(lane.at), () => void this.#reached(barrier))
       return
     }
     if (this.#barriers.has(this.#given)) return
@@ -119,20 +117,21 @@ export class Lanes {
     for (;;) {
       const n = this.#given + 1
       const interval = this.#intervals.get(n)
-      if (!interval?.closed || interval.given < interval.expected) return
+      if (!interval?.closed || interval.given < interval.expected || this.#barriers.has(this.#given)) return
       this.#intervals.delete(n)
       this.#given = n
       this.#ready.push(...(this.#intervals.get(n + 1)?.early.splice(0) ?? []))
-      const barrier = this.#barriers.get(n)!
-      this.#elsewhere = this.#elsewhere
-        .then(() => this.#options.onBarrier(n))
-        .then(() => this.#reached(barrier))
-        .catch(this.#options.onError)
     }
   }
 
-  #reached(barrier: Barrier): void {
+  async #reached(barrier: Barrier): Promise<void> {
     if (--barrier.missing > 0) return
+    try {
+      await this.#options.onBarrier(barrier.n)
+    } catch (error) {
+      this.#options.onError(error)
+      return
+    }
     this.#barriers.delete(barrier.n)
     barrier.resolve()
     this.#pump()
