@@ -28,6 +28,7 @@ const REGRET = POLICY_NAMES.indexOf('regret')
 const LATENCY = POLICY_NAMES.indexOf('latency')
 const FOLLOW = POLICY_NAMES.indexOf('follow-cell')
 const BEST = GATES.indexOf('best')
+const TRIGGER = GATES.indexOf('trigger')
 const HYSTERESIS = GATES.indexOf('hysteresis')
 /** A step that comes late is not taken for a long time of regret. */
 const STEP_MAX_MS = 5000
@@ -146,7 +147,10 @@ export class HandoffEngine {
         accountMsSeconds[index] = Math.max(0, accountMsSeconds[index]! + (gainMs - freeMs) * elapsed)
         if (smoothed > hysteresisMs[index]!) {
           if (Number.isNaN(aboveSinceMs[index]!)) aboveSinceMs[index] = nowMs
-          active.push(index)
+          // Nobody asks, and TTT alone would say no: the other gates need not be looked at.
+          const isEarly = nowMs - aboveSinceMs[index]! < settings.regret.triggerMs && !(c.smoothedRttMs[index]! > c.hardLimitMs[index]!)
+          if (isEarly && !this.#reportStays && Number.isNaN(c.readySinceMs[index]!)) c.gate[index] = TRIGGER
+          else active.push(index)
           continue
         }
         aboveSinceMs[index] = Number.NaN

@@ -18,12 +18,14 @@ export class Motion {
   vy = new Float64Array(64)
   atMs = new Float64Array(64).fill(Number.NEGATIVE_INFINITY)
 
-  /** False when the user stands where it stood. */
-  update(index: number, nowMs: number, x: number, y: number): boolean {
+  update(index: number, nowMs: number, x: number, y: number): void {
     if (index >= this.x.length) this.#grow(index + 1)
     const dtMs = nowMs - this.atMs[index]!
-    if (!(dtMs < GAP_MS)) return this.#begin(index, nowMs, x, y)
-    if (dtMs <= 0) return false
+    if (!(dtMs < GAP_MS)) {
+      this.#begin(index, nowMs, x, y)
+      return
+    }
+    if (dtMs <= 0) return
     this.atMs[index] = nowMs
     const dt = dtMs / 1000
     const vx = this.vx[index]!
@@ -32,15 +34,17 @@ export class Motion {
     const aheadY = this.y[index]! + vy * dt
     const errorX = x - aheadX
     const errorY = y - aheadY
-    if (errorX === 0 && errorY === 0 && vx === 0 && vy === 0) return false
-    if (errorX * errorX + errorY * errorY > (SPEED_MAX * dt + 50) ** 2) return this.#begin(index, nowMs, x, y)
+    if (errorX === 0 && errorY === 0 && vx === 0 && vy === 0) return
+    if (errorX * errorX + errorY * errorY > (SPEED_MAX * dt + 50) ** 2) {
+      this.#begin(index, nowMs, x, y)
+      return
+    }
     this.x[index] = aheadX + ALPHA * errorX
     this.y[index] = aheadY + ALPHA * errorY
     this.vx[index] = vx + (BETA / dt) * errorX
     this.vy[index] = vy + (BETA / dt) * errorY
     if (Math.abs(this.vx[index]!) + Math.abs(this.vy[index]!) < STANDING && Math.abs(errorX) + Math.abs(errorY) < STANDING)
       this.#begin(index, nowMs, x, y)
-    return true
   }
 
   forget(index: number): void {
@@ -56,13 +60,12 @@ export class Motion {
     return Math.sqrt(this.vx[index]! ** 2 + this.vy[index]! ** 2)
   }
 
-  #begin(index: number, nowMs: number, x: number, y: number): boolean {
+  #begin(index: number, nowMs: number, x: number, y: number): void {
     this.x[index] = x
     this.y[index] = y
     this.vx[index] = 0
     this.vy[index] = 0
     this.atMs[index] = nowMs
-    return true
   }
 
   #grow(needed: number): void {

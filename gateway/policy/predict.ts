@@ -44,7 +44,7 @@ export class Predictor {
 
   /** A user seen at a place and a site; also settles a prediction whose time has come. */
   observe(user: number, nowMs: number, x: number, y: number, site: number): void {
-    if (this.motion.update(user, nowMs, x, y) && !this.coverage.isEmpty) this.coverage.learn(x, y, site)
+    this.motion.update(user, nowMs, x, y)
     if (user >= this.#waiting.dueMs.length) this.#waiting = emptyWaiting(Math.max(user + 1, 2 * user), this.#waiting)
     const { current, previous, dueMs } = this.#waiting
     if (current[user] !== site) {
@@ -68,6 +68,7 @@ export class Predictor {
     const { current, previous, dueMs } = this.#waiting
     const here = current[user] ?? -1
     if (here < 0 || !this.motion.isKnown(user, nowMs) || this.motion.speed(user) < SLOW_METERS_PER_SECOND) return false
+    if (!this.coverage.isEmpty) this.coverage.learn(this.motion.x[user]!, this.motion.y[user]!, here)
     this.#spread(user, here, tauMs)
     this.#mix(previous[user]!, here, tauMs)
     if (dueMs[user] === Number.POSITIVE_INFINITY && nowMs - this.#waiting.madeMs[user]! >= SAMPLE_MS) this.#await(user, nowMs, tauMs, here)

@@ -13,7 +13,7 @@ import { Users } from './users.ts'
 /** A change of cell stops a user's packets for about this long, once. */
 const HANDOVER_MS = 30
 /** A place is looked at again when the user has moved this far: shadowing changes over tens of metres. */
-const MOVED_METERS = 5
+const MOVED_METERS = 10
 /** Below this a phone repeats itself on the air. */
 const WEAK_DBM = -108
 const WEAK_MS_PER_DB = 0.4
