@@ -1,5 +1,5 @@
 // godwit explain: why the policy moves a VM, or leaves it where it is.
-import type { Explanation } from '../../gateway/policy/types.ts'
+import type { VmExplanation } from '../../gateway/policy/live.ts'
 import { askGateway } from '../client.ts'
 import { command, shared } from '../command.ts'
 import { json, table } from '../output.ts'
@@ -13,14 +13,14 @@ export const explain = command({
   examples: ['godwit explain web-1', 'godwit explain web-1 --json'],
   run: async ({ options, args, io }) => {
     const path = `/v1/vms/${encodeURIComponent(args[0] ?? '')}/explain`
-    const answer = await askGateway<Explanation>(io, options, { path })
+    const answer = await askGateway<VmExplanation>(io, options, { path })
     io.out(options.json ? json(answer) : renderExplanation(answer))
     return 0
   },
 })
 
 /** Pure. */
-export function renderExplanation({ vm, policy, from, userSite, target, because, gates, inputs }: Explanation): string {
+export function renderExplanation({ vm, policy, from, userSite, target, because, gates, inputs, lastMove }: VmExplanation): string {
   const where = `${vm}: at ${from ?? 'no site'}, its user at ${userSite ?? 'no known site'}, best would be ${target ?? 'none'} (policy ${policy})\n`
   const number = (value: number | null, unit: string) =>
     value === null ? '-' : `${Math.round(value * 100) / 100}${unit ? ` ${unit}` : ''}`
@@ -33,5 +33,6 @@ export function renderExplanation({ vm, policy, from, userSite, target, because,
   ])
   const { cost } = inputs
   const price = cost ? `a move would take ${Math.round(cost.totalMs)} ms, ${Math.round(cost.downtimeMs)} ms of it stopped\n` : ''
-  return `${where}${because}\n${price}\n${table(['', 'GATE', 'NOW', 'LIMIT', 'RULE'], rows)}`
+  const last = lastMove ? `last move: ${lastMove.from} -> ${lastMove.to}: ${lastMove.because}\n` : ''
+  return `${where}${because}\n${price}${last}\n${table(['', 'GATE', 'NOW', 'LIMIT', 'RULE'], rows)}`
 }

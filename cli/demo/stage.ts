@@ -1,5 +1,6 @@
-// The stage of the demo: a gateway and two nodes as processes of their own, certified by a root made on the spot, and an emulated link before site A.
-// Enters: a folder. Leaves: a running stage. Always holds: everything ends with dispose(), also after an error half-way; only loopback is used.
+// The stage of the demo: a gateway and its nodes as processes of their own, certified by a root made on the spot, and emulated links before sites.
+// Enters: a folder, names of sites, links. Leaves: a running stage. Always holds: everything ends with dispose(), also after an error half-way; only
+// loopback is used.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { createSocket } from 'node:dgram'
 import { createWriteStream } from 'node:fs'
@@ -11,25 +12,33 @@ import { guestImage } from '../../guest/image.ts'
 import { eventually, within } from '../../ops/deadline.ts'
 import { type HttpTarget, requestJson } from '../../ops/http-client.ts'
 import { toYaml } from '../../ops/yaml.ts'
-import { profiles } from '../../sim-network/profiles.ts'
+import type { LinkOptions } from '../../sim-network/link.ts'
 import { startUdpProxy, type UdpProxy } from '../../sim-network/udp-proxy.ts'
 import type { GatewayStatus } from '../../wire/admin.ts'
 import { GodwitError } from '../../wire/errors.ts'
 
-export const SITES = ['a', 'b'] as const
-export type SiteName = (typeof SITES)[number]
+export type StageSite = {
+  name: string
+  /** The emulated link between this site and the gateway, from the start; absent: none, the loopback as it is. */
+  link?: { up: LinkOptions; down: LinkOptions }
+}
 
 export type Stage = {
   dir: string
+  sites: string[]
   gateway: HttpTarget
   tokenFile: string
-  socketOf(site: SiteName): string
-  link: UdpProxy
+  socketOf(site: string): string
+  /** Of a site that has one. */
+  linkOf(site: string): UdpProxy
   dispose(): Promise<void>
 }
 
 export type StageOptions = {
   dir: string
+  sites: StageSite[]
+  /** Added to gateway.yaml. */
+  gateway?: Record<string, unknown>
   /** Runs a godwit command in this process and shows it: the demo does nothing that an operator could not type. */
   godwit: (...words: string[]) => Promise<void>
 }
@@ -39,32 +48,34 @@ const READY_MS = 30_000
 const STOP_MS = 10_000
 const HOST = '127.0.0.1'
 
-export async function buildStage({ dir, godwit }: StageOptions): Promise<Stage> {
-  const ports = { gateway: await freePort(), admin: await freePort(), link: await freePort() }
+export async function buildStage({ dir, sites, gateway: more = {}, godwit }: StageOptions): Promise<Stage> {
+  const ports = { gateway: await freePort(), admin: await freePort() }
   const tokenFile = join(dir, 'admin.token')
+  const names = sites.map(({ name }) => name)
+  const links = new Map<string, UdpProxy>()
   const undo: (() => Promise<unknown>)[] = []
   const dispose = async () => {
     for (const step of undo.splice(0).reverse()) await step().catch(() => {})
   }
   try {
-    await certify(dir, godwit)
-    const link = await startUdpProxy({
-      listen: { host: HOST, port: ports.link },
-      upstream: { host: HOST, port: ports.gateway },
-      up: profiles.demo.up,
-      down: profiles.demo.down,
-    })
-    undo.push(() => link.close())
+    await certify(dir, names, godwit)
+    for (const { name, link } of sites) {
+      if (!link) continue
+      const proxy = await startUdpProxy({ listen: { host: HOST, port: 0 }, upstream: { host: HOST, port: ports.gateway }, ...link })
+      links.set(name, proxy)
+      undo.push(() => proxy.close())
+    }
     const gateway = { url: `http://${HOST}:${ports.admin}` }
-    undo.push(start(dir, 'gateway', await writeGateway(dir, ports, tokenFile)))
+    undo.push(start(dir, 'gateway', await writeGateway(dir, ports, tokenFile, more)))
     await ready('the gateway', dir, () => requestJson({ ...gateway, path: '/healthz', timeoutMs: 1_000 }))
     const token = await readToken(tokenFile)
-    for (const site of SITES) undo.push(start(dir, site, await writeNode(dir, site, site === 'a' ? ports.link : ports.gateway)))
-    await ready('both sites', dir, async () => {
+    for (const name of names) undo.push(start(dir, name, await writeNode(dir, name, links.get(name)?.address.port ?? ports.gateway)))
+    await ready('all sites', dir, async () => {
       const status = await requestJson<GatewayStatus>({ ...gateway, token, path: '/v1/status', timeoutMs: 1_000 })
-      if (status.sites.filter(site => site.online).length < SITES.length) throw new Error('not yet')
+      if (status.sites.filter(site => site.online).length < names.length) throw new Error('not yet')
     })
-    return { dir, gateway: { ...gateway, token }, tokenFile, socketOf: site => join(dir, site, 'node.sock'), link, dispose }
+    const linkOf = (site: string) => links.get(site)!
+    return { dir, sites: names, gateway: { ...gateway, token }, tokenFile, socketOf: site => join(dir, site, 'node.sock'), linkOf, dispose }
   } catch (error) {
     await dispose()
     throw error
@@ -72,9 +83,9 @@ export async function buildStage({ dir, godwit }: StageOptions): Promise<Stage> 
 }
 
 /** An offline root, and a certificate for each party: what an operator does once. */
-async function certify(dir: string, godwit: StageOptions['godwit']): Promise<void> {
+async function certify(dir: string, sites: string[], godwit: StageOptions['godwit']): Promise<void> {
   await godwit('root', 'create', '--out', dir)
-  for (const name of ['gateway', ...SITES]) {
+  for (const name of ['gateway', ...sites]) {
     const role = name === 'gateway' ? 'gateway' : 'site'
     await godwit('keygen', '--role', role, '--id', name, '--out', join(dir, name))
     await godwit('root', 'sign', join(dir, name, `${role}.request`), '--root', join(dir, 'root.key'))
@@ -87,7 +98,12 @@ const identity = (dir: string, name: string, role: string) => ({
   root: join(dir, 'root.pub'),
 })
 
-async function writeGateway(dir: string, ports: { gateway: number; admin: number }, tokenFile: string): Promise<string> {
+async function writeGateway(
+  dir: string,
+  ports: { gateway: number; admin: number },
+  tokenFile: string,
+  more: Record<string, unknown>,
+): Promise<string> {
   const path = join(dir, 'gateway.yaml')
   const config = {
     id: 'gateway',
@@ -96,12 +112,13 @@ async function writeGateway(dir: string, ports: { gateway: number; admin: number
     admin: { host: HOST, port: ports.admin, tokenFile },
     identity: identity(dir, 'gateway', 'gateway'),
     log: { level: 'info', format: 'text' },
+    ...more,
   }
   await writeFile(path, toYaml(config))
   return path
 }
 
-async function writeNode(dir: string, site: SiteName, gatewayPort: number): Promise<string> {
+async function writeNode(dir: string, site: string, gatewayPort: number): Promise<string> {
   const home = join(dir, site)
   const imagesDir = join(home, 'images')
   await mkdir(imagesDir, { recursive: true })
@@ -169,7 +186,7 @@ const readToken = async (path: string): Promise<string> => {
 }
 
 /** A port that is free now for both TCP and UDP. */
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   for (;;) {
     const tcp = createServer()
     const port = await new Promise<number>((resolve, reject) => {

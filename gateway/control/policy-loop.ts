@@ -4,8 +4,7 @@ import type { Metrics } from '../../ops/metrics.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import type { PolicyConfig } from '../policy/config.ts'
-import { type LiveOptions, LivePolicy } from '../policy/live.ts'
-import type { Explanation } from '../policy/types.ts'
+import { type LiveOptions, LivePolicy, type VmExplanation } from '../policy/live.ts'
 import type { ControlHost } from './host.ts'
 import type { Measurement } from './mqtt/measurements.ts'
 
@@ -14,7 +13,7 @@ const STEP_EVERY_MS = 1_000
 export type RunningPolicy = {
   measured(measurement: Measurement): void
   /** VM_UNKNOWN for a VM that the policy has not seen yet. */
-  explain(vm: string): Explanation
+  explain(vm: string): VmExplanation
   close(): void
 }
 

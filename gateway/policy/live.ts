@@ -40,6 +40,11 @@ export type LiveOptions = {
   log: Log
 }
 
+/** A move that the policy has decided. */
+export type LastMove = { from: string; to: string; because: string }
+/** GET /v1/vms/:vm/explain. */
+export type VmExplanation = Explanation & { lastMove: LastMove | null }
+
 type Rtt = { rttMs: number; atMs: number }
 /** What was measured of a VM's user. */
 type UserFacts = { rtts: Map<string, Rtt>; place: { lat: number; lon: number; atMs: number } | undefined }
@@ -54,6 +59,7 @@ export class LivePolicy {
   readonly #dirty = new Map<string, number>()
   /** Pre-staging has no data plane yet: a decision stands for as long as its copy would, and is then let go. */
   readonly #staged = new Map<string, { site: string; untilMs: number }>()
+  readonly #lastMoves = new Map<string, LastMove>()
   #events: Observation[] = []
   #steppedMs = Number.NEGATIVE_INFINITY
 
@@ -93,8 +99,10 @@ export class LivePolicy {
 
   event(event: GatewayEvent): void {
     if (event.event === 'progress') {
-      const { dirtyBytesPerSecond } = event.progress
-      if (dirtyBytesPerSecond !== undefined && this.#users.has(event.migration.vm)) this.#dirty.set(event.migration.vm, dirtyBytesPerSecond)
+      const { dirtyBytesPerSecond, wireBytes, bytesSent } = event.progress
+      // What a rewritten byte costs on the wire is what the policy weighs; 0 means that QEMU has not measured yet.
+      const share = wireBytes && bytesSent ? Math.min(1, wireBytes / bytesSent) : 1
+      if (dirtyBytesPerSecond && this.#users.has(event.migration.vm)) this.#dirty.set(event.migration.vm, dirtyBytesPerSecond * share)
     }
     if (event.event === 'migration') this.#push(observationOf(event.migration))
   }
@@ -110,14 +118,18 @@ export class LivePolicy {
       if (action === 'stay') log.debug('a VM stays', { ...words, gate: decision.gate })
       else log.info(action === 'move' ? 'a VM follows its user' : 'a VM should be pre-staged', words)
       if (action === 'prepare') this.#staged.set(vm, { site: to, untilMs: nowMs + decision.keepMs })
-      if (action === 'move') this.#start(vm, to)
+      if (action === 'move') {
+        this.#lastMoves.set(vm, { from, to, because: explanation.because })
+        this.#start(vm, to)
+      }
       onDecision?.(decision)
     }
   }
 
-  /** Why this VM is where it is; undefined for one that the policy does not know. */
-  explain(vm: string, nowMs: number): Explanation | undefined {
-    return this.#engine.explain(vm, nowMs)
+  /** Why this VM is where it is, and why it last moved; undefined for one that the policy does not know. */
+  explain(vm: string, nowMs: number): VmExplanation | undefined {
+    const now = this.#engine.explain(vm, nowMs)
+    return now && { ...now, lastMove: this.#lastMoves.get(vm) ?? null }
   }
 
   #push(observation: Observation | undefined): void {
@@ -145,7 +157,7 @@ export class LivePolicy {
     }
     for (const vm of this.#users.keys()) {
       if (latest.has(vm)) continue
-      for (const table of [this.#users, this.#wishes, this.#dirty, this.#staged]) table.delete(vm)
+      for (const table of [this.#users, this.#wishes, this.#dirty, this.#staged, this.#lastMoves]) table.delete(vm)
       yield { kind: 'vm-gone', vm }
     }
     for (const [vm, { site, memoryBytes, policy }] of latest) {

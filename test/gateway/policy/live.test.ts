@@ -1,3 +1,4 @@
+import type { GatewayEvent } from '../../../gateway/control/events.ts'
 import type { Measurement } from '../../../gateway/control/mqtt/measurements.ts'
 import { PolicyConfig } from '../../../gateway/policy/config.ts'
 import { type LiveHost, LivePolicy } from '../../../gateway/policy/live.ts'
@@ -84,11 +85,22 @@ test('a decision comes with what it was made of', async () => {
   await s.run(20, { a: 34, b: 10 })
   const { explanation } = s.decisions.find(({ action }) => action === 'move')!
   assert.match(explanation.because, /b saves the user 24\.0 ms/)
+  assert.equal(s.explain().lastMove, { from: 'a', to: 'b', because: explanation.because })
   assert.ok(explanation.gates.every(({ isOpen }) => isOpen))
   assert.ok(
     s.decisions.some(decision => decision.action === 'stay' && decision.gate === 'trigger'),
     'why it stayed before is said too',
   )
+})
+
+test('what a guest rewrites counts as what it costs on the wire', async () => {
+  const s = stage({ cost: { bandwidthBytesPerSecond: 10e6 } })
+  await s.run(1, { a: 34, b: 10 })
+  const progress = { dirtyBytesPerSecond: 9e6, bytesSent: 3e6, wireBytes: 1e6 }
+  s.live.event({ event: 'progress', migration: { vm: 'vm' }, progress } as unknown as GatewayEvent)
+  s.live.event({ event: 'progress', migration: { vm: 'vm' }, progress: { dirtyBytesPerSecond: 0 } } as unknown as GatewayEvent)
+  await s.run(1, { a: 34, b: 10 })
+  assert.is(s.explain().inputs.dirtyBytesPerSecond, 3e6)
 })
 
 test('a user of whom only one site is known, or nothing for a while, moves nothing', async () => {

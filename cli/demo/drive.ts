@@ -1,0 +1,224 @@
+// The scene of the demo: a VM follows its user past three sites (the network: road.ts).
+//
+//   user's client ── GET every 50 ms ──▶ stable address of the gateway ── service stream, emulated link ──▶ site ──▶ guest
+//   phone, probes ── MQTT latency, links ──▶ gateway: policy ── migration ──▶ the VM is where the user is
+//
+// Time is compressed sixty-fold, and with it the policy's own times (POLICY): the decisions are those of the default policy in earnest, sooner.
+import { randomBytes } from 'node:crypto'
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { VmExplanation } from '../../gateway/policy/live.ts'
+import { eventually, sleep } from '../../ops/deadline.ts'
+import { requestJson } from '../../ops/http-client.ts'
+import { createRandom } from '../../sim-network/random.ts'
+import type { GatewayStatus, MigrationRecord } from '../../wire/admin.ts'
+import { GodwitError } from '../../wire/errors.ts'
+import { type Handoff, handoffOf, judgeDrive, reportLines } from './drive-report.ts'
+import type { Observer } from './observer.ts'
+import { createRoad, linkAt, ROAD_SITES, type Road } from './road.ts'
+import { boot, type DemoContext, examine, guestLines, judgeGuest, MIB, type SceneResult, VM, withStage } from './scene.ts'
+import { freePort, type Stage } from './stage.ts'
+import { connectTelco, type HandoffWord, type Telco } from './telco.ts'
+import { createUser, type User } from './user.ts'
+import { createView, type Scene, type View } from './view.ts'
+
+const HOST = '127.0.0.1'
+const SERVICE = 'http'
+const DRIVE_MS = 64_000
+/** Standing at the end of the road, so that the last handoff has an afterwards. */
+const STAND_MS = 5_000
+const LAST_HANDOFF_MS = 45_000
+const TICK_MS = 200
+const MEASURE_EVERY_MS = 1_000
+const LINKS_EVERY_MS = 15_000
+const REQUEST_EVERY_MS = 50
+export const REQUEST_DEADLINE_MS = 5_000
+const FIRST_ANSWER_MS = 30_000
+/** Of what the view calls an answer's time. */
+const RECENT_MS = 3_000
+/** A phone's probe is off by at most this. */
+const PROBE_NOISE_MS = 1
+
+const GUEST = { memoryMiB: 128, fillBytes: 48 * MIB, dirtyBytesPerSecond: MIB, auditBytesPerSecond: 16 * MIB, beatMs: 10 }
+const SPEC = { nics: [{ type: 'user' }], services: [{ name: SERVICE, port: 80 }], policy: { sloMs: 30 } }
+/** The defaults of gateway/policy/settings.ts, scaled: TTT 8 s -> 2 s, residence 30 s -> 5 s, smoothing of 5 s -> 1.5 s. */
+const POLICY = {
+  name: 'regret',
+  smoothing: 0.5,
+  regret: { triggerMs: 2_000, residenceMs: 5_000, residencePerMigration: 1, returnWithinMs: 20_000 },
+  cost: { bandwidthBytesPerSecond: 12.5e6 },
+  prestage: { isEnabled: false },
+}
+
+/** Unix ms of a clock that never goes back, as the gateway's own times are. */
+const nowMs = () => performance.timeOrigin + performance.now()
+
+export async function playDrive(context: DemoContext): Promise<SceneResult> {
+  const road = createRoad({ seed: context.seed, driveMs: DRIVE_MS })
+  const ports = { service: await freePort(), mqtt: await freePort() }
+  const password = randomBytes(16).toString('hex')
+  const passwordFile = join(context.dir, 'telco.password')
+  await writeFile(passwordFile, `${password}\n`, { mode: 0o600 })
+  const gateway = {
+    services: [{ vm: VM, service: SERVICE, listen: `${HOST}:${ports.service}` }],
+    mqtt: {
+      mode: 'embedded',
+      listen: { host: HOST, port: ports.mqtt },
+      users: { telco: { passwordFile, may: ['measure', 'observe'] } },
+      places: Object.fromEntries(ROAD_SITES.map(site => [site, { geo: road.placeOf(site) }])),
+    },
+    policy: POLICY,
+  }
+  const start = road.userAt(0)
+  const sites = ROAD_SITES.map(name => ({ name, link: { up: linkAt(road.rttMs(start, name)), down: linkAt(road.rttMs(start, name)) } }))
+  context.say(`Godwit demo in ${context.dir}: a gateway, sites a, b and c along a road, 100 Mbit/s at each; a user who drives past them`)
+  return await withStage(context, { sites, gateway }, async (stage, observer) => {
+    await boot(context, stage, observer, 'a', { ...GUEST, spec: SPEC })
+    const view = createView(context.io, context.say, nowMs, context.isQuiet)
+    const drive = new Drive(context, stage, road, view)
+    const telco = await connectTelco({
+      url: `mqtt://${HOST}:${ports.mqtt}`,
+      user: 'telco',
+      password,
+      vm: VM,
+      onHandoff: word => drive.heard(word),
+    })
+    const user = createUser({ host: HOST, port: ports.service, everyMs: REQUEST_EVERY_MS, deadlineMs: REQUEST_DEADLINE_MS, now: nowMs })
+    try {
+      await drive.go(user, telco)
+    } finally {
+      view.finish()
+      await user.stop()
+      await telco.close()
+    }
+    return await conclude(context, stage, observer, user)
+  })
+}
+
+async function conclude(context: DemoContext, stage: Stage, observer: Observer, user: User): Promise<SceneResult> {
+  const guest = await examine(context, observer)
+  const { migrations } = await requestJson<{ migrations: MigrationRecord[] }>({ ...stage.gateway, path: '/v1/migrations' })
+  const silence = (fromMs: number, toMs: number) => {
+    const offset = performance.timeOrigin
+    return observer.silenceBetween(fromMs - offset, toMs - offset)?.ms ?? 0
+  }
+  const handoffs: Handoff[] = migrations.toReversed().map(record => handoffOf(record, user, silence))
+  const summary = user.summary()
+  const drive = { handoffs, user: summary, wrong: [...user.wrong], requests: user.requests }
+  const problems = [...judgeDrive(drive, REQUEST_DEADLINE_MS), ...judgeGuest(guest)]
+  const facts = { handoffs, user: summary, wrong: drive.wrong, ...guest }
+  return { facts, lines: ['', ...reportLines(drive), ...guestLines(guest)], problems }
+}
+
+/** The way from the first site to beyond the last. */
+class Drive {
+  readonly #context: DemoContext
+  readonly #stage: Stage
+  readonly #road: Road
+  readonly #view: View
+  readonly #probe: ReturnType<typeof createRandom>
+  #handoff: Scene['handoff']
+  #vmSite: string | undefined
+  #because: string | undefined
+  #isAsking = false
+
+  constructor(context: DemoContext, stage: Stage, road: Road, view: View) {
+    this.#context = context
+    this.#stage = stage
+    this.#road = road
+    this.#view = view
+    this.#probe = createRandom(context.seed).fork('probe')
+  }
+
+  /** What MQTT says of handoffs. */
+  heard(word: HandoffWord): void {
+    if (word.kind === 'progress') {
+      if (!this.#handoff) return
+      const { bytesSent, bytesTotalEst } = word
+      if (bytesSent === undefined || !bytesTotalEst) return
+      this.#handoff = { ...this.#handoff, share: Math.min(1, bytesSent / bytesTotalEst), bytes: bytesTotalEst }
+      return
+    }
+    const { from, to, phase } = word
+    const isOver = ['completed', 'failed', 'cancelled'].includes(phase)
+    if (!this.#handoff && !isOver) void this.#announce(from, to)
+    if (isOver) this.#view.note(`handoff ${from} -> ${to}: ${phase}`)
+    this.#handoff = isOver ? undefined : { ...this.#handoff, from, to, phase }
+  }
+
+  async go(user: User, telco: Telco): Promise<void> {
+    const { signal } = this.#context
+    const isAnswered = () => user.requests.some(({ answeredMs }) => answeredMs !== undefined) || undefined
+    await eventually(isAnswered, { ms: FIRST_ANSWER_MS, what: 'the first answer to the user', signal })
+    this.#view.note('the service answers; the user drives off')
+    const beganMs = nowMs()
+    let endMs = beganMs + DRIVE_MS + STAND_MS
+    let measuredMs = Number.NEGATIVE_INFINITY
+    let linksMs = Number.NEGATIVE_INFINITY
+    while (nowMs() < endMs) {
+      const at = nowMs()
+      const place = this.#road.userAt(at - beganMs)
+      for (const site of ROAD_SITES) {
+        const { delayMs } = linkAt(this.#road.rttMs(place, site))
+        for (const direction of ['up', 'down'] as const) this.#stage.linkOf(site).change(direction, { delayMs })
+      }
+      if (at - linksMs >= LINKS_EVERY_MS) {
+        linksMs = at
+        for (const from of ROAD_SITES) for (const to of ROAD_SITES) if (from !== to) telco.link(from, to, this.#road.siteRttMs(from, to))
+      }
+      if (at - measuredMs >= MEASURE_EVERY_MS) {
+        measuredMs = at
+        for (const site of ROAD_SITES) telco.latency(site, this.#road.rttMs(place, site) + this.#probe.between(0, PROBE_NOISE_MS))
+        telco.location(this.#road.geoOf(place))
+        this.#ask()
+      }
+      this.#view.show(this.#scene(place.x, user))
+      // A handoff that is under way at the end is seen through.
+      if (this.#handoff && at > beganMs + DRIVE_MS) endMs = Math.min(beganMs + DRIVE_MS + LAST_HANDOFF_MS, at + STAND_MS)
+      await sleep(TICK_MS, signal)
+    }
+  }
+
+  /** Where the VM is and why: beside the loop, which has a clock to keep. */
+  #ask(): void {
+    if (this.#isAsking) return
+    this.#isAsking = true
+    const look = async () => {
+      const { vms } = await requestJson<GatewayStatus>({ ...this.#stage.gateway, path: '/v1/status', timeoutMs: 2_000 })
+      const latest = vms.filter(vm => vm.name === VM && vm.state !== 'incoming').toSorted((a, b) => b.epoch - a.epoch)[0]
+      this.#vmSite = latest?.site
+      this.#because = (await this.#explain()).because
+    }
+    look()
+      .catch(error => {
+        if (!(error instanceof GodwitError)) throw error
+      })
+      .finally(() => {
+        this.#isAsking = false
+      })
+  }
+
+  #explain(): Promise<VmExplanation> {
+    return requestJson<VmExplanation>({ ...this.#stage.gateway, path: `/v1/vms/${VM}/explain`, timeoutMs: 2_000 })
+  }
+
+  async #announce(from: string, to: string): Promise<void> {
+    const why = await this.#explain().catch(() => undefined)
+    this.#view.note(`the VM follows its user ${from} -> ${to}: ${why?.lastMove?.because ?? 'no reason was given'}`)
+  }
+
+  #scene(x: number, user: User): Scene {
+    const road = this.#road
+    // The road begins one kilometre before the first site.
+    const share = (kilometres: number) => (kilometres + 1) / road.lengthKm
+    const place = { x, y: 0 }
+    return {
+      user: share(x),
+      sites: ROAD_SITES.map((name, index) => ({ name, at: share(index * 10), rttMs: road.rttMs(place, name) })),
+      vmSite: this.#vmSite,
+      requests: { ...user.summary(), p50Ms: user.summary(nowMs() - RECENT_MS).p50Ms },
+      handoff: this.#handoff,
+      because: this.#because,
+    }
+  }
+}
