@@ -95,9 +95,7 @@ class Play {
     if (type === TYPE.window && id !== 0) this.#credit.set(id, (this.#credit.get(id) ?? INITIAL_WINDOW_BYTES) + length)
     const dataBytes = type === TYPE.data ? Math.min(length, this.#dataLeft, zeros.length) : 0
     this.#dataLeft -= dataBytes
-    if (flags & FLAG.syn && this.#sent.has(id)) this.#unclear = true
-    if ((type === TYPE.data || flags & FLAG.syn) && !this.#ended.has(id)) this.#sent.set(id, (this.#sent.get(id) ?? 0) + dataBytes)
-    if (flags & FLAG.fin) this.#ended.add(id)
+    this.#account(type, flags, id, dataBytes)
     const header = encodeMuxFrame(type, flags, id, type === TYPE.data ? dataBytes : length)
     const cut = choices.number(1)
     this.mux.push(header)
@@ -108,6 +106,18 @@ class Play {
     if (cut % 2 === 1) return turn().then(rest)
     rest()
     return undefined
+  }
+
+  /** What a reader of this stream has to get: data between its beginning and its end. */
+  #account(type: number, flags: number, id: number, dataBytes: number): void {
+    if (flags & FLAG.syn) {
+      if (this.#sent.has(id)) this.#unclear = true
+      this.#sent.set(id, 0)
+    }
+    const sent = this.#sent.get(id) ?? (this.own.some(({ stream }) => stream.id === id) ? 0 : undefined)
+    if (sent === undefined || this.#ended.has(id)) return
+    if (type === TYPE.data) this.#sent.set(id, sent + dataBytes)
+    if (flags & FLAG.fin) this.#ended.add(id)
   }
 
   #onStream(op: number, choices: Choices): void {
