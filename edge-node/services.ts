@@ -34,7 +34,7 @@ export function createServices({ registry, log }: { registry: Registry; log: Log
     doors.set(vm, known)
     let door = known.get(guestPort)
     if (!door) {
-      door = forwardedPort(vm.commands, netdev, guestPort).then(port => new GuestDoor(port))
+      door = forwardedPort(vm.commands, netdev, guestPort).then(port => new GuestDoor({ port, epoch: registry.get(vm.name).epoch }))
       door.catch(() => known.delete(guestPort))
       known.set(guestPort, door)
     }

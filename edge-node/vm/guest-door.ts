@@ -1,7 +1,13 @@
 // Connections to a forwarded port of a guest (forward.ts), one after the other. QEMU's user network listens with a backlog of 1: when users who
 // waited for a VM come all at once, the kernel drops what does not fit, and a dropped handshake or its data comes back only after 1 s, or with
-// timers that double (seen: 2 to 9 s). So the next one knocks when the last was let in. Enters: a port. Leaves: connected sockets.
-// Always holds: at most one connection waits to be accepted; each has its own deadline, whatever those before it do.
+// timers that double (seen: 2 to 9 s). So the next one knocks when the last was let in.
+//
+// The guest sees our own port as its peer's, and remembers the connections of the site before for a minute (TIME_WAIT), with sequence numbers that a
+// new user network begins below. A port that was used there would be answered as an old connection, refused, and tried again after 6 s. So each
+// epoch of a VM has a range of ports of its own. (A user network sees the other ports too; they are taken only where the range is used up.)
+//
+// Enters: a port, an epoch. Leaves: connected sockets. Always holds: at most one connection waits to be accepted; each has its own deadline,
+// whatever those before it do.
 import { closeSync, openSync, readSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { sleep, within } from '../../ops/deadline.ts'
@@ -10,17 +16,23 @@ import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 const LOOPBACK = '127.0.0.1'
 const CONNECT_MS = 2_000
 const LOOK_EVERY_MS = 1
+/** Below the ports that Linux gives away by itself (32768 and up, unless told otherwise). */
+const RANGES = { from: 16_384, count: 16, ports: 1024 }
+const PORTS_TRIED = 8
 
 /** How many connections wait to be accepted at a port of the loopback; undefined when nobody listens there. */
 export type QueueOf = (port: number) => number | undefined
 
 export class GuestDoor {
   readonly #port: number
+  readonly #firstPort: number
   readonly #queueOf: QueueOf
+  #used = 0
   #last: Promise<unknown> = Promise.resolve()
 
-  constructor(port: number, queueOf: QueueOf = acceptQueue) {
+  constructor({ port, epoch, queueOf = acceptQueue }: { port: number; epoch: number; queueOf?: QueueOf }) {
     this.#port = port
+    this.#firstPort = RANGES.from + (epoch % RANGES.count) * RANGES.ports
     this.#queueOf = queueOf
   }
 
@@ -37,14 +49,28 @@ export class GuestDoor {
       const waiting = this.#queueOf(this.#port)
       if (waiting === undefined) throw new GodwitError('CONNECT_FAILED', `nobody listens at port ${this.#port}: the VM has gone`)
       if (performance.now() >= endMs) throw new GodwitError('CONNECT_FAILED', 'QEMU does not take connections to the guest')
-      if (waiting === 0) return await dial(this.#port, endMs - performance.now())
+      if (waiting === 0) return await this.#dial(endMs)
       await sleep(LOOK_EVERY_MS)
     }
   }
+
+  /** From the next free port of the epoch's range; from any when several in a row are taken. */
+  async #dial(endMs: number): Promise<Socket> {
+    for (let tried = 0; tried < PORTS_TRIED; tried++) {
+      const localPort = this.#firstPort + (this.#used++ % RANGES.ports)
+      try {
+        return await dial({ port: this.#port, localAddress: LOOPBACK, localPort }, endMs - performance.now())
+      } catch (error) {
+        const { code } = ((error as GodwitError).cause ?? {}) as NodeJS.ErrnoException
+        if (code !== 'EADDRINUSE' && code !== 'EADDRNOTAVAIL') throw error
+      }
+    }
+    return await dial({ port: this.#port }, endMs - performance.now())
+  }
 }
 
-async function dial(port: number, ms: number): Promise<Socket> {
-  const socket = connect({ host: LOOPBACK, port, noDelay: true, allowHalfOpen: true })
+async function dial(to: { port: number; localAddress?: string; localPort?: number }, ms: number): Promise<Socket> {
+  const socket = connect({ host: LOOPBACK, ...to, noDelay: true, allowHalfOpen: true })
   const connected = new Promise<void>((resolve, reject) => socket.once('connect', resolve).once('error', reject))
   try {
     await within(connected, { ms, what: 'the guest network', code: 'CONNECT_FAILED' })

@@ -64,19 +64,36 @@ test('connections go in one after the other, each when the one before was let in
   await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
   const { port } = server.address() as { port: number }
   const looks: number[] = [0, 1, 1, 0, 1, 0]
-  const door = new GuestDoor(port, () => looks.shift())
+  const door = new GuestDoor({ port, epoch: 3, queueOf: () => looks.shift() })
   const sockets = await Promise.all([door.connect(), door.connect(), door.connect()])
   assert.equal(looks, [])
   for (const socket of sockets) socket.destroy()
   assert.is(await codeOf(() => door.connect()), 'CONNECT_FAILED', 'nobody listens any more')
-  const real = await new GuestDoor(port).connect()
+  const real = await new GuestDoor({ port, epoch: 3 }).connect()
   real.destroy()
   await new Promise(resolve => server.close(resolve))
-  assert.is(await codeOf(() => new GuestDoor(port).connect()), 'CONNECT_FAILED')
+  assert.is(await codeOf(() => new GuestDoor({ port, epoch: 3 }).connect()), 'CONNECT_FAILED')
+})
+
+test('each epoch comes from ports of its own, also where some are taken', async () => {
+  const server = createServer(socket => socket.on('error', () => {}).resume())
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as { port: number }
+  const from = async (epoch: number) => {
+    const door = new GuestDoor({ port, epoch })
+    return await Promise.all([door.connect(), door.connect()])
+  }
+  const sockets = [...(await from(1)), ...(await from(1)), ...(await from(2)), ...(await from(17))]
+  const ports = sockets.map(({ localPort }) => localPort ?? 0)
+  const range = (one: number) => Math.floor((one - 16_384) / 1024)
+  assert.equal(ports.map(range), [1, 1, 1, 1, 2, 2, 1, 1])
+  assert.is(new Set(ports).size, ports.length)
+  for (const socket of sockets) socket.destroy()
+  await new Promise(resolve => server.close(resolve))
 })
 
 test('a QEMU that takes nobody fails all who wait, each by its own deadline', async () => {
-  const door = new GuestDoor(1, () => 1)
+  const door = new GuestDoor({ port: 1, epoch: 1, queueOf: () => 1 })
   const beganMs = performance.now()
   const codes = await Promise.all([1, 2, 3].map(() => codeOf(() => door.connect())))
   assert.equal(codes, ['CONNECT_FAILED', 'CONNECT_FAILED', 'CONNECT_FAILED'])
