@@ -3,11 +3,12 @@ import { command } from '../command.ts'
 
 export const demo = command({
   name: 'demo',
-  summary: 'boot a Linux guest on this machine and migrate it A -> B -> A over an emulated link',
+  summary: 'move a Linux VM A -> B -> A on this machine, then have a VM follow a user past three sites',
   details:
-    'Starts a gateway, two nodes and a link of 100 Mbit/s and 40 ms, and proves that the guest was not harmed. npm run demo also does the set-up.',
+    'Starts gateways, nodes and emulated links, and proves that neither guest nor user was harmed. ' +
+    'With --short only the moves, with --drive only the drive. npm run demo also does the set-up.',
   isPassThrough: true,
-  examples: ['npm run demo', 'godwit demo'],
+  examples: ['npm run demo', 'godwit demo', 'godwit demo --drive'],
   run: async ({ args }) => {
     // The path is a value, so that the command line stands without the demo.
     const file = '../demo.ts'

@@ -31,8 +31,9 @@ export function renderMap({ user, sites, vmSite, handoff }: Scene, columns: numb
     line[x - 1] = left
     line[x + 1] = right
   }
-  const x = place(user)
-  line[sites.some(({ at }) => place(at) === x) ? Math.min(width - 1, x + 2) : x] = '>'
+  // Beside what is there: a user at a site must not hide it.
+  const free = [0, 1, 2, -1, -2].map(step => place(user) + step).find(x => line[x] === '-')
+  if (free !== undefined) line[free] = '>'
   return line.join('')
 }
 
