@@ -11,20 +11,12 @@ import {
 } from '../../crypto/certificate.ts'
 import { loadSodium } from '../../crypto/identity.ts'
 import { signMessage } from '../../crypto/signature.ts'
-import { sodium } from '../../crypto/sodium.ts'
+import { fixedKeys, fixedRoot } from '../keys.ts'
 import { demand, sameBytes, type Target } from '../target.ts'
 
 const NOW = 1_800_000_000
 const SERIAL = 'a1'.repeat(16)
-const keysOf = (fill: number) => {
-  const { publicKey: signPublic, privateKey: signSecret } = sodium().crypto_sign_seed_keypair(new Uint8Array(32).fill(fill))
-  return { signPublic, signSecret }
-}
-const material = () => {
-  const boxSecret = new Uint8Array(32).fill(3)
-  const root = keysOf(1)
-  return { root, site: { ...keysOf(2), boxSecret, boxPublic: sodium().crypto_scalarmult_base(boxSecret) } }
-}
+const material = () => ({ root: fixedRoot(), site: fixedKeys(2) })
 let keys: ReturnType<typeof material>
 
 /** How an input is dressed before it is shown: as it came, or signed anew so that what stands in it is looked at. */

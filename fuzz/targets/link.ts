@@ -1,6 +1,6 @@
 // The hop's mutual authentication, both halves: HELLO and AUTH at the gateway, CHALLENGE and WELCOME at the node. An input is JSON: the two payloads.
-import { createRoot, issueCertificate, type Root } from '../../crypto/certificate.ts'
-import { generateSiteKeys, loadSodium } from '../../crypto/identity.ts'
+import { issueCertificate, type Root } from '../../crypto/certificate.ts'
+import { loadSodium } from '../../crypto/identity.ts'
 import { type LinkIdentity, signLink } from '../../crypto/link-auth.ts'
 import { authenticateToGateway } from '../../edge-node/link/authenticate.ts'
 import { authenticateNode } from '../../gateway/control/authenticate.ts'
@@ -8,6 +8,7 @@ import { createFrameStream } from '../../transport/frames.ts'
 import type { Connection, Stream } from '../../transport/types.ts'
 import { encodeFrame } from '../../wire/frame.ts'
 import { FRAME, PROTOCOL_VERSION } from '../../wire/types.ts'
+import { fixedKeys, fixedRoot } from '../keys.ts'
 import { scriptedStream } from '../streams.ts'
 import { demand, type Target } from '../target.ts'
 
@@ -22,8 +23,8 @@ let gateway: LinkIdentity
 const base64 = (bytes: Uint8Array) => Buffer.from(bytes).toString('base64')
 const jsonBytes = (value: unknown) => new Uint8Array(Buffer.from(typeof value === 'string' ? value : (JSON.stringify(value) ?? '')))
 
-function identity(role: 'site' | 'gateway', id: string): LinkIdentity {
-  const keys = generateSiteKeys()
+function identity(role: 'site' | 'gateway', id: string, fill: number): LinkIdentity {
+  const keys = fixedKeys(fill)
   const claims = {
     role,
     id,
@@ -128,9 +129,9 @@ export const link: Target = {
   jsonAt: 1,
   async setup() {
     await loadSodium()
-    root = createRoot()
-    site = identity('site', 'oslo')
-    gateway = identity('gateway', 'hub')
+    root = fixedRoot()
+    site = identity('site', 'oslo', 2)
+    gateway = identity('gateway', 'hub', 3)
   },
   seeds() {
     const hello = {

@@ -107,7 +107,11 @@ async function meet(script: readonly unknown[]): Promise<void> {
   over.abort(new GodwitError('CONNECTION_LOST', 'over'))
   await heard
   demand(acknowledged >= 0, 'acknowledged')
-  for (const failure of failures) if (!(failure instanceof GodwitError)) throw failure
+  for (const failure of failures) {
+    if (!(failure instanceof GodwitError)) throw failure
+    // A code that only the other side knows becomes INTERNAL; a failure of ours has a cause.
+    if (failure.code === 'INTERNAL' && failure.cause !== undefined) throw failure.cause
+  }
   const [first] = failures as GodwitError[]
   if (first) throw first
 }
