@@ -13,6 +13,7 @@ export type WatchOptions = Omit<Work, 'shared'> & {
 
 const HANG_MS = 20_000
 const POLL_MS = 250
+const START_MS = 60_000
 const HEAP_MIB = 1024
 
 /** Never rejects for what a target does. */
@@ -47,7 +48,9 @@ export async function watch({ hangMs = HANG_MS, signal, worker: file, ...work }:
       timer = setInterval(() => {
         const { count } = readShared(shared)
         if (count !== last.count) last = { count, atMs: performance.now() }
-        if (performance.now() - last.atMs > hangMs) resolve(lost(`it does not end within ${hangMs} ms`))
+        // Before the first input the thread loads its code, perhaps on a busy machine.
+        const patienceMs = count > 0 ? hangMs : hangMs + START_MS
+        if (performance.now() - last.atMs > patienceMs) resolve(lost(`it does not end within ${hangMs} ms`))
         else if (signal?.aborted) resolve(partial([]))
       }, POLL_MS)
     })
