@@ -7,7 +7,7 @@ import { summarize, type User, type UserRequest, type UserSummary } from './user
 /** Latency is compared over so long before a handoff and after it, leaving out what is still settling. */
 const SPAN_MS = 3_000
 const SETTLE_MS = 500
-const HANDOFFS_MIN = 2
+export const HANDOFFS_MIN = 2
 /** What a handoff may cost beyond the guest's own silence before an unanswered request counts as a fault. */
 const SLACK_MS = 1_000
 

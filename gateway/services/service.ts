@@ -23,8 +23,10 @@ export const SERVICE_WAITING_MAX = 256
 export const SERVICE_WAIT_MS = 5_000
 const IDLE_MS = 10 * 60_000
 const ASK_MS = 5_000
-/** A site that says no is asked again when something has changed, or after this: its word may have been ahead of its site.state. */
+/** A site that says no is asked again when something has changed, or after this: its word may have been ahead of its site.state. Where many wait,
+ * they ask less often: a site is asked no more than ASKS_AT_ONCE times in this. */
 const RETRY_MS = 50
+const ASKS_AT_ONCE = 8
 /** May be otherwise in a moment. */
 const PASSING = new Set<ErrorCode>([
   'VM_UNKNOWN',
@@ -119,7 +121,8 @@ export class Service {
           throw new GodwitError('LIMIT_EXCEEDED', `${SERVICE_WAITING_MAX} connections wait already`, { cause: error })
         this.#waiting += isWaiting ? 0 : 1
         isWaiting = true
-        await Promise.race([change, sleep(RETRY_MS, this.#over.signal), gone])
+        const retryMs = RETRY_MS * Math.ceil(this.#waiting / ASKS_AT_ONCE)
+        await Promise.race([change, sleep(Math.min(retryMs, endMs - performance.now()), this.#over.signal), gone])
       }
     } finally {
       if (isWaiting) this.#waiting -= 1
