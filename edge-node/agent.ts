@@ -8,6 +8,7 @@ import { openStore } from '../ops/store.ts'
 import type { Engine } from '../transport/types.ts'
 import type { HostFacts, VmFacts } from '../wire/control.ts'
 import type { Log } from '../wire/log.ts'
+import { type Alerts, createAlerts } from './alerts.ts'
 import { nodeRoutes } from './api.ts'
 import type { NodeConfig } from './config.ts'
 import { dialGateway } from './dial.ts'
@@ -61,11 +62,12 @@ export async function startNode({ config, engines, version, log, qemuBinary, onL
     const registry = await openRegistry({ stateDir, imagesDir, memoryReserveBytes: config.limits.memoryReserve, qemuBinary, store, log })
     undo.push(() => registry.close())
     const metrics = createNodeMetrics(registry)
+    const alerts = createAlerts({ log, count: metrics.alert })
     const journal = createJournal({ store, keys: identity.keys, now: Date.now, log })
     const left = await recover({ journal, registry, keys: identity.keys, certificate: identity.certificate, log })
-    const migrations = createMigrations({ config, identity, registry, journal: watched(journal, onRecord), metrics, log, onLoaded })
+    const migrations = createMigrations({ config, identity, registry, journal: watched(journal, onRecord), metrics, alerts, log, onLoaded })
     const services = createServices({ registry, log })
-    const link = startLink({ config, engines, version, identity, registry, migrations, services, log })
+    const link = startLink({ config, engines, version, identity, registry, migrations, services, alerts, log })
     undo.push(() => link.close())
     undo.push(() => migrations.close())
     await migrations.takeUp(left)
@@ -101,10 +103,11 @@ type Parts = {
   registry: Registry
   migrations: Migrations
   services: Services
+  alerts: Alerts
   log: Log
 }
 
-function startLink({ config, engines, version, identity, registry, migrations, services, log }: Parts): Link {
+function startLink({ config, engines, version, identity, registry, migrations, services, alerts, log }: Parts): Link {
   const link = connectLink({
     dial: ({ signal }) => dialGateway(config, engines, signal),
     identity,
@@ -117,6 +120,7 @@ function startLink({ config, engines, version, identity, registry, migrations, s
     handlers: migrations.handlers,
     onRelayStream: (relay, stream) => migrations.onRelayStream(relay, stream),
     onServiceStream: (request, frames) => void services.onServiceStream(request, frames),
+    onBreach: error => alerts.raise(error, {}, 'protocol_breach'),
     dataConnections: DATA_CONNECTIONS,
     log,
   })

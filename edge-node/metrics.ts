@@ -1,10 +1,13 @@
 // The node's figures for Prometheus.
 import { createMetrics, type Metrics } from '../ops/metrics.ts'
 import type { MigrationResult } from '../wire/control.ts'
+import type { AlertOptions } from './alerts.ts'
 import type { Registry } from './vm/registry.ts'
 
 export type NodeMetrics = {
   ended(side: 'source' | 'target', result: MigrationResult): void
+  /** An alert has been raised (alerts.ts). */
+  alert: AlertOptions['count']
   expose: Metrics['expose']
 }
 
@@ -17,6 +20,7 @@ export function createNodeMetrics(registry: Registry): NodeMetrics {
     [0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 30],
   )
   const wire = metrics.counter('migration_wire_bytes_total', 'Sealed bytes sent for completed migrations')
+  const alerts = metrics.counter('alerts_total', 'What looked like an attack, by kind and code', ['kind', 'code'])
   metrics.sampled('vms_running', 'VMs that run here', () => registry.list().filter(({ state }) => state === 'running').length)
   metrics.sampled('vms', 'VMs of this site', () => registry.list().length)
   return {
@@ -26,6 +30,7 @@ export function createNodeMetrics(registry: Registry): NodeMetrics {
       wire.inc({}, report.wireBytes)
       if (report.downtimeMs !== null) downtime.observe(report.downtimeMs / 1000)
     },
+    alert: labels => alerts.inc(labels),
     expose: () => metrics.expose(),
   }
 }

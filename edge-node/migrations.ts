@@ -9,6 +9,7 @@ import type { Stream } from '../transport/types.ts'
 import type { Join, MigrationResult, Plan } from '../wire/control.ts'
 import { GodwitError, toGodwitError } from '../wire/errors.ts'
 import type { Log } from '../wire/log.ts'
+import type { AlertFacts, Alerts } from './alerts.ts'
 import type { NodeConfig } from './config.ts'
 import type { LoadedIdentity } from './identity.ts'
 import type { Link, LinkHandlers } from './link/link.ts'
@@ -27,6 +28,7 @@ export type MigrationsOptions = {
   registry: Registry
   journal: Journal
   metrics: NodeMetrics
+  alerts: Alerts
   log: Log
   onLoaded?: TargetOptions['onLoaded'] | undefined
 }
@@ -49,7 +51,7 @@ type Running = { plan: Plan; side: 'source' | 'target'; cancel(reason?: GodwitEr
 type Peer = { certificate: Certificate; bytes: Uint8Array }
 
 export function createMigrations(options: MigrationsOptions): Migrations {
-  const { config, identity, registry, metrics, log } = options
+  const { config, identity, registry, metrics, alerts, log } = options
   const stop = new AbortController()
   let link: Link | undefined
   const slots = createSlots((running, result) => {
@@ -58,8 +60,13 @@ export function createMigrations(options: MigrationsOptions): Migrations {
     link?.announce()
   })
 
+  const misrouted = (plan: Plan, side: 'source' | 'target') => {
+    const error = new GodwitError('MIGRATION_STATE', `this is ${config.site}, not ${plan[side]}`)
+    alerts.raise(error, { migrationId: plan.migrationId, vm: plan.vm, side }, 'misrouted')
+    return error
+  }
   const prepare: LinkHandlers['prepare'] = async ({ plan, sourceCertificate }) => {
-    if (plan.target !== config.site) throw new GodwitError('MIGRATION_STATE', `this is ${config.site}, not ${plan.target}`)
+    if (plan.target !== config.site) throw misrouted(plan, 'target')
     const source = verifyPeer(identity, plan.source, sourceCertificate)
     checkAccept(config.accept, plan)
     await slots.take(plan, async () => {
@@ -76,7 +83,7 @@ export function createMigrations(options: MigrationsOptions): Migrations {
     log.info('waiting for a VM', { migrationId: plan.migrationId, vm: plan.vm, from: plan.source })
   }
   const start: LinkHandlers['start'] = async ({ plan, targetCertificate }) => {
-    if (plan.source !== config.site) throw new GodwitError('MIGRATION_STATE', `this is ${config.site}, not ${plan.source}`)
+    if (plan.source !== config.site) throw misrouted(plan, 'source')
     const target = verifyPeer(identity, plan.target, targetCertificate)
     const { epoch } = registry.get(plan.vm)
     if (epoch !== plan.epoch) throw new GodwitError('EPOCH_STALE', `${plan.vm} is at epoch ${epoch}, the plan says ${plan.epoch}`)
@@ -95,13 +102,14 @@ export function createMigrations(options: MigrationsOptions): Migrations {
     running.cancel()
   }
   return {
-    handlers: { prepare, start, cancel },
+    handlers: { prepare: watched(alerts, 'target', prepare), start: watched(alerts, 'source', start), cancel },
     onRelayStream(relay, stream) {
       const target = slots.target(relay.sessionId)
       if (target && relay.attempt === target.plan.attempt) return target.target.accept(relay.index, stream)
       const answering = target?.target ?? slots.answering(relay.sessionId)
       if (answering && relay.index === 0) return answering.rejoin(relay.attempt, stream)
-      log.warn('a relay stream of no migration here', { sessionId: relay.sessionId, index: relay.index })
+      const error = new GodwitError('MIGRATION_UNKNOWN', `a relay stream of migration ${relay.sessionId}, which is not here`)
+      alerts.raise(error, { migrationId: relay.sessionId, index: relay.index, attempt: relay.attempt }, 'misrouted')
       stream.reset('no such migration here')
     },
     active: () => slots.ids(),
@@ -121,6 +129,23 @@ export function createMigrations(options: MigrationsOptions): Migrations {
     },
   }
 }
+
+/** What a plan is refused for may be an attack: alerts.ts knows by the code. */
+const watched =
+  <P extends { plan: Plan }>(alerts: Alerts, side: 'source' | 'target', handler: (params: P) => Promise<void>) =>
+  async (params: P): Promise<void> => {
+    try {
+      await handler(params)
+    } catch (error) {
+      const { migrationId, vm } = params.plan
+      alerts.raise(toGodwitError(error), { migrationId, vm, side })
+      throw error
+    }
+  }
+
+/** For what the channel itself finds wrong, when it is found: the migration may outlive it. */
+const onBreach = ({ alerts }: MigrationsOptions, { migrationId, vm }: Plan, side: 'source' | 'target') => (error: GodwitError) =>
+  alerts.raise(error, { migrationId, vm, side } satisfies AlertFacts)
 
 type Entry = { side: 'source' | 'target'; target?: TargetMigration; cancel(reason?: GodwitError): void; result: Promise<MigrationResult> }
 
@@ -232,6 +257,7 @@ async function targetOptions(
     drop: () => registry.dropIncoming(plan.vm),
     commit: epoch => registry.commitIncoming(plan.vm, epoch),
     record: options.journal.recorder(plan, 'target', source.bytes),
+    onBreach: onBreach(options, plan, 'target'),
     onProgress,
     dir: await folderOf(options, plan),
     log: log.child({ migrationId: plan.migrationId }),
@@ -265,6 +291,7 @@ function runSource(
       peerBoxPublic: target.certificate.boxPublic,
       openStream: (index, attempt) => link().openRelayStream({ sessionId: plan.migrationId, index, attempt }),
       record: options.journal.recorder(plan, 'source', target.bytes),
+      onBreach: onBreach(options, plan, 'source'),
       onProgress: progress => link().progress(progress),
       dir,
       stop,
@@ -329,6 +356,7 @@ async function conclude(
   } catch (thrown) {
     const error = toGodwitError(thrown)
     const outcome = error.code === 'MIGRATION_CANCELLED' ? 'cancelled' : 'failed'
+    options.alerts.raise(error, { migrationId, vm: plan.vm, side })
     options.log.warn('migration ended without moving the VM', { migrationId, vm: plan.vm, side, error })
     return { migrationId, side, outcome, error: error.toJSON() }
   } finally {

@@ -8,6 +8,7 @@ export const FRAME_HEADER_BYTES = 5
 
 const LENGTH_MAX = 0xffff_ffff
 const FIRST_BUFFER_BYTES = 64 * 1024
+const EMPTY = new Uint8Array(0)
 
 export type Frame = { type: number; payload: Uint8Array }
 
@@ -38,7 +39,7 @@ export class FrameDecoder {
   #headerFill = 0
   #type = 0
   #length = 0
-  #payload: Uint8Array = new Uint8Array(0)
+  #payload: Uint8Array = EMPTY
   #payloadFill = 0
   #failure: GodwitError | undefined
 
@@ -46,11 +47,16 @@ export class FrameDecoder {
     this.#limitOf = limitOf
   }
 
-  /** Frames completed by this chunk. A payload that lies whole in `chunk` is a view of it, others are fresh: copy to keep it if the chunk is reused.
-   * Throws FRAME_TYPE or FRAME_TOO_LARGE, from then on always; frames before the bad one in the same chunk are not delivered. */
+  /** All frames completed by this chunk, or FRAME_TYPE, FRAME_TOO_LARGE and none of them. For chunks from a peer `frames` holds less at once. */
   push(chunk: Uint8Array): Frame[] {
+    return [...this.frames(chunk)]
+  }
+
+  /** The frames completed by this chunk, one at a time: a chunk of nothing but empty frames is one of them in memory, not thousands. To be read to
+   * its end before the next chunk. A payload that lies whole in `chunk` is a view of it, others are fresh: copy to keep it if the chunk is reused.
+   * Throws FRAME_TYPE or FRAME_TOO_LARGE where the bad frame begins, from then on always. */
+  *frames(chunk: Uint8Array): Generator<Frame, void> {
     if (this.#failure) throw this.#failure
-    const frames: Frame[] = []
     let at = 0
     while (at < chunk.length || (this.#headerFill === FRAME_HEADER_BYTES && this.#length === 0)) {
       if (this.#headerFill < FRAME_HEADER_BYTES) {
@@ -59,20 +65,21 @@ export class FrameDecoder {
       }
       const missing = this.#length - this.#payloadFill
       if (this.#payloadFill === 0 && chunk.length - at >= missing) {
-        frames.push({ type: this.#type, payload: chunk.subarray(at, at + missing) })
+        const frame = { type: this.#type, payload: missing === 0 ? EMPTY : chunk.subarray(at, at + missing) }
         at += missing
         this.#reset()
+        yield frame
         continue
       }
       const take = Math.min(missing, chunk.length - at)
       this.#append(chunk.subarray(at, at + take))
       at += take
       if (take === missing) {
-        frames.push({ type: this.#type, payload: this.#payload.subarray(0, this.#length) })
+        const frame = { type: this.#type, payload: this.#payload.subarray(0, this.#length) }
         this.#reset()
+        yield frame
       }
     }
-    return frames
   }
 
   /** The stream has ended here. Throws FRAME_TRUNCATED when bytes of a frame are left. */
@@ -121,12 +128,12 @@ export class FrameDecoder {
   #reset(): void {
     this.#headerFill = 0
     this.#payloadFill = 0
-    this.#payload = new Uint8Array(0)
+    this.#payload = EMPTY
   }
 
   #fail(error: GodwitError): never {
     this.#failure = error
-    this.#payload = new Uint8Array(0)
+    this.#payload = EMPTY
     throw error
   }
 }

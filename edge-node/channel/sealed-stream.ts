@@ -9,6 +9,8 @@ import { encodeFrame, FRAME_HEADER_BYTES, type Frame, FrameDecoder, writeFrameHe
 import { allow, FRAME, type FrameName } from '../../wire/types.ts'
 import type { Gate } from '../rate/gate.ts'
 
+const NOTHING = new Uint8Array(0)
+
 export type SealedWriter = {
   /** Resolves when the frame is in records or in the buffer of the next one, and the path has room. Calls keep their order. */
   send(type: number, payload: Uint8Array): Promise<void>
@@ -90,34 +92,35 @@ export type ReaderOptions = {
   allowed: FrameName[]
   /** Told of every wire byte of records, as the writer counts them (for acknowledgements). */
   onReceived?: (wireBytes: number) => void
+  /** Told of what ends the stream before its final record, before frames() throws it. */
+  onError?: (error: GodwitError) => void
 }
 
-export function createSealedReader({ stream, key, context, allowed, onReceived }: ReaderOptions): SealedReader {
+export function createSealedReader({ stream, key, context, allowed, onReceived, onError }: ReaderOptions): SealedReader {
   const outer = new FrameDecoder(allow('RECORD'))
   const inner = new FrameDecoder(allow(...allowed))
   let opener: Opener | undefined
   let final = false
 
-  const open = (payload: Uint8Array): Frame[] => {
+  const open = (payload: Uint8Array): Uint8Array => {
     if (final) throw new GodwitError('DECRYPT_FAILED', 'bytes after the final record')
     if (!opener) {
       opener = createOpener({ key, context, header: payload })
-      return []
+      return NOTHING
     }
     const record = opener.open(payload, { inPlace: true })
     final = record.final
-    const frames = inner.push(record.data)
-    if (final) inner.end()
-    return frames
+    return record.data
   }
   async function* read(): AsyncGenerator<Frame, void> {
     for (;;) {
       const chunk = await stream.read()
       if (chunk === null) break
-      for (const record of outer.push(chunk)) {
-        const frames = open(record.payload)
+      for (const record of outer.frames(chunk)) {
+        const data = open(record.payload)
         onReceived?.(record.payload.length + FRAME_HEADER_BYTES)
-        yield* frames
+        yield* inner.frames(data)
+        if (final) inner.end()
       }
     }
     outer.end()
@@ -130,6 +133,7 @@ export function createSealedReader({ stream, key, context, allowed, onReceived }
       } catch (error) {
         const coded = toGodwitError(error)
         stream.reset(coded.code)
+        onError?.(coded)
         throw coded
       }
     },

@@ -44,6 +44,8 @@ export type SessionOptions = {
   /** The peer's X25519 key, from its verified certificate. */
   peerBoxPublic: Uint8Array
   timeoutMs?: number
+  /** Told at once when the handshake fails or a stream of this session is not what was sent. */
+  onBreach?: ((error: GodwitError) => void) | undefined
 }
 
 const CONTROL_FRAMES: FrameName[] = ['MESSAGE', 'RETURN_PATH', 'ACK']
@@ -65,8 +67,9 @@ export async function openSession(options: SessionOptions): Promise<Session> {
       what: 'end-to-end handshake',
       code: 'HANDSHAKE_FAILED',
     })
-    return createSession(side, stream, plan, result)
+    return createSession(options, result)
   } catch (error) {
+    tell(options.onBreach, error)
     stream.reset('handshake failed')
     throw error
   }
@@ -111,15 +114,21 @@ async function readFrame(stream: Stream, name: FrameName): Promise<Uint8Array> {
   }
 }
 
-function createSession(side: Side, stream: Stream, plan: Plan, rootKey: Uint8Array): Session {
+/** A stream that is reset or lost is no breach: links break. */
+function tell(onBreach: SessionOptions['onBreach'], error: unknown): void {
+  if (error instanceof GodwitError && /^(HANDSHAKE_FAILED|DECRYPT_FAILED|FRAME_)/.test(error.code)) onBreach?.(error)
+}
+
+function createSession({ side, stream, plan, onBreach }: SessionOptions, rootKey: Uint8Array): Session {
   const there: Direction = side === 'source' ? 'source-to-target' : 'target-to-source'
   const back: Direction = side === 'source' ? 'target-to-source' : 'source-to-target'
   const sealing = (direction: Direction, index: number) => ({
     key: deriveStreamKey(rootKey, { direction, index, attempt: plan.attempt }),
     context: { migrationId: plan.migrationId, epoch: plan.epoch, index, direction },
   })
+  const onError = (error: GodwitError) => tell(onBreach, error)
   const out = createSealedWriter({ stream, ...sealing(there, 0) })
-  const incoming = createSealedReader({ stream, ...sealing(back, 0), allowed: CONTROL_FRAMES })
+  const incoming = createSealedReader({ stream, ...sealing(back, 0), allowed: CONTROL_FRAMES, onError })
   return {
     rootKey,
     async send(type, payload) {
@@ -129,7 +138,7 @@ function createSession(side: Side, stream: Stream, plan: Plan, rootKey: Uint8Arr
     frames: () => incoming.frames(),
     writer: (data, index, gate) => createSealedWriter({ stream: data, ...sealing('source-to-target', index), gate }),
     reader: (data, index, allowed, onReceived) =>
-      createSealedReader({ stream: data, ...sealing('source-to-target', index), allowed, onReceived }),
+      createSealedReader({ stream: data, ...sealing('source-to-target', index), allowed, onReceived, onError }),
     finish: () => out.finish(),
     reset: reason => stream.reset(reason),
     get wireBytes() {

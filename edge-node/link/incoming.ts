@@ -5,7 +5,7 @@ import { within } from '../../ops/deadline.ts'
 import { createFrameStream, type FrameStream } from '../../transport/frames.ts'
 import type { Connection, Stream } from '../../transport/types.ts'
 import { Join, ServiceRequest } from '../../wire/control.ts'
-import { GodwitError } from '../../wire/errors.ts'
+import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import { checkJson } from '../../wire/schema.ts'
 import { allow, FRAME } from '../../wire/types.ts'
@@ -19,6 +19,8 @@ export type OnStream = {
   onRelayStream: OnRelayStream
   /** Absent: this node serves nothing. */
   onServiceStream?: OnServiceStream | undefined
+  /** Told of a stream that is none of these. */
+  onBreach?: ((error: GodwitError) => void) | undefined
 }
 
 /** Hands on streams until the connection ends. */
@@ -35,6 +37,8 @@ export async function acceptStreams(connection: Connection, on: OnStream, log: L
     handOn(stream, on)
       .catch(error => {
         log.warn('an incoming stream was refused', { error })
+        const coded = toGodwitError(error)
+        if (coded.code.startsWith('FRAME_')) on.onBreach?.(coded)
         stream.reset('not a stream for this node')
       })
       .finally(() => {

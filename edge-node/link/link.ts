@@ -19,10 +19,10 @@ import {
   type SiteState,
   StartParams,
 } from '../../wire/control.ts'
-import { GodwitError } from '../../wire/errors.ts'
+import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import { encodeFrame } from '../../wire/frame.ts'
 import type { Log } from '../../wire/log.ts'
-import { check, toJson } from '../../wire/schema.ts'
+import { check, toJson, type z } from '../../wire/schema.ts'
 import { FRAME } from '../../wire/types.ts'
 import { type Dial, type Kept, type KeptOptions, keepConnected, type Live } from './connection.ts'
 import type { OnRelayStream, OnServiceStream } from './incoming.ts'
@@ -59,6 +59,8 @@ export type LinkOptions = {
   onRelayStream: OnRelayStream
   /** A user's connection to a VM; absent: none is taken. */
   onServiceStream?: OnServiceStream
+  /** Told of a stream or a request of the gateway that is none. */
+  onBreach?: (error: GodwitError) => void
   /** Connections beside the control one; relay streams are spread over them. Default 0: all on one connection. */
   dataConnections?: number
   heartbeat?: { heartbeatMs: number; silenceMs: number }
@@ -121,7 +123,7 @@ class NodeLink implements Link {
     this.#outbox = createOutbox(result => this.request('migration.result', result), options.log, this.#stop.signal)
     this.#control = keepConnected({
       ...this.#shared('control'),
-      handlers: handlersOf(options.handlers),
+      handlers: handlersOf(options.handlers, options.onBreach),
       onLive: live => this.#up(live),
       onDown: error => this.#down(error),
     })
@@ -232,6 +234,7 @@ class NodeLink implements Link {
       gatewayId,
       onRelayStream,
       onServiceStream,
+      onBreach,
       heartbeat,
       backoff,
       log,
@@ -248,6 +251,7 @@ class NodeLink implements Link {
       gatewayId,
       onRelayStream,
       onServiceStream,
+      onBreach,
       heartbeat,
       backoff,
       log,
@@ -315,10 +319,18 @@ class NodeLink implements Link {
   }
 }
 
-function handlersOf(handlers: LinkHandlers): RpcHandlers {
+function handlersOf(handlers: LinkHandlers, onBreach: LinkOptions['onBreach']): RpcHandlers {
+  const checked = <S extends z.ZodType>(schema: S, params: unknown, what: string): z.output<S> => {
+    try {
+      return check(schema, params, { what })
+    } catch (error) {
+      onBreach?.(toGodwitError(error))
+      throw error
+    }
+  }
   return {
-    'migration.prepare': params => handlers.prepare(check(PrepareParams, params, { what: 'migration.prepare' })),
-    'migration.start': params => handlers.start(check(StartParams, params, { what: 'migration.start' })),
-    'migration.cancel': params => handlers.cancel(check(CancelParams, params, { what: 'migration.cancel' })),
+    'migration.prepare': params => handlers.prepare(checked(PrepareParams, params, 'migration.prepare')),
+    'migration.start': params => handlers.start(checked(StartParams, params, 'migration.start')),
+    'migration.cancel': params => handlers.cancel(checked(CancelParams, params, 'migration.cancel')),
   }
 }

@@ -43,6 +43,8 @@ export type SourceOptions = {
   openStream: (index: number, attempt: number) => Promise<Stream>
   /** Makes a state durable before what follows from it (fsync). */
   record: (state: SourceState, epoch: number, facts?: { manifestHash?: string | undefined }) => Promise<void>
+  /** Told at once when sealed bytes or a handshake are not what they must be. */
+  onBreach?: ((error: GodwitError) => void) | undefined
   onProgress: (progress: MigrationProgress) => void
   /** Private folder for the socket that QEMU writes to. */
   dir: string

@@ -38,6 +38,8 @@ export type TargetOptions = {
   commit: (epoch: number) => Promise<void>
   /** Makes a state durable before what follows from it (fsync). */
   record: (state: TargetState, epoch: number, facts?: { manifestHash?: string | undefined }) => Promise<void>
+  /** Told at once when sealed bytes or a handshake are not what they must be. */
+  onBreach?: ((error: GodwitError) => void) | undefined
   onProgress: (progress: MigrationProgress) => void
   dir: string
   workers?: number
