@@ -9,7 +9,7 @@ import type { Stream } from '../transport/types.ts'
 import type { Join, MigrationResult, Plan } from '../wire/control.ts'
 import { GodwitError, toGodwitError } from '../wire/errors.ts'
 import type { Log } from '../wire/log.ts'
-import type { AlertFacts, Alerts } from './alerts.ts'
+import type { Alerts } from './alerts.ts'
 import type { NodeConfig } from './config.ts'
 import type { LoadedIdentity } from './identity.ts'
 import type { Link, LinkHandlers } from './link/link.ts'
@@ -144,8 +144,10 @@ const watched =
   }
 
 /** For what the channel itself finds wrong, when it is found: the migration may outlive it. */
-const onBreach = ({ alerts }: MigrationsOptions, { migrationId, vm }: Plan, side: 'source' | 'target') => (error: GodwitError) =>
-  alerts.raise(error, { migrationId, vm, side } satisfies AlertFacts)
+const onBreach =
+  ({ alerts }: MigrationsOptions, { migrationId, vm }: Plan, side: 'source' | 'target') =>
+  (error: GodwitError): void =>
+    alerts.raise(error, { migrationId, vm, side })
 
 type Entry = { side: 'source' | 'target'; target?: TargetMigration; cancel(reason?: GodwitError): void; result: Promise<MigrationResult> }
 

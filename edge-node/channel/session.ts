@@ -60,7 +60,7 @@ export function prologueOf(plan: Plan, sourceCertificate: Uint8Array, targetCert
 
 /** Performs the handshake; the source begins. */
 export async function openSession(options: SessionOptions): Promise<Session> {
-  const { side, stream, plan, timeoutMs = HANDSHAKE_TIMEOUT_MS } = options
+  const { side, stream, timeoutMs = HANDSHAKE_TIMEOUT_MS } = options
   try {
     const result = await within(side === 'source' ? initiate(options) : respond(options), {
       ms: timeoutMs,
