@@ -52,6 +52,8 @@ export type LabOptions = {
   tap?: RelayOptions['tap']
   /** See gateway/services. */
   services?: ServiceAddress[]
+  /** Stands between the gateway and its connections (hostile-relay.ts). */
+  wrap?: (engine: Engine) => Engine
 }
 
 export type Lab = AsyncDisposable & {
@@ -101,7 +103,7 @@ function engineOf(name: EngineName): { gateway: Engine; node: Engine; port: 'qui
   return { gateway: memory, node: { ...memory, name: 'quic' }, port: 'quic', sever: () => memory.sever() }
 }
 
-export async function openLab({ engine = 'memory', sites = ['a', 'b'], tap, services }: LabOptions = {}): Promise<Lab> {
+export async function openLab({ engine = 'memory', sites = ['a', 'b'], tap, services, wrap = same => same }: LabOptions = {}): Promise<Lab> {
   const folder = await tempFolder()
   const dir = folder.path
   const root = createRoot()
@@ -113,7 +115,7 @@ export async function openLab({ engine = 'memory', sites = ['a', 'b'], tap, serv
   const abilities = await abilitiesText()
   const tokenFile = join(dir, 'admin.token')
   await writeFile(tokenFile, TOKEN, { mode: 0o600 })
-  const keeper = createGatewayKeeper({ dir, root, engine: valve.wrap(carrier.gateway), tap, services, log })
+  const keeper = createGatewayKeeper({ dir, root, engine: wrap(valve.wrap(carrier.gateway)), tap, services, log })
   const all = new Map<string, LabSite>()
 
   const lab: Lab = {
