@@ -292,10 +292,15 @@ async function benchWhole(pages: readonly Page[], hasher: PageHasher, region: Me
       stages.push({ stage: `source, whole (${level})`, guestMBPerSecond: alone.perSecond, note: `hash to sink; ${alone.note}` })
       const both = await rateOf(ms, async () => {
         const applier = createApplier({ streams: 1, memory: [region], workers: 1, pool: keepOpen(target) })
+        // As on a wire: a barrier is sent at once, and what comes after it waits until the target reads on.
+        let passed = Promise.resolve()
         const sink: FrameSink = {
           streams: 1,
-          send: (stream, type, payload) =>
-            type === FRAME.BATCH ? applier.batch(stream, payload) : applier.barrier(stream, decodeBarrier(payload)),
+          async send(stream, type, payload) {
+            await passed
+            if (type === FRAME.BATCH) await applier.batch(stream, payload)
+            else passed = applier.barrier(stream, decodeBarrier(payload))
+          },
         }
         const stats = await send(pages, level, sink, hasher, keepOpen(source), n => applier.barrier('skeleton', n))
         await applier.finish()

@@ -1,4 +1,4 @@
-import { createServer, type Server } from 'node:net'
+import { createServer, type Server, type Socket } from 'node:net'
 import { createServices } from '../../edge-node/services.ts'
 import type { Registry } from '../../edge-node/vm/registry.ts'
 import { parseSpec } from '../../edge-node/vm/spec.ts'
@@ -18,6 +18,8 @@ const SPEC = parseSpec('name: vm-1\nmemory: 64MiB\nkernel: k\nnics: [{type: user
 /** A site with one VM whose guest is a server of this process, behind a forward as QEMU would tell it. */
 async function site(serve: (server: Server) => void) {
   const server = createServer({ allowHalfOpen: true })
+  const sockets = new Set<Socket>()
+  server.on('connection', socket => void sockets.add(socket))
   serve(server)
   await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
   const { port } = server.address() as { port: number }
@@ -55,7 +57,10 @@ async function site(serve: (server: Server) => void) {
       const frame = await within(ask(request).frames.next(allow('SERVICE', 'ERROR')), { ms: 5_000, what: 'an answer' })
       return frame?.type === FRAME.SERVICE ? 'yes' : JSON.parse(Buffer.from(frame!.payload).toString()).code
     },
-    [Symbol.asyncDispose]: () => new Promise<void>(resolve => void server.close(() => resolve()).closeAllConnections?.()),
+    [Symbol.asyncDispose]: () => {
+      for (const socket of sockets) socket.destroy()
+      return new Promise<void>(resolve => server.close(() => resolve()))
+    },
   }
 }
 
