@@ -1,16 +1,17 @@
-// npm run bench: the pipeline stage by stage, the relay, measurements over MQTT, and the downtime of the demo as an outside observer sees it.
+// npm run bench: the pipeline stage by stage, what deltas save, the relay, measurements over MQTT, and the downtime of the demo as an outside observer sees it.
 // Figures of one machine: compare what one run prints side by side, never runs of two machines.
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { loadSodium } from '../crypto/identity.ts'
+import { benchDelta } from './delta.ts'
 import { benchMqtt } from './mqtt.ts'
 import { benchPipeline } from './pipeline.ts'
 import { benchRelay } from './relay.ts'
 
 /** A command of its own, not a part of ours. */
 const GODWIT = join(import.meta.dirname, '..', 'bin', 'godwit.js')
-const PARTS = ['pipeline', 'relay', 'mqtt', 'downtime'] as const
+const PARTS = ['pipeline', 'delta', 'relay', 'mqtt', 'downtime'] as const
 type Part = (typeof PARTS)[number]
 
 const USAGE = `Usage: npm run bench -- [PART ...] [OPTIONS]
@@ -70,6 +71,7 @@ async function main(): Promise<number> {
   if (json) console.log = () => {}
   try {
     if (wanted('pipeline')) results['pipeline'] = await benchPipeline({ seconds, json: false })
+    if (wanted('delta')) results['delta'] = await benchDelta()
     if (wanted('relay')) results['relay'] = await benchRelay({ seconds, json: false })
     if (wanted('mqtt')) results['mqtt'] = await benchMqtt({ seconds: Math.max(5, seconds), json: false })
     if (wanted('downtime')) {

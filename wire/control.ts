@@ -209,12 +209,17 @@ export const Report = z.looseObject({
   pagesZero: count,
   pagesDuplicate: count,
   pagesUnchanged: count,
+  /** Rewritten pages that travelled as their difference to what the target held. */
+  pagesDelta: count.optional(),
   pagesCompressed: count,
   pagesRaw: count,
   /** Guest bytes by class: pages of the class x 4096. */
   bytesZero: count,
   bytesDuplicate: count,
   bytesUnchanged: count,
+  bytesDelta: count.optional(),
+  /** What those were made of before compression. */
+  deltaBytes: count.optional(),
   bytesCompressed: count,
   bytesRaw: count,
   /** All that went into the relay streams, both directions, sealed. */

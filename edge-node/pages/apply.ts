@@ -36,7 +36,7 @@ export type ApplierStats = {
   /** Bytes of BATCH payloads, and of their bodies once decompressed. */
   bytesIn: number
   bodyBytes: number
-  pages: { content: number; zero: number; duplicate: number; zeroWritten: number }
+  pages: { content: number; delta: number; zero: number; duplicate: number; zeroWritten: number }
   busyMs: { decompress: number; write: number; resolve: number }
   buffered: { batches: number; batchesMax: number; bytesMax: number }
 }
@@ -67,7 +67,7 @@ class PageApplier implements Applier {
   readonly #gate: Gate
   readonly #batchesMax: number
   readonly #stats = { batches: 0, bytesIn: 0, bodyBytes: 0 }
-  readonly #pages = { content: 0, zero: 0, duplicate: 0, zeroWritten: 0 }
+  readonly #pages = { content: 0, delta: 0, zero: 0, duplicate: 0, zeroWritten: 0 }
   readonly #busyMs = { decompress: 0, write: 0, resolve: 0 }
   /** Buffers not in use. */
   readonly #spare: ArrayBuffer[] = []
@@ -135,6 +135,7 @@ class PageApplier implements Applier {
   #account({ references, ...result }: BatchResult): void {
     this.#stats.bodyBytes += result.bodyBytes
     this.#pages.content += result.pages
+    this.#pages.delta += result.deltas
     this.#pages.zero += result.zeros
     this.#pages.zeroWritten += result.zerosWritten
     this.#busyMs.decompress += result.decompressMs

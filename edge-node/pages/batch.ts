@@ -1,21 +1,26 @@
 // The layout inside a BATCH frame, both ways, and of BARRIER. Pure.
 //
-//   u8 version 1 | u8 codec (1 raw, 2 zstd) | u16 pages | u16 zero runs | u16 references | u32 body bytes | body (raw, or one zstd frame of it)
+//   u8 version 2 | u8 codec (1 raw, 2 zstd) | u16 pages | u16 zero runs | u16 references | u16 deltas | u32 body bytes | body (raw, or one zstd frame of it)
 //
 //   body = pages * 4096 bytes of content
 //        | per page: zigzag varint, address - (address of the page before + 1)                           (a run of pages costs one zero byte each)
 //        | per zero run: varint, first address - end of the run before; varint, pages in the run          (ascending, not touching an earlier run)
 //        | per reference: zigzag varint, address - (address of the reference before + 1); zigzag varint, holder - address
+//        | per delta: zigzag varint, address - (address of the delta before + 1); its pieces (patch.ts)
+//        | the new bytes of all pieces of all deltas
 //
 // Integers are big-endian; varints are little-endian base 128, at most 8 bytes, shortest form. Addresses: see address.ts.
 // The pages come first so that a sender can fill them in place before it knows the rest.
+// A delta replaces pieces of what the target holds of that page; applied twice it gives the same, so a batch may be sent again.
 // Always holds: everything a header declares is checked against a limit before anything is allocated for it, every address names an existing page, and a body
 // is consumed to its last byte. Any other input is FRAME_MALFORMED.
 import { GodwitError } from '../../wire/errors.ts'
 import { PAGE_BYTES, type PageMap } from './address.ts'
+import { PATCH_BYTES_MAX, readPieces } from './patch.ts'
+import { malformed, VARINT_BYTES_MAX, VarintReader, writeVarint, zigzag } from './varint.ts'
 
-export const BATCH_VERSION = 1
-export const BATCH_HEADER_BYTES = 12
+export const BATCH_VERSION = 2
+export const BATCH_HEADER_BYTES = 14
 export const CODEC = { raw: 1, zstd: 2 } as const
 export type Codec = (typeof CODEC)[keyof typeof CODEC]
 
@@ -23,10 +28,9 @@ export type Codec = (typeof CODEC)[keyof typeof CODEC]
 export const BATCH_PAGES_MAX = 256
 export const BATCH_ZERO_RUNS_MAX = 2048
 export const BATCH_REFERENCES_MAX = 1024
-/** Longest varint: 8 bytes, values below 2^53. */
-const VARINT_BYTES_MAX = 8
-const BATCH_LISTS_BYTES_MAX = (BATCH_PAGES_MAX + 2 * BATCH_ZERO_RUNS_MAX + 2 * BATCH_REFERENCES_MAX) * VARINT_BYTES_MAX
-/** Largest body that a batch may declare, bytes. */
+export const BATCH_DELTAS_MAX = 1024
+const BATCH_LISTS_BYTES_MAX = (BATCH_PAGES_MAX + 2 * BATCH_ZERO_RUNS_MAX + 2 * BATCH_REFERENCES_MAX + BATCH_DELTAS_MAX) * VARINT_BYTES_MAX
+/** Largest body that a batch may declare, bytes. Pieces of deltas share the room of the pages. */
 export const BATCH_BODY_BYTES_MAX = BATCH_PAGES_MAX * PAGE_BYTES + BATCH_LISTS_BYTES_MAX
 
 const CODEC_AT = 1
@@ -34,12 +38,19 @@ const CODEC_AT = 1
 /** A buffer of this size takes a batch of `pages` pages with header and whatever else may be in it, bytes. */
 export const batchBufferBytes = (pages: number): number => BATCH_HEADER_BYTES + pages * PAGE_BYTES + BATCH_LISTS_BYTES_MAX
 
-export type BatchHeader = { codec: Codec; pages: number; zeroRuns: number; references: number; bodyBytes: number }
+export type BatchHeader = { codec: Codec; pages: number; zeroRuns: number; references: number; deltas: number; bodyBytes: number }
 
-/** What a batch says. Lists are flat: zeroRuns = [first address, pages]*, references = [address, holder's address]*. `content` is a view of the body. */
-export type BatchContent = { content: Uint8Array; pages: Float64Array; zeroRuns: Float64Array; references: Float64Array }
+/** Deltas by page: `places` = [from, to]* says where in `bytes` the pieces of each stand; `literals` are the new bytes of all pieces, in order. */
+export type BatchDeltas = { addresses: Float64Array; bytes: Uint8Array; places: Uint32Array; literals: Uint8Array }
 
-const malformed = (what: string): GodwitError => new GodwitError('FRAME_MALFORMED', `batch: ${what}`)
+/** What a batch says. Lists are flat: zeroRuns = [first address, pages]*, references = [address, holder's address]*. `content` and `deltas` are views of the body. */
+export type BatchContent = {
+  content: Uint8Array
+  pages: Float64Array
+  zeroRuns: Float64Array
+  references: Float64Array
+  deltas: BatchDeltas
+}
 
 export function writeBatchHeader(out: Uint8Array, header: BatchHeader): void {
   const view = new DataView(out.buffer, out.byteOffset, BATCH_HEADER_BYTES)
@@ -48,7 +59,8 @@ export function writeBatchHeader(out: Uint8Array, header: BatchHeader): void {
   view.setUint16(2, header.pages)
   view.setUint16(4, header.zeroRuns)
   view.setUint16(6, header.references)
-  view.setUint32(8, header.bodyBytes)
+  view.setUint16(8, header.deltas)
+  view.setUint32(10, header.bodyBytes)
 }
 
 /** Changes the codec of a written header. */
@@ -68,13 +80,17 @@ export function readBatchHeader(payload: Uint8Array): BatchHeader {
     pages: view.getUint16(2),
     zeroRuns: view.getUint16(4),
     references: view.getUint16(6),
-    bodyBytes: view.getUint32(8),
+    deltas: view.getUint16(8),
+    bodyBytes: view.getUint32(10),
   }
   if (header.pages > BATCH_PAGES_MAX) throw malformed(`${header.pages} pages`)
   if (header.zeroRuns > BATCH_ZERO_RUNS_MAX) throw malformed(`${header.zeroRuns} zero runs`)
   if (header.references > BATCH_REFERENCES_MAX) throw malformed(`${header.references} references`)
-  const least = header.pages * (PAGE_BYTES + 1) + 2 * header.zeroRuns + 2 * header.references
-  const most = header.pages * PAGE_BYTES + (header.pages + 2 * header.zeroRuns + 2 * header.references) * VARINT_BYTES_MAX
+  if (header.deltas > BATCH_DELTAS_MAX) throw malformed(`${header.deltas} deltas`)
+  // A delta is at least an address, a piece's place and size, and a byte.
+  const least = header.pages * (PAGE_BYTES + 1) + 2 * header.zeroRuns + 2 * header.references + 4 * header.deltas
+  const words = header.pages + 2 * header.zeroRuns + 2 * header.references + header.deltas
+  const most = Math.min(BATCH_BODY_BYTES_MAX, header.pages * PAGE_BYTES + words * VARINT_BYTES_MAX + header.deltas * PATCH_BYTES_MAX)
   if (header.bodyBytes < least || header.bodyBytes > most) throw malformed(`a body of ${header.bodyBytes} bytes for what it declares`)
   if (codec === CODEC.raw && payload.length - BATCH_HEADER_BYTES !== header.bodyBytes)
     throw malformed('a raw body of another length than declared')
@@ -89,8 +105,8 @@ export function readBatchBody(header: BatchHeader, body: Uint8Array, map: PageMa
   const pages = readPages(reader, header.pages, map)
   const zeroRuns = readZeroRuns(reader, header.zeroRuns, map)
   const references = readReferences(reader, header.references, map)
-  if (reader.at !== body.length) throw malformed(`${body.length - reader.at} bytes too many`)
-  return { content: body.subarray(0, contentBytes), pages, zeroRuns, references }
+  const deltas = readDeltas(reader, header.deltas, map)
+  return { content: body.subarray(0, contentBytes), pages, zeroRuns, references, deltas }
 }
 
 function readPages(reader: VarintReader, count: number, map: PageMap): Float64Array {
@@ -136,11 +152,33 @@ function readReferences(reader: VarintReader, count: number, map: PageMap): Floa
   return references
 }
 
-/** Writes the three lists of a body at `at`; gives the place after them. Zero pages must be ascending (they become runs); runs are counted in the result. */
+/** The deltas, and behind them their new bytes to the end of the body. */
+function readDeltas(reader: VarintReader, count: number, map: PageMap): BatchDeltas {
+  const { bytes } = reader
+  const addresses = new Float64Array(count)
+  const places = new Uint32Array(2 * count)
+  let next = 0
+  let literalBytes = 0
+  for (let i = 0; i < count; i++) {
+    const address = next + reader.signed()
+    if (!map.covers(address, 1)) throw malformed(`no page ${address}`)
+    addresses[i] = address
+    next = address + 1
+    places[2 * i] = reader.at
+    const patchBytes = readPieces(reader)
+    places[2 * i + 1] = reader.at
+    if (reader.at - places[2 * i]! + patchBytes > PATCH_BYTES_MAX) throw malformed('a delta larger than its page')
+    literalBytes += patchBytes
+  }
+  if (bytes.length - reader.at !== literalBytes) throw malformed(`${bytes.length - reader.at - literalBytes} bytes too many`)
+  return { addresses, bytes, places, literals: bytes.subarray(reader.at) }
+}
+
+/** Writes the lists of a body at `at`; gives the place after them. Zero pages must be ascending (they become runs); runs are counted in the result. */
 export function writeBatchLists(
   out: Uint8Array,
   at: number,
-  lists: { pages: Float64Array; zeros: Float64Array; references: Float64Array },
+  lists: { pages: Float64Array; zeros: Float64Array; references: Float64Array; deltas: BatchDeltas },
 ): { end: number; zeroRuns: number } {
   let next = 0
   for (const address of lists.pages) {
@@ -167,52 +205,20 @@ export function writeBatchLists(
     at = writeVarint(out, at, zigzag(lists.references[i + 1]! - address))
     next = address + 1
   }
-  return { end: at, zeroRuns }
+  return { end: writeDeltas(out, at, lists.deltas), zeroRuns }
 }
 
-/** Doubles, not bit operations: addresses have 48 bits. */
-const zigzag = (value: number): number => (value >= 0 ? value * 2 : -value * 2 - 1)
-
-function writeVarint(out: Uint8Array, at: number, value: number): number {
-  while (value >= 128) {
-    out[at++] = (value % 128) | 128
-    value = Math.floor(value / 128)
+function writeDeltas(out: Uint8Array, at: number, { addresses, bytes, places, literals }: BatchDeltas): number {
+  let next = 0
+  for (const [i, address] of addresses.entries()) {
+    at = writeVarint(out, at, zigzag(address - next))
+    const pieces = bytes.subarray(places[2 * i], places[2 * i + 1])
+    out.set(pieces, at)
+    at += pieces.length
+    next = address + 1
   }
-  out[at++] = value
-  return at
-}
-
-class VarintReader {
-  readonly #bytes: Uint8Array
-  at: number
-
-  constructor(bytes: Uint8Array, at: number) {
-    this.#bytes = bytes
-    this.at = at
-  }
-
-  unsigned(): number {
-    let value = 0
-    let scale = 1
-    for (let i = 0; i < VARINT_BYTES_MAX; i++) {
-      const byte = this.#bytes[this.at]
-      if (byte === undefined) throw malformed('ends within a list')
-      this.at++
-      value += (byte & 127) * scale
-      if (byte < 128) {
-        if (byte === 0 && i > 0) throw malformed('a varint that is not the shortest')
-        if (value > Number.MAX_SAFE_INTEGER) break
-        return value
-      }
-      scale *= 128
-    }
-    throw malformed('a varint that is too large')
-  }
-
-  signed(): number {
-    const value = this.unsigned()
-    return value % 2 === 0 ? value / 2 : -(value + 1) / 2
-  }
+  out.set(literals, at)
+  return at + literals.length
 }
 
 /** Payload of a BARRIER frame: u32be number, 1 for the first. */

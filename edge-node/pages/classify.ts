@@ -5,9 +5,10 @@
 // holder then. So this must always hold of what leaves:
 //   1. within an interval a page is said at most once (as content, zero or reference);
 //   2. a reference names a holder that was sent as content, in this interval or an earlier one, and that still holds that content at the end of the interval;
-//   3. so a holder is never itself a reference of the same interval: no chains, and no order among references.
+//   3. so a holder is never itself a reference of the same interval: no chains, and no order among references;
+//   4. a delta is against what was last said of the same page in an earlier interval: by 1 nothing else touches that page before the delta does.
 // What would break this, and what is done:
-//   - a page in the pending (unsent) batch is said anew: the old word is taken back, last writer wins;
+//   - a page in the pending (unsent) batch is said anew: the old word is taken back, last writer wins; what was said before that is not kept, so no delta (4);
 //   - a page said in this interval, in a batch that is gone, is said anew: barrier first (1);
 //   - a page that a reference of this interval names is to change, to zero, other content or a reference: barrier first (2). Even if that reference was taken
 //     back since: a needless barrier is harmless, a forgotten one is a corrupted guest;
@@ -16,7 +17,9 @@
 // A guest could arrange a barrier per page by the third case (copy a page, change the original). Against it: after such a barrier, holders of earlier intervals
 // are left alone for the next EARLY_HOLDER_PAUSE_PAGES pages; holders of the same interval cannot change within one round of QEMU.
 import { PAGE_BYTES, type PageMap } from './address.ts'
+import { WORTH_BYTES_MAX } from './patch.ts'
 import { type FilledBatch, PendingBatch } from './pending.ts'
+import { SentPages } from './sent.ts'
 import { ContentTable, HASH_WORDS, NO_PAGE } from './table.ts'
 
 /** Keyed hash of a page into `out` (16 bytes): crypto/page-hash.ts. */
@@ -37,6 +40,8 @@ export type PageCounts = {
   duplicate: number
   /** Said with their bytes. */
   content: number
+  /** Said as their difference to what the target holds. */
+  delta: number
   /** Came with the content that the target has: nothing said. */
   unchanged: number
   /** Taken back from the pending batch before they were sent. */
@@ -53,20 +58,26 @@ export type ClassifierOptions = {
   /** False: equal pages are sent each with its content (default true). */
   references?: boolean | undefined
   earlyHolderPausePages?: number | undefined
+  /** Memory for what was said of pages, for deltas; 0 (default): none. */
+  deltaBudgetBytes?: number | undefined
 }
 
 const UNSAID = 0
 const ZERO = 1
 const CONTENT = 2
 const REFERENCE = 3
-const SAID = ['content', 'zero', 'content', 'reference'] as const
+const DELTA = 4
+const SAID = ['content', 'zero', 'content', 'reference', 'delta'] as const
 
 const EARLY_HOLDER_PAUSE_PAGES = 1024
+/** A delta compresses too: it may be this many times what the whole page would become. Text of which half has changed needs 2 (measured: half the bytes);
+ * records of small numbers, each changed, were a quarter larger as deltas with more. */
+const DELTA_WORTH_FACTOR = 2
 const BATCH_NUMBER_MAX = 0xffff_fffe
 
-/** State: about 31 bytes per guest page (8 MiB per GiB of guest), allocated once. */
+/** State: about 31 bytes per guest page (8 MiB per GiB of guest), allocated once; with deltas 4 more, and what is kept for them. */
 export class Classifier {
-  readonly counts: PageCounts = { zero: 0, duplicate: 0, content: 0, unchanged: 0, superseded: 0, rewritten: 0 }
+  readonly counts: PageCounts = { zero: 0, duplicate: 0, content: 0, delta: 0, unchanged: 0, superseded: 0, rewritten: 0 }
   readonly #map: PageMap
   readonly #hasher: PageHasher
   readonly #events: PlanEvents
@@ -78,6 +89,10 @@ export class Classifier {
   readonly #saidIn: Uint32Array
   /** Per page: number of the batch in which a reference last named it as holder. */
   readonly #namedIn: Uint32Array
+  readonly #sent: SentPages
+  #deltaWorthBytes = WORTH_BYTES_MAX
+  /** The page at hand, aligned: QEMU's bytes lie anywhere. */
+  readonly #aligned = new Uint8Array(PAGE_BYTES)
   readonly #hash = new Uint32Array(HASH_WORDS)
   readonly #hashBytes = new Uint8Array(this.#hash.buffer)
   readonly #zeroHash = new Uint32Array(HASH_WORDS)
@@ -100,6 +115,7 @@ export class Classifier {
     this.#kinds = new Uint8Array(o.map.pages)
     this.#saidIn = new Uint32Array(o.map.pages)
     this.#namedIn = new Uint32Array(o.map.pages)
+    this.#sent = new SentPages(o.map.pages, o.deltaBudgetBytes ?? 0)
     o.hasher.hash(new Uint8Array(PAGE_BYTES), new Uint8Array(this.#zeroHash.buffer))
   }
 
@@ -116,20 +132,35 @@ export class Classifier {
       this.counts.unchanged++
       return
     }
-    this.#clearTheWay(number)
+    const before = this.#saidIn[number]!
+    const takenBack = this.#clearTheWay(number)
     const holder = this.#usableHolder(hash)
-    if (holder === NO_PAGE) {
-      this.#pending.content(this.#map.addressOf(number), bytes)
-      this.#table.sentContent(number, hash)
-      this.counts.content++
-      this.#said(number, CONTENT)
-    } else {
+    const kind = holder !== NO_PAGE ? REFERENCE : !takenBack && this.#asDelta(number, bytes) ? DELTA : CONTENT
+    if (kind === REFERENCE) {
       this.#pending.reference(this.#map.addressOf(number), this.#map.addressOf(holder))
       this.#table.sentReference(number, hash)
       this.#namedIn[holder] = this.#batch
       this.counts.duplicate++
-      this.#said(number, REFERENCE)
+    } else {
+      if (kind === CONTENT) this.#pending.content(this.#map.addressOf(number), bytes)
+      this.#table.sentContent(number, hash)
+      this.counts[kind === CONTENT ? 'content' : 'delta']++
     }
+    this.#sent.keep(number, bytes, before, this.#saidIn)
+    this.#said(number, kind)
+  }
+
+  /** Says the page as its difference to what was last said of it, where that is known and pays. */
+  #asDelta(number: number, bytes: Uint8Array): boolean {
+    const base = this.#sent.last(number)
+    if (!base) return false
+    this.#aligned.set(bytes)
+    return this.#pending.delta(this.#map.addressOf(number), base, this.#aligned, this.#deltaWorthBytes)
+  }
+
+  /** What whole pages become when compressed, as a share: where that is little, only small deltas pay. */
+  compressesTo(share: number): void {
+    this.#deltaWorthBytes = Math.min(WORTH_BYTES_MAX, DELTA_WORTH_FACTOR * share * PAGE_BYTES)
   }
 
   /** A page that is zero. Said even of a page never said before: the target's memory may come from an earlier attempt. */
@@ -140,6 +171,7 @@ export class Classifier {
       return
     }
     this.#clearTheWay(number)
+    this.#sent.drop(number)
     this.#pending.zero(this.#map.addressOf(number))
     this.counts.zero++
     this.#said(number, ZERO)
@@ -159,9 +191,14 @@ export class Classifier {
     return this.#pending.pages
   }
 
-  /** After this the page may be said anew, in the pending batch. */
-  #clearTheWay(number: number): void {
-    if (this.#kinds[number] === UNSAID) return
+  /** What is kept for deltas, bytes. */
+  get keptBytes(): number {
+    return this.#sent.bytes
+  }
+
+  /** After this the page may be said anew, in the pending batch. True when what was last said of it was never sent: nobody knows what the target holds. */
+  #clearTheWay(number: number): boolean {
+    if (this.#kinds[number] === UNSAID) return false
     const saidIn = this.#saidIn[number]!
     const named = this.#namedIn[number]! >= this.#intervalStart
     if (named) {
@@ -170,17 +207,20 @@ export class Classifier {
     } else if (saidIn >= this.#intervalStart && saidIn !== this.#batch) {
       this.barrier('rewritten')
     }
-    if (saidIn === this.#batch) this.#takeBack(number)
+    const takenBack = saidIn === this.#batch
+    if (takenBack) this.#takeBack(number)
     else this.counts.rewritten++
-    if (this.#kinds[number] === CONTENT) this.#table.forget(number)
+    if (this.#kinds[number] === CONTENT || this.#kinds[number] === DELTA) this.#table.forget(number)
+    return takenBack
   }
 
   #takeBack(number: number): void {
     const kind = this.#kinds[number]!
-    this.#pending.remove(this.#map.addressOf(number), SAID[kind as 0 | 1 | 2 | 3])
+    this.#pending.remove(this.#map.addressOf(number), SAID[kind as 0 | 1 | 2 | 3 | 4])
     this.counts.superseded++
     if (kind === ZERO) this.counts.zero--
     else if (kind === CONTENT) this.counts.content--
+    else if (kind === DELTA) this.counts.delta--
     else this.counts.duplicate--
   }
 

@@ -3,8 +3,10 @@
 // written (a fresh memfd stays sparse).
 import { readSync, writeSync } from 'node:fs'
 import { blockOf, indexOf, PAGE_BYTES, PageMap } from './address.ts'
-import { readBatchBody } from './batch.ts'
+import { type BatchDeltas, readBatchBody } from './batch.ts'
 import { openBatch, type Zstd } from './compress.ts'
+import { applyPieces } from './patch.ts'
+import { VarintReader } from './varint.ts'
 
 /** Memory by page address. `bytes` never crosses the end of a block (addresses are checked before they come here). */
 export type GuestMemory = {
@@ -46,6 +48,7 @@ export type BatchResult = {
   /** [address, holder's address]*, to be resolved at the barrier. */
   references: Float64Array<ArrayBuffer>
   pages: number
+  deltas: number
   zeros: number
   /** Zero pages that had to be written. */
   zerosWritten: number
@@ -62,8 +65,9 @@ export type ApplyResult = BatchResult | ResolveResult
 export function applyBatch(zstd: Zstd, memory: GuestMemory, { input, bytes }: BatchJob): BatchResult {
   const started = performance.now()
   const { header, body } = openBatch(zstd, new Uint8Array(input, 0, bytes))
-  const { content, pages, zeroRuns, references } = readBatchBody(header, body, memory.map)
+  const { content, pages, zeroRuns, references, deltas } = readBatchBody(header, body, memory.map)
   const opened = performance.now()
+  applyDeltas(memory, deltas)
   forEachRun(pages, (first, count) => memory.write(pages[first]!, content.subarray(first * PAGE_BYTES, (first + count) * PAGE_BYTES)))
   let zeros = 0
   let zerosWritten = 0
@@ -72,7 +76,7 @@ export function applyBatch(zstd: Zstd, memory: GuestMemory, { input, bytes }: Ba
     zerosWritten += clear(memory, zeroRuns[i]!, zeroRuns[i + 1]!)
   }
   const done = performance.now()
-  const counts = { pages: pages.length, zeros, zerosWritten, bodyBytes: header.bodyBytes }
+  const counts = { pages: pages.length, deltas: deltas.addresses.length, zeros, zerosWritten, bodyBytes: header.bodyBytes }
   return { input, references: references as Float64Array<ArrayBuffer>, ...counts, decompressMs: opened - started, writeMs: done - opened }
 }
 
@@ -89,6 +93,24 @@ function forEachRun(addresses: Float64Array, run: (index: number, count: number)
     run(i, count)
     i += count
   }
+}
+
+/** Mends pages in place. By the source's rules nothing else of this interval touches them, so they hold what the source says they do. */
+function applyDeltas(memory: GuestMemory, { addresses, bytes, places, literals }: BatchDeltas): void {
+  let at = 0
+  forEachRun(addresses, (index, count) => {
+    for (let done = 0; done < count; done += CHUNK_PAGES) {
+      const first = index + done
+      const pages = Math.min(CHUNK_PAGES, count - done)
+      const held = chunk.subarray(0, pages * PAGE_BYTES)
+      memory.read(addresses[first]!, held)
+      for (let i = 0; i < pages; i++) {
+        const reader = new VarintReader(bytes, places[2 * (first + i)]!)
+        at = applyPieces(reader, literals, at, held.subarray(i * PAGE_BYTES, (i + 1) * PAGE_BYTES))
+      }
+      memory.write(addresses[first]!, held)
+    }
+  })
 }
 
 /** Makes pages zero that are not; gives how many were not. Reading a hole of a memfd does not fill it; writing zeros would. */

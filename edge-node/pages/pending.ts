@@ -1,24 +1,36 @@
 // The batch being filled. Enters: what is to be said about pages, by address. Leaves: a filled buffer (header, codec raw, and body: see batch.ts).
 // Always holds: a page is in at most one of the lists, once; whoever wants to say something new about a page in here removes the old word first, and what
-// was never sent is not sent. Page bytes are copied once, into the place from which they are compressed.
+// was never sent is not sent. Page bytes are copied once, into the place from which they are compressed. Deltas share the room of the pages.
 import { PAGE_BYTES } from './address.ts'
 import {
+  BATCH_DELTAS_MAX,
   BATCH_HEADER_BYTES,
   BATCH_REFERENCES_MAX,
   BATCH_ZERO_RUNS_MAX,
+  type BatchDeltas,
   batchBufferBytes,
   CODEC,
   writeBatchHeader,
   writeBatchLists,
 } from './batch.ts'
+import { createPatch, makePatch, WORTH_BYTES_MAX } from './patch.ts'
 
 /** Worst case every zero page is a run of its own. */
 const ZEROS_MAX = BATCH_ZERO_RUNS_MAX
 
 /** A batch as it leaves: `bytes` of `buffer` are header and raw body. */
-export type FilledBatch = { buffer: ArrayBuffer; bytes: number; pages: number; zeros: number; references: number }
+export type FilledBatch = {
+  buffer: ArrayBuffer
+  bytes: number
+  pages: number
+  zeros: number
+  references: number
+  deltas: number
+  /** Of the body: pieces of the deltas and their new bytes. */
+  deltaBytes: number
+}
 
-export type Said = 'content' | 'zero' | 'reference'
+export type Said = 'content' | 'zero' | 'reference' | 'delta'
 
 export class PendingBatch {
   readonly #pagesMax: number
@@ -31,6 +43,15 @@ export class PendingBatch {
   /** [address, holder]* */
   readonly #references = new Float64Array(2 * BATCH_REFERENCES_MAX)
   #referenceCount = 0
+  readonly #deltas = new Float64Array(BATCH_DELTAS_MAX)
+  #deltaCount = 0
+  readonly #patch = createPatch()
+  /** Pieces and new bytes of the deltas, each in their order; allocated with the first. */
+  #pieces: Uint8Array | undefined
+  #literals: Uint8Array | undefined
+  /** Where those of each delta end. */
+  readonly #pieceEnds = new Uint32Array(BATCH_DELTAS_MAX)
+  readonly #literalEnds = new Uint32Array(BATCH_DELTAS_MAX)
 
   /** `takeBuffer` gives a buffer of at least `batchBufferBytes(pagesMax)`; it leaves with the batch. */
   constructor(pagesMax: number, takeBuffer: () => ArrayBuffer) {
@@ -40,11 +61,12 @@ export class PendingBatch {
   }
 
   get full(): boolean {
-    return this.#pageCount === this.#pagesMax || this.#zeroCount === ZEROS_MAX || this.#referenceCount === BATCH_REFERENCES_MAX
+    if (this.#zeroCount === ZEROS_MAX || this.#referenceCount === BATCH_REFERENCES_MAX || this.#deltaCount === BATCH_DELTAS_MAX) return true
+    return (this.#pageCount + 1) * PAGE_BYTES + this.#deltaBytes > this.#pagesMax * PAGE_BYTES
   }
 
   get empty(): boolean {
-    return this.#pageCount + this.#zeroCount + this.#referenceCount === 0
+    return this.#pageCount + this.#zeroCount + this.#referenceCount + this.#deltaCount === 0
   }
 
   /** Pages of content in here. */
@@ -67,10 +89,34 @@ export class PendingBatch {
     this.#referenceCount++
   }
 
+  /** The page as its difference to `base`, where that takes at most `worthBytes`; false: nothing was said. */
+  delta(address: number, base: Uint8Array, bytes: Uint8Array, worthBytes = WORTH_BYTES_MAX): boolean {
+    const patch = this.#patch
+    if (!makePatch(base, bytes, patch, worthBytes)) return false
+    const room = this.#pagesMax * PAGE_BYTES
+    this.#pieces ??= new Uint8Array(room)
+    this.#literals ??= new Uint8Array(room)
+    const i = this.#deltaCount++
+    const pieceAt = i === 0 ? 0 : this.#pieceEnds[i - 1]!
+    const literalAt = i === 0 ? 0 : this.#literalEnds[i - 1]!
+    this.#pieces.set(patch.pieces.subarray(0, patch.pieceBytes), pieceAt)
+    this.#literals.set(patch.literals.subarray(0, patch.literalBytes), literalAt)
+    this.#pieceEnds[i] = pieceAt + patch.pieceBytes
+    this.#literalEnds[i] = literalAt + patch.literalBytes
+    this.#deltas[i] = address
+    return true
+  }
+
+  get #deltaBytes(): number {
+    const last = this.#deltaCount - 1
+    return last < 0 ? 0 : this.#pieceEnds[last]! + this.#literalEnds[last]!
+  }
+
   /** Takes back what was said of a page. Rare, hence a search. */
   remove(address: number, said: Said): void {
     if (said === 'content') this.#removeContent(address)
     else if (said === 'zero') this.#removeZero(address)
+    else if (said === 'delta') this.#removeDelta(address)
     else this.#removeReference(address)
   }
 
@@ -82,14 +128,16 @@ export class PendingBatch {
       pages: this.#pages.subarray(0, this.#pageCount),
       zeros,
       references: this.#references.subarray(0, 2 * this.#referenceCount),
+      deltas: this.#takeDeltas(),
     })
-    const counts = { pages: this.#pageCount, references: this.#referenceCount }
+    const counts = { pages: this.#pageCount, references: this.#referenceCount, deltas: this.#deltaCount }
     writeBatchHeader(bytes, { codec: CODEC.raw, ...counts, zeroRuns, bodyBytes: end - BATCH_HEADER_BYTES })
-    const filled = { buffer: bytes.buffer, bytes: end, ...counts, zeros: this.#zeroCount }
+    const filled = { buffer: bytes.buffer, bytes: end, ...counts, deltaBytes: this.#deltaBytes, zeros: this.#zeroCount }
     this.#bytes = undefined
     this.#pageCount = 0
     this.#zeroCount = 0
     this.#referenceCount = 0
+    this.#deltaCount = 0
     return filled
   }
 
@@ -115,6 +163,29 @@ export class PendingBatch {
     this.#zeros[slot] = this.#zeros[--this.#zeroCount]!
   }
 
+  #takeDeltas(): BatchDeltas {
+    const count = this.#deltaCount
+    const places = new Uint32Array(2 * count)
+    for (let i = 0; i < count; i++) {
+      places[2 * i] = i === 0 ? 0 : this.#pieceEnds[i - 1]!
+      places[2 * i + 1] = this.#pieceEnds[i]!
+    }
+    return {
+      addresses: this.#deltas.subarray(0, count),
+      bytes: this.#pieces ?? NOTHING,
+      places,
+      literals: count === 0 ? NOTHING : this.#literals!.subarray(0, this.#literalEnds[count - 1]),
+    }
+  }
+
+  #removeDelta(address: number): void {
+    const slot = found(this.#deltas.subarray(0, this.#deltaCount).indexOf(address), address)
+    const last = --this.#deltaCount
+    this.#deltas.copyWithin(slot, slot + 1, last + 1)
+    closeHole(this.#pieces!, this.#pieceEnds, slot, last)
+    closeHole(this.#literals!, this.#literalEnds, slot, last)
+  }
+
   #removeReference(address: number): void {
     const references = this.#references
     let slot = this.#referenceCount - 1
@@ -124,6 +195,16 @@ export class PendingBatch {
     references[2 * slot] = references[2 * last]!
     references[2 * slot + 1] = references[2 * last + 1]!
   }
+}
+
+const NOTHING = new Uint8Array(0)
+
+/** Takes item `slot` out of items that lie one behind the other; `ends` says where each ends, `last` is the last. */
+function closeHole(bytes: Uint8Array, ends: Uint32Array, slot: number, last: number): void {
+  const from = slot === 0 ? 0 : ends[slot - 1]!
+  const size = ends[slot]! - from
+  bytes.copyWithin(from, ends[slot]!, ends[last]!)
+  for (let i = slot; i < last; i++) ends[i] = ends[i + 1]! - size
 }
 
 const placeOf = (slot: number): number => BATCH_HEADER_BYTES + slot * PAGE_BYTES

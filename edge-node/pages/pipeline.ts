@@ -13,8 +13,8 @@
 // first; the caller asks for one where order matters to it: before device state, above all, for devices read guest memory when they load.
 //
 // Always holds: memory is bounded. Page bytes are copied once, into a batch buffer; there are at most `buffered.batchesMax` of these (while the caller stops
-// feeding when `saturated`; beyond a slack for what it has at hand it is an error), each with as much again for the compressed form, plus 31 bytes per guest page of
-// bookkeeping. So at most `buffered.bytesMax` of guest pages wait here: they count against the downtime of a migration, as QEMU believes them sent.
+// feeding when `saturated`; beyond a slack for what it has at hand it is an error), each with as much again for the compressed form, plus 35 bytes per guest page of
+// bookkeeping and the budget for deltas. So at most `buffered.bytesMax` of guest pages wait here: they count against the downtime of a migration, as QEMU believes them sent.
 import { type Block, PAGE_BYTES, PageMap } from './address.ts'
 import { BATCH_PAGES_MAX, batchBufferBytes } from './batch.ts'
 import { Classifier, type PageCounts, type PageHasher } from './classify.ts'
@@ -37,6 +37,9 @@ export type PipelineOptions = {
   /** Whether equal pages are sent once. Default: as compression is, for it is an oracle of the same kind: who can place a page beside a secret one and watch
    * total sizes learns whether they are equal. */
   references?: boolean
+  /** Memory for what was said of pages: one that is rewritten then travels as its difference to it. 0: none. Default 64 MiB, or none without compression (sizes
+   * tell how much of a page has changed). */
+  deltaBudgetBytes?: number
   /** zstd level, -7..9, or 'auto' (the default): what the link gives time for, see level.ts. */
   level?: number | 'auto'
   /** Threads that compress; 0: in process. */
@@ -54,11 +57,13 @@ export type PipelineOptions = {
 export type PipelineStats = {
   /** Bytes of guest memory that came in, zeros included. */
   guestBytes: number
-  /** Sent as: zero, duplicate, compressed, raw. Not sent: unchanged, superseded. Of the sent, sent before: rewritten. */
+  /** Sent as: zero, duplicate, delta, compressed, raw. Not sent: unchanged, superseded. Of the sent, sent before: rewritten. */
   pages: Omit<PageCounts, 'content'> & { compressed: number; raw: number }
   /** Bytes of batches before and after compression (payloads handed to the sink). */
   bytesIn: number
   bytesOut: number
+  /** Of bytesIn: pieces and new bytes of deltas. */
+  deltaBytes: number
   batches: number
   barriers: { asked: number; rewritten: number; referenced: number }
   /** classify: hash, table and copy, on the caller's thread (from samples); compress: sum over workers; send: waiting for room, sum over batches. */
@@ -89,6 +94,9 @@ export type Pipeline = {
 
 export const createPipeline = (options: PipelineOptions): Pipeline => new PagePipeline(options)
 
+/** How much a batch counts among those before it. */
+const LEARN_SHARE = 1 / 8
+const DELTA_BUDGET_BYTES = 64 * 1024 * 1024
 /** What one chunk from QEMU's socket may bring after `saturated` has become true, batches. */
 const SLACK_BATCHES = 32
 /** One page in this many is timed. */
@@ -104,7 +112,7 @@ class PagePipeline implements Pipeline {
   readonly #compression: 'zstd' | 'off'
   readonly #batchPages: number
   readonly #batchesMax: number
-  readonly #stats = { guestBytes: 0, compressed: 0, raw: 0, bytesIn: 0, bytesOut: 0, batches: 0 }
+  readonly #stats = { guestBytes: 0, compressed: 0, raw: 0, bytesIn: 0, bytesOut: 0, deltaBytes: 0, batches: 0 }
   readonly #busyMs = { classify: 0, compress: 0, send: 0 }
   readonly #barriers = { asked: 0, rewritten: 0, referenced: 0 }
   /** Buffers not in use. */
@@ -116,6 +124,8 @@ class PagePipeline implements Pipeline {
   readonly #control = new LevelControl()
   /** Fixed, or 'auto'. */
   #level: number | 'auto'
+  /** Of late: a batch's bytes after compression for one before. */
+  #share = 1
   #interval = 1
   #lastBarrier: Promise<void> = Promise.resolve()
   #seen = 0
@@ -137,6 +147,7 @@ class PagePipeline implements Pipeline {
       batchPages,
       references: options.references ?? compression !== 'off',
       earlyHolderPausePages: options.earlyHolderPausePages,
+      deltaBudgetBytes: options.deltaBudgetBytes ?? (compression === 'off' ? 0 : DELTA_BUDGET_BYTES),
       events: {
         takeBuffer: () => this.#takeBuffer(),
         batch: filled => this.#compress(filled),
@@ -180,7 +191,7 @@ class PagePipeline implements Pipeline {
   }
 
   /** The classifier has filled a batch: a worker compresses it, in whatever order. */
-  #compress({ buffer: input, bytes, pages }: FilledBatch): void {
+  #compress({ buffer: input, bytes, pages, deltaBytes }: FilledBatch): void {
     if (++this.#underWay > this.#batchesMax + SLACK_BATCHES) {
       const error = new Error('fed although saturated')
       this.abort(error)
@@ -188,11 +199,15 @@ class PagePipeline implements Pipeline {
     }
     this.#stats.batches++
     this.#stats.bytesIn += bytes
+    this.#stats.deltaBytes += deltaBytes
     const interval = this.#interval
     this.#lanes.expect(interval)
     const output = this.#output!
     this.#pool.run({ input, output, bytes, level: this.#levelNow() }, [input, output]).then(
-      result => this.#send(interval, pages, result),
+      result => {
+        this.#learn(pages, bytes, result)
+        this.#send(interval, pages, result)
+      },
       error => this.abort(error),
     )
   }
@@ -200,6 +215,13 @@ class PagePipeline implements Pipeline {
   #levelNow(): Level {
     if (this.#compression === 'off') return 'off'
     return this.#level === 'auto' ? this.#control.level : this.#level
+  }
+
+  /** Batches that are mostly whole pages tell what those become. */
+  #learn(pages: number, bytesIn: number, { bytes }: CompressResult): void {
+    if (2 * pages * PAGE_BYTES < bytesIn) return
+    this.#share += (bytes / bytesIn - this.#share) * LEARN_SHARE
+    this.#classifier.compressesTo(this.#share)
   }
 
   /** Compressed, it waits for its turn on a stream. */

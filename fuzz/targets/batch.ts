@@ -5,6 +5,7 @@ import { blockOf, indexOf, PAGE_BYTES, PageMap } from '../../edge-node/pages/add
 import {
   BATCH_BODY_BYTES_MAX,
   BATCH_HEADER_BYTES,
+  type BatchDeltas,
   CODEC,
   decodeBarrier,
   encodeBarrier,
@@ -15,6 +16,7 @@ import {
 } from '../../edge-node/pages/batch.ts'
 import { loadZstd, openBatch, type Zstd } from '../../edge-node/pages/compress.ts'
 import { applyBatch, type GuestMemory, resolveReferences } from '../../edge-node/pages/memory.ts'
+import { writeVarint } from '../../edge-node/pages/varint.ts'
 import { attempt, Choices, demand, sameBytes, type Target } from '../target.ts'
 
 const BLOCKS = [
@@ -43,19 +45,46 @@ export function fuzzMemory(): GuestMemory {
   }
 }
 
-type Lists = { pages?: number[]; zeros?: number[]; references?: number[]; fill?: number }
+/** A delta: its page, and [place, bytes]* of its pieces. */
+type Lists = { pages?: number[]; zeros?: number[]; references?: number[]; deltas?: { page: number; pieces: number[][] }[]; fill?: number }
+
+function deltasOf(deltas: Required<Lists>['deltas'], fill: number): BatchDeltas {
+  const bytes: number[] = []
+  const places: number[] = []
+  let literalBytes = 0
+  for (const { pieces } of deltas) {
+    places.push(bytes.length)
+    let end = 0
+    for (const [i, [place, size]] of (pieces as [number, number][]).entries()) {
+      const room = new Uint8Array(16)
+      const at = writeVarint(room, 0, place - end)
+      bytes.push(...room.subarray(0, writeVarint(room, at, 2 * size + (i < pieces.length - 1 ? 1 : 0))))
+      end = place + size
+      literalBytes += size
+    }
+    places.push(bytes.length)
+  }
+  const addresses = Float64Array.from(deltas.map(({ page }) => page))
+  return { addresses, bytes: Uint8Array.from(bytes), places: Uint32Array.from(places), literals: new Uint8Array(literalBytes).fill(fill) }
+}
 
 /** A whole raw batch. */
-export function rawBatch({ pages = [], zeros = [], references = [], fill = 1 }: Lists): Uint8Array {
-  const out = new Uint8Array(BATCH_HEADER_BYTES + pages.length * PAGE_BYTES + 1000)
+export function rawBatch({ pages = [], zeros = [], references = [], deltas = [], fill = 1 }: Lists): Uint8Array {
+  const out = new Uint8Array(BATCH_HEADER_BYTES + (pages.length + deltas.length) * PAGE_BYTES + 1000)
   out.fill(fill, BATCH_HEADER_BYTES, BATCH_HEADER_BYTES + pages.length * PAGE_BYTES)
-  const lists = { pages: Float64Array.from(pages), zeros: Float64Array.from(zeros), references: Float64Array.from(references) }
+  const lists = {
+    pages: Float64Array.from(pages),
+    zeros: Float64Array.from(zeros),
+    references: Float64Array.from(references),
+    deltas: deltasOf(deltas, fill),
+  }
   const { end, zeroRuns } = writeBatchLists(out, BATCH_HEADER_BYTES + pages.length * PAGE_BYTES, lists)
   writeBatchHeader(out, {
     codec: CODEC.raw,
     pages: pages.length,
     zeroRuns,
     references: references.length / 2,
+    deltas: deltas.length,
     bodyBytes: end - BATCH_HEADER_BYTES,
   })
   return out.slice(0, end)
@@ -73,11 +102,11 @@ function compressed(raw: Uint8Array): Uint8Array {
 /** Writing what was read must give the same lists: one batch, one encoding. */
 function demandCanonical(payload: Uint8Array): void {
   const { header, body } = openBatch(engines[0]!, payload)
-  const { pages, zeroRuns, references } = readBatchBody(header, body, map)
+  const { pages, zeroRuns, references, deltas } = readBatchBody(header, body, map)
   const zeros: number[] = []
   for (let i = 0; i < zeroRuns.length; i += 2) for (let page = 0; page < zeroRuns[i + 1]!; page++) zeros.push(zeroRuns[i]! + page)
   const again = new Uint8Array(body.length + 64)
-  const { end } = writeBatchLists(again, header.pages * PAGE_BYTES, { pages, zeros: Float64Array.from(zeros), references })
+  const { end } = writeBatchLists(again, header.pages * PAGE_BYTES, { pages, zeros: Float64Array.from(zeros), references, deltas })
   demand(
     end === body.length && sameBytes(again.subarray(header.pages * PAGE_BYTES, end), body.subarray(header.pages * PAGE_BYTES)),
     'one batch has two encodings',
@@ -101,18 +130,35 @@ function bomb(declared: number, blocks: number): Uint8Array {
 const bombBatch = (bodyBytes: number, frame: Uint8Array): Uint8Array => {
   const head = new Uint8Array(BATCH_HEADER_BYTES)
   const pages = Math.floor(bodyBytes / (PAGE_BYTES + 1))
-  writeBatchHeader(head, { codec: CODEC.zstd, pages, zeroRuns: 0, references: 0, bodyBytes })
+  writeBatchHeader(head, { codec: CODEC.zstd, pages, zeroRuns: 0, references: 0, deltas: 0, bodyBytes })
   return concatBytes(Uint8Array.of(0), head, frame)
 }
 
 const two32 = 2 ** 32
 const small = rawBatch({ zeros: [1, 2, 3, 9, 3 * two32], references: [5, 6, 7, 3 * two32 + 1] })
 const paged = rawBatch({ pages: [0, 1, 3 * two32 + 2], zeros: [8], references: [4, 0] })
+const mended = rawBatch({
+  pages: [5],
+  zeros: [8],
+  references: [4, 5],
+  deltas: [
+    {
+      page: 20,
+      pieces: [
+        [0, 1],
+        [9, 300],
+        [4095, 1],
+      ],
+    },
+    { page: 21, pieces: [[128, 8]] },
+    { page: 3 * two32 + 15, pieces: [[0, 4094]] },
+  ],
+})
 const LARGEST = 256 * (PAGE_BYTES + 1)
 
 export const batch: Target = {
   name: 'batch',
-  what: 'edge-node/pages/batch.ts, compress.ts, memory.ts: batches, zstd bombs, references; BARRIER payloads',
+  what: 'edge-node/pages/batch.ts, compress.ts, memory.ts: batches, zstd bombs, references, deltas; BARRIER payloads',
   codes: ['FRAME_MALFORMED'],
   testRuns: 2500,
   bytesMax: 32 * 1024,
@@ -129,7 +175,9 @@ export const batch: Target = {
   seeds: () => [
     concatBytes(Uint8Array.of(0), small),
     concatBytes(Uint8Array.of(0), paged),
+    concatBytes(Uint8Array.of(0), mended),
     concatBytes(Uint8Array.of(0), compressed(paged)),
+    concatBytes(Uint8Array.of(1), mended),
     concatBytes(Uint8Array.of(1), small),
     concatBytes(Uint8Array.of(1), paged),
     concatBytes(Uint8Array.of(2), encodeBarrier(5)),

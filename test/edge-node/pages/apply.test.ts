@@ -82,7 +82,7 @@ test('a barrier opens when every stream and the skeleton have reached it, with a
   assert.is(contentsOf(memory)[3], 0)
   await soon(Promise.all([first, skeleton, applier.barrier(1, 1)]))
   assert.equal(contentsOf(memory), [0, 11, 22, 11, 0, 0, 0, 0])
-  assert.equal(applier.stats().pages, { content: 2, zero: 0, duplicate: 1, zeroWritten: 0 })
+  assert.equal(applier.stats().pages, { content: 2, delta: 0, zero: 0, duplicate: 1, zeroWritten: 0 })
   await soon(applier.finish())
 })
 

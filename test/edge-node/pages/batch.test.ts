@@ -1,6 +1,8 @@
+import { readFileSync } from 'node:fs'
 import { PAGE_BYTES, PageMap } from '../../../edge-node/pages/address.ts'
 import {
   BATCH_BODY_BYTES_MAX,
+  BATCH_DELTAS_MAX,
   BATCH_HEADER_BYTES,
   BATCH_PAGES_MAX,
   BATCH_REFERENCES_MAX,
@@ -13,7 +15,9 @@ import {
   readBatchHeader,
   writeBatchHeader,
 } from '../../../edge-node/pages/batch.ts'
+import { applyPieces } from '../../../edge-node/pages/patch.ts'
 import { PendingBatch } from '../../../edge-node/pages/pending.ts'
+import { VarintReader } from '../../../edge-node/pages/varint.ts'
 import { FRAME_LIMITS } from '../../../wire/types.ts'
 import { assert, codeOf, suite, thrown } from '../../support/suite.ts'
 import { pageOf } from './support.ts'
@@ -33,8 +37,16 @@ const payloadOf = (batch: PendingBatch): Uint8Array => {
 const read = (payload: Uint8Array) => readBatchBody(readBatchHeader(payload), payload.subarray(BATCH_HEADER_BYTES), map)
 const header = (o: Partial<Parameters<typeof writeBatchHeader>[1]>): Uint8Array => {
   const out = new Uint8Array(BATCH_HEADER_BYTES)
-  writeBatchHeader(out, { codec: CODEC.zstd, pages: 0, zeroRuns: 0, references: 0, bodyBytes: 0, ...o })
+  writeBatchHeader(out, { codec: CODEC.zstd, pages: 0, zeroRuns: 0, references: 0, deltas: 0, bodyBytes: 0, ...o })
   return out
+}
+
+/** pageOf(1) with other bytes in some places. */
+function changed(seed: number): Uint8Array {
+  const page = pageOf(1).slice()
+  page.fill(200, seed, seed + 3)
+  page.fill(201, 4000, 4096)
+  return page
 }
 
 function sample(): Uint8Array {
@@ -47,15 +59,35 @@ function sample(): Uint8Array {
   batch.reference(3, 7)
   batch.reference(4, 65535 * BLOCK + 299)
   batch.reference(65535 * BLOCK + 5, 8)
+  for (const page of [30, 31, 65535 * BLOCK + 9]) assert.ok(batch.delta(page, pageOf(1), changed(page % BLOCK)))
   return payloadOf(batch)
 }
 
 test('what a batch says is read as it was said, with zeros as runs', () => {
-  const { content, pages, zeroRuns, references } = read(sample())
+  const { content, pages, zeroRuns, references, deltas } = read(sample())
+  assert.equal([...deltas.addresses], [30, 31, 65535 * BLOCK + 9])
+  for (const [i, page] of [30, 31, 9].entries()) {
+    const held = pageOf(1).slice()
+    const literals = deltas.literals.subarray(99 * i, 99 * (i + 1))
+    assert.is(applyPieces(new VarintReader(deltas.bytes, deltas.places[2 * i]!), literals, 0, held), 99)
+    assert.equal(held, changed(page))
+  }
   assert.equal([...pages], [7, 8, 65535 * BLOCK + 299, 2])
   assert.equal(content, new Uint8Array(Buffer.concat([70, 80, 90, 20].map(pageOf))))
   assert.equal([...zeroRuns], [50, 1, 100, 3, 4999, 1, 65535 * BLOCK, 1])
   assert.equal([...references], [3, 7, 4, 65535 * BLOCK + 299, 65535 * BLOCK + 5, 8])
+})
+
+test('the example of PROTOCOL.md', () => {
+  const batch = pending()
+  const page = pageOf(0).slice()
+  page[0] = 0xaa
+  page.set([0xbb, 0xcc], 9)
+  assert.ok(batch.delta(20, pageOf(0), page))
+  const hex = Buffer.from(payloadOf(batch)).toString('hex')
+  assert.is(hex, '02010000000000000001000000082800030804aabbcc')
+  const documented = /Example: page 20 .*`(.*)`/.exec(readFileSync(new URL('../../../docs/PROTOCOL.md', import.meta.url), 'utf8'))
+  assert.is(documented?.[1]?.replaceAll(/[ |]/g, ''), hex)
 })
 
 test('a run of neighbours costs a byte per page beside its content', () => {
@@ -73,7 +105,14 @@ test('a word taken back is not in the batch', () => {
   batch.remove(4, 'content')
   batch.remove(11, 'zero')
   batch.remove(23, 'reference')
-  const { content, pages, zeroRuns, references } = read(payloadOf(batch))
+  for (let i = 31; i <= 34; i++) batch.delta(i, pageOf(1), changed(i))
+  batch.remove(32, 'delta')
+  batch.remove(34, 'delta')
+  const { content, pages, zeroRuns, references, deltas } = read(payloadOf(batch))
+  assert.equal([...deltas.addresses], [31, 33])
+  const held = pageOf(1).slice()
+  applyPieces(new VarintReader(deltas.bytes, deltas.places[2]!), deltas.literals, 99, held)
+  assert.equal(held, changed(33))
   assert.equal([...pages], [1, 3])
   assert.equal(content, new Uint8Array(Buffer.concat([1, 3].map(pageOf))))
   assert.equal([...zeroRuns], [12, 3])
@@ -81,7 +120,7 @@ test('a word taken back is not in the batch', () => {
 })
 
 test('taking back what is not there is our own mistake, not a coded error', async () => {
-  for (const said of ['content', 'zero', 'reference'] as const) {
+  for (const said of ['content', 'zero', 'reference', 'delta'] as const) {
     const error = await thrown(() => pending().remove(1, said))
     assert.not('code' in (error as object))
   }
@@ -112,7 +151,7 @@ test('a body cut short with its declared size mended is FRAME_MALFORMED', async 
   const payload = sample()
   for (let cut = 1; cut < 60; cut++) {
     const shorter = payload.slice(0, payload.length - cut)
-    new DataView(shorter.buffer).setUint32(8, shorter.length - BATCH_HEADER_BYTES)
+    new DataView(shorter.buffer).setUint32(10, shorter.length - BATCH_HEADER_BYTES)
     assert.is(await codeOf(() => read(shorter)), 'FRAME_MALFORMED', `${cut} bytes less`)
   }
 })
@@ -141,13 +180,17 @@ test('counts and sizes beyond their limits are refused from the header alone', a
   const refused: [string, Uint8Array][] = [
     ['pages', header({ pages: BATCH_PAGES_MAX + 1, bodyBytes: (BATCH_PAGES_MAX + 1) * 4097 })],
     ['zero runs', header({ zeroRuns: BATCH_ZERO_RUNS_MAX + 1, bodyBytes: 4 * BATCH_ZERO_RUNS_MAX })],
+    ['deltas', header({ deltas: BATCH_DELTAS_MAX + 1, bodyBytes: 8 * BATCH_DELTAS_MAX })],
+    ['a body larger than its deltas can be', header({ deltas: 1, bodyBytes: PAGE_BYTES + 9 })],
+    ['a body smaller than its deltas', header({ deltas: 2, bodyBytes: 7 })],
+    ['a body larger than any', header({ deltas: BATCH_DELTAS_MAX, bodyBytes: BATCH_BODY_BYTES_MAX + 1 })],
     ['references', header({ references: BATCH_REFERENCES_MAX + 1, bodyBytes: 4 * BATCH_REFERENCES_MAX })],
     ['a body larger than its lists can be', header({ pages: 1, bodyBytes: PAGE_BYTES + 9 })],
     ['a body smaller than its pages', header({ pages: 2, bodyBytes: 2 * PAGE_BYTES + 1 })],
     ['a huge body', header({ bodyBytes: 0xffff_ffff })],
     ['codec', header({ codec: 3 as 1 })],
     ['raw of another length', header({ codec: CODEC.raw, zeroRuns: 1, bodyBytes: 2 })],
-    ['version', header({}).fill(2, 0, 1)],
+    ['version', header({}).fill(1, 0, 1)],
   ]
   for (const [what, bytes] of refused) assert.is(await codeOf(() => readBatchHeader(bytes)), 'FRAME_MALFORMED', what)
 })
@@ -175,6 +218,28 @@ test('places outside the guest are refused', async () => {
   ]
   for (const fill of refused) assert.is(await codeOf(() => readSmall(fill)), 'FRAME_MALFORMED', String(fill))
   readSmall(batch => batch.content(7, pageOf(1)))
+})
+
+test('pieces that are empty, touch, leave their page or lack their bytes are refused', async () => {
+  const delta = (...list: number[]) => {
+    const out = new Uint8Array(BATCH_HEADER_BYTES + list.length)
+    out.set(header({ codec: CODEC.raw, deltas: 1, bodyBytes: list.length }))
+    out.set(list, BATCH_HEADER_BYTES)
+    return out
+  }
+  assert.equal([...read(delta(0, 5, 2, 77)).deltas.literals], [77])
+  assert.equal([...read(delta(0, 5, 3, 1, 2, 77, 78)).deltas.literals], [77, 78])
+  const refused: [string, Uint8Array][] = [
+    ['empty', delta(0, 5, 0, 77)],
+    ['touching', delta(0, 5, 3, 0, 2, 77, 78)],
+    ['beyond the page', delta(0, 0xff, 0x1f, 4, 77, 78)],
+    ['a byte short', delta(0, 5, 4, 77)],
+    ['a byte too many', delta(0, 5, 2, 77, 78)],
+    ['without end', delta(0, 5, 3, 9)],
+    ['a page that does not exist', delta(1, 5, 2, 77)],
+  ]
+  for (const [what, bytes] of refused) assert.is(await codeOf(() => read(bytes)), 'FRAME_MALFORMED', what)
+  read(delta(0, 0xff, 0x1f, 2, 77))
 })
 
 test('a varint that is too long, too large or not the shortest is refused', async () => {

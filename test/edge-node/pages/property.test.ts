@@ -79,6 +79,7 @@ class World {
       workers: 0,
       batchPages: 1 + this.below(4),
       references: this.random() < 0.95,
+      deltaBudgetBytes: [0, 1, 3, 100][this.below(4)]! * 4096,
       earlyHolderPausePages: this.random() < 0.8 ? 0 : 10,
       onBarrier: n => void this.skeleton.push(n),
       pool: worldPool(this.steps, job => compressBatch(zstd, job)),
@@ -179,7 +180,7 @@ class World {
   /** Rules 1 to 3 of classify.ts, on what is on the wire. */
   audit(payload: Uint8Array): void {
     const { header, body } = openBatch(zstd, payload)
-    const { pages, zeroRuns, references } = readBatchBody(header, body, this.memory.map)
+    const { pages, zeroRuns, references, deltas } = readBatchBody(header, body, this.memory.map)
     const n = this.applier.stats().barriers + 1
     const audit = this.audits.get(n) ?? { said: new Set(), content: new Set(), holders: new Set() }
     this.audits.set(n, audit)
@@ -187,7 +188,7 @@ class World {
       assert.not(audit.said.has(address), `page ${address} twice in interval ${n}`)
       audit.said.add(address)
     }
-    for (const address of pages) {
+    for (const address of [...pages, ...deltas.addresses]) {
       say(address)
       audit.content.add(address)
     }
@@ -236,7 +237,7 @@ test(
   'whatever the guest does and in whatever order workers and streams finish, the target holds the guest at every barrier',
   async () => {
     const only = Number(process.env['SEED'] ?? 0)
-    const totals = { barriers: 0, rewritten: 0, referenced: 0, duplicate: 0, superseded: 0, unchanged: 0 }
+    const totals = { barriers: 0, rewritten: 0, referenced: 0, duplicate: 0, delta: 0, superseded: 0, unchanged: 0 }
     for (let seed = only || 1; seed <= (only || SEEDS); seed++) {
       const world = new World(seed)
       try {
@@ -249,6 +250,7 @@ test(
       totals.rewritten += barriers.rewritten
       totals.referenced += barriers.referenced
       totals.duplicate += pages.duplicate
+      totals.delta += pages.delta
       totals.superseded += pages.superseded
       totals.unchanged += pages.unchanged
     }
