@@ -17,7 +17,7 @@ import { connectLink, type Link } from './link/link.ts'
 import { createNodeMetrics } from './metrics.ts'
 import { createJournal, type Journal } from './migration/journal.ts'
 import { recover } from './migration/recover.ts'
-import { createMigrations, type Migrations } from './migrations.ts'
+import { createMigrations, type Migrations, type MigrationsOptions } from './migrations.ts'
 import { createServices, type Services } from './services.ts'
 import { openRegistry, type Registry } from './vm/registry.ts'
 
@@ -30,8 +30,10 @@ export type NodeOptions = {
   qemuBinary?: string | undefined
   /** For tests: called with the loaded, still paused VM before LOADED is sent. */
   onLoaded?: Parameters<typeof createMigrations>[0]['onLoaded']
-  /** For tests: called when a state is durable, before what follows from it. */
-  onRecord?: ((side: 'source' | 'target', state: string) => void | Promise<void>) | undefined
+  /** For tests: called before a state is written (it may throw, as a disk that refuses), and when it is durable, before what follows from it. */
+  onRecord?: ((side: 'source' | 'target', state: string, when: 'before' | 'after') => void | Promise<void>) | undefined
+  /** For tests: shorter waits. */
+  waits?: MigrationsOptions['waits']
 }
 
 export type Node = {
@@ -45,7 +47,7 @@ export type Node = {
 const DATA_CONNECTIONS = 1
 
 /** Starts everything, or nothing. CONFIG_*, CERT_*, STORE_LOCKED. The gateway need not be there: the node keeps trying. */
-export async function startNode({ config, engines, version, log, qemuBinary, onLoaded, onRecord }: NodeOptions): Promise<Node> {
+export async function startNode({ config, engines, version, log, qemuBinary, onLoaded, onRecord, waits }: NodeOptions): Promise<Node> {
   const identity = await loadIdentity(
     { ...config.identity, revocations: config.revocations },
     { role: 'site', id: config.site, now: nowSeconds() },
@@ -65,7 +67,17 @@ export async function startNode({ config, engines, version, log, qemuBinary, onL
     const alerts = createAlerts({ log, count: metrics.alert })
     const journal = createJournal({ store, keys: identity.keys, now: Date.now, log })
     const left = await recover({ journal, registry, keys: identity.keys, certificate: identity.certificate, log })
-    const migrations = createMigrations({ config, identity, registry, journal: watched(journal, onRecord), metrics, alerts, log, onLoaded })
+    const migrations = createMigrations({
+      config,
+      identity,
+      registry,
+      journal: watched(journal, onRecord),
+      metrics,
+      alerts,
+      log,
+      onLoaded,
+      waits,
+    })
     const services = createServices({ registry, log })
     const link = startLink({ config, engines, version, identity, registry, migrations, services, alerts, log })
     undo.push(() => link.close())
@@ -87,8 +99,9 @@ const watched = (journal: Journal, onRecord: NodeOptions['onRecord']): Journal =
   recorder(plan, side, ...rest) {
     const record = journal.recorder(plan, side, ...rest)
     return async (state, ...more) => {
+      await onRecord?.(side, state, 'before')
       await record(state, ...more)
-      await onRecord?.(side, state)
+      await onRecord?.(side, state, 'after')
     }
   },
 })

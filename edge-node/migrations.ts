@@ -31,6 +31,8 @@ export type MigrationsOptions = {
   alerts: Alerts
   log: Log
   onLoaded?: TargetOptions['onLoaded'] | undefined
+  /** Tests only: how long a loaded target waits for its grant, and a source that has relinquished for its answer (hand-over.ts), ms. */
+  waits?: { grantMs?: number; answerMs?: number } | undefined
 }
 
 export type Migrations = {
@@ -263,6 +265,7 @@ async function targetOptions(
     onProgress,
     dir: await folderOf(options, plan),
     log: log.child({ migrationId: plan.migrationId }),
+    grantPatienceMs: options.waits?.grantMs,
     ...(options.onLoaded ? { onLoaded: options.onLoaded } : {}),
   }
 }
@@ -297,6 +300,7 @@ function runSource(
       onProgress: progress => link().progress(progress),
       dir,
       stop,
+      patienceMs: options.waits?.answerMs,
       transport: link().selection?.engine ?? 'unknown',
       log: log.child({ migrationId: plan.migrationId }),
     })

@@ -42,6 +42,8 @@ export type Journal = {
   recorder(plan: Plan, side: 'source' | 'target', peerCertificate: Uint8Array, last?: OwnershipRecord): RecordState
   /** The last record of each migration and side, oldest first; what does not verify is left out, and said in the log. */
   last(): Promise<OwnershipRecord[]>
+  /** The same with all their records, oldest first. Changes nothing. */
+  chains(): Promise<OwnershipRecord[][]>
 }
 
 export function createJournal({ store, keys, now, log }: { store: Store; keys: SiteKeys; now: () => number; log: Log }): Journal {
@@ -74,27 +76,31 @@ export function createJournal({ store, keys, now, log }: { store: Store; keys: S
         previous = hashOf(record)
       }
     },
+    chains: soundChains,
     async last() {
-      const chains = new Map<string, OwnershipRecord[]>()
-      for await (const [key, value] of store.entries<unknown>(TABLE)) {
-        const parsed = Signed.safeParse(value)
-        const chain = key.slice(0, key.lastIndexOf('/'))
-        if (!parsed.success) log.error('an ownership record cannot be read', { key })
-        else chains.set(chain, [...(chains.get(chain) ?? []), parsed.data])
-      }
-      const sound = [...chains.values()].flatMap(chain => {
-        const isSound = chain.every(
-          (record, i) => verifies(record) && record.sequence === i && record.previous === (i === 0 ? FIRST : hashOf(chain[i - 1]!)),
-        )
-        if (!isSound) log.error('ownership records were altered: nothing is done on their word', { migrationId: chain[0]!.migrationId })
-        return isSound ? [chain] : []
-      })
-      sound.sort((a, b) => a[0]!.at - b[0]!.at)
+      const sound = await soundChains()
       await prune(sound.splice(0, Math.max(0, sound.length - KEPT_MAX)))
       return sound.map(chain => chain.at(-1)!)
     },
   }
 
+  async function soundChains(): Promise<OwnershipRecord[][]> {
+    const chains = new Map<string, OwnershipRecord[]>()
+    for await (const [key, value] of store.entries<unknown>(TABLE)) {
+      const parsed = Signed.safeParse(value)
+      const chain = key.slice(0, key.lastIndexOf('/'))
+      if (!parsed.success) log.error('an ownership record cannot be read', { key })
+      else chains.set(chain, [...(chains.get(chain) ?? []), parsed.data])
+    }
+    const sound = [...chains.values()].flatMap(chain => {
+      const isSound = chain.every(
+        (record, i) => verifies(record) && record.sequence === i && record.previous === (i === 0 ? FIRST : hashOf(chain[i - 1]!)),
+      )
+      if (!isSound) log.error('ownership records were altered: nothing is done on their word', { migrationId: chain[0]!.migrationId })
+      return isSound ? [chain] : []
+    })
+    return sound.sort((a, b) => a[0]!.at - b[0]!.at)
+  }
   function verifies({ signature, ...body }: OwnershipRecord): boolean {
     return verifyMessage(keys.signPublic, LABEL, canonical(body), new Uint8Array(Buffer.from(signature, 'base64')))
   }

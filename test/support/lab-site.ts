@@ -17,13 +17,18 @@ import type { Log } from '../../wire/log.ts'
 import { identityOf } from '../gateway/fixture.ts'
 import { guestImage } from './guest.ts'
 
-const CRASHING_NODE = fileURLToPath(new URL('./crashing-node.ts', import.meta.url))
 const MAIN = fileURLToPath(new URL('../../cli/main.ts', import.meta.url))
 const ONLINE_MS = 20_000
 
 export type SiteOptions = {
   /** An agent of its own process (`godwit node`); not with the memory engine. */
   isProcess?: boolean
+  /** An agent of its own process as well, but this program in place of `godwit node`: its first argument is the configuration file, and it has an IPC channel. */
+  program?: string[]
+  /** Where it finds the gateway, when not at the gateway's own port. */
+  gatewayPort?: number
+  /** Further fields of its configuration. */
+  config?: Record<string, unknown>
   isStopped?: boolean
   /** Another root than the lab's certifies it; what it believes itself stays the lab's. */
   certifiedBy?: Root
@@ -48,8 +53,8 @@ export type LabSite = {
   readonly pid: number
   /** Called with the loaded, still paused VM before LOADED is sent (in-process agents). */
   onLoaded: NodeOptions['onLoaded']
-  /** `side:STATE`: the agent's own process, started next, kills itself when that ownership state is durable. */
-  crashAt: string | undefined
+  /** The same, with what else a test wants of it; undefined while there is none. */
+  readonly process: ChildProcess | undefined
   /** Starts the agent and waits until the gateway knows it. */
   start(): Promise<void>
   /** Ends the agent in order; its VMs go on. */
@@ -84,7 +89,7 @@ export async function createSite(around: Surroundings, options: SiteOptions): Pr
   const api = <T>(method: string, path: string, body?: unknown) =>
     requestJson<T>({ socketPath, method, path, timeoutMs: 60_000, ...(body === undefined ? {} : { body }) })
   const start = async (): Promise<Agent> => {
-    if (options.isProcess) return await startProcess(dir, config, site.crashAt)
+    if (options.isProcess || options.program) return await startProcess(dir, config, options.program)
     const onLoaded: NodeOptions['onLoaded'] = async vm => site.onLoaded?.(vm)
     const child = log.child({ who: name })
     const node = await startNode({ config: NodeConfig.parse(config), engines: [engine], version: 'lab', log: child, qemuBinary, onLoaded })
@@ -97,7 +102,9 @@ export async function createSite(around: Surroundings, options: SiteOptions): Pr
   const site: LabSite = {
     ...{ name, dir, socketPath, api, imagesDir: join(dir, 'images') },
     onLoaded: undefined,
-    crashAt: undefined,
+    get process() {
+      return agent?.child
+    },
     get node() {
       if (!agent?.node) throw new Error(`site ${name} has no agent in this process`)
       return agent.node
@@ -136,7 +143,8 @@ export async function createSite(around: Surroundings, options: SiteOptions): Pr
 
 /** The site's folder as an operator would lay it out; gives its configuration. */
 async function furnish(around: Surroundings, options: SiteOptions): Promise<Record<string, unknown>> {
-  const { name, dir, root, port, gatewayPort } = around
+  const { name, dir, root, port } = around
+  const gatewayPort = options.gatewayPort ?? around.gatewayPort
   const path = (...parts: string[]) => join(dir, ...parts)
   await mkdir(path('images'), { recursive: true })
   await mkdir(path('state'), { mode: 0o700 })
@@ -165,6 +173,7 @@ async function furnish(around: Surroundings, options: SiteOptions): Promise<Reco
     api: { socket: path('node.sock') },
     log: { level: 'info', format: 'text' },
     limits: { memoryReserve: options.memoryReserve ?? '64MiB' },
+    ...options.config,
   }
 }
 
@@ -175,21 +184,21 @@ function narrowed(text: string, machines: SiteOptions['machines']): string {
   return JSON.stringify(cache)
 }
 
-async function startProcess(dir: string, config: Record<string, unknown>, crashAt: string | undefined): Promise<Agent> {
+async function startProcess(dir: string, config: Record<string, unknown>, program: string[] | undefined): Promise<Agent> {
   const file = join(dir, 'node.yaml')
   await writeFile(file, toYaml(config))
-  if (crashAt !== undefined) return spawnNode([CRASHING_NODE, file, crashAt], join(dir, 'node.log'))
+  if (program) return spawnNode([program[0]!, file, ...program.slice(1)], join(dir, 'node.log'), true)
   return spawnGodwit(['node', '--config', file], join(dir, 'node.log'))
 }
 
 /** A godwit command as a process; SIGTERM ends it, SIGKILL when it does not end in time. */
 export const spawnGodwit = (words: string[], logFile: string): Agent & { child: ChildProcess } => spawnNode([MAIN, ...words], logFile)
 
-function spawnNode(words: string[], logFile: string): Agent & { child: ChildProcess } {
+function spawnNode(words: string[], logFile: string, hasChannel = false): Agent & { child: ChildProcess } {
   const log = createWriteStream(logFile, { flags: 'a' })
-  const child = spawn(process.execPath, words, { stdio: ['ignore', 'pipe', 'pipe'] })
-  child.stdout.pipe(log, { end: false })
-  child.stderr.pipe(log, { end: false })
+  const child = spawn(process.execPath, words, { stdio: ['ignore', 'pipe', 'pipe', ...(hasChannel ? (['ipc'] as const) : [])] })
+  child.stdout!.pipe(log, { end: false })
+  child.stderr!.pipe(log, { end: false })
   const ended = new Promise<void>(resolve => child.once('exit', () => resolve()))
   void ended.then(() => log.end())
   const stop = async () => {

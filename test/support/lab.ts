@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { createRoot, type Root } from '../../crypto/certificate.ts'
 import { findQemu, qemuAbilities } from '../../edge-node/vm/qemu.ts'
 import { killLeftover } from '../../edge-node/vm/runtime-folder.ts'
-import { type Gateway, startGateway } from '../../gateway/gateway.ts'
+import { type Gateway, type GatewayOptions, startGateway } from '../../gateway/gateway.ts'
 import type { RelayOptions } from '../../gateway/relay/relay.ts'
 import type { ServiceAddress } from '../../gateway/services/services.ts'
 import { eventually } from '../../ops/deadline.ts'
@@ -54,6 +54,19 @@ export type LabOptions = {
   services?: ServiceAddress[]
   /** Stands between the gateway and its connections (hostile-relay.ts). */
   wrap?: (engine: Engine) => Engine
+  /** Further options of the gateway. */
+  gateway?: Partial<GatewayOptions>
+  /** Another way to keep a gateway (a process of its own); the valve and `lab.gateway` are not for it. */
+  keeper?: (place: { dir: string; root: Root; token: string }) => Promise<GatewayKeeper>
+}
+
+export type GatewayKeeper = {
+  /** Throws where the gateway is none of this process. */
+  gateway(): Gateway
+  readonly relayPort: number
+  readonly adminUrl: string
+  start(): Promise<void>
+  stop(): Promise<void>
 }
 
 export type Lab = AsyncDisposable & {
@@ -103,7 +116,7 @@ function engineOf(name: EngineName): { gateway: Engine; node: Engine; port: 'qui
   return { gateway: memory, node: { ...memory, name: 'quic' }, port: 'quic', sever: () => memory.sever() }
 }
 
-export async function openLab({ engine = 'memory', sites = ['a', 'b'], tap, services, wrap = same => same }: LabOptions = {}): Promise<Lab> {
+export async function openLab({ engine = 'memory', sites = ['a', 'b'], ...options }: LabOptions = {}): Promise<Lab> {
   const folder = await tempFolder()
   const dir = folder.path
   const root = createRoot()
@@ -115,7 +128,10 @@ export async function openLab({ engine = 'memory', sites = ['a', 'b'], tap, serv
   const abilities = await abilitiesText()
   const tokenFile = join(dir, 'admin.token')
   await writeFile(tokenFile, TOKEN, { mode: 0o600 })
-  const keeper = createGatewayKeeper({ dir, root, engine: wrap(valve.wrap(carrier.gateway)), tap, services, log })
+  const { tap, services, gateway: more, wrap = (same: Engine) => same } = options
+  const keeper = options.keeper
+    ? await options.keeper({ dir, root, token: TOKEN })
+    : createGatewayKeeper({ dir, root, engine: wrap(valve.wrap(carrier.gateway)), log, more: { tap, services, ...more } })
   const all = new Map<string, LabSite>()
 
   const lab: Lab = {
@@ -124,10 +140,10 @@ export async function openLab({ engine = 'memory', sites = ['a', 'b'], tap, serv
       return keeper.gateway()
     },
     get door() {
-      return { engine: carrier.node, port: keeper.gateway().listeners[0]!.port }
+      return { engine: carrier.node, port: keeper.relayPort }
     },
     get target() {
-      return { url: keeper.gateway().adminUrl, token: TOKEN, tokenFile }
+      return { url: keeper.adminUrl, token: TOKEN, tokenFile }
     },
     site: name => all.get(name)!,
     sites: () => [...all.values()],
@@ -170,17 +186,24 @@ export async function openLab({ engine = 'memory', sites = ['a', 'b'], tap, serv
   }
 }
 
-type KeeperOptions = { dir: string; root: Root; engine: Engine; tap: LabOptions['tap']; services: LabOptions['services']; log: Log }
+type KeeperOptions = { dir: string; root: Root; engine: Engine; more: Partial<GatewayOptions>; log: Log }
 
 /** A gateway that can be stopped and started again on the same port, with the same store and identity. */
-function createGatewayKeeper({ dir, root, engine, tap, services, log }: KeeperOptions) {
+function createGatewayKeeper({ dir, root, engine, more, log }: KeeperOptions): GatewayKeeper {
   const identity = identityOf(root, 'gateway', GATEWAY_ID)
   let running: { gateway: Gateway; stop(): Promise<void> } | undefined
   const ports = { relay: 0, admin: 0 }
+  const gateway = () => {
+    if (!running) throw new Error('the gateway of the lab is stopped')
+    return running.gateway
+  }
   return {
-    gateway() {
-      if (!running) throw new Error('the gateway of the lab is stopped')
-      return running.gateway
+    gateway,
+    get relayPort() {
+      return ports.relay
+    },
+    get adminUrl() {
+      return gateway().adminUrl
     },
     async start() {
       const store = await openStore(join(dir, 'gateway-store'))
@@ -191,8 +214,7 @@ function createGatewayKeeper({ dir, root, engine, tap, services, log }: KeeperOp
         listen: [{ engine, host: '127.0.0.1', port: ports.relay }],
         admin: { host: '127.0.0.1', port: ports.admin, token: TOKEN },
         store,
-        tap,
-        services,
+        ...more,
         log: log.child({ who: 'gateway' }),
       })
       ports.relay = gateway.listeners[0]!.port

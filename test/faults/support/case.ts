@@ -1,0 +1,13 @@
+// The catalogue's cases as they are tried for real. Enters: number, words, a body that injects and asks the oracles. Leaves: a list.
+export type FaultCase = { number: number; title: string; body: () => Promise<void>; ms: number }
+
+const CASE_MS = 120_000
+const list: FaultCase[] = []
+
+/** `number`: the row of the catalogue (docs/OWNERSHIP.md). A row may have several cases. */
+export function faultCase(number: number, title: string, body: () => Promise<void>, { ms = CASE_MS }: { ms?: number } = {}): void {
+  list.push({ number, title: `#${number} ${title}`, body, ms })
+}
+
+/** In the order of the catalogue. */
+export const allCases = (): FaultCase[] => [...list].sort((a, b) => a.number - b.number)

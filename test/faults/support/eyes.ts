@@ -1,0 +1,108 @@
+// Eyes on every QEMU of a VM, beside its agent's: a second monitor of the same QEMU, so that what runs is known also while an agent is dead or stopped.
+// Enters: folders of sites. Leaves: what each QEMU answers to query-status now, and whether two ever executed at once.
+// Always holds: STOP and RESUME are taken with QEMU's own time stamps (one host, one clock), so not even a millisecond of two copies escapes.
+import { chmod, mkdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { connectQmp, type QmpClient } from '../../../edge-node/qmp/client.ts'
+import { qmpCommands } from '../../../edge-node/qmp/commands.ts'
+import { sleep } from '../../../ops/deadline.ts'
+
+const SOCKET = 'eyes.sock'
+const LOOK_MS = 20
+const ANSWER_MS = 1_500
+const WRAPPER = fileURLToPath(new URL('../../../.cache/test-faults/qemu-with-eyes', import.meta.url))
+
+/** A QEMU that has one monitor more when it runs a VM; `more` goes to its command line too. `exec`: the process is QEMU itself. */
+export async function qemuWithEyes(path = WRAPPER, more = ''): Promise<string> {
+  await mkdir(join(path, '..'), { recursive: true })
+  const lines = [
+    '#!/bin/sh',
+    'case " $* " in',
+    `*" -pidfile "*) exec qemu-system-x86_64 "$@" ${more} -qmp unix:${SOCKET},server=on,wait=off ;;`,
+    '*) exec qemu-system-x86_64 "$@" ;;',
+    'esac',
+    '',
+  ]
+  // Written beside and renamed: another test may be running the old one.
+  await writeFile(path, lines.join('\n'))
+  await chmod(path, 0o755)
+  return path
+}
+
+export type Seen = 'gone' | 'mute' | string
+type Span = { site: string; fromMs: number; toMs: number }
+
+export type Eyes = Disposable & {
+  /** `query-status` of the VM's QEMU at a site: QEMU's word for it; 'gone' without a QEMU, 'mute' when it does not answer. */
+  status(site: string): Promise<Seen>
+  /** The monitor itself, for what only QEMU can be told. */
+  qmp(site: string): QmpClient | undefined
+  /** When it executed where, in order. */
+  spans(): Span[]
+  /** Two copies that executed at the same time. */
+  overlaps(): string[]
+  /** Whether it ever executed at a site since `sinceMs` (Unix ms). */
+  ranAt(site: string, sinceMs?: number): boolean
+}
+
+export function openEyes(sites: { name: string; dir: string }[], vm: string): Eyes {
+  const stop = new AbortController()
+  const eyes = new Map<string, QmpClient>()
+  const spans: Span[] = []
+  const open = new Map<string, Span>()
+  const begin = (site: string, fromMs: number) => {
+    if (open.has(site)) return
+    const span = { site, fromMs, toMs: Number.POSITIVE_INFINITY }
+    open.set(site, span)
+    spans.push(span)
+  }
+  const end = (site: string, toMs: number) => {
+    const span = open.get(site)
+    if (span) span.toMs = toMs
+    open.delete(site)
+  }
+  const look = async (site: string, dir: string) => {
+    const qmp = await connectQmp({ path: join(dir, 'state', 'vms', vm, SOCKET), timeoutMs: ANSWER_MS, signal: stop.signal })
+    qmp.on('STOP', ({ atMs }) => end(site, atMs))
+    qmp.on('RESUME', ({ atMs }) => begin(site, atMs))
+    const { running } = await qmpCommands(qmp).queryStatus({ timeoutMs: 60_000 })
+    if (running) begin(site, Date.now())
+    eyes.set(site, qmp)
+    await Promise.race([qmp.closed, new Promise(resolve => stop.signal.addEventListener('abort', resolve, { once: true }))])
+    eyes.delete(site)
+    end(site, Date.now())
+    qmp.close()
+  }
+  const follow = async (site: string, dir: string) => {
+    while (!stop.signal.aborted) {
+      await look(site, dir).catch(() => {})
+      await sleep(LOOK_MS, stop.signal).catch(() => {})
+    }
+  }
+  for (const { name, dir } of sites) void follow(name, dir)
+  const until = ({ toMs }: Span) => Math.min(toMs, Date.now())
+  return {
+    async status(site) {
+      const qmp = eyes.get(site)
+      if (!qmp) return 'gone'
+      return await qmpCommands(qmp)
+        .queryStatus({ timeoutMs: ANSWER_MS })
+        .then(
+          ({ status }) => status,
+          () => (eyes.get(site) === qmp && !qmp.ended ? 'mute' : 'gone'),
+        )
+    },
+    qmp: site => eyes.get(site),
+    spans: () => spans.map(span => ({ ...span })),
+    overlaps: () =>
+      spans.flatMap((one, at) =>
+        spans
+          .slice(at + 1)
+          .filter(other => other.site !== one.site && other.fromMs < until(one) && one.fromMs < until(other))
+          .map(other => `${one.site} from ${one.fromMs} to ${until(one)}, ${other.site} from ${other.fromMs} to ${until(other)}`),
+      ),
+    ranAt: (site, sinceMs = 0) => spans.some(span => span.site === site && until(span) > sinceMs),
+    [Symbol.dispose]: () => stop.abort(),
+  }
+}
