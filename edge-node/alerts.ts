@@ -11,6 +11,7 @@ import type { Log } from '../wire/log.ts'
  * misrouted: a stream or a plan that is not for this site, or not for any migration here.
  * peer_denied: a certificate or a rule does not let the other site do this. stale_epoch: a message of an earlier owner.
  * protocol_breach: the gateway or the other site says what does not fit the migration, or is no message at all.
+ * split_verdict: the target gave back a VM that was handed over to it: it, or somebody between, heard another story than the source.
  */
 export type AlertKind =
   | 'relay_tampering'
@@ -20,6 +21,7 @@ export type AlertKind =
   | 'peer_denied'
   | 'stale_epoch'
   | 'protocol_breach'
+  | 'split_verdict'
 
 const KIND_OF: Partial<Record<ErrorCode, AlertKind>> = {
   DECRYPT_FAILED: 'relay_tampering',
@@ -39,6 +41,7 @@ const KIND_OF: Partial<Record<ErrorCode, AlertKind>> = {
   EPOCH_STALE: 'stale_epoch',
   MIGRATION_STATE: 'protocol_breach',
   MIGRATION_TIMEOUT: 'relay_stalled',
+  MIGRATION_REFUSED: 'split_verdict',
 }
 
 /** The kind of alert that an error of a migration is; undefined for an ordinary failure. */

@@ -5,7 +5,7 @@ import type { Target } from './target.ts'
 
 export type Verdict = { outcome: string; problem?: undefined } | { outcome?: undefined; problem: string; error?: unknown }
 
-const MEMORY_BYTES = 64 * 1024 * 1024
+const MEMORY_BYTES = 8 * 1024 * 1024
 const MEMORY_PER_BYTE = 32
 /** Longer messages are the peer's text, handed on. */
 const MESSAGE_LENGTH_MAX = 8 * 1024

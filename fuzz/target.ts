@@ -19,7 +19,7 @@ export type Target = {
   readonly jsonAt?: number
   /** Altered inputs are no longer than this. Default 16 KiB. */
   readonly bytesMax?: number
-  /** What one execution may allocate beside 32 times its input, bytes. Default 64 MiB: other threads allocate too. */
+  /** What one execution may allocate beside 32 times its input, bytes. Default 8 MiB. */
   readonly memoryBytes?: number
   /** Executions in `npm test`: about a second. */
   readonly testRuns: number

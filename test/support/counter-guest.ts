@@ -36,7 +36,10 @@ export async function startCounter(lab: Lab, siteName: string, { name = 'counter
   await withMemory(lab, siteName, name, fd => writeSync(fd, fill, 0, fill.length, FILL_AT))
 
   const running = async (at: string): Promise<boolean> => {
-    const vm = lab.site(at).node.registry.list().find(each => each.name === name)
+    const vm = lab
+      .site(at)
+      .node.registry.list()
+      .find(each => each.name === name)
     if (!vm) return false
     try {
       return (await lab.site(at).node.registry.machine(name).commands.queryStatus()).running

@@ -13,6 +13,8 @@ export type Fate = Uint8Array[] | null
 export type Attack = {
   /** A frame (with header) towards the target; `n` counts frames of this stream and direction from 0. */
   forward?(frame: Uint8Array, at: { join: Join; n: number; type: number }): Fate
+  /** Whether the end of a stream towards the target is passed on. */
+  end?(join: Join): boolean
   /** A frame towards the source. */
   backward?(frame: Uint8Array, at: { join: Join; n: number; type: number }): Fate
   /** What a site is told by the gateway (requests, and answers to its own). */
@@ -131,7 +133,8 @@ export function createHostileRelay(): HostileRelay {
         }
       },
       async end() {
-        if (!isOver) await (await opened.promise).end()
+        const isPassed = join === undefined || relay.attack?.end?.(join) !== false
+        if (!isOver && isPassed) await (await opened.promise).end()
       },
       async read() {
         const stream = await opened.promise
