@@ -9,6 +9,7 @@ export type GuestLine =
   | { kind: 'ready'; pages: number; fields: Record<string, number> }
   | { kind: 'audit'; ok: number; bad: number; pass: number; writes: number; tableBad: boolean }
   | { kind: 'audit-full'; pages: number; bad: number; versions: number; ever: number; digest: string }
+  | { kind: 'work'; writes: number; audited: number; guestMs: number }
   | { kind: 'bad'; text: string }
   | { kind: 'done'; what: 'DIRTY' | 'TOUCHED' | 'CORRUPTED' | 'FORGOTTEN' | 'POWEROFF'; fields: Record<string, number> }
   | { kind: 'other'; text: string }
@@ -52,6 +53,8 @@ function numbersOf(text: string): Record<string, number> {
 export function parseGuestLine(text: string): GuestLine {
   const beat = /^BEAT (\d+) (\d+)$/.exec(text)
   if (beat) return { kind: 'beat', sequence: Number(beat[1]), guestMs: Number(beat[2]) }
+  const work = /^WORK writes=(\d+) audited=(\d+) ms=(\d+)$/.exec(text)
+  if (work) return { kind: 'work', writes: Number(work[1]), audited: Number(work[2]), guestMs: Number(work[3]) }
   if (text.startsWith('BAD ')) return { kind: 'bad', text }
   const full = /^AUDIT-FULL pages=(\d+) bad=(\d+) versions=(\d+) ever=(\d+) digest=(\d+)$/.exec(text)
   if (full) {

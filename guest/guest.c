@@ -124,6 +124,8 @@ enum { ZERO, DUPLICATE, TEXT, RANDOM };
 
 static u64 seed, pages, hotPages, writes, badEver;
 static u32 mix[4] = {20, 10, 45, 25};
+static u32 patchWords;   // what a rewrite changes of a page besides its header; 0: all of it
+enum { PATCHES = 16 };   // then the page is written anew
 static u64 *memory;      // the pages
 static u32 *versions;    // what each page must hold
 static u64 versionsSum;  // over the table: a stale part of the table shows
@@ -146,7 +148,7 @@ static u64 tableTerm(u64 index, u32 version) { return stir(index << 32 | version
 
 // Now and then a rewrite changes what kind of page it is: from zero to data and back are the transitions where a migration may go wrong.
 static u32 kindOf(u64 index, u32 version) {
-  u32 roll = (u32)(hashOf(index, version / 4) % 100);
+  u32 roll = (u32)(hashOf(index, version / (patchWords ? PATCHES : 4)) % 100);
   for (u32 kind = ZERO; kind < RANDOM; kind++) {
     if (roll < mix[kind]) return kind;
     roll -= mix[kind];
@@ -195,9 +197,30 @@ static void writeRecords(u64 *page, u64 state) {
   }
 }
 
+// The version at which all of the page was last written.
+static u32 wholeOf(u32 version) { return patchWords ? version / PATCHES * PATCHES : version; }
+
+static void writeHeader(u64 *page, u64 index, u32 version, u32 kind) {
+  page[0] = MAGIC;
+  page[1] = index << 32 | version;
+  page[2] = kind;
+  page[3] = checksum(page);
+}
+
+// A few values beside each other, as a program changes a record.
+static void writePatch(u64 *page, u64 index, u32 version, u32 kind) {
+  u64 state = hashOf(index, version) | 1;
+  u64 *at = page + 4 + (state >> 20) % (WORDS - 4 - patchWords);
+  for (u32 i = 0; i < patchWords; i++) {
+    state = shift(state);
+    at[i] = kind == RANDOM ? state : state & 0xffff;
+  }
+}
+
 static void writePage(u64 *page, u64 index, u32 version) {
   u32 kind = kindOf(index, version);
-  u64 state = hashOf(index, version) | 1;
+  u32 whole = wholeOf(version);
+  u64 state = hashOf(index, whole) | 1;
   if (kind == ZERO) {
     memset(page, 0, PAGE);
     return;
@@ -210,10 +233,8 @@ static void writePage(u64 *page, u64 index, u32 version) {
   else if (kind == TEXT) writeRecords(page, state);
   else
     for (u32 i = 0; i < WORDS; i++) page[i] = state = shift(state);
-  page[0] = MAGIC;
-  page[1] = index << 32 | version;
-  page[2] = kind;
-  page[3] = checksum(page);
+  while (whole < version) writePatch(page, index, ++whole, kind);
+  writeHeader(page, index, version, kind);
 }
 
 static int same(const u64 *a, const u64 *b) {
@@ -230,7 +251,7 @@ static const char *faultOf(const u64 *page, u64 index, u32 version) {
     for (u32 i = 0; i < WORDS; i++) any |= page[i];
     return any ? "zero" : 0;
   }
-  if (kind == DUPLICATE) return same(page, templates[hashOf(index, version) >> 32 & (TEMPLATES - 1)]) ? 0 : "duplicate";
+  if (kind == DUPLICATE) return same(page, templates[hashOf(index, wholeOf(version)) >> 32 & (TEMPLATES - 1)]) ? 0 : "duplicate";
   if (page[0] != MAGIC) return "magic";
   if (page[1] >> 32 != index) return "index";
   if ((u32)page[1] != version) return "version";
@@ -268,8 +289,13 @@ static int checkTable(void) {
 static void rewrite(u64 index) {
   u32 version = versions[index];
   versionsSum ^= tableTerm(index, version) ^ tableTerm(index, version + 1);
-  versions[index] = version + 1;
-  writePage(memory + index * WORDS, index, version + 1);
+  versions[index] = ++version;
+  u64 *page = memory + index * WORDS;
+  u32 kind = kindOf(index, version);
+  if (patchWords && version % PATCHES && kind >= TEXT) {
+    writePatch(page, index, version, kind);
+    writeHeader(page, index, version, kind);
+  } else writePage(page, index, version);
   writes++;
 }
 
@@ -281,10 +307,11 @@ static void rewriteSome(void) {
 
 // ---- The audit that goes on all the time, and the full one ----
 
-static u64 pass, passIndex, passBad;
+static u64 pass, passIndex, passBad, audited;
 
 static void auditSome(void) {
   passBad += !check(passIndex);
+  audited++;
   if (++passIndex < pages) return;
   int tableBad = !checkTable();
   field("AUDIT ok=", pages - passBad);
@@ -294,6 +321,18 @@ static void auditSome(void) {
   if (tableBad) text(" table=bad");
   send();
   passIndex = passBad = 0;
+}
+
+// What it has done so far, for who wants to know how much a migration slows it.
+static u64 workNs, nextWork;
+
+static void tellWork(u64 now) {
+  if (!workNs || now < nextWork) return;
+  nextWork = now + workNs;
+  field("WORK writes=", writes);
+  field(" audited=", audited);
+  field(" ms=", now / 1000000);
+  send();
 }
 
 // Every page made anew from (seed, page, version) and compared whole: trusts no header.
@@ -568,6 +607,9 @@ static u64 readParameters(void) {
   if (!hotPages || hotPages > pages) hotPages = pages;
   dirtyRate = sizeParameter("godwit.dirty", 4ul << 20);
   auditRate = sizeParameter("godwit.audit", 100ul << 20);
+  patchWords = (u32)sizeParameter("godwit.patch", 0) / 8;
+  if (patchWords > WORDS / 2) patchWords = WORDS / 2;
+  workNs = sizeParameter("godwit.work", 0) * 1000000;
   dice = stir(seed ^ 0x5eed) | 1;
   u64 beatMs = sizeParameter("godwit.beat", 10);
   return beatMs ? beatMs : 10;
@@ -593,6 +635,7 @@ static void workForEver(void) {
   for (;;) {
     u64 now = now_ns(), elapsed = now - last;
     last = now;
+    tellWork(now);
     if (elapsed > 100000000) elapsed = 100000000;
     dirtyBudget += dirtyRate * elapsed;
     auditBudget += auditRate * elapsed;

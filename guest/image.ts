@@ -19,10 +19,14 @@ export type GuestOptions = {
   dirtyBytesPerSecond?: number
   /** The part that takes three of four rewrites. Default an eighth of `fillBytes`. */
   hotBytes?: number
+  /** How much of a page one rewrite changes, besides its header; every 16th changes all of it. Default: all of it, always. */
+  patchBytes?: number
   /** How fast the audit goes through memory; 0 for none. Default 100 MiB/s (about a fifth of an emulated CPU). */
   auditBytesPerSecond?: number
   /** Default 10. */
   beatMs?: number
+  /** Time between WORK lines, which count what the guest has done. Default: none are written. */
+  workMs?: number
   seed?: number
   /** Percent of pages that are zero, duplicates, compressible, random. Default 20, 10, 45, 25. */
   mix?: readonly [zero: number, duplicate: number, compressible: number, random: number]
@@ -34,6 +38,8 @@ export function guestAppend(options: GuestOptions = {}): string {
     fill: options.fillBytes,
     dirty: options.dirtyBytesPerSecond,
     hot: options.hotBytes,
+    patch: options.patchBytes,
+    work: options.workMs,
     audit: options.auditBytesPerSecond,
     beat: options.beatMs,
     seed: options.seed,

@@ -16,6 +16,7 @@ test('every line of the guest is understood', () => {
   })
   const ready = parseGuestLine('READY pages=51200 zero=10345 duplicate=5061 text=22912 random=12882 seed=1 ms=3974')
   assert.equal([ready.kind, ready.kind === 'ready' && ready.fields['text']], ['ready', 22912])
+  assert.equal(parseGuestLine('WORK writes=3 audited=5 ms=700'), { kind: 'work', writes: 3, audited: 5, guestMs: 700 })
   assert.equal(parseGuestLine('BAD page=7 why=checksum'), { kind: 'bad', text: 'BAD page=7 why=checksum' })
   assert.equal(parseGuestLine('TOUCHED pages=5 writes=9'), { kind: 'done', what: 'TOUCHED', fields: { pages: 5, writes: 9 } })
   for (const other of ['', 'EAT 1 2', 'BEAT 1', 'BEAT 1 2 3', '[    1.0] kernel', 'AUDIT ok=1', 'READY pages=5']) {
