@@ -11,7 +11,7 @@ import type { Log } from '../wire/log.ts'
 import { type Alerts, createAlerts } from './alerts.ts'
 import { nodeRoutes } from './api.ts'
 import type { NodeConfig } from './config.ts'
-import { dialGateway } from './dial.ts'
+import { dataEngines, dialGateway } from './dial.ts'
 import { type LoadedIdentity, loadIdentity } from './identity.ts'
 import { connectLink, type Link } from './link/link.ts'
 import { createNodeMetrics } from './metrics.ts'
@@ -42,9 +42,6 @@ export type Node = {
   /** Ends what this process does; VMs go on. Migrations end with their VMs running at the source. */
   close(): Promise<void>
 }
-
-/** Data connections beside the control one: relay streams do not share a congestion window with the control channel. */
-const DATA_CONNECTIONS = 1
 
 /** Starts everything, or nothing. CONFIG_*, CERT_*, STORE_LOCKED. The gateway need not be there: the node keeps trying. */
 export async function startNode({ config, engines, version, log, qemuBinary, onLoaded, onRecord, waits }: NodeOptions): Promise<Node> {
@@ -122,7 +119,7 @@ type Parts = {
 
 function startLink({ config, engines, version, identity, registry, migrations, services, alerts, log }: Parts): Link {
   const link = connectLink({
-    dial: ({ signal }) => dialGateway(config, engines, signal),
+    dial: ({ signal, engine }) => dialGateway(config, engines, signal, engine),
     identity,
     rootPublic: identity.rootPublic,
     revocations: identity.revocations,
@@ -134,7 +131,7 @@ function startLink({ config, engines, version, identity, registry, migrations, s
     onRelayStream: (relay, stream) => migrations.onRelayStream(relay, stream),
     onServiceStream: (request, frames) => void services.onServiceStream(request, frames),
     onBreach: error => alerts.raise(error, {}, 'protocol_breach'),
-    dataConnections: DATA_CONNECTIONS,
+    dataConnections: dataEngines(config, engines),
     log,
   })
   migrations.useLink(link)

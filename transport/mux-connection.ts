@@ -40,6 +40,8 @@ export type MuxedLane = {
   destroy(): void
   sentBytes(): number
   receivedBytes(): number
+  /** What the kernel knows of the pipe's path, where it tells. */
+  path?(): PathStats | undefined
 }
 
 /** A muxer on a lane, with the heartbeat that notices a silent peer. */
@@ -61,6 +63,21 @@ export function createLinkMux(side: 'client' | 'server', lane: Lane, settings: L
 }
 
 const FAREWELL_MS = 1_000
+
+/** Paths of the lanes as one: they share the route. */
+function joined(paths: PathStats[]): PathStats {
+  const sum = (of: (path: PathStats) => number | undefined) => paths.reduce((total, path) => total + (of(path) ?? 0), 0)
+  const least = (of: (path: PathStats) => number | undefined) => Math.min(...paths.map(path => of(path) ?? Number.POSITIVE_INFINITY))
+  if (paths.length === 0) return {}
+  return {
+    rttMs: least(path => path.rttMs),
+    rttMinMs: least(path => path.rttMinMs),
+    congestionWindowBytes: sum(path => path.congestionWindowBytes),
+    sentPackets: sum(path => path.sentPackets),
+    lostPackets: sum(path => path.lostPackets),
+    congestion: paths[0]!.congestion,
+  }
+}
 
 export function createMuxConnection(options: {
   engine: EngineName
@@ -109,6 +126,7 @@ export function createMuxConnection(options: {
       const rtts = lanes.map(({ mux }) => mux.rttMs).filter(rtt => rtt !== undefined)
       return {
         rttMs: rtts.length > 0 ? Math.min(...rtts) : undefined,
+        ...joined(lanes.flatMap(lane => lane.path?.() ?? [])),
         sentBytes: lanes.reduce((sum, lane) => sum + lane.sentBytes(), 0),
         receivedBytes: lanes.reduce((sum, lane) => sum + lane.receivedBytes(), 0),
       }

@@ -190,6 +190,7 @@ function createConnection(native: NativeConnection, serverKey: Uint8Array, side:
         receivedBytes: Number(udpRxBytes),
         lostPackets: Number(pathLostPackets),
         sentPackets: Number(pathSentPackets),
+        congestion: 'cubic',
       }
     },
     async close(reason) {

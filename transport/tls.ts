@@ -1,5 +1,5 @@
 // The TLS engine: TLS 1.3 over `connections` parallel TCP connections (lanes) that make one logical connection, streams by mux.ts.
-// On a kernel with bbr it is far ahead of QUIC on lossy paths; where UDP is blocked it is the next choice.
+// On a kernel with bbr (asked for on each socket, tcp-info.ts) it is far ahead of QUIC on lossy paths; where UDP is blocked it is the next choice.
 // A lane begins with a preamble from the client: 'GWL1' | u8 number of lanes | u8 index of this one | 16 bytes of token. Lanes with the same
 // token belong together; the token is random, fresh for each connection and seen by nobody but the two ends.
 // The client takes any certificate here on purpose: it is the server's ephemeral one, no name or issuer means anything. Who the server is, is
@@ -14,6 +14,7 @@ import { createInbox, type Inbox } from './inbox.ts'
 import type { Mux } from './mux.ts'
 import { createLinkMux, createMuxConnection, type LinkOptions, type LinkSettings, linkSettings, type MuxedLane } from './mux-connection.ts'
 import { createServerCertificate } from './self-signed.ts'
+import { loadTcpInfo, preferBbr, tcpPath } from './tcp-info.ts'
 import type { Connection, ConnectOptions, Engine, Listener, ListenOptions } from './types.ts'
 
 export type TlsOptions = LinkOptions & {
@@ -37,6 +38,7 @@ const endpoint = (socket: tls.TLSSocket) => `${socket.remoteAddress}:${socket.re
 /** A muxer on a socket that has been greeted. `early` came before the muxer was there. */
 function createLane(socket: tls.TLSSocket, side: 'client' | 'server', settings: LinkSettings, early?: Uint8Array): MuxedLane {
   let trouble = 'the connection broke'
+  const congestion = preferBbr(socket)
   const mux: Mux = createLinkMux(side, { send: bytes => socket.write(bytes), queuedBytes: () => socket.writableLength }, settings)
   socket.on('error', error => {
     trouble = error.message
@@ -61,6 +63,10 @@ function createLane(socket: tls.TLSSocket, side: 'client' | 'server', settings: 
     destroy: () => void socket.destroy(),
     sentBytes: () => socket.bytesWritten,
     receivedBytes: () => socket.bytesRead,
+    path() {
+      const path = tcpPath(socket)
+      return path && { ...path, congestion }
+    },
   }
 }
 
@@ -255,9 +261,13 @@ export function createTlsEngine({ connections = 4, ...options }: TlsOptions = {}
   return {
     name: 'tls',
     available: async () => ({ ok: true, detail: `TLS 1.3 by OpenSSL ${process.versions.openssl}, ${connections} TCP connections` }),
-    listen: listening => listen(listening, settings),
+    async listen(listening) {
+      await loadTcpInfo()
+      return listen(listening, settings)
+    },
     async connect(connecting) {
       connecting.signal?.throwIfAborted()
+      await loadTcpInfo()
       return connect(connecting, connections, settings)
     },
   }

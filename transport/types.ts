@@ -24,6 +24,10 @@ export type PathStats = {
   receivedBytes?: number | undefined
   lostPackets?: number | undefined
   sentPackets?: number | undefined
+  /** Smallest round trip that was seen. */
+  rttMinMs?: number | undefined
+  /** What this end's sending is governed by: bbr, cubic, ... */
+  congestion?: string | undefined
 }
 
 export type CloseReason = { code: 'CLOSED' | 'CONNECTION_LOST'; message: string }

@@ -3,6 +3,7 @@
 // Enters: a local port. Leaves: the buffer's size, or why it stays as it is. Never throws: this is speed, not correctness.
 // node:ffi is experimental (Node 26); without it the remedy is net.core.rmem_default (packaging/godwit-sysctl.conf).
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { loadSocketOptions } from './socket-options.ts'
 
 export const UDP_RECEIVE_BYTES = 4 * 1024 * 1024
 
@@ -32,31 +33,12 @@ function descriptorsOf(port: number): number[] {
 export async function enlargeReceiveBuffer(port: number, bytes = UDP_RECEIVE_BYTES): Promise<{ ok: boolean; detail: string }> {
   if (process.platform !== 'linux') return { ok: false, detail: `not known how on ${process.platform}` }
   try {
-    const setsockopt = await loadSetsockopt()
+    const options = await loadSocketOptions()
     const value = new Uint8Array(new Int32Array([bytes]).buffer)
-    const results = descriptorsOf(port).map(fd => setsockopt(fd, SOL_SOCKET, SO_RCVBUF, value, value.length))
+    const results = descriptorsOf(port).map(fd => options.set(fd, SOL_SOCKET, SO_RCVBUF, value))
     const ok = results.length > 0 && results.every(result => result === 0)
     return { ok, detail: ok ? `${bytes} bytes asked for` : `setsockopt gave ${results.join(', ') || 'no socket'}` }
   } catch (error) {
     return { ok: false, detail: error instanceof Error ? error.message : String(error) }
-  }
-}
-
-type Setsockopt = (fd: number, level: number, option: number, value: Uint8Array, bytes: number) => number
-type Ffi = {
-  dlopen(library: string | null, symbols: Record<string, { arguments: string[]; return: string }>): { functions: Record<string, unknown> }
-}
-
-async function loadSetsockopt(): Promise<Setsockopt> {
-  const name = 'node:ffi'
-  // Its warning that it is experimental would be a line in every log of every gateway.
-  const { emitWarning } = process
-  process.emitWarning = () => {}
-  try {
-    const ffi = (await import(name)) as Ffi
-    const symbols = { setsockopt: { arguments: ['i32', 'i32', 'i32', 'pointer', 'u32'], return: 'i32' } }
-    return ffi.dlopen(null, symbols).functions['setsockopt'] as Setsockopt
-  } finally {
-    process.emitWarning = emitWarning
   }
 }

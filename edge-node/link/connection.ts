@@ -3,7 +3,7 @@
 // Always holds: at most one attempt at a time; a gateway that hangs is noticed by its silence (transport/rpc.ts) and its connection closed.
 import { sleep, within } from '../../ops/deadline.ts'
 import { createRpc, type RpcHandlers, type RpcPeer } from '../../transport/rpc.ts'
-import type { Connection, Selection } from '../../transport/types.ts'
+import type { Connection, EngineName, Selection } from '../../transport/types.ts'
 import type { Welcome } from '../../wire/control.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
@@ -12,7 +12,10 @@ import { backoffMs } from './backoff.ts'
 import { acceptStreams, type OnStream } from './incoming.ts'
 
 /** Connects to the gateway with whichever engine works, and says which. */
-export type Dial = (options: { signal: AbortSignal }) => Promise<{ connection: Connection; selection: Selection }>
+export type Dial = (options: {
+  signal: AbortSignal
+  engine?: EngineName | undefined
+}) => Promise<{ connection: Connection; selection: Selection }>
 
 const DIAL_MS = 30_000
 const AUTHENTICATE_MS = 10_000
@@ -22,6 +25,8 @@ export type Live = { connection: Connection; rpc: RpcPeer; selection: Selection;
 export type KeptOptions = Omit<NodeAuthentication, 'connection'> &
   OnStream & {
     dial: Dial
+    /** This engine and no other; undefined: whichever works. */
+    engine?: EngineName | undefined
     handlers: RpcHandlers
     /** Runs while the connection lives; it may throw to give the connection up. */
     onLive: (live: Live) => Promise<void> | void
@@ -43,7 +48,7 @@ export function keepConnected(options: KeptOptions): Kept {
   let attempts = 0
 
   async function connectOnce(): Promise<Live> {
-    const dialled = options.dial({ signal: stop.signal })
+    const dialled = options.dial({ signal: stop.signal, engine: options.engine })
     const { connection, selection } = await within(dialled, {
       ms: DIAL_MS,
       what: 'gateway',

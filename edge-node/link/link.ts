@@ -8,8 +8,9 @@ import type { Revocations } from '../../crypto/certificate.ts'
 import type { LinkIdentity } from '../../crypto/link-auth.ts'
 import { type Clock, systemClock } from '../../ops/clock.ts'
 import { sleep, within } from '../../ops/deadline.ts'
+import { bulkOf } from '../../transport/bulk.ts'
 import type { RequestOptions, RpcHandlers } from '../../transport/rpc.ts'
-import type { PathStats, Selection, Stream } from '../../transport/types.ts'
+import type { EngineName, PathStats, Selection, Stream } from '../../transport/types.ts'
 import {
   CancelParams,
   type Join,
@@ -61,8 +62,9 @@ export type LinkOptions = {
   onServiceStream?: OnServiceStream
   /** Told of a stream or a request of the gateway that is none. */
   onBreach?: (error: GodwitError) => void
-  /** Connections beside the control one; relay streams are spread over them. Default 0: all on one connection. */
-  dataConnections?: number
+  /** Connections beside the control one: how many, or the engine of each (undefined: whichever works). Relay streams but the first of a migration are spread
+   * over those that carry bulk best (transport/bulk.ts), so they do not share a congestion window with the control channel. Default 0: all on one connection. */
+  dataConnections?: number | readonly (EngineName | undefined)[]
   heartbeat?: { heartbeatMs: number; silenceMs: number }
   backoff?: { firstMs: number; maxMs: number }
   random?: (bytes: number) => Uint8Array
@@ -90,8 +92,10 @@ export type Link = {
   announce(): void
   /** A stream to the other site of a session. SITE_OFFLINE style refusals come as STREAM_RESET on its first read. CONNECTION_LOST while offline. */
   openRelayStream(join: Join): Promise<Stream>
-  /** How many data connections to keep. */
-  dataConnections(count: number): void
+  /** How many data connections to keep, or the engine of each. Those that stay are not touched. */
+  dataConnections(wanted: number | readonly (EngineName | undefined)[]): void
+  /** The engine, and what governs its sending, that page streams would take now; null while offline. */
+  bulk(): { engine: EngineName; congestion?: string | undefined; connections: number } | null
   stats(): LinkStats
   readonly closed: Promise<void>
   close(): Promise<void>
@@ -106,7 +110,7 @@ class NodeLink implements Link {
   readonly closed: Promise<void>
   readonly #options: LinkOptions
   readonly #control: Kept
-  readonly #data: Kept[] = []
+  readonly #data: { kept: Kept; engine: EngineName | undefined }[] = []
   readonly #outbox: Outbox
   readonly #stop = new AbortController()
   readonly #closed = Promise.withResolvers<void>()
@@ -175,7 +179,7 @@ class NodeLink implements Link {
 
   async openRelayStream(join: Join): Promise<Stream> {
     // Index 0 is the migration's own control stream: it goes beside the heartbeats. The rest is spread over the data connections.
-    const data = this.#data.flatMap(kept => kept.live() ?? [])
+    const data = this.#bulk()
     const chosen = join.index === 0 || data.length === 0 ? this.#live() : data[join.index % data.length]
     const opening = (chosen ?? this.#live()).connection.openStream()
     const stream = await within(opening, { ms: OPEN_STREAM_MS, what: `stream ${join.index} to the gateway` }).catch(error => {
@@ -186,18 +190,36 @@ class NodeLink implements Link {
     return stream
   }
 
-  dataConnections(count: number): void {
-    const wanted = this.#stop.signal.aborted ? 0 : Math.min(count, DATA_CONNECTIONS_MAX)
-    while (this.#data.length > wanted) this.#data.pop()?.close()
-    while (this.#data.length < wanted)
-      this.#data.push(
-        keepConnected({
-          ...this.#shared('data'),
-          handlers: {},
-          onLive: () => {},
-          onDown: error => this.#options.log.debug('data connection down', { error }),
-        }),
-      )
+  bulk() {
+    const [first, ...more] = this.#bulk()
+    const connection = (first ?? this.#online)?.connection
+    return connection ? { engine: connection.engine, congestion: connection.stats().congestion, connections: more.length + 1 } : null
+  }
+
+  #bulk(): Live[] {
+    return bulkOf(this.#data.flatMap(({ kept }) => kept.live() ?? []))
+  }
+
+  dataConnections(wanted: number | readonly (EngineName | undefined)[]): void {
+    const engines = typeof wanted === 'number' ? new Array<undefined>(Math.min(wanted, DATA_CONNECTIONS_MAX)).fill(undefined) : wanted
+    const missing = this.#stop.signal.aborted ? [] : engines.slice(0, DATA_CONNECTIONS_MAX)
+    const stay = this.#data.splice(0).filter(data => {
+      const at = missing.indexOf(data.engine)
+      if (at < 0) data.kept.close()
+      else missing.splice(at, 1)
+      return at >= 0
+    })
+    this.#data.push(...stay, ...missing.map(engine => ({ kept: this.#keepData(engine), engine })))
+  }
+
+  #keepData(engine: EngineName | undefined): Kept {
+    return keepConnected({
+      ...this.#shared('data'),
+      engine,
+      handlers: {},
+      onLive: () => {},
+      onDown: error => this.#options.log.debug('data connection down', { engine, error }),
+    })
   }
 
   stats(): LinkStats {
@@ -206,7 +228,7 @@ class NodeLink implements Link {
       attempts: this.#control.attempts(),
       lastError: this.#lastError,
       control: this.#online?.connection.stats() ?? null,
-      data: this.#data.flatMap(kept => kept.live()?.connection.stats() ?? []),
+      data: this.#data.flatMap(({ kept }) => kept.live()?.connection.stats() ?? []),
     }
   }
 
@@ -215,7 +237,7 @@ class NodeLink implements Link {
     if (this.#online && !this.#stop.signal.aborted) await Promise.race([this.#outbox.flush(), sleep(CLOSE_FLUSH_MS)])
     if (!this.#stop.signal.aborted) {
       this.#stop.abort(new GodwitError('CONNECTION_LOST', 'the link was closed'))
-      const all = [this.#control, ...this.#data]
+      const all = [this.#control, ...this.#data.map(({ kept }) => kept)]
       for (const kept of all) kept.close()
       for (const waiter of this.#waiters) waiter.reject(new GodwitError('CONNECTION_LOST', 'the link was closed'))
       await Promise.all(all.map(kept => kept.closed))

@@ -1,0 +1,22 @@
+// Which of several connections to the same peer carry bulk (page streams). Enters: connections that are up. Leaves: those to spread streams over.
+// Each end asks for what it sends itself: the node for the way to the gateway, the gateway for the way to a node.
+// Measured between two network namespaces, goodput in Mbit/s of QUIC (CUBIC) / TLS over 4 TCP connections with BBR, at rate / round trip / loss:
+// 10/50/0: 9.2 / 9.1; 100/20/0: 92 / 95; 100/80/0: 81 / 80; 200/150/0: 113 / 134; 200/150/0.1 %: 4.6 / 115; 200/150/1 %: 0.9 / 92; 1000/10/0: 746 / 919.
+// With BBR at hand there is no cell to choose QUIC for; without it, TLS over CUBIC has nothing that QUIC has not.
+import type { Connection } from './types.ts'
+
+export function bulkOf<T extends { connection: Connection }>(all: readonly T[]): T[] {
+  const stats = all.map(({ connection }) => connection.stats().congestion)
+  const withBbr = all.filter((_, i) => stats[i] === 'bbr')
+  if (withBbr.length > 0) return withBbr
+  const quic = all.filter(({ connection }) => connection.engine === 'quic')
+  return quic.length > 0 ? quic : [...all]
+}
+
+/** Share of packets that were lost; undefined while too few were sent to tell. */
+export function lossOf(connection: Connection): number | undefined {
+  const { sentPackets = 0, lostPackets = 0 } = connection.stats()
+  return sentPackets >= LOSS_PACKETS_MIN ? lostPackets / sentPackets : undefined
+}
+
+const LOSS_PACKETS_MIN = 500
