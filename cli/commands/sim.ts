@@ -57,9 +57,12 @@ export const simCommands = [
         ...(options['no-prestage'] ? { prestage: { isEnabled: false } } : {}),
       }
       const started = performance.now()
+      const onHour = (hour: number) => {
+        if (hour < hours && hour % Math.ceil(hours / 8) === 0) io.err(`${hour} of ${hours} h\n`)
+      }
       const reports = options.compare
-        ? compare({ ...loaded, hours, settings }, ({ policy }) => io.err(`simulated ${policy}\n`))
-        : [simulate({ ...loaded, hours, settings, ...(recorder ? { onStep: ({ world }) => recorder.step(world) } : {}) })]
+        ? compare({ ...loaded, hours, settings, onHour })
+        : [simulate({ ...loaded, hours, settings, onHour, ...(recorder ? { onStep: ({ world }) => recorder.step(world) } : {}) })]
       io.err(`${hours} h took ${((performance.now() - started) / 1000).toFixed(1)} s\n`)
       const { name } = loaded.scenario
       const plot = options.plot ?? (options.compare ? `${name}.svg` : undefined)

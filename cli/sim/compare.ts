@@ -2,7 +2,7 @@
 import type { PolicySettingsInput } from '../../gateway/policy/settings.ts'
 import { table } from '../output.ts'
 import type { Report } from './metrics.ts'
-import { type SimulationOptions, simulate } from './simulate.ts'
+import { type SimulationOptions, simulateAll } from './simulate.ts'
 
 export const COMPARED: readonly { label: string; settings: PolicySettingsInput }[] = [
   { label: 'never', settings: { policy: 'never' } },
@@ -12,13 +12,9 @@ export const COMPARED: readonly { label: string; settings: PolicySettingsInput }
   { label: 'regret', settings: { policy: 'regret' } },
 ]
 
-/** The scenario under each policy; `onReport` after each. */
-export function compare(options: Omit<SimulationOptions, 'label'>, onReport: (report: Report) => void = () => {}): Report[] {
-  return COMPARED.map(({ label, settings }) => {
-    const report = simulate({ ...options, settings: merged(options, settings), label })
-    onReport(report)
-    return report
-  })
+/** The scenario under each policy, side by side. */
+export function compare(options: Omit<SimulationOptions, 'label'>): Report[] {
+  return simulateAll(COMPARED.map(({ label, settings }) => ({ ...options, settings: merged(options, settings), label })))
 }
 
 /** The policy's own word wins; the scenario's other settings of pre-staging stay. */

@@ -6,8 +6,11 @@ export class Optimum {
   readonly #sites: number
   readonly #regretMs: (userSite: number, site: number) => number
   readonly #price: (user: number) => number
+  readonly #prices: Float64Array
   readonly #cost: Float64Array
   readonly #moves: Float64Array
+  /** Where each user's cheapest way ends now. */
+  readonly #cheapest: Int32Array
   readonly #at: Int32Array
   readonly #seconds: Float64Array
   total = { costMsSeconds: 0, moves: 0 }
@@ -22,6 +25,8 @@ export class Optimum {
     this.#sites = sites
     this.#regretMs = regretMs
     this.#price = price
+    this.#prices = new Float64Array(users)
+    this.#cheapest = new Int32Array(users)
     this.#cost = new Float64Array(users * sites)
     this.#moves = new Float64Array(users * sites)
     this.#at = new Int32Array(users).fill(-1)
@@ -33,48 +38,61 @@ export class Optimum {
     this.#cost.fill(Number.POSITIVE_INFINITY, user * this.#sites, (user + 1) * this.#sites)
     this.#cost[user * this.#sites + site] = 0
     this.#moves.fill(0, user * this.#sites, (user + 1) * this.#sites)
+    this.#cheapest[user] = site
+    this.#prices[user] = this.#price(user)
     this.#at[user] = -1
     this.#seconds[user] = 0
   }
 
   /** The user was at a site for some seconds. */
   stay(user: number, userSite: number, seconds: number): void {
-    if (this.#at[user] !== userSite) {
-      this.#close(user)
-      this.#at[user] = userSite
-      this.#seconds[user] = 0
-    }
+    if (this.#at[user] !== userSite) this.#go(user, userSite)
     this.#seconds[user]! += seconds
+  }
+
+  /** The same for all users, each at its index. */
+  stayAll(userSites: Int32Array, seconds: number): void {
+    const [at, spent] = [this.#at, this.#seconds]
+    for (let user = 0; user < userSites.length; user++) {
+      if (at[user] !== userSites[user]) this.#go(user, userSites[user]!)
+      spent[user]! += seconds
+    }
   }
 
   /** The user's VM ends; the best way so far goes into the total. */
   end(user: number): void {
     this.#close(user)
     this.#at[user] = -1
-    const best = this.#cheapest(user)
+    const best = user * this.#sites + this.#cheapest[user]!
     this.total.costMsSeconds += this.#cost[best]!
     this.total.moves += this.#moves[best]!
   }
 
-  #cheapest(user: number): number {
-    let best = user * this.#sites
-    for (let at = best; at < (user + 1) * this.#sites; at++) if (this.#cost[at]! < this.#cost[best]!) best = at
-    return best
+  #go(user: number, userSite: number): void {
+    this.#close(user)
+    this.#at[user] = userSite
+    this.#seconds[user] = 0
   }
 
   #close(user: number): void {
     const userSite = this.#at[user]!
     if (userSite < 0) return
+    const [cost, moves] = [this.#cost, this.#moves]
     const first = user * this.#sites
-    const cheapest = this.#cheapest(user)
-    const moved = this.#cost[cheapest]! + this.#price(user)
-    const moves = this.#moves[cheapest]! + 1
+    const cheapest = first + this.#cheapest[user]!
+    const moved = cost[cheapest]! + this.#prices[user]!
+    const count = moves[cheapest]! + 1
+    const seconds = this.#seconds[user]!
+    let least = 0
     for (let site = 0; site < this.#sites; site++) {
-      if (moved < this.#cost[first + site]!) {
-        this.#cost[first + site] = moved
-        this.#moves[first + site] = moves
+      const at = first + site
+      if (moved < cost[at]!) {
+        cost[at] = moved
+        moves[at] = count
       }
-      this.#cost[first + site]! += this.#regretMs(userSite, site) * this.#seconds[user]!
+      cost[at]! += this.#regretMs(userSite, site) * seconds
+      if (cost[at]! < cost[first + least]!) least = site
     }
+    this.#cheapest[user] = least
   }
 }

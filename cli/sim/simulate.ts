@@ -28,16 +28,27 @@ export type SimulationOptions = {
   played?: readonly Trace[]
   /** Every decision, as it falls. */
   onDecision?: (decision: Decision) => void
+  /** After each hour of the world. */
+  onHour?: (hour: number) => void
   /** After each step. */
   onStep?: (simulation: Simulation) => void
 }
 
 /** Runs a scenario. CONFIG_INVALID when its policy part is wrong. */
-export function simulate(options: SimulationOptions): Report {
-  const simulation = new Simulation(options)
-  const endMs = options.hours * 3_600_000
-  while (simulation.world.nowMs < endMs) simulation.step()
-  return simulation.finish()
+export const simulate = (options: SimulationOptions): Report => simulateAll([options])[0]!
+
+/** The same scenario under several policies, in one world: what a policy does changes nothing in it. */
+export function simulateAll(all: readonly SimulationOptions[]): Report[] {
+  const { scenario, traces = [], played = traces, hours } = all[0]!
+  const world = new World(scenario, traces, played)
+  const simulations = all.map(options => new Simulation(options, world))
+  const endMs = hours * 3_600_000
+  while (world.nowMs < endMs) {
+    const changes = world.step()
+    for (const simulation of simulations) simulation.step(changes)
+    if (world.nowMs % 3_600_000 === 0) all[0]!.onHour?.(world.nowMs / 3_600_000)
+  }
+  return simulations.map(simulation => simulation.finish())
 }
 
 export class Simulation {
@@ -54,13 +65,15 @@ export class Simulation {
   readonly #sessions: Int32Array
   /** Where each user's VM is, beside the VM itself: read every second for every user. */
   readonly #vmSites: Int32Array
+  readonly #rtts: Float64Array
   readonly #sloMs: number
   #bestMs: Float64Array
+  readonly #fastest: number
 
-  constructor(options: SimulationOptions) {
-    const { scenario, traces = [], played } = options
+  constructor(options: SimulationOptions, world: World) {
+    const { scenario } = options
     this.#options = options
-    this.world = new World(scenario, traces, played ?? traces)
+    this.world = world
     const given = check(PolicySettings, { ...scenario.policy, ...options.settings }, { what: 'policy', code: 'CONFIG_INVALID' })
     this.engine = new HandoffEngine({ settings: given })
     const { users, map } = this.world
@@ -70,7 +83,9 @@ export class Simulation {
     this.#indexes = new Int32Array(users.count).fill(-1)
     this.#sessions = new Int32Array(users.count).fill(-1)
     this.#vmSites = new Int32Array(users.count)
+    this.#rtts = new Float64Array(users.count)
     this.#bestMs = new Float64Array(map.sites.length)
+    this.#fastest = Math.max(...map.sites.map(({ linkBytesPerSecond }) => linkBytesPerSecond))
     this.#tellSites()
     this.executor = new Executor(map, given, createRandom(scenario.seed).fork('links'), {
       moved: move => {
@@ -93,9 +108,9 @@ export class Simulation {
     for (let user = 0; user < users.count; user++) this.#begin(user)
   }
 
-  step(): void {
+  /** The world has gone a step. */
+  step({ sites, isRttChanged }: ReturnType<World['step']>): void {
     const { world, engine } = this
-    const { sites, isRttChanged } = world.step()
     for (const { site, isEligible } of sites) engine.sites.setEligible(site, isEligible)
     if (isRttChanged) this.#tellRtts()
     this.executor.advance(world.nowMs)
@@ -119,33 +134,43 @@ export class Simulation {
     })
   }
 
-  /** One second of every user: told to the policy and counted. */
+  /** One step of every user: told to the policy and counted. */
   #observeUsers(): void {
     const { world, engine, metrics } = this
-    const { users, site, accessMs, rttMs, nowMs } = world
-    const sites = world.map.sites.length
+    const { users, site, nowMs } = world
     const seconds = world.stepMs / 1000
-    let violated = 0
-    let unavoidable = 0
-    let regretMs = 0
     for (let user = 0; user < users.count; user++) {
-      if (users.session[user] !== this.#sessions[user]) {
-        this.#end(user)
-        this.#begin(user)
-      }
-      const userSite = site[user]!
-      const wayMs = rttMs[userSite * sites + this.#vmSites[user]!]!
-      const rtt = accessMs[user]! + wayMs
-      engine.observeUserAt(this.#indexes[user]!, nowMs, userSite, rtt, users.x[user]!, users.y[user]!)
-      if (rtt > this.#sloMs) violated++
-      if (accessMs[user]! + this.#bestMs[userSite]! > this.#sloMs) unavoidable++
-      regretMs += wayMs - this.#bestMs[userSite]!
-      this.#optimum.stay(user, userSite, seconds)
+      if (users.session[user] === this.#sessions[user]) continue
+      this.#end(user)
+      this.#begin(user)
     }
+    const { violated, unavoidable, regretMs } = this.#measure()
+    this.#optimum.stayAll(site, seconds)
+    engine.observeUsersAt(nowMs, this.#indexes, site, this.#rtts, users.x, users.y)
     metrics.seconds += users.count * seconds
     metrics.violatedSeconds += violated * seconds
     metrics.unavoidableSeconds += unavoidable * seconds
     metrics.regretMsSeconds += regretMs * seconds
+  }
+
+  /** Every user's RTT, and how many are above the SLO, must be wherever their VM is, and what they would save elsewhere. */
+  #measure(): { violated: number; unavoidable: number; regretMs: number } {
+    const { site, accessMs, rttMs, map } = this.world
+    const [vmSites, bestMs, rtts, sloMs, sites] = [this.#vmSites, this.#bestMs, this.#rtts, this.#sloMs, map.sites.length]
+    let violated = 0
+    let unavoidable = 0
+    let regretMs = 0
+    for (let user = 0; user < rtts.length; user++) {
+      const userSite = site[user]!
+      const wayMs = rttMs[userSite * sites + vmSites[user]!]!
+      const leastMs = bestMs[userSite]!
+      const rtt = accessMs[user]! + wayMs
+      rtts[user] = rtt
+      if (rtt > sloMs) violated++
+      if (accessMs[user]! + leastMs > sloMs) unavoidable++
+      regretMs += wayMs - leastMs
+    }
+    return { violated, unavoidable, regretMs }
   }
 
   #carryOut(decision: Decision): void {
@@ -230,12 +255,12 @@ export class Simulation {
     return costPerDowntimeMs * downtimeMs + costPerGigabyte * (bytes / 1e9)
   }
 
-  /** A migration of this user's VM that has the whole link for itself. */
+  /** A migration of this user's VM that has the fastest of all links for itself: no policy's can cost less. */
   #soloPrice(user: number): number {
     const vm = this.vms[user]
     if (!vm) return 0
     const { memoryBytes, dirtyBytesPerSecond } = vm
-    const bandwidthBytesPerSecond = this.world.map.sites[vm.site]!.linkBytesPerSecond
+    const bandwidthBytesPerSecond = this.#fastest
     const cost = migrationCost({ memoryBytes, dirtyBytesPerSecond, bandwidthBytesPerSecond, stagedBytes: 0 }, this.engine.settings.cost)
     return this.#price(cost.downtimeMs, cost.bytes)
   }

@@ -57,6 +57,12 @@ export class Coverage {
     return nearest
   }
 
+  /** Whether both places are surely of one tile, and with them all between. */
+  isOneTile(x: number, y: number, otherX: number, otherY: number): boolean {
+    const tile = this.#tileOf(x, y)
+    return tile >= 0 && tile === this.#tileOf(otherX, otherY)
+  }
+
   #tileOf(x: number, y: number): number {
     const column = Math.floor((x - this.#left) / this.#tileMeters)
     const row = Math.floor((y - this.#bottom) / this.#tileMeters)

@@ -9,13 +9,14 @@
 // 'ended', whatever the outcome; a VM whose user is silent or whose site is unknown is never moved.
 import { createProjection, type Projection } from '../../ops/geo.ts'
 import { admit, type Verdict, type Wish } from './admission.ts'
+import { advance } from './advance.ts'
 import { type ExplainOptions, explain } from './explain.ts'
 import { Predictor } from './predict.ts'
 import { type PrepareWish, spend, wantsPrepare } from './prepare.ts'
 import { POLICY_NAMES, type PolicyName, type PolicySettings, type PolicySettingsInput, policySettings, type VmPolicy } from './settings.ts'
 import { SiteTable } from './sites.ts'
 import { type Decision, type Explanation, GATES, type GateName, type Observation, type PredictionFacts } from './types.ts'
-import { gateOf, policyAt, thresholdOf, viewOf } from './view.ts'
+import { gateOf, policyAt, viewOf } from './view.ts'
 import { VmTable } from './vm-table.ts'
 
 export type EngineOptions = {
@@ -25,11 +26,6 @@ export type EngineOptions = {
 }
 
 const REGRET = POLICY_NAMES.indexOf('regret')
-const LATENCY = POLICY_NAMES.indexOf('latency')
-const FOLLOW = POLICY_NAMES.indexOf('follow-cell')
-const BEST = GATES.indexOf('best')
-const TRIGGER = GATES.indexOf('trigger')
-const HYSTERESIS = GATES.indexOf('hysteresis')
 /** A step that comes late is not taken for a long time of regret. */
 const STEP_MAX_MS = 5000
 
@@ -62,7 +58,7 @@ export class HandoffEngine {
     const elapsedMs = Number.isNaN(this.#lastMs) ? 1000 : Math.min(STEP_MAX_MS, nowMs - this.#lastMs)
     this.#lastMs = nowMs
     const decisions: Decision[] = []
-    const wishes = this.#judge(this.#advance(nowMs, elapsedMs / 1000), nowMs, decisions)
+    const wishes = this.#judge(advance(this, nowMs, elapsedMs / 1000, this.#reportStays), nowMs, decisions)
     if (wishes.length > 0) admit(this, wishes, nowMs, (wish, verdict) => this.#decide(wish, verdict, nowMs, decisions))
     if (this.settings.prestage.isEnabled) this.#prepare(nowMs, decisions)
     return decisions
@@ -97,13 +93,28 @@ export class HandoffEngine {
     }
   }
 
-  /** By index (vms.find, sites.indexOf), for callers with thousands of users. Places in metres of any flat map. */
-  observeUserAt(index: number, nowMs: number, userSite: number, rttMs: number, x = Number.NaN, y = Number.NaN): void {
+  /**
+   * By index (vms.find, sites.indexOf), for callers with thousands of users: of each VM `indexes[at]` its user's site, RTT, and place in metres of any
+   * flat map.
+   */
+  observeUsersAt(nowMs: number, indexes: Int32Array, userSites: Int32Array, rtts: Float64Array, xs: Float64Array, ys: Float64Array): void {
     const c = this.vms.columns
-    c.userSite[index] = userSite
-    c.rttMs[index] = rttMs
-    c.seenMs[index] = nowMs
-    if (!Number.isNaN(x) && c.policy[index] === REGRET) this.predictor.observe(index, nowMs, x, y, userSite)
+    for (let at = 0; at < indexes.length; at++) {
+      const index = indexes[at]!
+      c.userSite[index] = userSites[at]!
+      c.rttMs[index] = rtts[at]!
+      c.seenMs[index] = nowMs
+    }
+    this.#observePlaces(nowMs, indexes, userSites, xs, ys)
+  }
+
+  #observePlaces(nowMs: number, indexes: Int32Array, userSites: Int32Array, xs: Float64Array, ys: Float64Array): void {
+    const { policy } = this.vms.columns
+    let predictable = 0
+    for (const index of indexes) if (policy[index] === REGRET) predictable++
+    if (predictable === 0) return
+    const predicted = predictable === indexes.length ? indexes : indexes.map(index => (policy[index] === REGRET ? index : -1))
+    this.predictor.observeAll(predicted, nowMs, xs, ys, userSites)
   }
 
   /** Why this VM is where it is; undefined for one that is not known. */
@@ -112,85 +123,6 @@ export class HandoffEngine {
     if (index === undefined) return undefined
     const gate = GATES[this.vms.columns.gate[index]!] ?? 'none'
     return explain(this, index, nowMs, { gate, prediction: this.#predictions.get(index) ?? null })
-  }
-
-  /** D', G and what is above its threshold, for every VM; gives those that might move. This is the loop that 10,000 VMs go through. */
-  #advance(nowMs: number, elapsed: number): number[] {
-    const { settings, sites } = this
-    const c = this.vms.columns
-    const { site, userSite, seenMs, smoothedRegretMs, accountMsSeconds, aboveSinceMs, hysteresisMs, policy } = c
-    const { staleMs } = settings
-    const keep = settings.smoothing ** elapsed
-    const { freeMs } = settings.regret
-    const active: number[] = []
-    for (let index = 0; index < this.vms.end; index++) {
-      const from = site[index]!
-      if (from < 0) continue
-      const user = userSite[index]!
-      if (user < 0 || nowMs - seenMs[index]! > staleMs) {
-        aboveSinceMs[index] = Number.NaN
-        active.push(index)
-        continue
-      }
-      const best = sites.best(user)
-      let regretMs = best < 0 || best === from ? 0 : sites.rtt(user, from) - sites.rtt(user, best)
-      if (!(regretMs > 0 && regretMs < Number.POSITIVE_INFINITY)) regretMs = 0
-      const before = smoothedRegretMs[index]!
-      const smoothed = regretMs === 0 && before < 1e-4 ? 0 : keep * before + (1 - keep) * regretMs
-      smoothedRegretMs[index] = smoothed
-      this.#smoothRtt(index, keep)
-      if (c.movingTo[index]! >= 0) continue
-      const kind = policy[index]
-      if (kind === REGRET) {
-        if (regretMs > 0) c.candidate[index] = best
-        const gainMs = regretMs > 0 ? regretMs : accountMsSeconds[index]! > 0 ? this.#savedMs(index, user, from) : 0
-        accountMsSeconds[index] = Math.max(0, accountMsSeconds[index]! + (gainMs - freeMs) * elapsed)
-        if (smoothed > hysteresisMs[index]!) {
-          if (Number.isNaN(aboveSinceMs[index]!)) aboveSinceMs[index] = nowMs
-          // Nobody asks, and TTT alone would say no: the other gates need not be looked at.
-          const isEarly = nowMs - aboveSinceMs[index]! < settings.regret.triggerMs && !(c.smoothedRttMs[index]! > c.hardLimitMs[index]!)
-          if (isEarly && !this.#reportStays && Number.isNaN(c.readySinceMs[index]!)) c.gate[index] = TRIGGER
-          else active.push(index)
-          continue
-        }
-        aboveSinceMs[index] = Number.NaN
-      } else if (kind === LATENCY ? this.#isSlow(index, nowMs) : kind === FOLLOW && best !== from) {
-        active.push(index)
-        continue
-      }
-      const quiet = regretMs === 0 ? BEST : HYSTERESIS
-      if (!Number.isNaN(c.readySinceMs[index]!) || (this.#reportStays && c.gate[index] !== quiet)) active.push(index)
-      else c.gate[index] = quiet
-    }
-    return active
-  }
-
-  /**
-   * The user is back where the VM is best: what it would now lose (negative) had the VM been moved to where the regret pointed. Without this, a user
-   * who flits over a border would pay for a move with regret that no place could have saved.
-   */
-  #savedMs(index: number, userSite: number, from: number): number {
-    const candidate = this.vms.columns.candidate[index]!
-    if (candidate < 0) return 0
-    const saved = this.sites.rtt(userSite, from) - this.sites.rtt(userSite, candidate)
-    return Number.isFinite(saved) ? Math.min(0, saved) : 0
-  }
-
-  #smoothRtt(index: number, keep: number): void {
-    const { rttMs, smoothedRttMs } = this.vms.columns
-    const now = rttMs[index]!
-    const before = smoothedRttMs[index]!
-    if (!Number.isNaN(now)) smoothedRttMs[index] = Number.isNaN(before) ? now : keep * before + (1 - keep) * now
-  }
-
-  /** Latency policy: whether the RTT is above its threshold, with the hysteresis on the way down. */
-  #isSlow(index: number, nowMs: number): boolean {
-    const c = this.vms.columns
-    const thresholdMs = thresholdOf(this, index)
-    const rttMs = c.smoothedRttMs[index]!
-    if (rttMs > thresholdMs && Number.isNaN(c.aboveSinceMs[index]!)) c.aboveSinceMs[index] = nowMs
-    else if (!(rttMs >= thresholdMs - this.settings.latency.hysteresisMs)) c.aboveSinceMs[index] = Number.NaN
-    return !Number.isNaN(c.aboveSinceMs[index]!)
   }
 
   /** Asks the gates of those that might move; gives those for whom all are open. */
@@ -329,6 +261,7 @@ export class HandoffEngine {
       this.#setPolicy(index, policy ?? {})
     } else if (policy) this.#setPolicy(index, policy)
     c.memoryBytes[index] = memoryBytes
+    c.pricedAtBytesPerSecond[index] = 0
     if (dirtyBytesPerSecond !== undefined) c.dirtyBytesPerSecond[index] = dirtyBytesPerSecond
     if (c.site[index] === site || c.movingTo[index]! >= 0) return
     this.#endStaging(index)
@@ -363,8 +296,11 @@ export class HandoffEngine {
     const index = this.vms.find(vm)
     if (index === undefined) return
     const place = lat === undefined || lon === undefined ? undefined : this.#toMap(lat, lon)
-    const rtt = rttMs ?? this.vms.columns.rttMs[index]!
-    this.observeUserAt(index, nowMs, this.sites.indexOf(site), rtt, place?.x, place?.y)
+    const c = this.vms.columns
+    c.userSite[index] = this.sites.indexOf(site)
+    if (rttMs !== undefined) c.rttMs[index] = rttMs
+    c.seenMs[index] = nowMs
+    if (place && c.policy[index] === REGRET) this.predictor.observe(index, nowMs, place.x, place.y, c.userSite[index]!)
   }
 
   #observeSite({ site: name, isEligible, tokens, lat, lon }: Observation & { kind: 'site' }): void {

@@ -20,31 +20,17 @@ export class Motion {
 
   update(index: number, nowMs: number, x: number, y: number): void {
     if (index >= this.x.length) this.#grow(index + 1)
-    const dtMs = nowMs - this.atMs[index]!
-    if (!(dtMs < GAP_MS)) {
-      this.#begin(index, nowMs, x, y)
-      return
-    }
-    if (dtMs <= 0) return
-    this.atMs[index] = nowMs
-    const dt = dtMs / 1000
-    const vx = this.vx[index]!
-    const vy = this.vy[index]!
-    const aheadX = this.x[index]! + vx * dt
-    const aheadY = this.y[index]! + vy * dt
-    const errorX = x - aheadX
-    const errorY = y - aheadY
-    if (errorX === 0 && errorY === 0 && vx === 0 && vy === 0) return
-    if (errorX * errorX + errorY * errorY > (SPEED_MAX * dt + 50) ** 2) {
-      this.#begin(index, nowMs, x, y)
-      return
-    }
-    this.x[index] = aheadX + ALPHA * errorX
-    this.y[index] = aheadY + ALPHA * errorY
-    this.vx[index] = vx + (BETA / dt) * errorX
-    this.vy[index] = vy + (BETA / dt) * errorY
-    if (Math.abs(this.vx[index]!) + Math.abs(this.vy[index]!) < STANDING && Math.abs(errorX) + Math.abs(errorY) < STANDING)
-      this.#begin(index, nowMs, x, y)
+    follow(this, index, nowMs, x, y)
+  }
+
+  /** Many at once: of each user `indexes[at]` the place, for callers with thousands of them. */
+  updateAll(indexes: Int32Array, nowMs: number, xs: Float64Array, ys: Float64Array): void {
+    let last = 0
+    for (const index of indexes) last = Math.max(last, index)
+    if (last >= this.x.length) this.#grow(last + 1)
+    const { x, y, vx, vy, atMs } = this
+    const columns = { x, y, vx, vy, atMs }
+    for (let at = 0; at < indexes.length; at++) if (indexes[at]! >= 0) follow(columns, indexes[at]!, nowMs, xs[at]!, ys[at]!)
   }
 
   forget(index: number): void {
@@ -60,14 +46,6 @@ export class Motion {
     return Math.sqrt(this.vx[index]! ** 2 + this.vy[index]! ** 2)
   }
 
-  #begin(index: number, nowMs: number, x: number, y: number): void {
-    this.x[index] = x
-    this.y[index] = y
-    this.vx[index] = 0
-    this.vy[index] = 0
-    this.atMs[index] = nowMs
-  }
-
   #grow(needed: number): void {
     const capacity = Math.max(needed, this.x.length * 2)
     const widen = (from: Float64Array<ArrayBuffer>, empty = 0) => {
@@ -81,4 +59,44 @@ export class Motion {
     this.vy = widen(this.vy)
     this.atMs = widen(this.atMs, Number.NEGATIVE_INFINITY)
   }
+}
+
+type Columns = Record<'x' | 'y' | 'vx' | 'vy' | 'atMs', Float64Array>
+
+/** One place into one user's filter. */
+function follow(columns: Columns, index: number, nowMs: number, x: number, y: number): void {
+  const dtMs = nowMs - columns.atMs[index]!
+  if (!(dtMs < GAP_MS)) {
+    begin(columns, index, nowMs, x, y)
+    return
+  }
+  if (dtMs <= 0) return
+  columns.atMs[index] = nowMs
+  const dt = dtMs / 1000
+  const vx = columns.vx[index]!
+  const vy = columns.vy[index]!
+  const aheadX = columns.x[index]! + vx * dt
+  const aheadY = columns.y[index]! + vy * dt
+  const errorX = x - aheadX
+  const errorY = y - aheadY
+  if (errorX === 0 && errorY === 0 && vx === 0 && vy === 0) return
+  if (errorX * errorX + errorY * errorY > (SPEED_MAX * dt + 50) ** 2) {
+    begin(columns, index, nowMs, x, y)
+    return
+  }
+  columns.x[index] = aheadX + ALPHA * errorX
+  columns.y[index] = aheadY + ALPHA * errorY
+  const speedX = vx + (BETA / dt) * errorX
+  const speedY = vy + (BETA / dt) * errorY
+  columns.vx[index] = speedX
+  columns.vy[index] = speedY
+  if (Math.abs(speedX) + Math.abs(speedY) < STANDING && Math.abs(errorX) + Math.abs(errorY) < STANDING) begin(columns, index, nowMs, x, y)
+}
+
+function begin(columns: Columns, index: number, nowMs: number, x: number, y: number): void {
+  columns.x[index] = x
+  columns.y[index] = y
+  columns.vx[index] = 0
+  columns.vy[index] = 0
+  columns.atMs[index] = nowMs
 }

@@ -4,18 +4,18 @@
 // Pure; deterministic. Always holds: each user has at most one prediction waiting for its outcome.
 import { Calibration, type Score } from './calibration.ts'
 import { Coverage } from './coverage.ts'
-import { Markov, type Outlook, outlookAt, outlookWeight } from './markov.ts'
+import { Markov } from './markov.ts'
 import { Motion } from './motion.ts'
 
 /** Deviations of heading, in standard deviations, and their weights (Gaussian). */
 const FAN = [-1.8, -0.9, 0, 0.9, 1.8].map(at => ({ at, weight: Math.exp(-at * at * 0.5) }))
-const STRAIGHT = FAN.filter(({ at }) => at === 0)
 /** Shares of the straight way that a user really makes: roads bend, lights are red. */
 const PROGRESS = [
   { share: 0.35, weight: 0.3 },
   { share: 0.75, weight: 0.4 },
   { share: 1.05, weight: 0.3 },
 ]
+const FARTHEST = Math.max(...PROGRESS.map(({ share }) => share))
 const HEADING_SPREAD = 0.35
 const HEADING_SPREAD_PER_ROOT_SECOND = 0.06
 const SLOW_METERS_PER_SECOND = 0.7
@@ -25,6 +25,7 @@ const MIX_MIN = 0.05
 const SAMPLE_MS = 10_000
 /** How fast the mix follows experience. */
 const MIX_RATE = 0.02
+const UNKNOWN = -1
 
 export class Predictor {
   readonly motion = new Motion()
@@ -39,19 +40,32 @@ export class Predictor {
   #raw = 0
   #fanPart = 0
   #markovPart = 0
-  readonly #sites: number[] = []
-  readonly #weights: number[] = []
+  /** Where the fan ends: as many as #ends, a site each, with their weights. */
+  readonly #sites = new Int32Array(FAN.length * PROGRESS.length)
+  readonly #weights = new Float64Array(FAN.length * PROGRESS.length)
+  #ends = 0
 
   /** A user seen at a place and a site; also settles a prediction whose time has come. */
   observe(user: number, nowMs: number, x: number, y: number, site: number): void {
     this.motion.update(user, nowMs, x, y)
-    if (user >= this.#waiting.dueMs.length) this.#waiting = emptyWaiting(Math.max(user + 1, 2 * user), this.#waiting)
-    const { current, previous, dueMs } = this.#waiting
-    if (current[user] !== site) {
-      previous[user] = current[user]!
-      current[user] = site
+    this.#reserve(user)
+    if (this.#waiting.current[user] !== site) this.#come(user, site)
+    if (nowMs >= this.#waiting.dueMs[user]!) this.#settle(user, nowMs, site)
+  }
+
+  /** Many at once, each at its index in `users` (-1: nobody). */
+  observeAll(users: Int32Array, nowMs: number, xs: Float64Array, ys: Float64Array, sites: Int32Array): void {
+    this.motion.updateAll(users, nowMs, xs, ys)
+    let last = 0
+    for (const user of users) last = Math.max(last, user)
+    this.#reserve(last)
+    const { current, dueMs } = this.#waiting
+    for (let at = 0; at < users.length; at++) {
+      const user = users[at]!
+      if (user < 0) continue
+      if (current[user] !== sites[at]) this.#come(user, sites[at]!)
+      if (nowMs >= dueMs[user]!) this.#settle(user, nowMs, sites[at]!)
     }
-    if (nowMs >= dueMs[user]!) this.#settle(user, nowMs, site)
   }
 
   forget(user: number): void {
@@ -61,6 +75,18 @@ export class Predictor {
     this.#waiting.madeMs[user] = Number.NEGATIVE_INFINITY
     this.#waiting.current[user] = -1
     this.#waiting.previous[user] = -1
+    this.#waiting.knownMs[user] = UNKNOWN
+  }
+
+  #reserve(user: number): void {
+    if (user >= this.#waiting.dueMs.length) this.#waiting = emptyWaiting(Math.max(user + 1, 2 * user), this.#waiting)
+  }
+
+  #come(user: number, site: number): void {
+    const { current, previous, knownMs } = this.#waiting
+    previous[user] = current[user]!
+    current[user] = site
+    knownMs[user] = UNKNOWN
   }
 
   /** Sets `site` and `probability` for `tauMs` from now; false for a user who is not known or stands still (nothing is to be foretold). */
@@ -70,7 +96,8 @@ export class Predictor {
     if (here < 0 || !this.motion.isKnown(user, nowMs) || this.motion.speed(user) < SLOW_METERS_PER_SECOND) return false
     if (!this.coverage.isEmpty) this.coverage.learn(this.motion.x[user]!, this.motion.y[user]!, here)
     this.#spread(user, here, tauMs)
-    this.#mix(previous[user]!, here, tauMs)
+    this.#findContexts(user, here, previous[user]!, tauMs)
+    this.#mix(user, here)
     if (dueMs[user] === Number.POSITIVE_INFINITY && nowMs - this.#waiting.madeMs[user]! >= SAMPLE_MS) this.#await(user, nowMs, tauMs, here)
     return true
   }
@@ -79,58 +106,87 @@ export class Predictor {
     return { ...this.#calibration.score(), fanShare: this.#fanShare }
   }
 
-  /** Collects where the fan ends, with weights that sum to 1, in #sites and #weights. */
+  /** Collects where the fan ends, with weights that sum to 1. */
   #spread(user: number, here: number, tauMs: number): void {
     const { motion, coverage } = this
-    this.#sites.length = 0
-    this.#weights.length = 0
+    this.#ends = 0
     if (coverage.isEmpty) {
       this.#add(here, 1)
       return
     }
     const seconds = tauMs / 1000
-    const spread = HEADING_SPREAD + HEADING_SPREAD_PER_ROOT_SECOND * Math.sqrt(seconds)
     const x = motion.x[user]!
     const y = motion.y[user]!
     const aheadX = motion.vx[user]! * seconds
     const aheadY = motion.vy[user]! * seconds
     // A way that is short beside a tile of the coverage needs no fan.
-    const fan = aheadX * aheadX + aheadY * aheadY < coverage.tileMeters ** 2 / 4 ? STRAIGHT : FAN
-    for (const { at, weight } of fan) {
-      const sin = Math.sin(at * spread)
-      const cos = Math.cos(at * spread)
-      const wayX = aheadX * cos - aheadY * sin
-      const wayY = aheadX * sin + aheadY * cos
-      for (const part of PROGRESS) this.#add(coverage.siteAt(x + wayX * part.share, y + wayY * part.share), weight * part.weight)
+    if (aheadX * aheadX + aheadY * aheadY < coverage.tileMeters ** 2 / 4) {
+      if (coverage.isOneTile(x, y, x + aheadX * FARTHEST, y + aheadY * FARTHEST)) this.#add(coverage.siteAt(x, y), 1)
+      else this.#along(x, y, aheadX, aheadY, 1)
+    } else {
+      const spread = HEADING_SPREAD + HEADING_SPREAD_PER_ROOT_SECOND * Math.sqrt(seconds)
+      for (const { at, weight } of FAN) {
+        const sin = Math.sin(at * spread)
+        const cos = Math.cos(at * spread)
+        this.#along(x, y, aheadX * cos - aheadY * sin, aheadX * sin + aheadY * cos, weight)
+      }
     }
-    const total = this.#weights.reduce((sum, weight) => sum + weight, 0)
-    for (let at = 0; at < this.#weights.length; at++) this.#weights[at]! /= total
+    if (this.#ends === 1) {
+      this.#weights[0] = 1
+      return
+    }
+    let total = 0
+    for (let at = 0; at < this.#ends; at++) total += this.#weights[at]!
+    for (let at = 0; at < this.#ends; at++) this.#weights[at]! /= total
+  }
+
+  #along(x: number, y: number, wayX: number, wayY: number, weight: number): void {
+    for (const part of PROGRESS) this.#add(this.coverage.siteAt(x + wayX * part.share, y + wayY * part.share), weight * part.weight)
   }
 
   #add(site: number, weight: number): void {
-    const at = this.#sites.indexOf(site)
-    if (at >= 0) this.#weights[at]! += weight
-    else {
-      this.#sites.push(site)
-      this.#weights.push(weight)
+    for (let at = 0; at < this.#ends; at++) {
+      if (this.#sites[at] !== site) continue
+      this.#weights[at]! += weight
+      return
     }
+    this.#sites[this.#ends] = site
+    this.#weights[this.#ends++] = weight
   }
 
-  #mix(previous: number, here: number, tauMs: number): void {
-    const outlook = this.#markov.outlook(previous, here, tauMs)
-    const markovShare = (1 - this.#fanShare) * outlookWeight(outlook)
+  /** The learned contexts of a user, looked up anew when it has come to another site, or nothing was known of one. */
+  #findContexts(user: number, here: number, previous: number, tauMs: number): void {
+    const { knownMs, fine, coarse } = this.#waiting
+    if (knownMs[user] === tauMs && fine[user]! >= 0 && coarse[user]! >= 0) return
+    const found = this.#markov.find(previous, here, tauMs)
+    knownMs[user] = tauMs
+    fine[user] = found.fine
+    coarse[user] = found.coarse
+  }
+
+  #mix(user: number, here: number): void {
+    const fine = this.#waiting.fine[user]!
+    const coarse = this.#waiting.coarse[user]!
+    const markovShare = (1 - this.#fanShare) * this.#markov.weight(coarse)
     this.#raw = -1
-    const known = this.#sites.length
-    for (let at = 0; at < known; at++) this.#weigh(outlook, markovShare, this.#sites[at]!, this.#weights[at]!)
+    for (let at = 0; at < this.#ends; at++) {
+      const site = this.#sites[at]!
+      this.#weigh(markovShare, site, this.#weights[at]!, this.#markov.share(fine, coarse, here, site))
+    }
     // More than half for one leaves less for any other.
-    if (this.#raw <= 0.5 && outlook.coarse) {
-      for (const site of outlook.coarse.sites) if (this.#sites.indexOf(site) < 0) this.#weigh(outlook, markovShare, site, 0)
+    if (this.#raw <= 0.5) {
+      const others = coarse < 0 || this.#isAnEnd(here) ? this.#markov.elsewhere(coarse) : [here, ...this.#markov.elsewhere(coarse)]
+      for (const site of others) if (!this.#isAnEnd(site)) this.#weigh(markovShare, site, 0, this.#markov.share(fine, coarse, here, site))
     }
     this.probability = this.#calibration.correct(this.#raw)
   }
 
-  #weigh(outlook: Outlook, markovShare: number, site: number, byFan: number): void {
-    const byMarkov = outlookAt(outlook, site)
+  #isAnEnd(site: number): boolean {
+    for (let at = 0; at < this.#ends; at++) if (this.#sites[at] === site) return true
+    return false
+  }
+
+  #weigh(markovShare: number, site: number, byFan: number, byMarkov: number): void {
     const raw = byFan + markovShare * (byMarkov - byFan)
     if (raw <= this.#raw) return
     this.#raw = raw
@@ -145,6 +201,8 @@ export class Predictor {
     waiting.madeMs[user] = nowMs
     waiting.from[user] = here
     waiting.before[user] = waiting.previous[user]!
+    waiting.fineThen[user] = waiting.fine[user]!
+    waiting.coarseThen[user] = waiting.coarse[user]!
     waiting.site[user] = this.site
     waiting.raw[user] = this.#raw
     waiting.stated[user] = this.probability
@@ -160,7 +218,7 @@ export class Predictor {
     if (isLate) return
     const from = waiting.from[user]!
     const isHit = waiting.site[user] === site
-    this.#markov.learn(waiting.before[user]!, from, tauMs, site)
+    this.#markov.learn(waiting.before[user]!, from, tauMs, site, { fine: waiting.fineThen[user]!, coarse: waiting.coarseThen[user]! })
     this.#calibration.learn(waiting.raw[user]!, waiting.stated[user]!, isHit, waiting.site[user] !== from)
     const likelihood = (probability: number) => Math.max(0.02, isHit ? probability : 1 - probability)
     const [fan, markov] = [likelihood(waiting.byFan[user]!), likelihood(waiting.byMarkov[user]!)]
@@ -170,31 +228,32 @@ export class Predictor {
   }
 }
 
-type Waiting = Record<'dueMs' | 'madeMs' | 'raw' | 'stated' | 'byFan' | 'byMarkov', Float64Array> &
-  Record<'site' | 'from' | 'before' | 'current' | 'previous', Int32Array>
+/** One column for each field, as in vm-table.ts. */
+const columns = (capacity: number) => ({
+  /** When the prediction that waits for its outcome is due, and when it was made. */
+  dueMs: new Float64Array(capacity).fill(Number.POSITIVE_INFINITY),
+  madeMs: new Float64Array(capacity).fill(Number.NEGATIVE_INFINITY),
+  raw: new Float64Array(capacity),
+  stated: new Float64Array(capacity),
+  byFan: new Float64Array(capacity),
+  byMarkov: new Float64Array(capacity),
+  site: new Int32Array(capacity).fill(-1),
+  from: new Int32Array(capacity).fill(-1),
+  before: new Int32Array(capacity).fill(-1),
+  fineThen: new Int32Array(capacity).fill(-1),
+  coarseThen: new Int32Array(capacity).fill(-1),
+  /** Where the user is, and was before. */
+  current: new Int32Array(capacity).fill(-1),
+  previous: new Int32Array(capacity).fill(-1),
+  /** The time ahead for which `fine` and `coarse` were looked up. */
+  knownMs: new Float64Array(capacity).fill(UNKNOWN),
+  fine: new Int32Array(capacity).fill(-1),
+  coarse: new Int32Array(capacity).fill(-1),
+})
+type Waiting = ReturnType<typeof columns>
 
 function emptyWaiting(capacity: number, old?: Waiting): Waiting {
-  const floats = (name: 'dueMs' | 'madeMs' | 'raw' | 'stated' | 'byFan' | 'byMarkov', empty = 0) => {
-    const column = new Float64Array(capacity).fill(empty)
-    if (old) column.set(old[name])
-    return column
-  }
-  const sites = (name: 'site' | 'from' | 'before' | 'current' | 'previous') => {
-    const column = new Int32Array(capacity).fill(-1)
-    if (old) column.set(old[name])
-    return column
-  }
-  return {
-    dueMs: floats('dueMs', Number.POSITIVE_INFINITY),
-    madeMs: floats('madeMs', Number.NEGATIVE_INFINITY),
-    raw: floats('raw'),
-    stated: floats('stated'),
-    byFan: floats('byFan'),
-    byMarkov: floats('byMarkov'),
-    site: sites('site'),
-    from: sites('from'),
-    before: sites('before'),
-    current: sites('current'),
-    previous: sites('previous'),
-  }
+  const waiting = columns(capacity)
+  if (old) for (const name of Object.keys(waiting) as (keyof Waiting)[]) waiting[name].set(old[name])
+  return waiting
 }

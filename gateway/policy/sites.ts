@@ -95,6 +95,12 @@ export class SiteTable {
     return this.#best[userSite]!
   }
 
+  /** The whole table for a loop over many VMs: RTT from a to b at [a * stride + b], the best site for users of u at [u]. Good until the next change. */
+  tables(): { rttMs: Float64Array; stride: number; best: Int32Array } {
+    if (!this.#isBestKnown) this.#findBest()
+    return { rttMs: this.#rtt, stride: this.#capacity, best: this.#best }
+  }
+
   setTokens(site: number, tokens: number | undefined): void {
     this.#tokens[site] = tokens
   }

@@ -41,20 +41,21 @@ export class Legs {
 
   step(nowMs: number, elapsedMs: number): void {
     const { x, y } = this.#users
-    for (let at = 0; at < this.#speed.length; at++) {
-      if (nowMs < this.#pauseUntilMs[at]!) continue
-      const user = at + this.#first
-      const wayX = this.#toX[at]! - x[user]!
-      const wayY = this.#toY[at]! - y[user]!
+    const [toX, toY, speed, pauseUntilMs, first] = [this.#toX, this.#toY, this.#speed, this.#pauseUntilMs, this.#first]
+    for (let at = 0; at < speed.length; at++) {
+      if (nowMs < pauseUntilMs[at]!) continue
+      const user = at + first
+      const wayX = toX[at]! - x[user]!
+      const wayY = toY[at]! - y[user]!
       const left = Math.sqrt(wayX * wayX + wayY * wayY)
-      const way = (this.#speed[at]! * elapsedMs) / 1000
+      const way = (speed[at]! * elapsedMs) / 1000
       if (way < left) {
         x[user]! += (wayX * way) / left
         y[user]! += (wayY * way) / left
         continue
       }
-      x[user] = this.#toX[at]!
-      y[user] = this.#toY[at]!
+      x[user] = toX[at]!
+      y[user] = toY[at]!
       this.#next(user, nowMs)
     }
   }

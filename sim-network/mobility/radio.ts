@@ -3,7 +3,7 @@
 // correlated along the way as real shadowing is. A3 (TS 38.331): a neighbour enters when Mn - Hys > Mp + Off, leaves when Mn + Hys < Mp + Off,
 // and is handed over to when it has not left for TTT. Pure; equal seeds and ways give equal cells.
 import { createRandom } from '../random.ts'
-import type { MapCell, SiteMap } from './map.ts'
+import type { SiteMap } from './map.ts'
 import type { Scenario } from './scenario.ts'
 
 const TILE_METERS = 100
@@ -23,7 +23,9 @@ export class Radio {
   /** When it began to serve. */
   readonly sinceMs: Float64Array
   handovers = 0
-  readonly #cells: readonly MapCell[]
+  readonly #cellX: Float64Array
+  readonly #cellY: Float64Array
+  readonly #cellDbm: Float64Array
   readonly #settings: Scenario['radio']
   readonly #gaussians = new Float32Array(GAUSSIANS)
   readonly #seed: number
@@ -39,9 +41,13 @@ export class Radio {
   readonly #y: Float64Array
   readonly #atMs: Float64Array
   readonly #means: Float64Array
+  /** Level of the cell that #strongest gave last, dBm. */
+  #strongestDbm = Number.NEGATIVE_INFINITY
 
   constructor(map: SiteMap, settings: Scenario['radio'], seed: number, users: number) {
-    this.#cells = map.cells
+    this.#cellX = Float64Array.from(map.cells, ({ x }) => x)
+    this.#cellY = Float64Array.from(map.cells, ({ y }) => y)
+    this.#cellDbm = Float64Array.from(map.cells, ({ dbm }) => dbm)
     this.#settings = settings
     const random = createRandom(seed).fork('radio')
     this.#seed = random.uint32()
@@ -73,9 +79,15 @@ export class Radio {
     }
     const { hysteresisDb, offsetDb, triggerMs } = this.#settings
     const serving = this.serving[user]!
-    const limitDb = this.#level(serving, x, y) + offsetDb
-    const best = this.#tiles[tile] === serving && this.#tiles[tile + 1]! < 0 ? serving : this.#strongest(tile, x, y)
-    const bestDb = best === serving ? Number.NEGATIVE_INFINITY : this.#level(best, x, y)
+    const isAlone = this.#tiles[tile] === serving && this.#tiles[tile + 1]! < 0
+    if (isAlone && this.#candidate[user]! < 0) {
+      this.#place(user, nowMs, x, y)
+      return false
+    }
+    const servingDbm = this.#level(serving, x, y)
+    const limitDb = servingDbm + offsetDb
+    const best = isAlone ? serving : this.#strongest(tile, x, y, serving, servingDbm)
+    const bestDb = best === serving ? Number.NEGATIVE_INFINITY : this.#strongestDbm
     let isChanged = false
     if (bestDb - hysteresisDb > limitDb || this.#candidate[user]! >= 0) isChanged = this.#walk(user, nowMs, x, y, best, triggerMs)
     this.#place(user, nowMs, x, y)
@@ -89,10 +101,10 @@ export class Radio {
 
   /** The same without what shadows all cells alike: enough to compare them. */
   #level(cell: number, x: number, y: number): number {
-    const { x: cellX, y: cellY, dbm } = this.#cells[cell]!
-    const square = Math.max(400, (x - cellX) ** 2 + (y - cellY) ** 2)
+    const square = Math.max(400, (x - this.#cellX[cell]!) ** 2 + (y - this.#cellY[cell]!) ** 2)
     // 37.6 log10(sqrt(square) / 1000) = 18.8 log10(square) - 112.8, and log10(v) = ln(v) * 0.43429.
-    return dbm - 128.1 - (8.164_736 * Math.log(square) - 112.8) + SHARED * this.#settings.shadowingDb * this.#shadow(cell, x, y)
+    const lossDb = 8.164_736 * Math.log(square) - 112.8
+    return this.#cellDbm[cell]! - 128.1 - lossDb + SHARED * this.#settings.shadowingDb * this.#shadow(cell, x, y)
   }
 
   /** The strongest cells there, best first: what a phone would report as neighbours. */
@@ -145,16 +157,19 @@ export class Radio {
     this.#atMs[user] = nowMs
   }
 
-  #strongest(tile: number, x: number, y: number): number {
+  /** Of a tile's candidates; the level of one, `known`, may have been worked out before. */
+  #strongest(tile: number, x: number, y: number, known = -1, knownDbm = 0): number {
     let best = this.#tiles[tile]!
-    if (this.#tiles[tile + 1]! < 0) return best
-    let bestDb = Number.NEGATIVE_INFINITY
-    for (let at = tile; at < tile + CANDIDATES_MAX && this.#tiles[at]! >= 0; at++) {
-      const dbm = this.#level(this.#tiles[at]!, x, y)
-      if (dbm <= bestDb) continue
-      best = this.#tiles[at]!
-      bestDb = dbm
+    let bestDbm = Number.NEGATIVE_INFINITY
+    for (let at = tile; at < tile + CANDIDATES_MAX; at++) {
+      const cell = this.#tiles[at]!
+      if (cell < 0) break
+      const dbm = cell === known ? knownDbm : this.#level(cell, x, y)
+      if (dbm <= bestDbm) continue
+      best = cell
+      bestDbm = dbm
     }
+    this.#strongestDbm = bestDbm
     return best
   }
 
@@ -173,8 +188,8 @@ export class Radio {
     const means = this.#means
     let best = Number.NEGATIVE_INFINITY
     for (let cell = 0; cell < means.length; cell++) {
-      const { x: cellX, y: cellY, dbm } = this.#cells[cell]!
-      means[cell] = dbm - 8.164_736 * Math.log(Math.max(2500, (middle.x - cellX) ** 2 + (middle.y - cellY) ** 2))
+      const square = Math.max(2500, (middle.x - this.#cellX[cell]!) ** 2 + (middle.y - this.#cellY[cell]!) ** 2)
+      means[cell] = this.#cellDbm[cell]! - 8.164_736 * Math.log(square)
       best = Math.max(best, means[cell]!)
     }
     const least = best - 3 * this.#settings.shadowingDb - this.#settings.hysteresisDb

@@ -1,7 +1,7 @@
 import { Calibration } from '../../../gateway/policy/calibration.ts'
 import { Coverage } from '../../../gateway/policy/coverage.ts'
 import { HandoffEngine } from '../../../gateway/policy/engine.ts'
-import { Markov, outlookAt } from '../../../gateway/policy/markov.ts'
+import { Markov } from '../../../gateway/policy/markov.ts'
 import { Motion } from '../../../gateway/policy/motion.ts'
 import { Predictor } from '../../../gateway/policy/predict.ts'
 import type { Observation } from '../../../gateway/policy/types.ts'
@@ -49,10 +49,14 @@ test('the site model learns where users of a site go, by where they came from', 
     markov.learn(0, 1, 10_000, 2)
     markov.learn(2, 1, 10_000, 0)
   }
-  const at = (previous: number, then: number) => outlookAt(markov.outlook(previous, 1, 10_000), then)
+  const share = (previous: number, site: number, then: number) => {
+    const { fine, coarse } = markov.find(previous, site, 10_000)
+    return markov.share(fine, coarse, site, then)
+  }
+  const at = (previous: number, then: number) => share(previous, 1, then)
   assert.ok(at(0, 2) > 0.95 && at(2, 0) > 0.95)
   assert.ok(Math.abs(at(9, 2) - 0.5) < 0.05, 'from elsewhere: as the site as a whole')
-  assert.is(outlookAt(markov.outlook(0, 7, 10_000), 7), 1)
+  assert.is(share(0, 7, 7), 1)
 })
 
 test('calibration corrects a forecaster who is too sure', () => {
