@@ -32,6 +32,8 @@ export type RecordContext = {
   epoch: number
   index: number
   direction: Direction
+  /** Frames of this stream that earlier attempts have brought: this one goes on behind them. Default 0. */
+  from?: number
 }
 
 type Common = { key: Uint8Array; context: RecordContext; primitives?: Primitives }
@@ -199,9 +201,10 @@ function checkKey(key: Uint8Array, header: Uint8Array): void {
 }
 
 /** Additional data of every record: what keeps one stream's record from opening as another's, even were a key ever used twice. */
-function encodeContext({ migrationId, epoch, index, direction }: RecordContext): Uint8Array {
+function encodeContext({ migrationId, epoch, index, direction, from = 0 }: RecordContext): Uint8Array {
   if (!ID_PATTERN.test(migrationId)) throw new TypeError('a migration id is 32 hex digits')
-  return concatBytes(utf8('GWD1'), fromHex(migrationId), u64(epoch), u32(index), u8(directionNumber(direction)))
+  const place = [utf8('GWD1'), fromHex(migrationId), u64(epoch), u32(index), u8(directionNumber(direction))]
+  return concatBytes(...place, ...(from > 0 ? [u64(from)] : []))
 }
 
 /** digest 0 = BLAKE2b-256(context); digest n+1 = BLAKE2b-256(digest n | u32be record length | MAC of the record). The MAC stands for the record: without the

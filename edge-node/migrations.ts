@@ -107,8 +107,8 @@ export function createMigrations(options: MigrationsOptions): Migrations {
     handlers: { prepare: watched(alerts, 'target', prepare), start: watched(alerts, 'source', start), cancel },
     onRelayStream(relay, stream) {
       const target = slots.target(relay.sessionId)
-      if (target && relay.attempt === target.plan.attempt) return target.target.accept(relay.index, stream)
-      const answering = target?.target ?? slots.answering(relay.sessionId)
+      if (target) return target.target.accept(relay.index, relay.attempt, stream)
+      const answering = slots.answering(relay.sessionId)
       if (answering && relay.index === 0) return answering.rejoin(relay.attempt, stream)
       const error = new GodwitError('MIGRATION_UNKNOWN', `a relay stream of migration ${relay.sessionId}, which is not here`)
       alerts.raise(error, { migrationId: relay.sessionId, index: relay.index, attempt: relay.attempt }, 'misrouted')

@@ -182,6 +182,9 @@ export const MigrationProgress = z.looseObject({
   rateBytesPerSecond: amount.optional(),
   dirtyBytesPerSecond: amount.optional(),
   etaMs: amount.nullish(),
+  /** How often the link was lost and the transfer went on, and how long it was away, ms. */
+  reconnects: count.optional(),
+  awayMs: amount.optional(),
 })
 export type MigrationProgress = z.infer<typeof MigrationProgress>
 
@@ -229,6 +232,9 @@ export const Report = z.looseObject({
   rounds: count,
   transport: text(32),
   streams: count,
+  /** How often the link was lost and the transfer went on, and how long it was away in all, ms. */
+  reconnects: count.optional(),
+  awayMs: amount.optional(),
   notes: z.array(prose(1024)).max(64),
 })
 export type Report = z.infer<typeof Report>

@@ -24,9 +24,9 @@ export type Session = {
   /** Control frames to the peer; flushed at once. */
   send(type: number, payload: Uint8Array): Promise<void>
   frames(): AsyncGenerator<Frame, void>
-  /** A further stream of this session, sealed from source to target. */
-  writer(stream: Stream, index: number, gate: Gate): SealedWriter
-  reader(stream: Stream, index: number, allowed: FrameName[], onReceived: (bytes: number) => void): SealedReader
+  /** A further stream of this session, sealed from source to target. `from`: how many of its frames earlier meetings have brought; both ends must say the same. */
+  writer(stream: Stream, index: number, gate: Gate, from?: number): SealedWriter
+  reader(stream: Stream, index: number, allowed: FrameName[], onReceived: (bytes: number) => void, from?: number): SealedReader
   /** The final record of this side's control stream, then half-close. */
   finish(): Promise<void>
   reset(reason: string): void
@@ -122,9 +122,9 @@ function tell(onBreach: SessionOptions['onBreach'], error: unknown): void {
 function createSession({ side, stream, plan, onBreach }: SessionOptions, rootKey: Uint8Array): Session {
   const there: Direction = side === 'source' ? 'source-to-target' : 'target-to-source'
   const back: Direction = side === 'source' ? 'target-to-source' : 'source-to-target'
-  const sealing = (direction: Direction, index: number) => ({
+  const sealing = (direction: Direction, index: number, from = 0) => ({
     key: deriveStreamKey(rootKey, { direction, index, attempt: plan.attempt }),
-    context: { migrationId: plan.migrationId, epoch: plan.epoch, index, direction },
+    context: { migrationId: plan.migrationId, epoch: plan.epoch, index, direction, from },
   })
   const onError = (error: GodwitError) => tell(onBreach, error)
   const out = createSealedWriter({ stream, ...sealing(there, 0) })
@@ -136,9 +136,9 @@ function createSession({ side, stream, plan, onBreach }: SessionOptions, rootKey
       await out.flush()
     },
     frames: () => incoming.frames(),
-    writer: (data, index, gate) => createSealedWriter({ stream: data, ...sealing('source-to-target', index), gate }),
-    reader: (data, index, allowed, onReceived) =>
-      createSealedReader({ stream: data, ...sealing('source-to-target', index), allowed, onReceived, onError }),
+    writer: (data, index, gate, from) => createSealedWriter({ stream: data, ...sealing('source-to-target', index, from), gate }),
+    reader: (data, index, allowed, onReceived, from) =>
+      createSealedReader({ stream: data, ...sealing('source-to-target', index, from), allowed, onReceived, onError }),
     finish: () => out.finish(),
     reset: reason => stream.reset(reason),
     get wireBytes() {

@@ -67,25 +67,6 @@ async function meet(options: HandOverOptions, attempt: number): Promise<Peer> {
   })
 }
 
-/** At the target: one later meeting. Gives the grant to `decide` and its answer to the source. */
-export async function answerGrant(
-  options: Omit<SessionOptions, 'side'> & { log: Log },
-  decide: (grant: MessageOf<'GRANT'>) => Promise<MessageOf<'RUNNING' | 'REFUSE'>>,
-): Promise<void> {
-  const session = await openSession({ ...options, side: 'target' })
-  const over = new AbortController()
-  const peer = createPeer({ session, signal: over.signal, fail: error => over.abort(error) })
-  const grant = await peer.expect(['GRANT'], { ms: RUNNING_TIMEOUT_MS, what: 'GRANT from the source' })
-  const answer = await decide(grant)
-  await peer.send(answer)
-  await peer.finish()
-  options.log.info('a later meeting was answered', {
-    migrationId: options.plan.migrationId,
-    attempt: options.plan.attempt,
-    answer: answer.type,
-  })
-}
-
 /** The REFUSE of a target that has nothing of the VM. */
 export const refusal = (error: GodwitError = new GodwitError('VM_UNKNOWN', 'the target has nothing of this VM')): MessageOf<'REFUSE'> => ({
   type: 'REFUSE',

@@ -19,9 +19,10 @@ const Message = z.discriminatedUnion('type', [
   z.object({ type: z.literal('PAGES'), blocks: z.array(z.object({ name: z.string().max(256), bytes: count })).max(16) }),
   /** Target: its QEMU has read the whole stream and loaded it. Lets a source end its streams that could not see the end itself. */
   z.object({ type: z.literal('SHUT'), code: count }),
-  /** Source: all streams have ended; this is what went into each. */
+  /** Source: all streams have ended over the meeting of this attempt; this is what went into each. */
   z.object({
     type: z.literal('EOS'),
+    attempt: count.min(1),
     streams: z
       .array(z.object({ index: count.max(INDEX_MAX), records: count, digest: hash }))
       .max(INDEX_MAX + 1)
@@ -31,6 +32,10 @@ const Message = z.discriminatedUnion('type', [
   z.object({ type: z.literal('GRANT'), vm: Id, epoch: count, migrationId: z.string().max(64), manifestHash: hash }),
   z.object({ type: z.literal('RUNNING'), resumeMs: ms }),
   z.object({ type: z.literal('ABORT'), error: ErrorBody }),
+  /** Source: the first word of a later meeting, before the commit. `taken`: of the target's messages (peer.ts), how many have come in all. */
+  z.object({ type: z.literal('CONTINUE'), taken: count }),
+  /** Target: the answer. `frames`: of each data stream, how many are taken; absent: all has arrived, and the VM is loaded. */
+  z.object({ type: z.literal('HELD'), taken: count, frames: z.array(count).max(INDEX_MAX).optional() }),
 ])
 
 export type Message = z.infer<typeof Message>

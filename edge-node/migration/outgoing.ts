@@ -1,6 +1,7 @@
-// The source's corridor: QEMU's socket -> parser -> pages to the pipeline, the rest (the skeleton) in order to stream 1 -> sealed streams.
+// The source's corridor: QEMU's socket -> parser -> pages to the pipeline, the rest (the skeleton) in order to stream 1 -> kept until the target has it, sealed.
 // Always holds: device state is behind a barrier, so the target has every page in guest memory before its QEMU reads the first device byte (virtio
-// reads its rings from there); reading from QEMU stops while the pipeline or the path is full, so bytes in flight stay bounded by the gate.
+// reads its rings from there); reading from QEMU stops while the pipeline or the path is full, or the link is lost, so bytes in flight stay bounded by the gate.
+// A QEMU that is not read waits in its write, and the guest runs on (design: QEMU.md): so a lost link costs a live migration time, and the guest nothing.
 import { createServer, type Server, type Socket } from 'node:net'
 import { toHex } from '../../crypto/bytes.ts'
 import { derivePageHashKey } from '../../crypto/keys.ts'
@@ -9,6 +10,7 @@ import { createPageHasher } from '../../crypto/page-hash.ts'
 import type { Stream } from '../../transport/types.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import { FRAME } from '../../wire/types.ts'
+import { createKeptStreams, type KeptStreams } from '../channel/kept-streams.ts'
 import type { SealedWriter } from '../channel/sealed-stream.ts'
 import type { Session } from '../channel/session.ts'
 import { encodeBarrier } from '../pages/batch.ts'
@@ -25,9 +27,9 @@ const SKELETON_FRAME_BYTES = 64 * 1024
 const SKELETON_WAITING_BYTES_MAX = 1024 * 1024
 
 export type OutgoingOptions = {
-  session: Session
-  gate: Gate
-  streams: { skeleton: Stream; pages: Stream[] }
+  /** Of the first meeting: the page hashes' key comes of it, which never leaves this side. */
+  rootKey: Uint8Array
+  pageStreams: number
   compression: 'zstd' | 'off'
   level: number | 'auto'
   workers: number
@@ -35,9 +37,11 @@ export type OutgoingOptions = {
   onBlocks: (blocks: { name: string; bytes: number }[]) => void
   /** RAM is complete: all after it is device state. */
   onRamEnd: () => void
-  /** Everything has been sent; what went into each stream. */
+  /** Everything has been sent; what went into each stream over this meeting. Called anew for each meeting that comes to that. */
   onEnd: (manifest: Manifest) => void
   onOpaque: (reason: string) => void
+  /** A stream of the meeting at hand has failed. */
+  onLost: (error: GodwitError) => void
   fail: (error: GodwitError) => void
 }
 
@@ -45,21 +49,33 @@ export type Outgoing = {
   /** Reads one QEMU connection to its end. */
   feed(socket: Socket): Promise<void>
   /** Ends all streams in order (idempotent): called when the end of QEMU's stream is known. */
-  finish(): Promise<void>
+  finish(): void
+  /** Goes on over this meeting: skeleton stream first, then the page streams. `taken`: frames of each that the target has. */
+  attach(meeting: { session: Session; gate: Gate; streams: Stream[]; taken: readonly number[] }): void
+  /** The target has taken so many frames of each stream. */
+  taken(frames: readonly number[]): void
+  /** The meeting is lost: everything waits for the next. */
+  detach(): void
   abort(error: GodwitError): void
   readonly pipeline: Pipeline | undefined
+  /** Of all meetings. */
   readonly wireBytes: number
+  /** What is kept for a meeting to come. */
+  readonly keptBytes: number
 }
 
 export function createOutgoing(options: OutgoingOptions): Outgoing {
-  const { session, gate, streams, fail } = options
-  const skeleton = session.writer(streams.skeleton, SKELETON_INDEX, gate)
-  const pages = streams.pages.map((stream, i) => session.writer(stream, FIRST_PAGE_INDEX + i, gate))
+  const { fail } = options
+  const kept = createKeptStreams({
+    streams: 1 + options.pageStreams,
+    onEnded: writers => options.onEnd(manifestOf(writers)),
+    onLost: options.onLost,
+  })
   const order = createOrder(fail)
   let pipeline: Pipeline | undefined
-  let finished: Promise<void> | undefined
+  let finished = false
 
-  const rest = createSkeletonQueue(skeleton, order)
+  const rest = createSkeletonQueue(kept, order)
   /** Everything before this point is in the target's memory before anything after it is read there. */
   const barrier = () => {
     rest.close()
@@ -73,12 +89,12 @@ export function createOutgoing(options: OutgoingOptions): Outgoing {
     {
       skeleton(bytes) {
         rest.push(bytes)
-        if (inDevices && endWatch.push(bytes)) void finish()
+        if (inDevices && endWatch.push(bytes)) finish()
       },
       page: (block, offset, bytes) => pipeline!.page(block.index, offset, bytes),
       zero: (block, offset) => pipeline!.zero(block.index, offset),
       blocks: blocks => {
-        pipeline = startPipeline(options, blocks, skeleton, pages)
+        pipeline = startPipeline(options, blocks, kept)
       },
       ramEnd() {
         inDevices = true
@@ -93,14 +109,13 @@ export function createOutgoing(options: OutgoingOptions): Outgoing {
     { captures: name => name === CAPTURED_BLOCK },
   )
   const finish = () => {
-    finished ??= (async () => {
-      rest.close()
-      await order.settled()
+    if (finished) return
+    finished = true
+    rest.close()
+    order.add(async () => {
       await pipeline?.finish()
-      await Promise.all([skeleton, ...pages].map(writer => writer.finish()))
-      options.onEnd(manifestOf([skeleton, ...pages]))
-    })().catch(error => fail(toGodwitError(error)))
-    return finished
+      kept.end()
+    })
   }
   return {
     async feed(socket) {
@@ -114,42 +129,49 @@ export function createOutgoing(options: OutgoingOptions): Outgoing {
       if (!finished) throw new GodwitError('QEMU_STREAM', "the source's QEMU ended its stream early")
     },
     finish,
+    attach({ session, gate, streams, taken }) {
+      kept.attach(
+        streams.map((stream, i) => session.writer(stream, SKELETON_INDEX + i, gate, taken[i])),
+        taken,
+      )
+    },
+    taken: frames => kept.taken(frames),
+    detach: () => kept.detach(),
     abort(error) {
-      gate.close(error)
+      kept.abort(error)
       pipeline?.abort(error)
-      for (const stream of [streams.skeleton, ...streams.pages]) stream.reset(error.code)
     },
     get pipeline() {
       return pipeline
     },
     get wireBytes() {
-      return [skeleton, ...pages].reduce((sum, writer) => sum + writer.wireBytes, 0)
+      return kept.wireBytes
+    },
+    get keptBytes() {
+      return kept.keptBytes
     },
   }
 }
 
-function startPipeline(options: OutgoingOptions, blocks: readonly Block[], skeleton: SealedWriter, pages: SealedWriter[]): Pipeline {
+/** Streams of the kept: 0 is the skeleton, 1 and up carry pages. */
+const SKELETON = 0
+
+function startPipeline(options: OutgoingOptions, blocks: readonly Block[], kept: KeptStreams): Pipeline {
   const captured = blocks.filter(block => block.captured)
   if (captured.length === 0) throw new GodwitError('QEMU_STREAM', `the stream has no RAM block '${CAPTURED_BLOCK}': not a VM of ours`)
   options.onBlocks(blocks.map(block => ({ name: block.name, bytes: block.captured ? block.usedBytes : 0 })))
   return createPipeline({
     sink: {
-      streams: pages.length,
-      async send(stream, type, payload) {
-        const writer = pages[stream]!
-        await writer.send(type, payload)
-        if (type === FRAME.BARRIER) await writer.flush()
-      },
+      streams: options.pageStreams,
+      // The pipeline uses its buffers again: a frame is copied to be kept.
+      send: (stream, type, payload) => kept.send(1 + stream, type, Buffer.from(payload), { flush: type === FRAME.BARRIER }),
     },
     blocks: captured.map(block => ({ id: block.index, bytes: block.usedBytes })),
-    hasher: createPageHasher(derivePageHashKey(options.session.rootKey)),
+    hasher: createPageHasher(derivePageHashKey(options.rootKey)),
     compression: options.compression,
     level: options.level,
     workers: options.workers,
-    async onBarrier(n) {
-      await skeleton.send(FRAME.BARRIER, encodeBarrier(n))
-      await skeleton.flush()
-    },
+    onBarrier: n => kept.send(SKELETON, FRAME.BARRIER, encodeBarrier(n), { flush: true }),
   })
 }
 
@@ -165,7 +187,7 @@ function createOrder(fail: (error: GodwitError) => void) {
 }
 
 /** Collects skeleton bytes into frames and queues them in order. */
-function createSkeletonQueue(writer: SealedWriter, order: ReturnType<typeof createOrder>) {
+function createSkeletonQueue(kept: KeptStreams, order: ReturnType<typeof createOrder>) {
   let open: Buffer[] = []
   let openBytes = 0
   let waitingBytes = 0
@@ -175,8 +197,7 @@ function createSkeletonQueue(writer: SealedWriter, order: ReturnType<typeof crea
     open = []
     openBytes = 0
     order.add(async () => {
-      await writer.send(FRAME.SKELETON, bytes)
-      if (flush) await writer.flush()
+      await kept.send(SKELETON, FRAME.SKELETON, bytes, { flush })
       waitingBytes -= bytes.length
     })
   }

@@ -1,8 +1,10 @@
-// The other node, as a migration sees it: messages by type, and what flows beside them (acknowledgements, return path).
+// The other node, as a migration sees it: messages by type, and what flows beside them (acknowledgements, return path), over one meeting or many.
 // Always holds: REFUSE and ABORT end the migration with the other side's own code unless they are waited for; every wait has a deadline and
-// ends at once when the migration fails; the end of the control stream before finish() is a failure.
+// ends at once when the migration fails; the end of a meeting before finish() is told. Messages and the return path are counted and kept: a
+// later meeting says again what the other side has not taken, so each comes once and in order. What belongs to one meeting only is not kept.
 import { within } from '../../ops/deadline.ts'
 import { fromBody, GodwitError, toGodwitError } from '../../wire/errors.ts'
+import type { Frame } from '../../wire/frame.ts'
 import { FRAME } from '../../wire/types.ts'
 import type { Session } from '../channel/session.ts'
 import { decodeMessage, encodeMessage, type Message, type MessageOf } from './messages.ts'
@@ -12,25 +14,53 @@ export type Peer = {
   sendRaw(type: number, payload: Uint8Array): Promise<void>
   /** The next message of one of these types. */
   expect<T extends Message['type']>(types: T[], options: { ms: number; what: string }): Promise<MessageOf<T>>
+  /** How many messages of the other side have come that count (kept by it until they have). */
+  readonly taken: number
+  /** Goes on over a later meeting: its session, its frames from the one behind the greeting, and how many of our messages the other side has taken (all, unless told). */
+  resume(session: Session, frames: AsyncGenerator<Frame, void>, taken?: number): void
   /** Ends this side of the control stream in order. */
   finish(): Promise<void>
 }
 
 export type PeerOptions = {
   session: Session
-  onAck?: (receivedBytes: number) => void
+  /** What the other side says in it; default: all of it. */
+  frames?: AsyncGenerator<Frame, void>
+  /** Wire bytes received over this meeting, and frames taken of each data stream over all. */
+  onAck?: (receivedBytes: number, taken: number[]) => void
   onReturnPath?: (bytes: Uint8Array) => void
   /** Aborts every wait; its reason is the failure. */
   signal: AbortSignal
   /** `said`: the other side's own REFUSE or ABORT, or a breach of the protocol; `lost`: the meeting has ended. */
   fail: (error: GodwitError, how: 'said' | 'lost') => void
+  /** Whether a later meeting will say again what does not get through now: then sending does not fail. */
+  heals?: () => boolean
 }
 
-const UNREAD_MAX = 64
+/** What a broken link looks like, from either side of it. All else that ends a stream is a fault or an attack, and ends the migration. */
+export const isLoss = ({ code }: GodwitError): boolean => code === 'CONNECTION_LOST' || code === 'STREAM_RESET'
 
-export function createPeer({ session, onAck, onReturnPath, signal, fail }: PeerOptions): Peer {
+const UNREAD_MAX = 64
+/** A pre-copy has about ten of them in each direction. */
+const KEPT_MAX = 1024
+/** What is of no use in another meeting. */
+const OF_ONE_MEETING: ReadonlySet<string> = new Set<Message['type']>(['CONTINUE', 'HELD', 'EOS'])
+
+export function createPeer({
+  session: first,
+  frames: spoken = first.frames(),
+  onAck,
+  onReturnPath,
+  signal,
+  fail,
+  heals = () => false,
+}: PeerOptions): Peer {
   const unread: Message[] = []
   const waiting = new Set<{ types: string[]; take: (message: Message) => void }>()
+  const kept: { type: number; payload: Uint8Array }[] = []
+  let session = first
+  let keptFrom = 0
+  let taken = 0
   let finished = false
 
   const deliver = (message: Message) => {
@@ -46,20 +76,44 @@ export function createPeer({ session, onAck, onReturnPath, signal, fail }: PeerO
     if (unread.length >= UNREAD_MAX) return fail(new GodwitError('LIMIT_EXCEEDED', 'too many messages out of turn'), 'said')
     unread.push(message)
   }
-  const listen = async () => {
-    for await (const { type, payload } of session.frames()) {
-      if (type === FRAME.MESSAGE) deliver(decodeMessage(payload))
-      else if (type === FRAME.ACK) onAck?.(readAck(payload))
-      else if (type === FRAME.RETURN_PATH) onReturnPath?.(payload.slice())
+  const take = ({ type, payload }: Frame) => {
+    if (type === FRAME.ACK) {
+      const { receivedBytes, frames } = readAck(payload)
+      return onAck?.(receivedBytes, frames)
     }
-    if (!finished) throw new GodwitError('CONNECTION_LOST', 'the other site ended the control stream')
+    if (type === FRAME.RETURN_PATH) {
+      taken += 1
+      return onReturnPath?.(payload.slice())
+    }
+    const message = decodeMessage(payload)
+    if (!OF_ONE_MEETING.has(message.type)) taken += 1
+    deliver(message)
   }
-  listen().catch(error => {
-    if (!finished) fail(toGodwitError(error, 'CONNECTION_LOST'), 'lost')
-  })
+  const listen = async (meeting: Session, frames: AsyncGenerator<Frame, void>) => {
+    try {
+      for await (const frame of frames) {
+        if (meeting !== session) return
+        take(frame)
+      }
+      throw new GodwitError('CONNECTION_LOST', 'the other site ended the control stream')
+    } catch (error) {
+      if (!finished && meeting === session) fail(toGodwitError(error, 'CONNECTION_LOST'), 'lost')
+    }
+  }
+  const transmit = async (type: number, payload: Uint8Array) => {
+    await session.send(type, payload).catch(error => {
+      if (!heals()) throw error
+    })
+  }
+  const sendKept = async (type: number, payload: Uint8Array) => {
+    if (kept.length >= KEPT_MAX) throw new GodwitError('LIMIT_EXCEEDED', `more than ${KEPT_MAX} messages to the other site`)
+    kept.push({ type, payload })
+    await transmit(type, payload)
+  }
+  void listen(session, spoken)
   return {
-    send: message => session.send(FRAME.MESSAGE, encodeMessage(message)),
-    sendRaw: (type, payload) => session.send(type, payload),
+    send: message => (OF_ONE_MEETING.has(message.type) ? transmit : sendKept)(FRAME.MESSAGE, encodeMessage(message)),
+    sendRaw: (type, payload) => (type === FRAME.ACK ? transmit : sendKept)(type, payload),
     async expect<T extends Message['type']>(types: T[], { ms, what }: { ms: number; what: string }) {
       const at = unread.findIndex(message => types.includes(message.type as T))
       if (at >= 0) return unread.splice(at, 1)[0] as MessageOf<T>
@@ -74,6 +128,19 @@ export function createPeer({ session, onAck, onReturnPath, signal, fail }: PeerO
         waiting.delete(waiter)
       }
     },
+    get taken() {
+      return taken
+    },
+    resume(next, frames, count = keptFrom + kept.length) {
+      if (count < keptFrom || count > keptFrom + kept.length)
+        throw new GodwitError('FRAME_MALFORMED', `${count} messages are said to be taken, of ${keptFrom + kept.length}`)
+      kept.splice(0, count - keptFrom)
+      keptFrom = count
+      session = next
+      // In one go: a session keeps the order of its sends, and whoever sends next comes behind these.
+      for (const { type, payload } of kept) transmit(type, payload).catch(() => {})
+      void listen(next, frames)
+    },
     async finish() {
       finished = true
       await session.finish()
@@ -81,14 +148,18 @@ export function createPeer({ session, onAck, onReturnPath, signal, fail }: PeerO
   }
 }
 
-/** ACK: u64be, all record bytes received so far on all data streams. */
-export function encodeAck(receivedBytes: number): Uint8Array {
-  const out = new Uint8Array(8)
-  new DataView(out.buffer).setBigUint64(0, BigInt(receivedBytes))
+/** ACK: u64be, record bytes received over this meeting on all data streams; then for each of them u64be, frames taken over all meetings. */
+export function encodeAck(receivedBytes: number, taken: readonly number[] = []): Uint8Array {
+  const out = new Uint8Array(8 * (1 + taken.length))
+  const view = new DataView(out.buffer)
+  for (const [i, value] of [receivedBytes, ...taken].entries()) view.setBigUint64(8 * i, BigInt(value))
   return out
 }
 
-function readAck(payload: Uint8Array): number {
-  if (payload.length !== 8) throw new GodwitError('FRAME_MALFORMED', 'an acknowledgement has 8 bytes')
-  return Number(new DataView(payload.buffer, payload.byteOffset, 8).getBigUint64(0))
+function readAck(payload: Uint8Array): { receivedBytes: number; frames: number[] } {
+  if (payload.length < 8 || payload.length % 8 !== 0)
+    throw new GodwitError('FRAME_MALFORMED', 'an acknowledgement is whole numbers of 8 bytes')
+  const view = new DataView(payload.buffer, payload.byteOffset, payload.length)
+  const [receivedBytes = 0, ...frames] = Array.from({ length: payload.length / 8 }, (_, i) => Number(view.getBigUint64(8 * i)))
+  return { receivedBytes, frames }
 }

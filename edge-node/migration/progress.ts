@@ -7,7 +7,7 @@ import { PAGE_BYTES } from '../pages/address.ts'
 import type { QmpClient } from '../qmp/client.ts'
 import { type MigrationInfo, qmpCommands } from '../qmp/commands.ts'
 import { type ControlDecision, createRatio, decide } from '../rate/control.ts'
-import type { Gate } from '../rate/gate.ts'
+import type { Conversation } from './conversation.ts'
 import type { Outgoing } from './outgoing.ts'
 import type { Timeline } from './report.ts'
 
@@ -23,7 +23,7 @@ const SOCKET_BYTES = 256 * 1024
 export type MeterOptions = {
   plan: Plan
   qmp: QmpClient
-  gate: Gate
+  talk: Pick<Conversation, 'gate' | 'lost'>
   outgoing: Outgoing
   timeline: Timeline
   onProgress: (progress: MigrationProgress) => void
@@ -41,7 +41,8 @@ export type Meter = {
 }
 
 export function createMeter(options: MeterOptions): Meter {
-  const { qmp, gate, timeline, plan, log } = options
+  const { qmp, timeline, plan, log } = options
+  const { gate } = options.talk
   const commands = qmpCommands(qmp)
   const ratio = createRatio()
   let rounds = 0
@@ -96,7 +97,7 @@ export function createMeter(options: MeterOptions): Meter {
 
 /** One decision; tells QEMU only what has changed. */
 async function steer(
-  { gate, outgoing, plan, log }: MeterOptions,
+  { talk: { gate }, outgoing, plan, log }: MeterOptions,
   commands: ReturnType<typeof qmpCommands>,
   ratio: ReturnType<typeof createRatio>,
   last: ControlDecision | undefined,
@@ -136,7 +137,11 @@ async function steer(
   return decision
 }
 
-function progressOf({ plan, gate, outgoing, timeline }: MeterOptions, { ram }: MigrationInfo, round: number): MigrationProgress {
+function progressOf(
+  { plan, talk: { gate, lost }, outgoing, timeline }: MeterOptions,
+  { ram }: MigrationInfo,
+  round: number,
+): MigrationProgress {
   const path = gate.flight.estimate()
   const stats = outgoing.pipeline?.stats()
   const total = ram?.totalBytes ?? 0
@@ -157,6 +162,8 @@ function progressOf({ plan, gate, outgoing, timeline }: MeterOptions, { ram }: M
     dirtyBytesPerSecond: Math.round(dirty),
     rttMs: Math.round(path.rttMs),
     inFlightBytes: path.inFlightBytes,
+    reconnects: lost.reconnects,
+    awayMs: Math.round(lost.awayMs),
     etaMs: net > 0 ? Math.round((remaining * 1000) / net + 1.5 * path.rttMs) : null,
   }
 }

@@ -11,8 +11,10 @@ import type { Plan } from '../../wire/control.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import type { Registry } from '../vm/registry.ts'
-import { answerGrant, handOver, refusal } from './hand-over.ts'
+import { handOver, refusal } from './hand-over.ts'
 import type { Journal, OwnershipRecord } from './journal.ts'
+import { answerSource, greetSource, type Meeting } from './meeting.ts'
+import type { Message } from './messages.ts'
 import { resumeSource } from './resume.ts'
 
 export type RecoverOptions = {
@@ -131,14 +133,25 @@ async function recoverTarget(options: RecoverOptions, record: OwnershipRecord): 
   return {
     plan,
     rejoin(attempt, stream) {
-      answerGrant({ ...meeting, plan: { ...plan, attempt }, stream }, async grant => {
-        const isGrant = grant.migrationId === plan.migrationId && grant.epoch === plan.epoch + 1
-        if (!isGrant) throw new GodwitError('EPOCH_STALE', 'GRANT is for another migration or epoch')
-        return isOurs ? { type: 'RUNNING', resumeMs: 0 } : refusal()
-      }).catch(error => {
+      const answer = async () => {
+        const met = await greetSource({ ...meeting, plan: { ...plan, attempt }, stream })
+        await answerSource(met, wordFor(met.first, plan, isOurs))
+      }
+      answer().catch(error => {
         log.warn('a later meeting failed', { migrationId: plan.migrationId, error: toGodwitError(error) })
         stream.reset('failed')
       })
     },
   }
+}
+
+/** RUNNING exactly when the VM had become ours; a source that would go on with its transfer has nothing here to go on with. */
+function wordFor(first: Meeting['first'], plan: Plan, isOurs: boolean): Message {
+  if (first.type === 'CONTINUE') {
+    if (isOurs) throw new GodwitError('MIGRATION_STATE', 'the VM is ours: nothing of it goes on')
+    return refusal()
+  }
+  const isGrant = first.migrationId === plan.migrationId && first.epoch === plan.epoch + 1
+  if (!isGrant) throw new GodwitError('EPOCH_STALE', 'GRANT is for another migration or epoch')
+  return isOurs ? { type: 'RUNNING', resumeMs: 0 } : refusal()
 }

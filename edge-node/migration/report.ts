@@ -27,7 +27,7 @@ export type ReportInput = {
   running: MessageOf<'RUNNING'>
   outgoing: Outgoing
   meter: { rounds: number; rttMs: number }
-  session: { wireBytes: number }
+  talk: { wireBytes: number; lost: { reconnects: number; awayMs: number } }
 }
 
 const round = (ms: number) => Math.max(0, Math.round(ms * 10) / 10)
@@ -36,7 +36,7 @@ const round = (ms: number) => Math.max(0, Math.round(ms * 10) / 10)
  * Parts: `deviceState` is from QEMU's first device byte at the target to the last; `load` is the target QEMU's own time after that; `commit` is LOADED's
  * way back, the durable record and GRANT's way (one RTT and an fsync); `resume` is `cont` there; `finalPages` is the rest: pages, and draining the path.
  */
-export function createReport({ plan, transport, life, loaded, running, outgoing, meter, session }: ReportInput): Report {
+export function createReport({ plan, transport, life, loaded, running, outgoing, meter, talk }: ReportInput): Report {
   const { timeline } = life
   const { stopMs = timeline.startMs, loadedMs = 0, runningMs = 0 } = timeline
   const stats = outgoing.pipeline!.stats()
@@ -44,7 +44,7 @@ export function createReport({ plan, transport, life, loaded, running, outgoing,
   const grantMs = Math.max(0, runningMs - loadedMs - running.resumeMs - halfRttMs)
   const commitMs = halfRttMs + grantMs
   const finalPagesMs = Math.max(0, loadedMs - stopMs - halfRttMs - loaded.stateMs - loaded.loadMs)
-  const wireBytes = outgoing.wireBytes + session.wireBytes
+  const wireBytes = outgoing.wireBytes + talk.wireBytes
   return {
     migrationId: plan.migrationId,
     vm: plan.vm,
@@ -83,6 +83,8 @@ export function createReport({ plan, transport, life, loaded, running, outgoing,
     rttMs: round(meter.rttMs),
     transport,
     streams: plan.streams,
+    reconnects: talk.lost.reconnects,
+    awayMs: round(talk.lost.awayMs),
     notes: [],
   }
 }

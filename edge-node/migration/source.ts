@@ -2,6 +2,7 @@
 //
 //   offer -> accept -> stream rounds while the guest runs -> guest stops -> final pages, device state -> LOADED -> commit -> GRANT -> RUNNING
 //
+// A link that is lost between accept and LOADED is waited for, and the migration goes on from what the target has (conversation.ts).
 // Enters: a plan, a running QEMU, a way to open relay streams. Leaves: a report, or a coded error with the VM running here.
 // Always holds: until the record RELINQUISHED is durable every failure ends with the VM running at the source; after it the source never
 // lets the guest run again unless the target refuses; the guest runs at the target only after GRANT. QEMU `completed` and `postmigrate` come first.
@@ -10,21 +11,19 @@ import type { Socket } from 'node:net'
 import { join } from 'node:path'
 import { toHex } from '../../crypto/bytes.ts'
 import type { SiteKeys } from '../../crypto/identity.ts'
-import { type Manifest, manifestHash } from '../../crypto/manifest.ts'
+import { manifestHash } from '../../crypto/manifest.ts'
 import { eventually, sleep, within } from '../../ops/deadline.ts'
 import type { Stream } from '../../transport/types.ts'
 import type { MigrationProgress, Plan, Report } from '../../wire/control.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
-import { openSession, type Session } from '../channel/session.ts'
 import type { QmpClient } from '../qmp/client.ts'
 import { qmpCommands } from '../qmp/commands.ts'
-import { Flight } from '../rate/flight.ts'
-import { createGate } from '../rate/gate.ts'
+import { type Conversation, openConversation, type Patience } from './conversation.ts'
 import { handOver } from './hand-over.ts'
 import type { MessageOf } from './messages.ts'
-import { createOutgoing, FIRST_PAGE_INDEX, listenForQemu, manifestToMessage, type Outgoing, SKELETON_INDEX } from './outgoing.ts'
-import { createPeer, type Peer } from './peer.ts'
+import { createOutgoing, listenForQemu, manifestToMessage, type Outgoing } from './outgoing.ts'
+import { isLoss, type Peer } from './peer.ts'
 import { createMeter, type Meter } from './progress.ts'
 import { createReport, type Timeline } from './report.ts'
 import { resumeSource } from './resume.ts'
@@ -53,6 +52,8 @@ export type SourceOptions = {
   stop?: AbortSignal | undefined
   /** How long to go on asking then, ms. Default 10 min. */
   patienceMs?: number | undefined
+  /** How long a lost link may stay away before the commit. */
+  patience?: Patience | undefined
   /** zstd level; 'auto' (default) follows whether the path or the workers are the slow side. */
   compressionLevel?: number | 'auto'
   workers?: number
@@ -104,32 +105,33 @@ const EPOCH_STEP: Partial<Record<SourceState, number>> = { RELINQUISHED: 1, RETI
 type Life = { state: SourceState; committing: boolean; startedAt: number; timeline: Timeline; manifestHash?: string }
 
 async function run(options: SourceOptions, life: Life, signal: AbortSignal, fail: (error: GodwitError) => void): Promise<Report> {
-  const held: { session?: Session; peer?: Peer; outgoing?: Outgoing; meter?: Meter } = {}
+  const held: Held = {}
   try {
     await advance(options, life, 'offer')
     options.onProgress({ migrationId: options.plan.migrationId, side: 'source', phase: 'preflight' })
-    held.session = await openControl(options, signal)
-    const flow = createFlow(options, held.session, life, signal, fail)
-    held.peer = flow.peer
-    await negotiate(options, flow.peer)
+    const toQemu = createReturnPath()
+    const { peer } = await openTalk(options, life, held, toQemu.write, signal, fail)
+    await negotiate(options, peer)
     await advance(options, life, 'accepted')
 
-    held.outgoing = await flow.open()
-    held.meter = createMeter({ ...options, gate: flow.gate, outgoing: held.outgoing, timeline: life.timeline, signal, fail })
-    await startQemu(options, flow, held.outgoing, signal, fail)
+    const flow = createFlow(options, held.talk!, life, signal, fail)
+    held.outgoing = flow.outgoing
+    await held.talk!.carry(flow.outgoing)
+    held.meter = createMeter({ ...options, talk: held.talk!, outgoing: flow.outgoing, timeline: life.timeline, signal, fail })
+    await startQemu(options, toQemu, flow.outgoing, signal, fail)
 
-    const manifest = await flow.manifest
+    await flow.ended
     await advance(options, life, 'quiesced')
-    const loaded = await flow.peer.expect(['LOADED'], { ms: LOAD_TIMEOUT_MS, what: 'LOADED from the target' })
+    const loaded = await peer.expect(['LOADED'], { ms: LOAD_TIMEOUT_MS, what: 'LOADED from the target' })
     life.timeline.loadedMs = performance.now()
-    const hash = toHex(manifestHash(manifest))
-    life.manifestHash = hash
-    if (loaded.manifestHash !== hash) throw new GodwitError('MANIFEST_MISMATCH', 'the target loaded something else than was sent')
+    held.talk!.settle()
+    if (!flow.sent.has(loaded.manifestHash)) throw new GodwitError('MANIFEST_MISMATCH', 'the target loaded something else than was sent')
+    life.manifestHash = loaded.manifestHash
     await postmigrate(options, signal)
 
-    const running = await commit(options, life, flow.peer, hash)
+    const running = await commit(options, life, held.talk!, loaded.manifestHash)
     held.meter.stop()
-    return createReport({ ...options, life, loaded, running, outgoing: held.outgoing, meter: held.meter, session: held.session })
+    return createReport({ ...options, life, loaded, running, outgoing: flow.outgoing, meter: held.meter, talk: held.talk! })
   } catch (error) {
     held.meter?.stop()
     // Before the commit the first failure is the cause of all others; after it the first meeting's end is no cause of anything.
@@ -138,6 +140,8 @@ async function run(options: SourceOptions, life: Life, signal: AbortSignal, fail
   }
 }
 
+type Held = { talk?: Conversation; outgoing?: Outgoing; meter?: Meter }
+
 /** The state counts once it is durable: a RELINQUISHED that the disk refused was never said to anyone, and the VM is still ours. */
 const advance = async ({ plan, record }: SourceOptions, life: Life, event: string): Promise<void> => {
   const state = next(SOURCE, life.state, event)
@@ -145,75 +149,67 @@ const advance = async ({ plan, record }: SourceOptions, life: Life, event: strin
   life.state = state
 }
 
-async function openControl(options: SourceOptions, signal: AbortSignal): Promise<Session> {
-  const stream = await options.openStream(0, options.plan.attempt)
-  signal.addEventListener('abort', () => stream.reset('aborted'), { once: true })
-  signal.throwIfAborted()
-  return await openSession({ side: 'source', stream, ...options })
-}
-
-/** What runs beside the story: the peer, the gate, QEMU's socket for the way back. */
-function createFlow(options: SourceOptions, session: Session, life: Life, signal: AbortSignal, fail: (error: GodwitError) => void) {
-  const gate = createGate(new Flight(), () => performance.now())
+/** QEMU's socket for the way back, once it is there. */
+function createReturnPath() {
   let qemu: Socket | undefined
-  let ended: (manifest: Manifest) => void = () => {}
-  const manifest = raceAbort(
-    new Promise<Manifest>(resolve => {
-      ended = resolve
-    }),
-    signal,
-  )
-  const peer = createPeer({
-    session,
-    onAck: total => gate.acked(total),
-    onReturnPath: bytes => void qemu?.write(bytes),
-    signal,
-    fail,
-  })
   return {
-    peer,
-    gate,
-    manifest,
-    setQemu: (socket: Socket) => {
+    write: (bytes: Uint8Array) => void qemu?.write(bytes),
+    set: (socket: Socket) => {
       qemu = socket
-    },
-    async open(): Promise<Outgoing> {
-      const { plan, openStream } = options
-      const [skeleton, ...pages] = await Promise.all(
-        Array.from({ length: plan.streams + 1 }, (_, i) => openStream(i === 0 ? SKELETON_INDEX : FIRST_PAGE_INDEX + i - 1, plan.attempt)),
-      )
-      const outgoing = createOutgoing({
-        session,
-        gate,
-        streams: { skeleton: skeleton!, pages },
-        compression: plan.compression,
-        level: options.compressionLevel ?? 'auto',
-        workers: options.workers ?? 1,
-        onBlocks: blocks => void peer.send({ type: 'PAGES', blocks }).catch(error => fail(toGodwitError(error))),
-        onRamEnd: () => {
-          life.timeline.ramEndMs = performance.now()
-        },
-        onEnd: sent => {
-          life.timeline.endMs = performance.now()
-          peer.send({ type: 'EOS', streams: manifestToMessage(sent) }).then(
-            () => ended(sent),
-            error => fail(toGodwitError(error)),
-          )
-        },
-        onOpaque: reason => options.log.warn('stream passes through as it is from here', { reason }),
-        fail,
-      })
-      // The target's QEMU has read to the end: so has ours, even where the end could not be seen in the bytes.
-      void peer.expect(['SHUT'], { ms: LOAD_TIMEOUT_MS, what: 'SHUT' }).then(
-        () => outgoing.finish(),
-        () => {},
-      )
-      return outgoing
     },
   }
 }
 
-type Flow = ReturnType<typeof createFlow>
+async function openTalk(
+  options: SourceOptions,
+  life: Life,
+  held: Held,
+  onReturnPath: (bytes: Uint8Array) => void,
+  signal: AbortSignal,
+  fail: (error: GodwitError) => void,
+): Promise<Conversation> {
+  const stoppedAtMs = () => (options.plan.method === 'live' ? life.timeline.stopMs : undefined)
+  held.talk = await openConversation({ ...options, stoppedAtMs, onReturnPath, signal, fail })
+  return held.talk
+}
+
+/** What runs beside the story: the corridor, and the word that all is sent: over every meeting that comes to that, until one of them gets through. */
+function createFlow(options: SourceOptions, talk: Conversation, life: Life, signal: AbortSignal, fail: (error: GodwitError) => void) {
+  const { plan, log } = options
+  const { peer } = talk
+  /** Hashes of the manifests that were sent: one for each meeting in which all streams ended. */
+  const sent = new Set<string>()
+  const end = Promise.withResolvers<void>()
+  const failUnlessLost = (error: unknown) => {
+    const coded = toGodwitError(error)
+    if (!isLoss(coded)) fail(coded)
+  }
+  const outgoing = createOutgoing({
+    rootKey: talk.rootKey,
+    pageStreams: plan.streams,
+    compression: plan.compression,
+    level: options.compressionLevel ?? 'auto',
+    workers: options.workers ?? 1,
+    onBlocks: blocks => void peer.send({ type: 'PAGES', blocks }).catch(failUnlessLost),
+    onRamEnd: () => {
+      life.timeline.ramEndMs = performance.now()
+    },
+    onEnd: manifest => {
+      life.timeline.endMs = performance.now()
+      sent.add(toHex(manifestHash(manifest)))
+      peer.send({ type: 'EOS', attempt: talk.attempt, streams: manifestToMessage(manifest) }).then(end.resolve, failUnlessLost)
+    },
+    onOpaque: reason => log.warn('stream passes through as it is from here', { reason }),
+    onLost: error => talk.onLost(error),
+    fail,
+  })
+  // The target's QEMU has read to the end: so has ours, even where the end could not be seen in the bytes.
+  void peer.expect(['SHUT'], { ms: LOAD_TIMEOUT_MS, what: 'SHUT' }).then(
+    () => outgoing.finish(),
+    () => {},
+  )
+  return { outgoing, sent, ended: raceAbort(end.promise, signal) }
+}
 
 async function negotiate({ offer }: SourceOptions, peer: Peer): Promise<void> {
   await peer.send(offer)
@@ -223,7 +219,7 @@ async function negotiate({ offer }: SourceOptions, peer: Peer): Promise<void> {
 /** Tells QEMU to migrate into our socket. Cold: the guest stops first, and its memory travels once. */
 async function startQemu(
   options: SourceOptions,
-  flow: Flow,
+  toQemu: ReturnType<typeof createReturnPath>,
   outgoing: Outgoing,
   signal: AbortSignal,
   fail: (error: GodwitError) => void,
@@ -240,7 +236,7 @@ async function startQemu(
     await commands.migrate(`unix:${path}`)
     const socket = await within(connection, { ms: QEMU_CONNECT_TIMEOUT_MS, what: "QEMU's migration socket", code: 'QEMU_TIMEOUT', signal })
     socket.on('error', () => {})
-    flow.setQemu(socket)
+    toQemu.set(socket)
     signal.addEventListener('abort', () => socket.destroy(), { once: true })
     outgoing.feed(socket).catch(error => fail(toGodwitError(error, 'QEMU_STREAM')))
   } finally {
@@ -264,14 +260,16 @@ async function postmigrate({ qmp }: SourceOptions, signal: AbortSignal): Promise
 }
 
 /** The point of no return: durable first, then GRANT; from here the target decides whether it runs, and nothing else does. */
-async function commit(options: SourceOptions, life: Life, peer: Peer, hash: string): Promise<MessageOf<'RUNNING'>> {
-  const { plan, onProgress, log } = options
+async function commit(options: SourceOptions, life: Life, talk: Conversation, hash: string): Promise<MessageOf<'RUNNING'>> {
+  const { onProgress, log } = options
+  // Later meetings go on counting from the last.
+  const plan = { ...options.plan, attempt: talk.attempt }
   life.committing = true
   await advance(options, life, 'loaded')
   life.timeline.committedMs = performance.now()
   onProgress({ migrationId: plan.migrationId, side: 'source', phase: 'committed' })
   const grant = { type: 'GRANT', vm: plan.vm, epoch: plan.epoch + 1, migrationId: plan.migrationId, manifestHash: hash } as const
-  const { answer, peer: last } = await handOver(options, peer, grant)
+  const { answer, peer: last } = await handOver({ ...options, plan }, talk.peer, grant)
   life.timeline.runningMs = performance.now()
   if (answer.type === 'REFUSE') {
     await advance(options, life, 'refused')
@@ -287,12 +285,7 @@ async function commit(options: SourceOptions, life: Life, peer: Peer, hash: stri
 }
 
 /** Ends a failed migration. Before the commit (or after the target's refusal) the VM runs here again; after it nothing here may run. */
-async function giveUp(
-  options: SourceOptions,
-  life: Life,
-  held: { session?: Session; peer?: Peer; outgoing?: Outgoing },
-  error: GodwitError,
-): Promise<GodwitError> {
+async function giveUp(options: SourceOptions, life: Life, held: Held, error: GodwitError): Promise<GodwitError> {
   const { plan, log } = options
   held.outgoing?.abort(error)
   if (!sourceMayResume(life.state)) {
@@ -300,10 +293,10 @@ async function giveUp(
     return new GodwitError('MIGRATION_DOUBT', `handed over to ${plan.target}, which has not answered: ${error.message}`, { cause: error })
   }
   await Promise.race([
-    held.peer?.send({ type: 'ABORT', error: error.toJSON() }).catch(() => {}),
+    held.talk?.peer.send({ type: 'ABORT', error: error.toJSON() }).catch(() => {}),
     new Promise(resolve => setTimeout(resolve, 500)),
   ])
-  held.session?.reset(error.code)
+  held.talk?.reset(error.code)
   if (life.state !== 'RECLAIMED')
     await advance(options, life, 'abort').catch(cause => log.error('ABORTED could not be recorded', { error: cause as Error }))
   try {

@@ -48,6 +48,7 @@ const VALID: unknown[] = [
   { type: 'SHUT', code: 0 },
   {
     type: 'EOS',
+    attempt: 1,
     streams: [
       { index: 1, records: 3, digest: hash },
       { index: 2, records: 1, digest: hash },
@@ -57,6 +58,8 @@ const VALID: unknown[] = [
   { type: 'GRANT', vm: 'web-1', epoch: 8, migrationId: '00112233445566778899aabbccddeeff', manifestHash: hash },
   { type: 'RUNNING', resumeMs: 3 },
   { type: 'ABORT', error: { code: 'QEMU_EXITED', message: 'x', hint: 'y' } },
+  { type: 'CONTINUE', taken: 2 },
+  { type: 'HELD', taken: 3, frames: [7, 0, 12] },
 ]
 const spec = (text: string) => ({ type: 'OFFER', needs: { ...needs, spec: text } })
 
@@ -157,7 +160,7 @@ export const messages: Target = {
         input(0, { type: 'OFFER', needs: 'V' }).length > 0
           ? new Uint8Array(Buffer.from(`\u0000{"type":"OFFER","needs":${'['.repeat(30_000)}${']'.repeat(30_000)}}`))
           : new Uint8Array(),
-      'many streams': input(0, { type: 'EOS', streams: Array(20_000).fill(0) }),
+      'many streams': input(0, { type: 'EOS', attempt: 1, streams: Array(20_000).fill(0) }),
       'many blocks': input(0, { type: 'PAGES', blocks: Array(20_000).fill({}) }),
       'many files': input(0, {
         type: 'OFFER',

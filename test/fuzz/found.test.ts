@@ -45,8 +45,11 @@ test('an error text does not grow with what a peer sent', async () => {
 
 test('a manifest that names a stream twice is no message', async () => {
   const stream = { index: 2, records: 1, digest: 'ab'.repeat(32) }
-  assert.is(await codeOf(() => decodeMessage(Buffer.from(JSON.stringify({ type: 'EOS', streams: [stream, stream] })))), 'FRAME_MALFORMED')
-  assert.ok(decodeMessage(Buffer.from(JSON.stringify({ type: 'EOS', streams: [stream, { ...stream, index: 3 }] }))))
+  assert.is(
+    await codeOf(() => decodeMessage(Buffer.from(JSON.stringify({ type: 'EOS', attempt: 1, streams: [stream, stream] })))),
+    'FRAME_MALFORMED',
+  )
+  assert.ok(decodeMessage(Buffer.from(JSON.stringify({ type: 'EOS', attempt: 1, streams: [stream, { ...stream, index: 3 }] }))))
 })
 
 test('a compressed batch is one whole frame of zstd for either engine, with nothing behind it', async () => {

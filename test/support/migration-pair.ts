@@ -164,8 +164,7 @@ function joinSides(options: PairOptions, target: TargetMigration) {
       backward: chunk => (passes('backward') ? chunk : undefined),
     })
     if (index === 0) control.set(attempt, ends)
-    if (attempt === PLAN.attempt) target.accept(index, ends[1])
-    else target.rejoin(attempt, ends[1])
+    target.accept(index, attempt, ends[1])
     return ends[0]
   }
   return { control, openStream }
