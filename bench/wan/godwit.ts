@@ -1,0 +1,164 @@
+// Godwit as an operator runs it: a gateway and a node in b's namespace, a node in a's; all that the VM is crosses the link once, encrypted end to end and again on
+// each hop, and through the relay. Enters: a bed. Leaves: a mover. The way from gateway to target is the loopback of b's namespace, so that
+// the round trip between the sites is the link's, as for QEMU's own TCP.
+import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { createRoot, issueCertificate, newSerial, type Role, type Root } from '../../crypto/certificate.ts'
+import { encodeKeys, generateSiteKeys } from '../../crypto/identity.ts'
+import { RUNTIME_FILES } from '../../edge-node/vm/argv.ts'
+import { guestImage } from '../../guest/image.ts'
+import { eventually, sleep, within } from '../../ops/deadline.ts'
+import { armor } from '../../ops/files.ts'
+import { type JsonRequest, requestJson } from '../../ops/http-client.ts'
+import { toYaml } from '../../ops/yaml.ts'
+import type { GatewayStatus, MigrationRecord } from '../../wire/admin.ts'
+import type { Bed, Started } from './bed.ts'
+import type { MakeMover } from './run-one.ts'
+import { VM } from './spec.ts'
+
+/** A command of its own, not a part of ours. */
+const GODWIT = join(import.meta.dirname, '..', '..', 'bin', 'godwit.js')
+const ASK = fileURLToPath(new URL('./ask.ts', import.meta.url))
+const TOKEN = 'bench-0123456789abcdef'
+const PORT = 7443
+const ADMIN = { url: 'http://127.0.0.1:7445', token: TOKEN }
+const READY_MS = 40_000
+const POLL_MS = 20
+const ENDS = ['a', 'b'] as const
+
+async function certify(root: Root, role: Role, id: string, dir: string) {
+  const keys = generateSiteKeys()
+  const { signPublic, boxPublic } = keys
+  const now = Math.floor(Date.now() / 1000)
+  const validity = { notBefore: now - 60, notAfter: now + 86_400, serial: newSerial() }
+  await mkdir(dir, { recursive: true })
+  const identity = { keys: join(dir, 'keys'), certificate: join(dir, 'certificate'), root: join(dir, 'root.pub') }
+  await writeFile(identity.keys, encodeKeys(keys), { mode: 0o600 })
+  await writeFile(identity.certificate, armor('CERTIFICATE', issueCertificate(root, { role, id, signPublic, boxPublic, ...validity })))
+  await writeFile(identity.root, armor('ROOT PUBLIC KEY', root.signPublic))
+  return identity
+}
+
+async function startGateway(bed: Bed, root: Root): Promise<Started> {
+  const dir = join(bed.dir, 'gateway')
+  const identity = await certify(root, 'gateway', 'gateway', dir)
+  await writeFile(join(dir, 'token'), TOKEN, { mode: 0o600 })
+  const config = {
+    id: 'gateway',
+    stateDir: join(dir, 'state'),
+    listen: { host: '0.0.0.0', ports: { quic: PORT, tls: PORT, webtransport: 'off' } },
+    admin: { host: '127.0.0.1', port: 7445, tokenFile: join(dir, 'token') },
+    identity,
+    log: { level: 'info', format: 'text' },
+  }
+  await writeFile(join(dir, 'gateway.yaml'), toYaml(config))
+  return bed.start([process.execPath, GODWIT, 'gateway', '--config', join(dir, 'gateway.yaml')], { at: 'b', log: 'gateway.log' })
+}
+
+async function startNode(bed: Bed, root: Root, at: 'a' | 'b'): Promise<Started> {
+  const dir = join(bed.dir, at)
+  const identity = await certify(root, 'site', at, dir)
+  await mkdir(join(dir, 'images'))
+  const image = guestImage()!
+  await symlink(image.kernel, join(dir, 'images', 'vmlinuz'))
+  await symlink(image.initrd, join(dir, 'images', 'initrd.img'))
+  const config = {
+    site: at,
+    ...{ stateDir: join(dir, 'state'), runDir: dir, imagesDir: join(dir, 'images') },
+    gateway: { id: 'gateway', host: at === 'a' ? bed.addresses.b : '127.0.0.1', ports: { quic: PORT, tls: PORT, webtransport: 'off' } },
+    transport: 'auto',
+    identity,
+    api: { socket: join(dir, 'node.sock') },
+    log: { level: 'info', format: 'text' },
+  }
+  await writeFile(join(dir, 'node.yaml'), toYaml(config))
+  return bed.start([process.execPath, GODWIT, 'node', '--config', join(dir, 'node.yaml')], { at, log: `node-${at}.log` })
+}
+
+type Ask = <T>(request: Partial<JsonRequest> & { path: string }) => Promise<T>
+
+/** The admin API, as seen from b's namespace. */
+async function startAsking(bed: Bed): Promise<Ask> {
+  const { child } = bed.start([process.execPath, ASK], { at: 'b', log: 'ask.log', ipc: true })
+  const waiting = new Map<number, { resolve(value: unknown): void; reject(error: Error): void }>()
+  let last = 0
+  await within(new Promise(resolve => child.once('message', resolve)), { ms: READY_MS, what: 'the asking process' })
+  child.on('message', ({ id, value, error }: { id: number; value?: unknown; error?: string }) => {
+    const waiter = waiting.get(id)
+    waiting.delete(id)
+    if (error !== undefined) waiter?.reject(new Error(error))
+    else waiter?.resolve(value)
+  })
+  return <T>(request: Partial<JsonRequest> & { path: string }) =>
+    new Promise<T>((resolve, reject) => {
+      const id = ++last
+      waiting.set(id, { resolve: value => resolve(value as T), reject })
+      child.send({ id, request: { ...ADMIN, timeoutMs: 10_000, ...request } })
+    })
+}
+
+const qemuPidOf = async (bed: Bed, at: 'a' | 'b'): Promise<number> =>
+  Number.parseInt(await readFile(join(bed.dir, at, 'state', 'vms', VM, RUNTIME_FILES.pid), 'utf8'), 10)
+
+export const makeGodwit: MakeMover = async ({ bed, variant, specText }) => {
+  const method = variant.kind === 'godwit' ? variant.method : 'live'
+  const root = createRoot()
+  const gateway = await startGateway(bed, root)
+  const ask = await startAsking(bed)
+  await eventually(() => ask({ path: '/healthz', timeoutMs: 1000 }).catch(() => undefined), {
+    ms: READY_MS,
+    what: 'the gateway',
+    everyMs: 100,
+  })
+  const nodes = [await startNode(bed, root, 'a'), await startNode(bed, root, 'b')]
+  const areOnline = async () => {
+    const { sites } = await ask<GatewayStatus>({ path: '/v1/status' })
+    return sites.filter(({ online }) => online).length === ENDS.length ? true : undefined
+  }
+  await eventually(areOnline, { ms: READY_MS, what: 'both sites', everyMs: 100 })
+  const api = <T>(method: string, path: string, body: unknown) =>
+    requestJson<T>({ socketPath: join(bed.dir, 'a', 'node.sock'), method, path, body, timeoutMs: 60_000 })
+  const logOf = (at: 'a' | 'b') => join(bed.dir, at, 'state', 'vms', VM, RUNTIME_FILES.serialLog)
+  return {
+    logs: { a: logOf('a'), b: logOf('b') },
+    boot: async () => {
+      await api('POST', '/v1/vms', { spec: specText })
+      await api('POST', `/v1/vms/${VM}/start`, {})
+    },
+    qemuPid: () => qemuPidOf(bed, 'a'),
+    pids: async () => [gateway.pid, ...nodes.map(({ pid }) => pid), await qemuPidOf(bed, 'a')],
+    async move(signal) {
+      const body = { vm: VM, to: 'b', method }
+      const { migrationId } = await ask<{ migrationId: string }>({ method: 'POST', path: '/v1/migrations', body })
+      for (;;) {
+        const record = await ask<MigrationRecord>({ path: `/v1/migrations/${migrationId}` })
+        if (record.outcome === 'completed') return noteOf(record)
+        if (record.outcome !== null) throw new Error(`${record.error?.code}: ${record.error?.message}`)
+        await sleep(POLL_MS, signal)
+      }
+    },
+    [Symbol.asyncDispose]: async () => {
+      for (const at of ENDS) await qemuPidOf(bed, at).then(kill, () => {})
+    },
+  }
+}
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL')
+  } catch {
+    // It has ended.
+  }
+}
+
+function noteOf({ report }: MigrationRecord): string {
+  if (!report) return ''
+  const { transport, rounds, downtimeMs, downtimeParts, totalMs, wireBytes, notes } = report
+  const parts = Object.entries(downtimeParts).map(([name, ms]) => `${name.replace('Ms', '')} ${Math.round(Number(ms))}`)
+  return [
+    `${transport}, rounds ${rounds}, own figures: ${Math.round(totalMs)} ms in all, downtime ${Math.round(downtimeMs ?? 0)} ms (${parts.join(', ')})`,
+    `${(wireBytes / 1e6).toFixed(1)} MB sealed`,
+    ...notes,
+  ].join('; ')
+}

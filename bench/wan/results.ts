@@ -1,0 +1,30 @@
+// The results file: one JSON line a run, appended as it ends, so that an interrupted benchmark goes on where it was. Always holds: a line that was written is
+// never changed.
+import { appendFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs'
+import { dirname } from 'node:path'
+import type { Outcome } from './outcome.ts'
+
+export type Results = {
+  all(): readonly Outcome[]
+  has(outcome: Pick<Outcome, 'cell' | 'guest' | 'variant' | 'repetition'>): boolean
+  add(outcome: Outcome): void
+}
+
+const keyOf = ({ cell, guest, variant, repetition }: Pick<Outcome, 'cell' | 'guest' | 'variant' | 'repetition'>) =>
+  `${cell} ${guest} ${variant} ${repetition}`
+
+export function openResults(path: string): Results {
+  mkdirSync(dirname(path), { recursive: true })
+  const lines = existsSync(path) ? readFileSync(path, 'utf8').split('\n') : []
+  const outcomes = lines.filter(Boolean).map(line => JSON.parse(line) as Outcome)
+  const keys = new Set(outcomes.map(keyOf))
+  return {
+    all: () => outcomes,
+    has: outcome => keys.has(keyOf(outcome)),
+    add: outcome => {
+      outcomes.push(outcome)
+      keys.add(keyOf(outcome))
+      appendFileSync(path, `${JSON.stringify(outcome)}\n`)
+    },
+  }
+}

@@ -1,0 +1,78 @@
+// What an observer outside the guest sees: the serial logs that QEMU itself writes at both ends, read every few ms, the same way for every variant (an
+// agent between would add its own delays). Enters: paths of the logs. Leaves: records with times, silences, the guest's work.
+import { open } from 'node:fs/promises'
+import { createWitness, type GuestRecord, type Witness } from '../../guest/beats.ts'
+import { GodwitError } from '../../wire/errors.ts'
+
+const LOOK_MS = 4
+const CHUNK_BYTES = 65_536
+
+export type Work = { atMs: number; units: number }
+export type Watch = Disposable & {
+  witness: Witness
+  /** The first record of this kind at this console, from the start on. */
+  until(kind: GuestRecord['kind'], console: string, ms: number): Promise<GuestRecord>
+  /** What the guest said it had done, and when that was seen. */
+  work(): readonly Work[]
+}
+
+/** `logs`: console name to path; a file that does not exist yet is waited for. */
+export function watchLogs(logs: Record<string, string>): Watch {
+  const witness = createWitness()
+  const work: Work[] = []
+  const firsts = new Map<string, GuestRecord>()
+  const stop = new AbortController()
+  const take = (console: string, text: string) => {
+    for (const record of witness.push(console, text, performance.now())) {
+      const key = `${record.kind} ${console}`
+      if (!firsts.has(key)) firsts.set(key, record)
+      if (record.kind === 'work') work.push({ atMs: record.atMs, units: record.writes + record.audited })
+    }
+  }
+  for (const [console, path] of Object.entries(logs)) void follow(path, text => take(console, text), stop.signal)
+  return {
+    witness,
+    work: () => work,
+    async until(kind, console, ms) {
+      const end = performance.now() + ms
+      for (;;) {
+        const found = firsts.get(`${kind} ${console}`)
+        if (found) return found
+        if (performance.now() > end) throw new GodwitError('TIMEOUT', `the guest did not say '${kind}' at ${console} within ${ms / 1000} s`)
+        await pause()
+      }
+    },
+    [Symbol.dispose]: () => stop.abort(),
+  }
+}
+
+const pause = () => new Promise(resolve => setTimeout(resolve, LOOK_MS))
+
+async function follow(path: string, take: (text: string) => void, signal: AbortSignal): Promise<void> {
+  const buffer = Buffer.alloc(CHUNK_BYTES)
+  while (!signal.aborted) {
+    const file = await open(path).catch(() => undefined)
+    if (!file) {
+      await pause()
+      continue
+    }
+    try {
+      for (let at = 0; !signal.aborted; ) {
+        const { bytesRead } = await file.read(buffer, 0, CHUNK_BYTES, at)
+        at += bytesRead
+        if (bytesRead > 0) take(buffer.toString('latin1', 0, bytesRead))
+        else await pause()
+      }
+    } finally {
+      await file.close()
+    }
+  }
+}
+
+/** Units of work a second between two moments, or undefined where too little was seen. */
+export function workRate(work: readonly Work[], fromMs: number, toMs: number): number | undefined {
+  const within = work.filter(({ atMs }) => atMs >= fromMs && atMs <= toMs)
+  const [first, last] = [within[0], within.at(-1)]
+  if (!first || !last || last.atMs - first.atMs < 300) return undefined
+  return ((last.units - first.units) * 1000) / (last.atMs - first.atMs)
+}
