@@ -126,7 +126,12 @@ function startLink({ config, engines, version, identity, registry, migrations, s
     site: config.site,
     gatewayId: config.gateway.id,
     version,
-    describe: async () => ({ host: await hostFacts(registry), vms: vmFacts(registry), migrations: migrations.active() }),
+    describe: async () => ({
+      host: await hostFacts(registry),
+      vms: vmFacts(registry),
+      migrations: migrations.active(),
+      handovers: migrations.handovers(),
+    }),
     handlers: migrations.handlers,
     onRelayStream: (relay, stream) => migrations.onRelayStream(relay, stream),
     onServiceStream: (request, frames) => void services.onServiceStream(request, frames),

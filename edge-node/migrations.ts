@@ -5,8 +5,9 @@ import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fromBase64 } from '../crypto/bytes.ts'
 import { type Certificate, verifyCertificate } from '../crypto/certificate.ts'
+import { sleep } from '../ops/deadline.ts'
 import type { Stream } from '../transport/types.ts'
-import type { Join, MigrationResult, Plan } from '../wire/control.ts'
+import { type Join, type MigrationResult, PHASE_COMMITTED, type Plan } from '../wire/control.ts'
 import { GodwitError, toGodwitError } from '../wire/errors.ts'
 import type { Log } from '../wire/log.ts'
 import type { Alerts } from './alerts.ts'
@@ -15,8 +16,9 @@ import type { LoadedIdentity } from './identity.ts'
 import type { Link, LinkHandlers } from './link/link.ts'
 import type { NodeMetrics } from './metrics.ts'
 import { checkAccept } from './migration/accept.ts'
+import { durably } from './migration/durable.ts'
 import type { Journal } from './migration/journal.ts'
-import type { Answering, recover, Unanswered } from './migration/recover.ts'
+import { type Answering, type recover, recoverVm, type Unanswered } from './migration/recover.ts'
 import { type SourceMigration, startSource } from './migration/source.ts'
 import { startTarget, type TargetMigration, type TargetOptions } from './migration/target.ts'
 import { needsToJson, parseNeeds } from './vm/preflight.ts'
@@ -39,6 +41,8 @@ export type Migrations = {
   handlers: LinkHandlers
   onRelayStream(relay: Join, stream: Stream): void
   active(): string[]
+  /** Of those, what this site has handed over and not heard of. */
+  handovers(): Plan[]
   useLink(link: Link): void
   /** Takes up what an earlier life of this agent left (migration/recover.ts). Call it once, when the link is there. */
   takeUp(left: Awaited<ReturnType<typeof recover>>): Promise<void>
@@ -48,8 +52,10 @@ export type Migrations = {
 
 const ACTIVE_MAX = 32
 const ENDED_MAX = 256
+/** Between a hand-over that ended in doubt and its going on. */
+const CLEAR_UP_MS = 5_000
 
-type Running = { plan: Plan; side: 'source' | 'target'; cancel(reason?: GodwitError): void; target?: TargetMigration; done: Promise<void> }
+type Running = Omit<Entry, 'result'> & { plan: Plan; done: Promise<void> }
 type Peer = { certificate: Certificate; bytes: Uint8Array }
 
 export function createMigrations(options: MigrationsOptions): Migrations {
@@ -60,8 +66,23 @@ export function createMigrations(options: MigrationsOptions): Migrations {
     metrics.ended(running.side, result)
     link?.report(result)
     link?.announce()
+    if (running.side === 'source' && result.error?.code === 'MIGRATION_DOUBT') void clearUp(running.plan)
   })
-
+  const take = (plan: Plan, hanging: Unanswered) =>
+    slots.take(plan, async () => ({ side: 'source', ...askAgain(options, hanging, () => link!, stop.signal) }))
+  /** A hand-over that ended in doubt goes on for ever: the records say how, as after a restart. */
+  const clearUp = async ({ vm }: Plan) => {
+    while (!stop.signal.aborted) {
+      try {
+        await sleep(CLEAR_UP_MS, stop.signal)
+        const hanging = await recoverVm({ ...options, keys: identity.keys, certificate: identity.certificate }, vm)
+        for (const one of hanging) await take(one.plan, one)
+        return link?.announce()
+      } catch (error) {
+        if (!stop.signal.aborted) log.warn('what was left in doubt cannot be cleared up yet', { vm, error })
+      }
+    }
+  }
   const misrouted = (plan: Plan, side: 'source' | 'target') => {
     const error = new GodwitError('MIGRATION_STATE', `this is ${config.site}, not ${plan[side]}`)
     alerts.raise(error, { migrationId: plan.migrationId, vm: plan.vm, side }, 'misrouted')
@@ -72,6 +93,7 @@ export function createMigrations(options: MigrationsOptions): Migrations {
     const source = verifyPeer(identity, plan.source, sourceCertificate)
     checkAccept(config.accept, plan)
     await slots.take(plan, async () => {
+      await checkNew(options, plan, 'target')
       const target = startTarget(await targetOptions(options, plan, source, progress => link?.progress(progress)))
       const result = conclude(
         plan,
@@ -92,6 +114,7 @@ export function createMigrations(options: MigrationsOptions): Migrations {
     if (registry.spec(plan.vm).compression === 'off' && plan.compression !== 'off')
       throw new GodwitError('MIGRATION_STATE', `${plan.vm} forbids compression, the plan wants it`)
     await slots.take(plan, async () => {
+      await checkNew(options, plan, 'source')
       const vm = await registry.beginMigration(plan.vm)
       return { side: 'source', ...runSource(options, plan, target, vm, () => link!, stop.signal) }
     })
@@ -115,13 +138,16 @@ export function createMigrations(options: MigrationsOptions): Migrations {
       stream.reset('no such migration here')
     },
     active: () => slots.ids(),
+    handovers: () => slots.handovers(),
     useLink(to) {
       link = to
     },
     async takeUp({ unanswered, answering }) {
       for (const earlier of answering) slots.answer(earlier)
       for (const hanging of unanswered)
-        await slots.take(hanging.plan, async () => ({ side: 'source', ...askAgain(options, hanging, () => link!, stop.signal) }))
+        await take(hanging.plan, hanging).catch(error =>
+          log.error('a hand-over cannot go on', { migrationId: hanging.plan.migrationId, error }),
+        )
       link?.announce()
     },
     async close() {
@@ -151,7 +177,14 @@ const onBreach =
   (error: GodwitError): void =>
     alerts.raise(error, { migrationId, vm, side })
 
-type Entry = { side: 'source' | 'target'; target?: TargetMigration; cancel(reason?: GodwitError): void; result: Promise<MigrationResult> }
+type Entry = {
+  side: 'source' | 'target'
+  target?: TargetMigration
+  cancel(reason?: GodwitError): void
+  /** Source only: it has handed the VM over, and is not answered yet. */
+  isAsking?: () => boolean
+  result: Promise<MigrationResult>
+}
 
 /** One slot for a VM. What runs is named from the first moment (in site.state, or the gateway would take it for lost) until its result is known. */
 function createSlots(onEnd: (running: Running, result: MigrationResult) => void) {
@@ -201,6 +234,7 @@ function createSlots(onEnd: (running: Running, result: MigrationResult) => void)
     },
     answering: (migrationId: string) => earlierLives.get(migrationId),
     ids: () => [...table.keys(), ...entering.keys()],
+    handovers: () => [...table.values()].filter(({ isAsking }) => isAsking?.()).map(({ plan }) => plan),
     /** Cancels what may still be cancelled and waits for the rest. */
     async close(reason: GodwitError): Promise<void> {
       isClosing = true
@@ -277,7 +311,7 @@ function runSource(
   vm: Awaited<ReturnType<Registry['beginMigration']>>,
   link: () => Link,
   stop: AbortSignal,
-): Pick<Entry, 'cancel' | 'result'> {
+): Pick<Entry, 'cancel' | 'isAsking' | 'result'> {
   const { identity, registry, log } = options
   let source: SourceMigration | undefined
   let cancelled: GodwitError | undefined
@@ -297,7 +331,11 @@ function runSource(
       openStream: (index, attempt) => link().openRelayStream({ sessionId: plan.migrationId, index, attempt }),
       record: options.journal.recorder(plan, 'source', target.bytes),
       onBreach: onBreach(options, plan, 'source'),
-      onProgress: progress => link().progress(progress),
+      onProgress(progress) {
+        link().progress(progress)
+        // From here the two sites must be able to meet, also over a gateway that has forgotten us.
+        if (progress.phase === PHASE_COMMITTED) link().announce()
+      },
       dir,
       stop,
       patienceMs: options.waits?.answerMs,
@@ -311,14 +349,35 @@ function runSource(
       return await migrate()
     } finally {
       const fate = source?.fate() ?? 'here'
-      await registry.endMigration(plan.vm, fate === 'here' ? 'kept' : fate, source?.epoch())
+      await endMigration(options, plan, fate === 'here' ? 'kept' : fate, source?.epoch(), stop)
     }
   }
   const cancel = (reason = new GodwitError('MIGRATION_CANCELLED')) => {
     cancelled = reason
     source?.cancel(reason)
   }
-  return { cancel, result: conclude(plan, 'source', settle(), options) }
+  return { cancel, isAsking: () => source?.fate() === 'doubt', result: conclude(plan, 'source', settle(), options) }
+}
+
+/**
+ * The registry hears how it ended. The journal has decided already: a disk that refuses this record changes nothing of it, and the next start of the agent
+ * makes up for it (recover.ts).
+ */
+async function endMigration(
+  { registry, log }: MigrationsOptions,
+  { vm, migrationId }: Plan,
+  outcome: 'moved' | 'kept' | 'doubt',
+  epoch: number | undefined,
+  stop: AbortSignal,
+): Promise<void> {
+  await durably(() => registry.endMigration(vm, outcome, epoch), log, stop).catch(error =>
+    log.error('the end of a migration could not be written down', { vm, migrationId, outcome, error }),
+  )
+}
+
+/** An id is used once: a plan that comes again, from whomever, finds no second beginning of what has ended here. */
+async function checkNew({ journal }: MigrationsOptions, { migrationId }: Plan, side: 'source' | 'target'): Promise<void> {
+  if (await journal.knows(migrationId, side)) throw new GodwitError('MIGRATION_STATE', `migration ${migrationId} has been here before`)
 }
 
 /** A hand-over that an earlier life of this agent began: it can only go forward, or be refused. */
@@ -327,7 +386,7 @@ function askAgain(
   hanging: Unanswered,
   link: () => Link,
   stop: AbortSignal,
-): { cancel(): void; result: Promise<MigrationResult> } {
+): Pick<Entry, 'cancel' | 'isAsking' | 'result'> {
   const { plan } = hanging
   const asked = async () => {
     const fate = await hanging.ask((index, attempt) => link().openRelayStream({ sessionId: plan.migrationId, index, attempt }), stop)
@@ -344,7 +403,7 @@ function askAgain(
       ? error
       : new GodwitError('MIGRATION_DOUBT', `handed over to ${plan.target}, which has not answered: ${message}`, { cause: error })
   })
-  return { cancel, result: conclude(plan, 'source', hearing, options) }
+  return { cancel, isAsking: () => true, result: conclude(plan, 'source', hearing, options) }
 }
 
 /** A migration's end as its result; its folder goes. */

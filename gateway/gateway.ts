@@ -201,7 +201,10 @@ function acceptOptions(options: GatewayOptions, parts: Parts, gatewayId: string,
     },
     onProgress: (link, progress) => migrations.progress(link, progress),
     onResult: (link, result) => migrations.result(link, result),
-    onJoin: (join, site, stream) => relayStream(join, site, stream, relay),
+    onJoin(join, site, stream) {
+      migrations.admitHandover(site, join.sessionId)
+      return relayStream(join, site, stream, relay)
+    },
     onRefused: code => count.refused.inc({ code }),
     heartbeat,
     log,

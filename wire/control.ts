@@ -9,9 +9,12 @@ export const NONCE_BYTES = 32
 /** Page streams of one migration are numbered 2..INDEX_MAX: 0 is the end-to-end control stream, 1 the skeleton. */
 export const INDEX_MAX = 255
 export const STREAMS_MAX = 128
+/** Meetings of one migration's sites are numbered; the prologue holds a u32. */
+const ATTEMPT_MAX = 0xffff_ffff
 const VMS_MAX = 1024
 export const SERVICES_MAX = 16
 const MIGRATIONS_MAX = 1024
+const HANDOVERS_MAX = 256
 
 /** Name of a site, a VM or the gateway. */
 export const Id = z.string().regex(NAME_PATTERN, 'expected 1 to 64 of a-z, 0-9 and -')
@@ -63,7 +66,7 @@ export const Welcome = z.object({ gateway: Id, site: Id, version: text(64) })
 export type Welcome = z.infer<typeof Welcome>
 
 /** First frame of a relay stream; all after it is opaque to the gateway. */
-export const Join = z.object({ sessionId: MigrationId, index: count.max(INDEX_MAX), attempt: count.min(1).max(1_000_000) })
+export const Join = z.object({ sessionId: MigrationId, index: count.max(INDEX_MAX), attempt: count.min(1).max(ATTEMPT_MAX) })
 export type Join = z.infer<typeof Join>
 
 /**
@@ -114,18 +117,6 @@ export const HostFacts = z.object({
 })
 export type HostFacts = z.infer<typeof HostFacts>
 
-/** `site.state`: the whole state, sent on connecting and on every change; idempotent. */
-export const SiteState = z.object({
-  site: Id,
-  incarnation: count,
-  version: text(64),
-  host: HostFacts,
-  vms: z.array(VmFacts).max(VMS_MAX),
-  /** Migrations this node is busy with. */
-  migrations: z.array(MigrationId).max(MIGRATIONS_MAX),
-})
-export type SiteState = z.infer<typeof SiteState>
-
 // --- Migration --------------------------------------------------------------------------------------------------------------------
 
 export const Method = z.enum(['live', 'cold'])
@@ -155,6 +146,20 @@ export const Plan = z.object({
   createdAt: count,
 })
 export type Plan = z.infer<typeof Plan>
+
+/** `site.state`: the whole state, sent on connecting and on every change; idempotent. */
+export const SiteState = z.object({
+  site: Id,
+  incarnation: count,
+  version: text(64),
+  host: HostFacts,
+  vms: z.array(VmFacts).max(VMS_MAX),
+  /** Migrations this node is busy with. */
+  migrations: z.array(MigrationId).max(MIGRATIONS_MAX),
+  /** Of VMs that this site has handed over and not heard of: it asks the target until it is answered, whatever a gateway remembers of the migration. */
+  handovers: z.array(Plan).max(HANDOVERS_MAX).optional(),
+})
+export type SiteState = z.infer<typeof SiteState>
 
 /** `migration.prepare`, to the target. */
 export const PrepareParams = z.object({ plan: Plan, sourceCertificate: CertificateText })

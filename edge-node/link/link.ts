@@ -55,7 +55,7 @@ export type LinkOptions = {
   incarnation?: number
   version: string
   /** The site as it is now. `migrations`: those that run. */
-  describe(): Promise<Pick<SiteState, 'host' | 'vms' | 'migrations'>>
+  describe(): Promise<Pick<SiteState, 'host' | 'vms' | 'migrations' | 'handovers'>>
   handlers: LinkHandlers
   onRelayStream: OnRelayStream
   /** A user's connection to a VM; absent: none is taken. */
@@ -329,7 +329,7 @@ class NodeLink implements Link {
 
   async #siteState(): Promise<SiteState> {
     const { site, version, describe } = this.#options
-    const { host, vms, migrations } = await describe()
+    const { host, vms, migrations, handovers } = await describe()
     return {
       site,
       incarnation: this.incarnation,
@@ -337,6 +337,7 @@ class NodeLink implements Link {
       host,
       vms,
       migrations: [...new Set([...migrations, ...this.#outbox.migrationIds()])],
+      ...(handovers?.length ? { handovers } : {}),
     }
   }
 }

@@ -1,6 +1,7 @@
 // Who owns a VM, on paper: every ownership state of every migration of this node, signed, chained and on the disk before what follows from it.
 // Enters: states. Leaves: after a restart, the last state of each migration and what is needed to go on from it.
-// Always holds: a record that is not exactly as this node wrote it is never acted on; the newest KEPT_MAX migrations are kept.
+// Always holds: a record that is not exactly as this node wrote it is never acted on; a migration's id is used once; nothing that may
+// still decide about a VM is forgotten (prune).
 import { utf8 } from '../../crypto/bytes.ts'
 import { hashBytes } from '../../crypto/hash.ts'
 import { type SiteKeys, signMessage, verifyMessage } from '../../crypto/identity.ts'
@@ -11,7 +12,7 @@ import { z } from '../../wire/schema.ts'
 
 const TABLE = 'ownership'
 const LABEL = 'godwit/1 ownership'
-const KEPT_MAX = 256
+const KEPT_MAX = 1024
 const FIRST = '0'.repeat(64)
 
 const Body = z.object({
@@ -27,6 +28,8 @@ const Body = z.object({
   /** Of the other site: whom to ask, and whose key to meet with. */
   peerCertificate: CertificateText,
   manifestHash: z.string().max(64).optional(),
+  /** RELINQUISHED only, by a later life of the agent: no earlier one has met the target with an attempt as high as this. */
+  attempt: z.number().int().positive().optional(),
   /** Unix ms; for people. */
   at: z.number(),
   /** BLAKE2b-256 of the record before (its signature included), hex. */
@@ -35,20 +38,31 @@ const Body = z.object({
 const Signed = Body.extend({ signature: z.string().max(128) })
 
 export type OwnershipRecord = z.infer<typeof Signed>
-export type RecordState = (state: string, epoch: number, facts?: { manifestHash?: string | undefined }) => Promise<void>
+export type RecordFacts = { manifestHash?: string | undefined; attempt?: number | undefined }
+export type RecordState = (state: string, epoch: number, facts?: RecordFacts) => Promise<void>
 
 export type Journal = {
   /** For one side of one migration; continues after `last` when there is one. */
   recorder(plan: Plan, side: 'source' | 'target', peerCertificate: Uint8Array, last?: OwnershipRecord): RecordState
+  /** Whether this node has taken part in this migration, on this side, in any life. */
+  knows(migrationId: string, side: 'source' | 'target'): Promise<boolean>
   /** The last record of each migration and side, oldest first; what does not verify is left out, and said in the log. */
   last(): Promise<OwnershipRecord[]>
+  /** Forgets the oldest migrations beyond KEPT_MAX of those whose last record `mayGo`. */
+  prune(mayGo: (last: OwnershipRecord) => boolean): Promise<void>
+  /** Whether the last reading found records that are not as this node wrote them: then nothing follows from there being no record. */
+  readonly isAltered: boolean
   /** The same with all their records, oldest first. Changes nothing. */
   chains(): Promise<OwnershipRecord[][]>
 }
 
 export function createJournal({ store, keys, now, log }: { store: Store; keys: SiteKeys; now: () => number; log: Log }): Journal {
   const canonical = (value: object) => utf8(JSON.stringify(value, sortedKeys))
+  let isAltered = false
   return {
+    get isAltered() {
+      return isAltered
+    },
     recorder(plan, side, peerCertificate, last) {
       let sequence = last ? last.sequence + 1 : 0
       let previous = last ? hashOf(last) : FIRST
@@ -66,6 +80,7 @@ export function createJournal({ store, keys, now, log }: { store: Store; keys: S
           plan,
           peerCertificate: Buffer.from(peerCertificate).toString('base64'),
           ...(manifestHash === undefined ? {} : { manifestHash }),
+          ...(facts?.attempt === undefined ? {} : { attempt: facts.attempt }),
           at: now(),
           previous,
         }
@@ -76,27 +91,34 @@ export function createJournal({ store, keys, now, log }: { store: Store; keys: S
         previous = hashOf(record)
       }
     },
+    knows: async (migrationId, side) => (await store.get(TABLE, keyOf({ migrationId, side, sequence: 0 }))) !== undefined,
     chains: soundChains,
-    async last() {
-      const sound = await soundChains()
-      await prune(sound.splice(0, Math.max(0, sound.length - KEPT_MAX)))
-      return sound.map(chain => chain.at(-1)!)
+    last: async () => (await soundChains()).map(chain => chain.at(-1)!),
+    async prune(mayGo) {
+      const over = (await soundChains()).filter(chain => mayGo(chain.at(-1)!))
+      await remove(over.slice(0, Math.max(0, over.length - KEPT_MAX)))
     },
   }
 
   async function soundChains(): Promise<OwnershipRecord[][]> {
     const chains = new Map<string, OwnershipRecord[]>()
+    isAltered = false
     for await (const [key, value] of store.entries<unknown>(TABLE)) {
       const parsed = Signed.safeParse(value)
       const chain = key.slice(0, key.lastIndexOf('/'))
-      if (!parsed.success) log.error('an ownership record cannot be read', { key })
-      else chains.set(chain, [...(chains.get(chain) ?? []), parsed.data])
+      if (!parsed.success) {
+        isAltered = true
+        log.error('an ownership record cannot be read', { key })
+      } else chains.set(chain, [...(chains.get(chain) ?? []), parsed.data])
     }
     const sound = [...chains.values()].flatMap(chain => {
       const isSound = chain.every(
         (record, i) => verifies(record) && record.sequence === i && record.previous === (i === 0 ? FIRST : hashOf(chain[i - 1]!)),
       )
-      if (!isSound) log.error('ownership records were altered: nothing is done on their word', { migrationId: chain[0]!.migrationId })
+      if (!isSound) {
+        isAltered = true
+        log.error('ownership records were altered: nothing is done on their word', { migrationId: chain[0]!.migrationId })
+      }
       return isSound ? [chain] : []
     })
     return sound.sort((a, b) => a[0]!.at - b[0]!.at)
@@ -104,7 +126,7 @@ export function createJournal({ store, keys, now, log }: { store: Store; keys: S
   function verifies({ signature, ...body }: OwnershipRecord): boolean {
     return verifyMessage(keys.signPublic, LABEL, canonical(body), new Uint8Array(Buffer.from(signature, 'base64')))
   }
-  async function prune(chains: OwnershipRecord[][]): Promise<void> {
+  async function remove(chains: OwnershipRecord[][]): Promise<void> {
     const writes = chains.flat().map(record => ({ type: 'delete' as const, table: TABLE, key: keyOf(record) }))
     if (writes.length > 0) await store.batch(writes)
   }
@@ -119,4 +141,5 @@ const sortedKeys = (_: string, value: unknown): unknown =>
     ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
     : value
 
-const keyOf = ({ migrationId, side, sequence }: OwnershipRecord): string => `${migrationId}/${side}/${String(sequence).padStart(4, '0')}`
+const keyOf = ({ migrationId, side, sequence }: Pick<OwnershipRecord, 'migrationId' | 'side' | 'sequence'>): string =>
+  `${migrationId}/${side}/${String(sequence).padStart(4, '0')}`

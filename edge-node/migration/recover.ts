@@ -2,7 +2,7 @@
 // Enters: the last record of each migration, the registry as it adopted what runs. Leaves: VMs taken back, hand-overs that go on, answers for sources.
 // Always holds: a source whose last word is before RELINQUISHED still owns the VM and lets it run; from RELINQUISHED on it only asks, and one migration
 // of a VM that stands there outweighs whatever others of it say; a target answers RUNNING exactly when it had made the VM its own, and otherwise
-// writes REFUSED before it says so.
+// writes REFUSED before it says so. Recovering twice is recovering once.
 import { fromBase64 } from '../../crypto/bytes.ts'
 import { type Certificate, decodeCertificate } from '../../crypto/certificate.ts'
 import type { SiteKeys } from '../../crypto/identity.ts'
@@ -37,49 +37,85 @@ export async function recover(options: RecoverOptions): Promise<{ unanswered: Un
   const unanswered: Unanswered[] = []
   const answering: Answering[] = []
   const records = await options.journal.last()
-  const isHandedOver = (vm: string) =>
-    records.some(record => record.vm === vm && record.side === 'source' && record.state === 'RELINQUISHED')
   for (const record of records) {
-    try {
-      if (record.side === 'target') answering.push(await recoverTarget(options, record))
-      else if (record.state === 'RELINQUISHED') unanswered.push(askAgain(options, record))
-      else await recoverSource(options, record, isHandedOver(record.vm))
-    } catch (error) {
-      options.log.error('a migration could not be recovered', {
-        migrationId: record.migrationId,
-        vm: record.vm,
-        state: record.state,
-        error,
-      })
-    }
+    if (record.side !== 'target') continue
+    await recoverTarget(options, record).then(
+      earlier => answering.push(earlier),
+      error => notRecovered(options, record, error),
+    )
   }
+  const vms = new Set([...records.map(record => record.vm), ...options.registry.list().map(({ name }) => name)])
+  for (const vm of vms) unanswered.push(...(await recoverVm(options, vm, records)))
+  await forgetOld(options)
   return { unanswered, answering }
+}
+
+/** What still decides stays: a hand-over that is not answered, and all of a VM that is not settled. */
+async function forgetOld({ journal, registry, log }: RecoverOptions): Promise<void> {
+  const unsettled = new Set(registry.list().flatMap(({ name, doubt }) => (doubt ? [name] : [])))
+  const mayGo = ({ state, vm }: OwnershipRecord) => state !== 'RELINQUISHED' && !unsettled.has(vm)
+  await journal.prune(mayGo).catch(error => log.warn('old records cannot be removed', { error }))
+}
+
+/** What the records say of a VM that this site has or had: it is taken back, forgotten, or asked about (the result). */
+export async function recoverVm(options: RecoverOptions, vm: string, records?: OwnershipRecord[]): Promise<Unanswered[]> {
+  const given = (records ?? (await options.journal.last())).filter(record => record.vm === vm && record.side === 'source')
+  const hanging = given.filter(({ state }) => state === 'RELINQUISHED')
+  for (const record of given) {
+    if (record.state === 'RELINQUISHED') continue
+    await recoverSource(options, record, hanging.length > 0).catch(error => notRecovered(options, record, error))
+  }
+  if (hanging.length === 0) await neverOffered(options, vm, given).catch(error => options.log.error('a VM stays in doubt', { vm, error }))
+  return hanging.map(record => askAgain(options, record))
+}
+
+/** The agent died before the first record of a migration: in doubt by the registry's word, and the journal, whole, knows of nothing that was given away. */
+async function neverOffered({ registry, journal, log }: RecoverOptions, name: string, given: OwnershipRecord[]): Promise<void> {
+  const vm = registry.list().find(one => one.name === name)
+  // Epoch 0: the registry's own record was lost, which is another doubt.
+  if (!vm?.doubt || vm.epoch === 0 || journal.isAltered || given.some(({ epoch }) => epoch > vm.epoch)) return
+  log.warn('taking a VM back that was never offered', { vm: name })
+  if (vm.pid !== undefined) await resumeSource(registry.machine(name).qmp)
+  await registry.settle(name, 'kept', vm.epoch)
+}
+
+function notRecovered({ log }: RecoverOptions, { migrationId, vm, state }: OwnershipRecord, error: unknown): void {
+  log.error('a migration could not be recovered', { migrationId, vm, state, error })
 }
 
 const vmHere = ({ registry }: RecoverOptions, { vm }: OwnershipRecord) => registry.list().find(({ name }) => name === vm)
 const recorderAfter = ({ journal }: RecoverOptions, record: OwnershipRecord) =>
   journal.recorder(record.plan, record.side, fromBase64(record.peerCertificate), record)
 
-/** Everything at the source but RELINQUISHED: the paper is clear, only QEMU may not have been told. */
+/** Everything at the source but RELINQUISHED: the paper is clear, only QEMU or the registry may not have been told. */
 async function recoverSource(options: RecoverOptions, record: OwnershipRecord, isHandedOver: boolean): Promise<void> {
-  const { registry, log } = options
+  const { registry } = options
+  const isOpen = record.state === 'OFFERED' || record.state === 'STREAMING' || record.state === 'QUIESCED'
+  // Also where the VM runs already, or is another's by now: a record left open would speak for a later migration's VM.
+  if (isOpen) await recorderAfter(options, record)('ABORTED', record.plan.epoch)
   const vm = vmHere(options, record)
   if (!vm || vm.epoch > record.epoch) return
-  if (record.state === 'RETIRED') {
-    // It ended between the last record and its own clearing up.
-    if (vm.state === 'paused' && vm.epoch < record.epoch) await registry.settle(record.vm, 'moved', record.epoch)
-    return
-  }
-  const isOpen = record.state === 'OFFERED' || record.state === 'STREAMING' || record.state === 'QUIESCED'
-  // Also where the VM runs already: a record left open would speak for a later migration's VM.
-  if (isOpen) await recorderAfter(options, record)('ABORTED', record.plan.epoch)
-  if (isHandedOver || vm.state !== 'paused' || !(isOpen || record.state === 'RECLAIMED')) return
-  log.warn('taking a VM back that was never handed over', { vm: record.vm, state: record.state })
-  await resumeSource(registry.machine(record.vm).qmp)
-  await registry.settle(record.vm, 'kept', record.epoch)
+  const isBehind = vm.epoch < record.epoch
+  // It ended between the last record and its own clearing up.
+  if (record.state === 'RETIRED') return isBehind ? await registry.settle(record.vm, 'moved', record.epoch) : undefined
+  if (isHandedOver || !(vm.doubt || isBehind)) return
+  await takeBack(options, record, Math.max(record.plan.epoch, record.state === 'RECLAIMED' ? record.epoch : 0))
 }
 
-/** Goes on asking where the last life stopped. Attempts only rise: they count seconds since the plan, which no earlier life has reached. */
+/** The VM is ours at this epoch: its guest runs, where it still has a QEMU, and the registry knows. */
+async function takeBack(options: RecoverOptions, record: OwnershipRecord, epoch: number): Promise<void> {
+  const { registry, log } = options
+  const vm = vmHere(options, record)
+  if (!vm) return
+  log.warn('taking a VM back', { vm: record.vm, migrationId: record.migrationId, state: record.state, epoch })
+  if (vm.pid !== undefined) await resumeSource(registry.machine(record.vm).qmp)
+  await registry.settle(record.vm, 'kept', epoch)
+}
+
+/** More than one life makes: it asks every 5 s (hand-over.ts), so this is a year, and a wire/control.ts number holds 300 lives like that. */
+const ATTEMPTS_OF_A_LIFE = 7_000_000
+
+/** Goes on asking where the last life stopped. Attempts only rise: each life writes down from where, before its first meeting. */
 function askAgain(options: RecoverOptions, record: OwnershipRecord): Unanswered {
   const { registry, keys, certificate, log } = options
   const { plan } = record
@@ -88,7 +124,8 @@ function askAgain(options: RecoverOptions, record: OwnershipRecord): Unanswered 
     plan,
     async ask(openStream, stop) {
       const note = recorderAfter(options, record)
-      const attempt = Math.max(plan.attempt + 1, Math.ceil((Date.now() - plan.createdAt) / 1000))
+      const attempt = (record.attempt ?? plan.attempt) + ATTEMPTS_OF_A_LIFE
+      await note('RELINQUISHED', plan.epoch + 1, { attempt })
       const grant = {
         type: 'GRANT',
         vm: plan.vm,
@@ -102,15 +139,15 @@ function askAgain(options: RecoverOptions, record: OwnershipRecord): Unanswered 
         sourceCertificate: certificate,
         targetCertificate: fromBase64(record.peerCertificate),
       }
-      const { answer } = await handOver({ ...meeting, peerBoxPublic: peer.boxPublic, openStream, stop, log }, undefined, grant)
+      const patienceMs = Number.POSITIVE_INFINITY
+      const { answer } = await handOver({ ...meeting, peerBoxPublic: peer.boxPublic, openStream, stop, patienceMs, log }, undefined, grant)
       if (answer.type === 'RUNNING') {
         await note('RETIRED', plan.epoch + 1)
         if (vmHere(options, record)) await registry.settle(plan.vm, 'moved', plan.epoch + 1)
         return 'moved'
       }
       await note('RECLAIMED', plan.epoch + 2)
-      await resumeSource(registry.machine(plan.vm).qmp)
-      await registry.settle(plan.vm, 'kept', plan.epoch + 2)
+      await takeBack(options, record, plan.epoch + 2)
       return 'kept'
     },
   }

@@ -14,12 +14,13 @@ import type { SiteKeys } from '../../crypto/identity.ts'
 import { manifestHash } from '../../crypto/manifest.ts'
 import { eventually, sleep, within } from '../../ops/deadline.ts'
 import type { Stream } from '../../transport/types.ts'
-import type { MigrationProgress, Plan, Report } from '../../wire/control.ts'
+import { type MigrationProgress, PHASE_COMMITTED, type Plan, type Report } from '../../wire/control.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import type { QmpClient } from '../qmp/client.ts'
 import { qmpCommands } from '../qmp/commands.ts'
 import { type Conversation, openConversation, type Patience } from './conversation.ts'
+import { durably } from './durable.ts'
 import { handOver } from './hand-over.ts'
 import type { MessageOf } from './messages.ts'
 import { createOutgoing, listenForQemu, manifestToMessage, type Outgoing } from './outgoing.ts'
@@ -129,6 +130,8 @@ async function run(options: SourceOptions, life: Life, signal: AbortSignal, fail
     life.manifestHash = loaded.manifestHash
     await postmigrate(options, signal)
 
+    // In one step with what comes first there: a cancel is heard here, or is too late.
+    signal.throwIfAborted()
     const running = await commit(options, life, held.talk!, loaded.manifestHash)
     held.meter.stop()
     return createReport({ ...options, life, loaded, running, outgoing: flow.outgoing, meter: held.meter, talk: held.talk! })
@@ -267,7 +270,7 @@ async function commit(options: SourceOptions, life: Life, talk: Conversation, ha
   life.committing = true
   await advance(options, life, 'loaded')
   life.timeline.committedMs = performance.now()
-  onProgress({ migrationId: plan.migrationId, side: 'source', phase: 'committed' })
+  onProgress({ migrationId: plan.migrationId, side: 'source', phase: PHASE_COMMITTED })
   const grant = { type: 'GRANT', vm: plan.vm, epoch: plan.epoch + 1, migrationId: plan.migrationId, manifestHash: hash } as const
   const { answer, peer: last } = await handOver({ ...options, plan }, talk.peer, grant)
   life.timeline.runningMs = performance.now()
@@ -284,6 +287,21 @@ async function commit(options: SourceOptions, life: Life, talk: Conversation, ha
   return answer
 }
 
+/**
+ * False when RELINQUISHED was refused by the disk, and ABORTED is too: then RELINQUISHED may be there or not. Until somebody reads it nothing runs and no
+ * GRANT is sent. Before that an ABORTED that is refused changes nothing: the VM is ours by whatever the disk says.
+ */
+async function recordAborted(options: SourceOptions, life: Life): Promise<boolean> {
+  const record = () => advance(options, life, 'abort')
+  try {
+    await (life.committing ? durably(record, options.log, options.stop) : record())
+    return true
+  } catch (error) {
+    options.log.error('ABORTED could not be recorded', { error: error as Error })
+    return !life.committing
+  }
+}
+
 /** Ends a failed migration. Before the commit (or after the target's refusal) the VM runs here again; after it nothing here may run. */
 async function giveUp(options: SourceOptions, life: Life, held: Held, error: GodwitError): Promise<GodwitError> {
   const { plan, log } = options
@@ -297,8 +315,11 @@ async function giveUp(options: SourceOptions, life: Life, held: Held, error: God
     new Promise(resolve => setTimeout(resolve, 500)),
   ])
   held.talk?.reset(error.code)
-  if (life.state !== 'RECLAIMED')
-    await advance(options, life, 'abort').catch(cause => log.error('ABORTED could not be recorded', { error: cause as Error }))
+  if (life.state !== 'RECLAIMED' && !(await recordAborted(options, life))) {
+    life.state = 'RELINQUISHED'
+    log.error('the disk does not say whether the VM was handed over: it stays paused here', { migrationId: plan.migrationId, error })
+    return new GodwitError('MIGRATION_DOUBT', `the disk refuses the record of the hand-over: ${error.message}`, { cause: error })
+  }
   try {
     await resumeSource(options.qmp)
   } catch (cause) {

@@ -13,13 +13,14 @@ import { compareManifests, type Manifest, manifestHash } from '../../crypto/mani
 import { within } from '../../ops/deadline.ts'
 import type { Stream } from '../../transport/types.ts'
 import type { MigrationProgress, Plan } from '../../wire/control.ts'
-import { GodwitError, toGodwitError } from '../../wire/errors.ts'
+import { GodwitError, hasCode, toGodwitError } from '../../wire/errors.ts'
 import type { Frame } from '../../wire/frame.ts'
 import type { Log } from '../../wire/log.ts'
 import { FRAME } from '../../wire/types.ts'
 import { openSession, type Session } from '../channel/session.ts'
 import { encodeMessage as encodeReturnPath, RETURN_PATH } from '../stream/return-path.ts'
 import type { RunningVm } from '../vm/machine.ts'
+import { durably } from './durable.ts'
 import { refusal } from './hand-over.ts'
 import { createIncoming, type Incoming } from './incoming.ts'
 import { answerSource, greetSource, type Meeting } from './meeting.ts'
@@ -56,7 +57,7 @@ export type TargetOptions = {
 }
 
 export type TargetMigration = {
-  /** Resolves when the VM runs here; otherwise a GodwitError, with nothing of it left here. */
+  /** Resolves when the VM is this site's; otherwise a GodwitError, with nothing of it left here (or, where the disk refused, only its paused QEMU). */
   readonly done: Promise<void>
   /** A relay stream of this migration (0 control, 1 skeleton, 2.. pages), also of a later meeting, and a control stream also long after `done`. */
   accept(index: number, attempt: number, stream: Stream): void
@@ -120,6 +121,8 @@ type Life = {
   attempt: number
   hasAccepted?: boolean
   isReserved?: boolean
+  /** The disk has refused the record that makes the VM ours: only its next reading tells what is so. */
+  inDoubt?: boolean
   /** Everything has arrived, and the manifest was right. */
   isWhole: boolean
   manifestHash?: string
@@ -160,7 +163,8 @@ async function run(options: TargetOptions, life: Life, control: Promise<Stream>,
     await receive(options, life, life.incoming, peer, vm, signal)
     await takeOver(options, life, vm, signal)
   } catch (error) {
-    throw await giveUp(options, life, signal.aborted ? toGodwitError(signal.reason) : toGodwitError(error, 'MIGRATION_FAILED'))
+    const failed = await giveUp(options, life, signal.aborted ? toGodwitError(signal.reason) : toGodwitError(error, 'MIGRATION_FAILED'))
+    if (failed) throw failed
   }
 }
 
@@ -177,7 +181,8 @@ async function runLoaded(
   try {
     await takeOver(options, life, vm, signal)
   } catch (error) {
-    throw await giveUp(options, life, signal.aborted ? toGodwitError(signal.reason) : toGodwitError(error, 'MIGRATION_FAILED'))
+    const failed = await giveUp(options, life, signal.aborted ? toGodwitError(signal.reason) : toGodwitError(error, 'MIGRATION_FAILED'))
+    if (failed) throw failed
   }
 }
 
@@ -304,15 +309,32 @@ async function takeOver(options: TargetOptions, life: Life, vm: RunningVm, signa
   checkGrant(plan, life, grant)
   if (life.state !== 'GRANTED') await advance(options, life, 'grant')
   const startMs = performance.now()
-  await options.commit(plan.epoch + 1)
-  await advance(options, life, 'resume')
+  await becomeOwner(options, life)
   await vm.commands.cont()
   const resumeMs = performance.now() - startMs
   // If this does not arrive the source asks again.
   await life.peer?.send({ type: 'RUNNING', resumeMs }).catch(error => log.warn('RUNNING was not heard', { error }))
   await vm.commands.announceSelf().catch(error => log.warn('no announcement to switches', { error }))
-  await advance(options, life, 'running')
+  await advance(options, life, 'running').catch(error => log.error('RUNNING could not be recorded', { error: error as Error }))
   await life.peer?.finish().catch(() => {})
+}
+
+/**
+ * From the grant to where only this site may run the VM. The registry's record is what decides: where the disk refuses it, it may be there or not, so the
+ * VM is neither run nor refused until the next start of the agent has read it.
+ */
+async function becomeOwner(options: TargetOptions, life: Life): Promise<void> {
+  const { plan, log, commit } = options
+  const write = () =>
+    commit(plan.epoch + 1).catch(error => {
+      life.inDoubt ||= hasCode(error, 'STORE_FAILED')
+      throw error
+    })
+  await durably(write, log)
+  await advance(options, life, 'resume').catch(error => {
+    life.state = 'RESUMING'
+    log.error('RESUMING could not be recorded: the registry has it', { error: error as Error })
+  })
 }
 
 function checkGrant(plan: Plan, life: Life, grant: MessageOf<'GRANT'>): void {
@@ -355,7 +377,9 @@ async function decide(
     life.grants.arrive(grant)
   }
   await settled
-  return life.state === 'RUNNING' || life.state === 'RESUMING' ? { type: 'RUNNING', resumeMs: 0 } : refusal()
+  if (life.state === 'RUNNING' || life.state === 'RESUMING') return { type: 'RUNNING', resumeMs: 0 }
+  if (life.state === 'REFUSED') return refusal()
+  throw new GodwitError('MIGRATION_DOUBT', `the disk does not say what became of the VM here (${life.state})`)
 }
 
 /** The source, whose link was lost before it had committed, is back: it hears where we stand, and this meeting takes the place of the one before. */
@@ -396,26 +420,39 @@ async function sayLoadedAgain(life: Life, peer: Peer): Promise<void> {
   await peer.send({ type: 'LOADED', manifestHash: life.manifestHash!, stateMs: 0, loadMs: 0 })
 }
 
-/** Before RESUMING nothing of the VM stays here; from RESUMING on it is ours whatever happened to the messages. */
-async function giveUp(options: TargetOptions, life: Life, error: GodwitError): Promise<GodwitError> {
+/** Before RESUMING nothing of the VM stays here (the error); from RESUMING on it is ours, whatever happened to messages, paper or QEMU: it has moved. */
+async function giveUp(options: TargetOptions, life: Life, error: GodwitError): Promise<GodwitError | undefined> {
   const { log, plan } = options
   clearTimeout(life.away)
   life.error ??= error
   if (life.state === 'RESUMING' || life.state === 'RUNNING') {
     log.error('the VM is ours, but not everything went well after that', { migrationId: plan.migrationId, error })
-    return error
+    return undefined
   }
   // Why, before the streams end: the source would see resets only. Once LOADED it hears nothing but REFUSE, when nothing is left here.
   if (life.state === 'RESERVED' || life.state === 'RECEIVING') await tell(life.peer, { type: 'ABORT', error: error.toJSON() })
   life.incoming?.abort(error)
   for (const { stream } of life.waiting.splice(0)) stream.reset(error.code)
-  if (life.state !== 'IDLE')
-    await advance(options, life, 'abort').catch(cause => log.error('could not record the refusal', { error: cause as Error }))
+  if (life.inDoubt || !(await recordRefused(options, life))) return error
   if (life.isReserved) await options.drop().catch(cause => log.error('could not drop the waiting VM', { error: cause as Error }))
   await tell(life.peer, { type: 'REFUSE', error: error.toJSON() })
   const { session } = life
   setTimeout(() => session?.reset(error.code), 1000).unref()
   return error
+}
+
+/** False when the disk refuses it and the source may have handed the VM over: then it must not hear of it, and nothing is dropped. */
+async function recordRefused(options: TargetOptions, life: Life): Promise<boolean> {
+  if (life.state === 'IDLE') return true
+  const wasLoaded = OUTLIVES_MEETING.has(life.state)
+  const record = () => advance(options, life, 'abort')
+  try {
+    await (wasLoaded ? durably(record, options.log) : record())
+    return true
+  } catch (error) {
+    options.log.error('REFUSED could not be recorded', { error: error as Error })
+    return !wasLoaded
+  }
 }
 
 /** Best effort: the other site may be gone. */

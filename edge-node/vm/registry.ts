@@ -29,6 +29,8 @@ export type VmFacts = {
   vcpus: number
   accelerator?: Accelerator | undefined
   pid?: number | undefined
+  /** It is not certain that this site owns the VM. */
+  doubt: boolean
   failure?: ErrorBody | undefined
 }
 
@@ -58,6 +60,8 @@ type Entry = {
 }
 
 const MAX_VMS = 256
+
+const isDoubt = (failure: ErrorBody | undefined): boolean => failure?.code === 'MIGRATION_DOUBT'
 
 /** Opens the registry and adopts what an earlier agent left running. STORE_LOCKED when another agent has the state folder. */
 export async function openRegistry(options: RegistryOptions): Promise<Registry> {
@@ -113,6 +117,7 @@ export class Registry {
       vcpus: spec.vcpus,
       accelerator: vm?.accelerator,
       pid: vm?.pid,
+      doubt: record.doubt,
       failure: record.failure,
     }
   }
@@ -315,7 +320,9 @@ export class Registry {
    */
   async endMigration(name: string, outcome: 'moved' | 'kept' | 'doubt', epoch?: number): Promise<void> {
     await this.#inTurn(name, async entry => {
-      if (entry.record.state === 'failed' && outcome === 'kept') return // QEMU ended meanwhile
+      // QEMU ended meanwhile: the VM is ours all the same, at the epoch that the migration's end gave it.
+      if (entry.record.state === 'failed' && outcome === 'kept')
+        return await this.#update(entry, { doubt: false, epoch: Math.max(entry.record.epoch, epoch ?? 0) })
       if (entry.record.state !== 'migrating' && entry.record.state !== 'failed') throw this.#wrongState(name, 'is not migrating')
       if (outcome === 'moved') {
         await this.#end(entry, vm => vm.kill())
@@ -334,13 +341,20 @@ export class Registry {
   }
 
   /**
-   * Ends a doubt: 'moved', the VM belongs to another site at this epoch and nothing stays here; 'kept', it is ours at this epoch and runs (the caller has
-   * made sure). VM_STATE unless the VM is in doubt.
+   * What the ownership journal says of a VM that a migration left unsettled: 'moved', it belongs to another site at this epoch and nothing stays here;
+   * 'kept', it is ours at this epoch; where it has a QEMU the guest runs (the caller has made sure). VM_STATE when the VM is not in doubt and its record
+   * is not behind the journal.
    */
   async settle(name: string, outcome: 'moved' | 'kept', epoch: number): Promise<void> {
     await this.#inTurn(name, async entry => {
-      if (!entry.record.doubt) throw this.#wrongState(name, 'is not in doubt')
-      if (outcome === 'kept') return await this.#update(entry, { state: 'running', doubt: false, epoch, failure: undefined })
+      const { doubt, epoch: known, state, failure } = entry.record
+      if (!doubt && known >= epoch) throw this.#wrongState(name, 'is not in doubt')
+      if (outcome === 'kept') {
+        const rest = entry.vm
+          ? { state: 'running' as const, failure: undefined }
+          : { state, failure: isDoubt(failure) ? undefined : failure }
+        return await this.#update(entry, { ...rest, doubt: false, epoch: Math.max(known, epoch) })
+      }
       await this.#end(entry, vm => vm.kill())
       await this.#forget(entry, epoch)
     })

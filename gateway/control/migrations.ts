@@ -163,6 +163,34 @@ export class Migrations {
       // It is still at what we know to be off: it missed our word for it. Asking is safe at any time.
       else if (first && state === 'ABORTED' && listed.includes(plan.migrationId)) this.#sendCancel(migration, link)
     }
+    for (const plan of this.#handovers(link.site)) if (!this.#all.has(plan.migrationId)) this.#learn(plan)
+  }
+
+  /** A source that has handed a VM over may meet its target, whatever became of our record or our session: only they can end it. */
+  admitHandover(site: string, migrationId: string): void {
+    const plan = this.#handovers(site).find(handover => handover.migrationId === migrationId)
+    if (plan) this.#options.sessions.open(plan)
+  }
+
+  /** What a site says it has handed over: its own VMs only. */
+  #handovers(site: string): Plan[] {
+    const state = this.#options.sites.state(site)
+    return (state?.handovers ?? []).filter(plan => plan.source === site && state?.vms.some(vm => vm.name === plan.vm))
+  }
+
+  /** Our record of it is lost (a new database, an old one): the source's own word is what we begin from. */
+  #learn(plan: Plan): void {
+    if (this.active() >= ACTIVE_MAX) return
+    const { clock, log } = this.#options
+    log.warn('a hand-over that is not on our disk', {
+      migrationId: plan.migrationId,
+      vm: plan.vm,
+      source: plan.source,
+      target: plan.target,
+    })
+    const migration = newMigration({ plan, state: 'COMMIT_SEEN', outcome: null, results: {}, cancelled: false, updatedAt: clock.now() })
+    this.#all.set(plan.migrationId, migration)
+    this.#dispatch(migration, 'committed').catch(error => log.error('a hand-over could not be taken up', { error }))
   }
 
   record(migrationId: string): MigrationRecord {

@@ -59,7 +59,7 @@ test(
     registry.onChange(() => changes++)
     assert.equal(await registry.create(echoSpec('vm-1')), {
       ...{ name: 'vm-1', state: 'stopped', epoch: 1, memoryBytes: 32 * 1024 * 1024, vcpus: 1 },
-      ...{ accelerator: undefined, pid: undefined, failure: undefined },
+      ...{ accelerator: undefined, pid: undefined, doubt: false, failure: undefined },
     })
     const started = await registry.start('vm-1')
     assert.equal([started.state, started.accelerator], ['running', 'tcg'])
