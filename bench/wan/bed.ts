@@ -1,6 +1,6 @@
 // Where one run happens: two network namespaces with the link between them, and processes inside. Enters: a cell. Leaves: a bed. Always holds: what was
 // started in it is dead, and the namespaces are gone, when it is disposed. Source at a, target at b.
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { closeSync, openSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -24,6 +24,7 @@ export type StartOptions = { at: End; log: string; cwd?: string; env?: Record<st
 export type Started = { child: ChildProcess; pid: number; ended: Promise<void>; stop(): Promise<void> }
 
 const STOP_MS = 8_000
+const PREFIX = 'gwb-'
 const ALLOWED = '/proc/sys/net/ipv4/tcp_allowed_congestion_control'
 
 /** Lets namespaces choose this congestion control: the kernel allows them only what its own list names. */
@@ -34,10 +35,11 @@ async function allow(congestion: Congestion): Promise<void> {
 
 export async function layBed(cell: Cell, congestion: Congestion, { dir, seed }: { dir: string; seed: string }): Promise<Bed> {
   await using stack = new AsyncDisposableStack()
-  const namespaces = { a: `gwb-${process.pid}-a`, b: `gwb-${process.pid}-b` }
+  const namespaces = { a: `${PREFIX}${process.pid}-a`, b: `${PREFIX}${process.pid}-b` }
   await allow(congestion)
   for (const name of Object.values(namespaces)) {
     stack.use(await createNamespace(name))
+    stack.defer(() => killWithin(name))
     await runWithin(name, 'sysctl', '-qw', `net.ipv4.tcp_congestion_control=${congestion}`)
   }
   const { blackouts = [], ...calm } = cell.link
@@ -57,6 +59,29 @@ export async function layBed(cell: Cell, congestion: Congestion, { dir, seed }: 
   return {
     ...{ dir, namespaces, begin, start, link, addresses: { a: link.addresses[0], b: link.addresses[1] } },
     [Symbol.asyncDispose]: () => held.disposeAsync(),
+  }
+}
+
+/** Ends every process in a namespace, whoever started it: QEMUs outlive their agents. */
+function killWithin(namespace: string): void {
+  const pids = execFileSync('ip', ['netns', 'pids', namespace], { encoding: 'utf8', timeout: 10_000 })
+  for (const pid of pids.split('\n').filter(Boolean)) {
+    try {
+      process.kill(Number(pid), 'SIGKILL')
+    } catch {
+      // It has just ended.
+    }
+  }
+}
+
+/** Removes, with all that runs in them, the namespaces of this bench (`pid`) or of benches that have died. For a signal, and for a new start. */
+export function sweep(isOurs: (pid: number) => boolean): void {
+  const names = execFileSync('ip', ['netns', 'list'], { encoding: 'utf8', timeout: 10_000 }).split('\n')
+  for (const name of names.map(line => line.split(' ')[0] ?? '')) {
+    const pid = Number(/^gwb-(\d+)-[ab]$/.exec(name)?.[1] ?? 0)
+    if (pid === 0 || !isOurs(pid)) continue
+    killWithin(name)
+    execFileSync('ip', ['netns', 'del', name], { timeout: 10_000 })
   }
 }
 

@@ -138,17 +138,8 @@ export const makeGodwit: MakeMover = async ({ bed, variant, specText }) => {
         await sleep(POLL_MS, signal)
       }
     },
-    [Symbol.asyncDispose]: async () => {
-      for (const at of ENDS) await qemuPidOf(bed, at).then(kill, () => {})
-    },
-  }
-}
-
-function kill(pid: number): void {
-  try {
-    process.kill(pid, 'SIGKILL')
-  } catch {
-    // It has ended.
+    // QEMUs outlive their agents; the bed ends whatever runs in its namespaces.
+    [Symbol.asyncDispose]: async () => {},
   }
 }
 

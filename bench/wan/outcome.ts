@@ -15,6 +15,8 @@ export type Outcome = {
   /** IP bytes that entered the link, lost ones included. */
   bytesAb: number
   bytesBa: number
+  /** IP bytes that came out at b. */
+  deliveredAb: number
   /** Part of the guest's work left undone while the migration ran (downtime left out); negative: it did more. */
   slowdown?: number
   cpuSeconds: number

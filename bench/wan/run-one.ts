@@ -100,7 +100,10 @@ async function measure(
   }
 }
 
-function difference(before: PacketLinkStats, after: PacketLinkStats): Pick<Outcome, 'bytesAb' | 'bytesBa' | 'late1' | 'late5'> {
+function difference(
+  before: PacketLinkStats,
+  after: PacketLinkStats,
+): Pick<Outcome, 'bytesAb' | 'bytesBa' | 'deliveredAb' | 'late1' | 'late5'> {
   const late = (from: number) => {
     const sum = (stats: PacketLinkStats, at: number) =>
       [stats.ab, stats.ba].reduce((total, { lateCount }) => total + lateCount.slice(at).reduce((a, b) => a + b, 0), 0)
@@ -110,6 +113,7 @@ function difference(before: PacketLinkStats, after: PacketLinkStats): Pick<Outco
   return {
     bytesAb: after.ab.link.enteredBytes - before.ab.link.enteredBytes,
     bytesBa: after.ba.link.enteredBytes - before.ba.link.enteredBytes,
+    deliveredAb: after.ab.link.deliveredBytes - before.ab.link.deliveredBytes,
     late1: late(4),
     late5: late(6),
   }

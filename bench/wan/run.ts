@@ -1,13 +1,14 @@
 // npm run bench:wan: Godwit beside QEMU's own migration over the same modelled links, packet by packet, in one run. Root only (network namespaces, TUN).
 // Enters: a selection of cells, guests and variants. Leaves: a table with medians and ranges, the issue's targets held against it, a picture; results are kept
 // as they come. Figures are of one machine: compare what one run prints side by side.
-import { rmSync, writeFileSync } from 'node:fs'
+import { existsSync, rmSync, writeFileSync } from 'node:fs'
 import { cpus, loadavg } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { loadSodium } from '../../crypto/identity.ts'
 import { guestImage } from '../../guest/image.ts'
 import { namespacesMissing } from '../../sim-network/namespaces.ts'
+import { sweep } from './bed.ts'
 import { CELLS, choose, fillBytesOf, GUESTS } from './cells.ts'
 import { makeGodwit } from './godwit.ts'
 import { oracleOf } from './oracle.ts'
@@ -87,7 +88,7 @@ async function attempt(options: RunOptions): Promise<Outcome> {
     return await runOne(variant.kind === 'godwit' ? makeGodwit : makeQemu, options)
   } catch (error) {
     const failure = error instanceof Error ? error.message : String(error)
-    const none = { bytesAb: 0, bytesBa: 0, cpuSeconds: 0, late1: 0, late5: 0, steal: 0, badLines: 0 }
+    const none = { bytesAb: 0, bytesBa: 0, deliveredAb: 0, cpuSeconds: 0, late1: 0, late5: 0, steal: 0, badLines: 0 }
     return { cell: cell.name, guest: guest.name, variant: variant.name, repetition, failure, ...none }
   }
 }
@@ -112,6 +113,12 @@ async function main(): Promise<number> {
       process.stderr.write(`error SETUP_NEEDED: ${missing}\n`)
       return 2
     }
+    sweep(pid => !existsSync(`/proc/${pid}`))
+    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const)
+      process.once(signal, () => {
+        sweep(pid => pid === process.pid)
+        process.exit(130)
+      })
     await loadSodium()
     await runAll({ runs, results })
   }

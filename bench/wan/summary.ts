@@ -42,7 +42,7 @@ export function summarise(outcomes: readonly Outcome[]): Row[] {
       backMegabytes: spreadOf(done.map(({ bytesBa }) => bytesBa / 1e6)),
       slowdown: spreadOf(done.map(({ slowdown }) => slowdown)),
       cpuSeconds: spreadOf(done.map(({ cpuSeconds }) => cpuSeconds)),
-      goodput: spreadOf(done.map(({ bytesAb, totalMs }) => (bytesAb * 8000) / totalMs! / bitsPerSecond)),
+      goodput: spreadOf(done.map(({ deliveredAb, totalMs }) => (deliveredAb * 8000) / totalMs! / bitsPerSecond)),
     }
     const given = Object.fromEntries(Object.entries(spreads).filter(([, spread]) => spread !== undefined))
     return {
