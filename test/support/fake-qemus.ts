@@ -1,0 +1,189 @@
+// Two QEMUs that are none, for the stories of source and target without a guest: one writes a migration stream that a seed makes, the other takes it and says SHUT when
+// it is whole. Enters: a seed. Leaves: a guest (its stream, the memory that it must leave, the skeleton of it) and what the stories ask of a machine.
+// Always holds: as in QEMU, a socket that is not read holds the writer back; SHUT(0) completes the source, a closed socket makes it fail and run on.
+import { openSync, readFileSync, writeFileSync } from 'node:fs'
+import { connect, createServer, type Socket } from 'node:net'
+import type { QmpClient } from '../../edge-node/qmp/client.ts'
+import { COMMAND, PAGE_BYTES } from '../../edge-node/stream/layout.ts'
+import { createParser } from '../../edge-node/stream/parse.ts'
+import { encodeMessage, RETURN_PATH } from '../../edge-node/stream/return-path.ts'
+import { type Token, write } from '../../edge-node/stream/write.ts'
+import type { RunningVm } from '../../edge-node/vm/machine.ts'
+import { type Random, randomBytes, randomFrom } from '../edge-node/stream/generate.ts'
+
+export type FakeGuest = {
+  stream: Uint8Array
+  /** The guest stands still from this byte of the stream on. */
+  stopAt: number
+  memory: Buffer
+  skeleton: Buffer
+}
+
+export type GuestShape = { pages: number; rounds: number }
+
+/** Every round rewrites some pages; many are zero, many are equal, some come back as they were. */
+export function fakeGuest(seed: number, { pages, rounds }: GuestShape): FakeGuest {
+  const random = randomFrom(seed)
+  const memory = Buffer.alloc(pages * PAGE_BYTES)
+  const close: Token[] = [{ kind: 'eos' }, { kind: 'footer', id: 2 }]
+  const blocks = [
+    { name: 'ram0', usedBytes: memory.length },
+    { name: 'pc.bios', usedBytes: 4 * PAGE_BYTES },
+  ]
+  const before: Token[] = [
+    { kind: 'magic', version: 3 },
+    { kind: 'configuration', machine: 'pc' },
+    { kind: 'command', command: COMMAND.openReturnPath, payload: new Uint8Array(0) },
+    { kind: 'command', command: COMMAND.ping, payload: Uint8Array.of(0, 0, 0, 1) },
+    ...([{ kind: 'start', id: 2, name: 'ram', instance: 0, version: 4 }, { kind: 'blocks', list: blocks }, ...close] as Token[]),
+  ]
+  const round = (of: number): Token[] =>
+    Array.from({ length: of === 0 ? pages : 1 + random(pages) }, (_, i) => pageToken(random, memory, of === 0 ? i : random(pages)))
+  const live = Array.from({ length: rounds }, (_, i): Token[] => [{ kind: 'part', id: 2 }, ...round(i), biosPage(random), ...close]).flat()
+  const last: Token[] = [{ kind: 'end', id: 2 }, ...round(rounds), ...close]
+  const devices = Buffer.concat([Buffer.from([4]), randomBytes(random, 200 + random(3000)), description()])
+  const running = write([...before, ...live])
+  const stream = Buffer.concat([running, write(last), devices])
+  return { stream, stopAt: running.length, memory, skeleton: skeletonOf(stream) }
+}
+
+function pageToken(random: Random, memory: Buffer, page: number): Token {
+  const offset = page * PAGE_BYTES
+  const bytes = memory.subarray(offset, offset + PAGE_BYTES)
+  const kind = random(10)
+  if (kind < 2) bytes.fill(0)
+  else if (kind < 6) bytes.fill(1 + random(4))
+  else if (kind < 9) bytes.set(randomBytes(random, PAGE_BYTES))
+  return kind < 2 ? { kind: 'zero', name: 'ram0', offset } : { kind: 'page', name: 'ram0', offset, bytes: Uint8Array.from(bytes) }
+}
+
+const biosPage = (random: Random): Token => ({
+  kind: 'page',
+  name: 'pc.bios',
+  offset: random(4) * PAGE_BYTES,
+  bytes: new Uint8Array(PAGE_BYTES).fill(random(256)),
+})
+
+function description(): Buffer {
+  const json = Buffer.from('{"devices": []}')
+  return Buffer.concat([Buffer.from([0x00, 0x06, 0, 0, 0, json.length]), json])
+}
+
+/** What of a stream does not travel as pages. */
+function skeletonOf(stream: Uint8Array): Buffer {
+  const parts: Buffer[] = []
+  const nothing = () => {}
+  const events = { page: nothing, zero: nothing, blocks: nothing, ramEnd: nothing, opaque: nothing }
+  createParser({ ...events, skeleton: bytes => void parts.push(Buffer.from(bytes)) }, { captures: name => name === 'ram0' }).push(stream)
+  return Buffer.concat(parts)
+}
+
+const PONG = Buffer.from(encodeMessage(RETURN_PATH.pong, Uint8Array.of(0, 0, 0, 1)))
+const SHUT = Buffer.from(encodeMessage(RETURN_PATH.shut, new Uint8Array(4)))
+
+export type FakeSource = { qmp: QmpClient; readonly running: boolean; readonly returned: Buffer }
+
+export function fakeSource({ stream, stopAt }: FakeGuest): FakeSource {
+  const listeners = new Map<string, Set<() => void>>()
+  const state = { migration: 'none', run: 'running', returned: Buffer.alloc(0) }
+  const write = async (socket: Socket) => {
+    for (let at = 0; at < stream.length && !socket.destroyed; at += 16_384) {
+      if (at >= stopAt && state.run === 'running') {
+        state.run = 'finish-migrate'
+        for (const listener of listeners.get('STOP') ?? []) listener()
+      }
+      await new Promise(resolve => socket.write(stream.subarray(at, at + 16_384), resolve))
+    }
+  }
+  const migrate = (path: string) => {
+    const socket = connect(path)
+    state.migration = 'active'
+    socket.on('error', () => {})
+    socket.on('data', chunk => {
+      state.returned = Buffer.concat([state.returned, chunk as Buffer])
+      if (!state.returned.subarray(-SHUT.length).equals(SHUT) || state.returned.length <= PONG.length) return
+      Object.assign(state, { migration: 'completed', run: 'postmigrate' })
+      socket.end()
+    })
+    socket.on('close', () => {
+      if (state.migration === 'active') Object.assign(state, { migration: 'failed', run: 'running' })
+    })
+    void write(socket)
+  }
+  const answers: Record<string, (args: Record<string, unknown>) => unknown> = {
+    migrate: ({ uri }) => migrate(String(uri).slice('unix:'.length)),
+    'query-migrate': () => ({ status: state.migration }),
+    'query-status': () => ({ status: state.run, running: state.run === 'running' }),
+    migrate_cancel: () => Object.assign(state, { migration: 'cancelled' }),
+    stop: () => Object.assign(state, { run: 'paused' }),
+    cont: () => Object.assign(state, { run: 'running' }),
+  }
+  const qmp = {
+    version: { major: 10, minor: 0, micro: 2 },
+    execute: async (command: string, args: Record<string, unknown> = {}) => answers[command]?.(args) ?? {},
+    on(event: string, listener: () => void) {
+      const set = listeners.get(event) ?? new Set()
+      listeners.set(event, set.add(listener))
+      return () => set.delete(listener)
+    },
+  } as unknown as QmpClient
+  return {
+    qmp,
+    get running() {
+      return state.run === 'running'
+    },
+    get returned() {
+      return state.returned
+    },
+  }
+}
+
+/** What the source's QEMU must have heard: each once. */
+export const RETURNED = Buffer.concat([PONG, SHUT])
+
+export type FakeTarget = { vm: RunningVm; readonly running: boolean; memory(): Buffer; readonly skeleton: Buffer; kill(): void }
+
+/** `file`: where its memory lies. It holds something else before, as a memfd of an earlier attempt would. */
+export function fakeTarget({ memory, skeleton }: FakeGuest, file: string): FakeTarget {
+  writeFileSync(file, Buffer.alloc(memory.length, 0xee))
+  const state = { run: 'inmigrate', got: Buffer.alloc(0) }
+  const server = createServer(socket => {
+    server.close()
+    socket.on('error', () => {})
+    socket.on('data', chunk => {
+      // The answer to the stream's PING.
+      if (state.got.length === 0) socket.write(PONG)
+      state.got = Buffer.concat([state.got, chunk as Buffer])
+      if (state.got.length < skeleton.length || state.run !== 'inmigrate') return
+      state.run = 'paused'
+      socket.end(SHUT)
+    })
+  })
+  const commands = {
+    setCapabilities: async () => {},
+    setParameters: async () => {},
+    migrateIncoming: (uri: string) => new Promise<void>(resolve => server.listen(uri.slice('unix:'.length), resolve)),
+    queryStatus: async () => ({ status: state.run, running: state.run === 'running' }),
+    cont: async () => void Object.assign(state, { run: 'running' }),
+    announceSelf: async () => {},
+  }
+  const vm = {
+    commands,
+    memoryBytes: memory.length,
+    memoryFd: async () => openSync(file, 'r+'),
+    exited: new Promise(() => {}),
+    logTail: async () => '',
+    alive: true,
+  } as unknown as RunningVm
+  return {
+    vm,
+    get running() {
+      return state.run === 'running'
+    },
+    memory: () => readFileSync(file),
+    get skeleton() {
+      return state.got
+    },
+    kill: () => server.close(),
+  }
+}
