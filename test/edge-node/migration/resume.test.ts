@@ -166,3 +166,5 @@ test('a guest that stands still waits less: the switch-over is given up after it
   assert.equal([result.sent.code, result.running, result.fate], ['CONNECTION_LOST', [true, false], 'here'])
   assert.ok(performance.now() - began < 10_000)
 })
+
+test.run()
