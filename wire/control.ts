@@ -138,6 +138,8 @@ export const Plan = z.object({
   method: Method,
   /** The pause that the operator accepts. */
   downtimeMs: count.min(1).max(3_600_000),
+  /** It is the operator's wish, not the default: it is kept, or the migration refused. */
+  downtimeAsked: z.boolean().optional(),
   /** Page streams, beside control and skeleton. */
   streams: count.min(1).max(STREAMS_MAX),
   attempt: count.min(1),
@@ -170,6 +172,40 @@ export type StartParams = z.infer<typeof StartParams>
 /** `migration.cancel`, to either. */
 export const CancelParams = z.object({ migrationId: MigrationId })
 export type CancelParams = z.infer<typeof CancelParams>
+
+/**
+ * `prestage.needs`, to the source: what the VM needs of a host, for this target alone. The answer is opaque to the gateway. `holdId` is the handoff's, and
+ * becomes the migration's if the VM is moved there.
+ */
+export const NeedsParams = z.object({
+  holdId: MigrationId,
+  vm: Id,
+  epoch: count,
+  method: Method,
+  target: Id,
+  targetCertificate: CertificateText,
+})
+export type NeedsParams = z.infer<typeof NeedsParams>
+export const NeedsResult = z.object({ needs: base64(87_384).min(1) })
+export type NeedsResult = z.infer<typeof NeedsResult>
+export const HOLD_MS_MAX = 600_000
+/** `prestage.hold`, to the target: preflight these needs, and keep room for the VM for so long. Again with the same VM: anew. */
+export const HoldParams = z.object({
+  holdId: MigrationId,
+  vm: Id,
+  epoch: count,
+  method: Method,
+  source: Id,
+  sourceCertificate: CertificateText,
+  needs: base64(87_384).min(1),
+  holdMs: count.min(1).max(HOLD_MS_MAX),
+})
+export type HoldParams = z.infer<typeof HoldParams>
+export const HoldResult = z.object({ memoryBytes: count })
+export type HoldResult = z.infer<typeof HoldResult>
+/** `prestage.release`, to the target: the room is not needed any more. Harmless when there is none. */
+export const ReleaseParams = z.object({ holdId: MigrationId })
+export type ReleaseParams = z.infer<typeof ReleaseParams>
 
 /** `phase` that tells the gateway that the source has handed the VM over: from here the migration only goes forward. */
 export const PHASE_COMMITTED = 'committed'
@@ -241,6 +277,11 @@ export const Report = z.looseObject({
   reconnects: count.optional(),
   awayMs: amount.optional(),
   notes: z.array(prose(1024)).max(64),
+  /** What the controller decided, when (ms since the first sample), and why. */
+  decisions: z
+    .array(z.object({ atMs: amount, what: text(32), value: text(64), reason: prose(256) }))
+    .max(64)
+    .optional(),
 })
 export type Report = z.infer<typeof Report>
 
@@ -262,4 +303,7 @@ export const METHODS = {
   'migration.prepare': PrepareParams,
   'migration.start': StartParams,
   'migration.cancel': CancelParams,
+  'prestage.needs': NeedsParams,
+  'prestage.hold': HoldParams,
+  'prestage.release': ReleaseParams,
 } as const

@@ -75,6 +75,12 @@ export const ERRORS = {
     'the target does not accept this VM from this site',
     'see accept in the configuration of the target',
   ),
+  DOWNTIME_UNREACHABLE: row(
+    refused,
+    false,
+    'the downtime that was asked for cannot be kept; the VM runs at the source',
+    'ask for the one that the message predicts, or use --method cold',
+  ),
   MIGRATION_REFUSED: row(refused, false, 'the other site refused', 'see the cause'),
   MANIFEST_MISMATCH: row(failed, true, 'what arrived is not what was sent', 'the relay or link altered streams: check them, then retry'),
   EPOCH_STALE: row(refused, false, 'the message belongs to an earlier owner', 'nothing to do; the newer owner stands'),

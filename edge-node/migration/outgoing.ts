@@ -169,7 +169,7 @@ function startPipeline(options: OutgoingOptions, blocks: readonly Block[], kept:
     blocks: captured.map(block => ({ id: block.index, bytes: block.usedBytes })),
     hasher: createPageHasher(derivePageHashKey(options.rootKey)),
     compression: options.compression,
-    level: options.level,
+    ...(options.level === 'auto' ? {} : { level: options.level }),
     workers: options.workers,
     onBarrier: n => kept.send(SKELETON, FRAME.BARRIER, encodeBarrier(n), { flush: true }),
   })

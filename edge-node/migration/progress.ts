@@ -1,30 +1,30 @@
-// Watches a running migration: tells QEMU what the path carries (rate/control.ts decides), tells the operator how far it is, ends it when it stalls.
-// Enters: QEMU's counters, the gate, the pipeline. Leaves: progress messages twice a second, QMP parameters, a failure on a stall.
+// Watches a running migration: samples it for the controller (steering.ts), tells the operator how far it is, ends it when it stalls.
+// Enters: QEMU's counters, the gate, the pipeline. Leaves: progress messages twice a second, samples ten times a second, a failure on a stall.
 import type { MigrationProgress, Plan } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
-import { PAGE_BYTES } from '../pages/address.ts'
 import type { QmpClient } from '../qmp/client.ts'
 import { type MigrationInfo, qmpCommands } from '../qmp/commands.ts'
-import { type ControlDecision, createRatio, decide } from '../rate/control.ts'
+import type { Change } from '../rate/controller.ts'
 import type { Conversation } from './conversation.ts'
 import type { Outgoing } from './outgoing.ts'
 import type { Timeline } from './report.ts'
+import { createSteering } from './steering.ts'
 
 const SAMPLE_MS = 100
 const PROGRESS_MS = 500
 /** No acknowledgement for this long while bytes are on the way: the path or the target is gone. */
 const STALL_MS = 30_000
-/** Parameters are set anew only when they change by more than this share. */
-const CHANGE_SHARE = 0.1
-/** What the unix socket between QEMU and us holds (net.core.wmem_default and our read buffer). */
-const SOCKET_BYTES = 256 * 1024
 
 export type MeterOptions = {
   plan: Plan
   qmp: QmpClient
   talk: Pick<Conversation, 'gate' | 'lost'>
   outgoing: Outgoing
+  /** Fixed zstd level, or 'auto': the controller's. */
+  compressionLevel?: number | 'auto' | undefined
+  workers?: number | undefined
+  transport: string
   timeline: Timeline
   onProgress: (progress: MigrationProgress) => void
   signal: AbortSignal
@@ -37,6 +37,8 @@ export type Meter = {
   readonly rounds: number
   readonly rateBytesPerSecond: number
   readonly rttMs: number
+  /** What was decided, and why (rate/controller.ts). */
+  readonly changes: readonly Change[]
   stop(): void
 }
 
@@ -44,9 +46,8 @@ export function createMeter(options: MeterOptions): Meter {
   const { qmp, timeline, plan, log } = options
   const { gate } = options.talk
   const commands = qmpCommands(qmp)
-  const ratio = createRatio()
+  const steering = createSteering({ ...options, commands, gate: () => options.talk.gate })
   let rounds = 0
-  let last: ControlDecision | undefined
   let busy = false
   let progressAtMs = 0
   const offs = [
@@ -61,10 +62,10 @@ export function createMeter(options: MeterOptions): Meter {
     if (gate.stalledMs() > STALL_MS) {
       return options.fail(new GodwitError('MIGRATION_TIMEOUT', `nothing has arrived at ${plan.target} for ${STALL_MS / 1000} s`))
     }
-    if (plan.method === 'live' && timeline.stopMs === undefined) last = await steer(options, commands, ratio, last)
-    if (performance.now() - progressAtMs < PROGRESS_MS) return
+    const info = await commands.queryMigrate({ timeoutMs: 2_000 }).catch(() => undefined)
+    await steering.step(performance.now(), info, timeline.stopMs !== undefined)
+    if (!info || performance.now() - progressAtMs < PROGRESS_MS) return
     progressAtMs = performance.now()
-    const info = await commands.queryMigrate({ timeoutMs: 2_000 })
     options.onProgress(progressOf(options, info, Math.max(1, rounds)))
   }
   const timer = setInterval(() => {
@@ -91,50 +92,11 @@ export function createMeter(options: MeterOptions): Meter {
     get rttMs() {
       return gate.flight.estimate().rttMinMs
     },
+    get changes() {
+      return steering.changes
+    },
     stop,
   }
-}
-
-/** One decision; tells QEMU only what has changed. */
-async function steer(
-  { talk: { gate }, outgoing, plan, log }: MeterOptions,
-  commands: ReturnType<typeof qmpCommands>,
-  ratio: ReturnType<typeof createRatio>,
-  last: ControlDecision | undefined,
-): Promise<ControlDecision> {
-  const path = gate.flight.estimate()
-  const stats = outgoing.pipeline?.stats()
-  const decision = decide({
-    downtimeMs: plan.downtimeMs,
-    rateBytesPerSecond: path.rateBytesPerSecond,
-    rttMinMs: path.rttMinMs,
-    inFlightBytes: path.inFlightBytes,
-    waitingBytes: SOCKET_BYTES + (stats ? (stats.buffered.batches * stats.buffered.bytesMax) / stats.buffered.batchesMax : 0),
-    ratio: stats
-      ? ratio({
-          atMs: performance.now(),
-          guestBytes: stats.guestBytes,
-          wireBytes: outgoing.wireBytes,
-          freeBytes: (stats.pages.zero + stats.pages.unchanged) * PAGE_BYTES,
-        })
-      : 0,
-  })
-  const changed = (a: number | undefined, b: number | undefined) =>
-    a === undefined || b === undefined ? a !== b : Math.abs(a - b) > CHANGE_SHARE * Math.max(a, b)
-  if (
-    !changed(decision.downtimeLimitMs, last?.downtimeLimitMs) &&
-    !changed(decision.switchoverBytesPerSecond, last?.switchoverBytesPerSecond)
-  ) {
-    return last!
-  }
-  await commands.setParameters({
-    downtimeLimitMs: decision.downtimeLimitMs,
-    ...(decision.switchoverBytesPerSecond === undefined
-      ? {}
-      : { availSwitchoverBandwidthBytesPerSecond: decision.switchoverBytesPerSecond }),
-  })
-  log.debug('told QEMU', { ...decision, ...path })
-  return decision
 }
 
 function progressOf(

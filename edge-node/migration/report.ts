@@ -2,6 +2,7 @@
 // clocks are ever compared. Downtime runs from the guest's stop at the source to the target's `cont`: the sum of its parts.
 import type { Plan, Report } from '../../wire/control.ts'
 import { PAGE_BYTES } from '../pages/address.ts'
+import type { Change } from '../rate/controller.ts'
 import type { MessageOf } from './messages.ts'
 import type { Outgoing } from './outgoing.ts'
 
@@ -26,7 +27,7 @@ export type ReportInput = {
   loaded: MessageOf<'LOADED'>
   running: MessageOf<'RUNNING'>
   outgoing: Outgoing
-  meter: { rounds: number; rttMs: number }
+  meter: { rounds: number; rttMs: number; changes: readonly Change[] }
   talk: { wireBytes: number; lost: { reconnects: number; awayMs: number } }
 }
 
@@ -85,6 +86,7 @@ export function createReport({ plan, transport, life, loaded, running, outgoing,
     streams: plan.streams,
     reconnects: talk.lost.reconnects,
     awayMs: round(talk.lost.awayMs),
+    decisions: [...meter.changes],
     notes: [],
   }
 }

@@ -17,6 +17,7 @@
 // A guest could arrange a barrier per page by the third case (copy a page, change the original). Against it: after such a barrier, holders of earlier intervals
 // are left alone for the next EARLY_HOLDER_PAUSE_PAGES pages; holders of the same interval cannot change within one round of QEMU.
 import { PAGE_BYTES, type PageMap } from './address.ts'
+import { BATCH_PAGES_MAX } from './batch.ts'
 import { WORTH_BYTES_MAX } from './patch.ts'
 import { type FilledBatch, PendingBatch } from './pending.ts'
 import { SentPages } from './sent.ts'
@@ -26,8 +27,8 @@ import { ContentTable, HASH_WORDS, NO_PAGE } from './table.ts'
 export type PageHasher = { readonly bytes: 16; hash(page: Uint8Array, out: Uint8Array): void }
 
 export type PlanEvents = {
-  /** A buffer for the next batch, of at least batchBufferBytes(batchPages). */
-  takeBuffer(): ArrayBuffer
+  /** A buffer for the next batch, of at least batchBufferBytes(pages). */
+  takeBuffer(pages: number): ArrayBuffer
   batch(filled: FilledBatch): void
   /** All batches since the last barrier make up interval `n`; it ends here. Numbers rise by one from 1. */
   barrier(n: number, reason: 'asked' | 'rewritten' | 'referenced'): void
@@ -110,7 +111,7 @@ export class Classifier {
     this.#map = o.map
     this.#hasher = o.hasher
     this.#events = o.events
-    this.#pending = new PendingBatch(o.batchPages, o.events.takeBuffer)
+    this.#pending = new PendingBatch(BATCH_PAGES_MAX, () => o.events.takeBuffer(this.#pending.limit), o.batchPages)
     this.#table = new ContentTable(o.map.pages)
     this.#kinds = new Uint8Array(o.map.pages)
     this.#saidIn = new Uint32Array(o.map.pages)
@@ -184,6 +185,11 @@ export class Classifier {
     this.#intervals++
     this.#events.barrier(this.#intervals, reason)
     return this.#intervals
+  }
+
+  /** Pages of content in a batch, 1..256, from the next batch on. */
+  setBatchPages(pages: number): void {
+    this.#pending.setLimit(pages)
   }
 
   /** Pages of content in the batch being filled. */

@@ -5,8 +5,8 @@
 // Calls are synchronous: made in worker threads. (node:zlib's asynchronous ones did 160 MB/s in place of 800.)
 import zlib from 'node:zlib'
 import { GodwitError } from '../../wire/errors.ts'
+import type { Level } from '../rate/level.ts'
 import { BATCH_BODY_BYTES_MAX, BATCH_HEADER_BYTES, type BatchHeader, CODEC, readBatchHeader, writeBatchCodec } from './batch.ts'
-import type { Level } from './level.ts'
 
 export type Zstd = {
   readonly name: 'node' | 'portable'
@@ -16,9 +16,9 @@ export type Zstd = {
   decompress(frame: Uint8Array, bytes: number): Uint8Array
 }
 
-/** Levels that pay: below -7 hardly anything shrinks, above 9 a core gives less than a slow link takes. */
+/** Levels that can be asked for: below -7 hardly anything shrinks, above 19 zstd wants more memory than a batch is worth. */
 export const LEVEL_MIN = -7
-export const LEVEL_MAX = 9
+export const LEVEL_MAX = 19
 
 const WINDOW_LOG_MAX = 21
 /** Compressed must be below this share of raw: decompressing costs the target about as much time as sending a few per cent. */

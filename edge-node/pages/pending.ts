@@ -34,6 +34,9 @@ export type Said = 'content' | 'zero' | 'reference' | 'delta'
 
 export class PendingBatch {
   readonly #pagesMax: number
+  /** Pages' worth of content in this batch, and in the next. */
+  #limit: number
+  #nextLimit: number
   readonly #takeBuffer: () => ArrayBuffer
   #bytes: Uint8Array<ArrayBuffer> | undefined
   readonly #pages: Float64Array
@@ -53,16 +56,29 @@ export class PendingBatch {
   readonly #pieceEnds = new Uint32Array(BATCH_DELTAS_MAX)
   readonly #literalEnds = new Uint32Array(BATCH_DELTAS_MAX)
 
-  /** `takeBuffer` gives a buffer of at least `batchBufferBytes(pagesMax)`; it leaves with the batch. */
-  constructor(pagesMax: number, takeBuffer: () => ArrayBuffer) {
+  /** `takeBuffer` gives a buffer of at least `batchBufferBytes(limit)` (first `pagesMax`, see setLimit); it leaves with the batch. */
+  constructor(pagesMax: number, takeBuffer: () => ArrayBuffer, limit = pagesMax) {
     this.#pagesMax = pagesMax
+    this.#limit = limit
+    this.#nextLimit = limit
     this.#takeBuffer = takeBuffer
     this.#pages = new Float64Array(pagesMax)
   }
 
   get full(): boolean {
     if (this.#zeroCount === ZEROS_MAX || this.#referenceCount === BATCH_REFERENCES_MAX || this.#deltaCount === BATCH_DELTAS_MAX) return true
-    return (this.#pageCount + 1) * PAGE_BYTES + this.#deltaBytes > this.#pagesMax * PAGE_BYTES
+    return (this.#pageCount + 1) * PAGE_BYTES + this.#deltaBytes > this.#limit * PAGE_BYTES
+  }
+
+  /** Pages' worth of content, 1 to `pagesMax`, of the batches from the next on. */
+  setLimit(pages: number): void {
+    this.#nextLimit = pages
+    if (this.empty) this.#limit = pages
+  }
+
+  /** Of the batch being filled. */
+  get limit(): number {
+    return this.#limit
   }
 
   get empty(): boolean {
@@ -138,13 +154,14 @@ export class PendingBatch {
     this.#zeroCount = 0
     this.#referenceCount = 0
     this.#deltaCount = 0
+    this.#limit = this.#nextLimit
     return filled
   }
 
   #buffer(): Uint8Array<ArrayBuffer> {
     if (!this.#bytes) {
       const buffer = this.#takeBuffer()
-      if (buffer.byteLength < batchBufferBytes(this.#pagesMax)) throw new Error(`a batch buffer of ${buffer.byteLength} bytes is too small`)
+      if (buffer.byteLength < batchBufferBytes(this.#limit)) throw new Error(`a batch buffer of ${buffer.byteLength} bytes is too small`)
       this.#bytes = new Uint8Array(buffer)
     }
     return this.#bytes

@@ -15,12 +15,12 @@
 // Always holds: memory is bounded. Page bytes are copied once, into a batch buffer; there are at most `buffered.batchesMax` of these (while the caller stops
 // feeding when `saturated`; beyond a slack for what it has at hand it is an error), each with as much again for the compressed form, plus 35 bytes per guest page of
 // bookkeeping and the budget for deltas. So at most `buffered.bytesMax` of guest pages wait here: they count against the downtime of a migration, as QEMU believes them sent.
+import type { Level } from '../rate/level.ts'
 import { type Block, PAGE_BYTES, PageMap } from './address.ts'
 import { BATCH_PAGES_MAX, batchBufferBytes } from './batch.ts'
 import { Classifier, type PageCounts, type PageHasher } from './classify.ts'
 import { type CompressJob, type CompressResult, LEVEL_MAX, LEVEL_MIN } from './compress.ts'
 import { type FrameSink, Lanes } from './lanes.ts'
-import { type Level, LevelControl } from './level.ts'
 import type { FilledBatch } from './pending.ts'
 import { createCompressPerformer } from './perform.ts'
 import { createInlinePool, createThreadPool, type Pool } from './pool.ts'
@@ -40,11 +40,11 @@ export type PipelineOptions = {
   /** Memory for what was said of pages: one that is rewritten then travels as its difference to it. 0: none. Default 64 MiB, or none without compression (sizes
    * tell how much of a page has changed). */
   deltaBudgetBytes?: number
-  /** zstd level, -7..9, or 'auto' (the default): what the link gives time for, see level.ts. */
-  level?: number | 'auto'
+  /** zstd level, -7..19, until setLevel (rate/controller.ts) says another. Default 1. */
+  level?: number
   /** Threads that compress; 0: in process. */
   workers: number
-  /** Pages of content in a batch, 1..256. */
+  /** Pages of content in a batch, 1..256, until setBatching says another. Default 64. */
   batchPages?: number
   /** Puts BARRIER(n) wherever else it must be (the skeleton stream); barriers come here in order, each after the one before is done. */
   onBarrier?: (n: number) => void | Promise<void>
@@ -70,7 +70,10 @@ export type PipelineStats = {
   busyMs: { classify: number; compress: number; send: number }
   /** What batches are compressed with now. */
   level: Level
-  buffered: { batches: number; batchesMax: number; bytesMax: number }
+  /** Of the batches that came from the workers: those that then waited for room on the link, and those that found it idle while more waited for a worker. */
+  waits: { compressed: number; link: number; workers: number }
+  /** `bytes`: of the batches under way, before compression. */
+  buffered: { batches: number; batchesMax: number; bytes: number; bytesMax: number }
 }
 
 export type Pipeline = {
@@ -87,8 +90,10 @@ export type Pipeline = {
   finish(): Promise<void>
   /** Gives up: everything under way and every later call fails with `error`. */
   abort(error: unknown): void
-  /** zstd level of batches filled from now on, -7..9 or 'auto'. */
-  setLevel(level: number | 'auto'): void
+  /** zstd level of batches filled from now on, -7..19, or 'off'. */
+  setLevel(level: Level): void
+  /** Pages of content in batches from the next on, and how many batches may be under way (at least 2; at most 2 x workers + streams + 1). */
+  setBatching(batching: { pages: number; batchesMax: number }): void
   stats(): PipelineStats
 }
 
@@ -110,8 +115,9 @@ class PagePipeline implements Pipeline {
   readonly #pool: Pool<CompressJob, CompressResult>
   readonly #lanes: Lanes
   readonly #compression: 'zstd' | 'off'
-  readonly #batchPages: number
-  readonly #batchesMax: number
+  #batchPages: number
+  #batchesMax: number
+  readonly #batchesLimit: number
   readonly #stats = { guestBytes: 0, compressed: 0, raw: 0, bytesIn: 0, bytesOut: 0, deltaBytes: 0, batches: 0 }
   readonly #busyMs = { classify: 0, compress: 0, send: 0 }
   readonly #barriers = { asked: 0, rewritten: 0, referenced: 0 }
@@ -121,9 +127,9 @@ class PagePipeline implements Pipeline {
   #output: ArrayBuffer | undefined
   /** Batches that have left the classifier and not yet the sink. */
   #underWay = 0
-  readonly #control = new LevelControl()
-  /** Fixed, or 'auto'. */
-  #level: number | 'auto'
+  #underWayBytes = 0
+  readonly #waits = { compressed: 0, link: 0, workers: 0 }
+  #level: Level
   /** Of late: a batch's bytes after compression for one before. */
   #share = 1
   #interval = 1
@@ -135,11 +141,11 @@ class PagePipeline implements Pipeline {
 
   constructor(options: PipelineOptions) {
     const { compression, workers, sink, batchPages = 64 } = options
-    if (!Number.isInteger(batchPages) || batchPages < 1 || batchPages > BATCH_PAGES_MAX) throw new TypeError(`batchPages ${batchPages}`)
-    this.#level = checkedLevel(options.level ?? 'auto')
+    this.#level = checkedLevel(options.level ?? 1)
     this.#compression = compression
-    this.#batchPages = batchPages
-    this.#batchesMax = 2 * Math.max(1, workers) + sink.streams + 1
+    this.#batchPages = checkedPages(batchPages)
+    this.#batchesLimit = 2 * Math.max(1, workers) + sink.streams + 1
+    this.#batchesMax = this.#batchesLimit
     this.#map = new PageMap(options.blocks)
     this.#classifier = new Classifier({
       map: this.#map,
@@ -149,7 +155,7 @@ class PagePipeline implements Pipeline {
       earlyHolderPausePages: options.earlyHolderPausePages,
       deltaBudgetBytes: options.deltaBudgetBytes ?? (compression === 'off' ? 0 : DELTA_BUDGET_BYTES),
       events: {
-        takeBuffer: () => this.#takeBuffer(),
+        takeBuffer: pages => this.#takeBuffer(pages),
         batch: filled => this.#compress(filled),
         barrier: (n, reason) => this.#endInterval(n, reason),
       },
@@ -183,16 +189,19 @@ class PagePipeline implements Pipeline {
   }
 
   /** The classifier begins a batch. */
-  #takeBuffer(): ArrayBuffer {
-    const bytes = batchBufferBytes(this.#batchPages)
-    const { input, output } = this.#spare.pop() ?? { input: new ArrayBuffer(bytes), output: new ArrayBuffer(bytes) }
+  #takeBuffer(pages: number): ArrayBuffer {
+    const bytes = batchBufferBytes(pages)
+    const spare = this.#spare.pop()
+    const { input, output } =
+      spare && spare.input.byteLength >= bytes ? spare : { input: new ArrayBuffer(bytes), output: new ArrayBuffer(bytes) }
     this.#output = output
     return input
   }
 
   /** The classifier has filled a batch: a worker compresses it, in whatever order. */
   #compress({ buffer: input, bytes, pages, deltaBytes }: FilledBatch): void {
-    if (++this.#underWay > this.#batchesMax + SLACK_BATCHES) {
+    this.#underWayBytes += bytes
+    if (++this.#underWay > this.#batchesLimit + SLACK_BATCHES) {
       const error = new Error('fed although saturated')
       this.abort(error)
       throw error
@@ -206,15 +215,14 @@ class PagePipeline implements Pipeline {
     this.#pool.run({ input, output, bytes, level: this.#levelNow() }, [input, output]).then(
       result => {
         this.#learn(pages, bytes, result)
-        this.#send(interval, pages, result)
+        this.#send(interval, { pages, bytes }, result)
       },
       error => this.abort(error),
     )
   }
 
   #levelNow(): Level {
-    if (this.#compression === 'off') return 'off'
-    return this.#level === 'auto' ? this.#control.level : this.#level
+    return this.#compression === 'off' ? 'off' : this.#level
   }
 
   /** Batches that are mostly whole pages tell what those become. */
@@ -225,16 +233,19 @@ class PagePipeline implements Pipeline {
   }
 
   /** Compressed, it waits for its turn on a stream. */
-  #send(interval: number, pages: number, result: CompressResult): void {
+  #send(interval: number, { pages, bytes }: { pages: number; bytes: number }, result: CompressResult): void {
     if (this.#failure) return
     this.#busyMs.compress += result.busyMs
-    this.#control.observe(this.#limit())
+    this.#waits.compressed++
+    const limit = this.#limit()
+    if (limit !== 'none') this.#waits[limit]++
     this.#stats[result.compressed ? 'compressed' : 'raw'] += pages
     const payload = new Uint8Array(result.compressed ? result.output : result.input, 0, result.bytes)
     const started = performance.now()
     const sent = () => {
       this.#busyMs.send += performance.now() - started
       this.#stats.bytesOut += result.bytes
+      this.#underWayBytes -= bytes
       this.#release(result)
     }
     this.#lanes.add(interval, { payload, sent })
@@ -249,8 +260,12 @@ class PagePipeline implements Pipeline {
 
   /** The sink is done with a batch: its buffers are used again. */
   #release({ input, output }: Buffers): void {
-    if (this.#spare.length < this.#batchesMax) this.#spare.push({ input, output })
+    if (this.#spare.length < this.#batchesLimit) this.#spare.push({ input, output })
     this.#underWay--
+    this.#wake()
+  }
+
+  #wake(): void {
     if (!this.#drain || this.saturated) return
     this.#drain.resolve()
     this.#drain = undefined
@@ -299,8 +314,15 @@ class PagePipeline implements Pipeline {
     this.#pool.close().catch(() => {})
   }
 
-  setLevel(level: number | 'auto'): void {
-    this.#level = checkedLevel(level)
+  setLevel(level: Level): void {
+    this.#level = level === 'off' ? level : checkedLevel(level)
+  }
+
+  setBatching({ pages, batchesMax }: { pages: number; batchesMax: number }): void {
+    this.#batchPages = checkedPages(pages)
+    this.#classifier.setBatchPages(this.#batchPages)
+    this.#batchesMax = Math.min(this.#batchesLimit, Math.max(2, batchesMax))
+    this.#wake()
   }
 
   stats(): PipelineStats {
@@ -313,7 +335,13 @@ class PagePipeline implements Pipeline {
       barriers: { ...this.#barriers },
       busyMs: { ...this.#busyMs },
       level: this.#levelNow(),
-      buffered: { batches: this.#underWay, batchesMax, bytesMax: batchesMax * this.#batchPages * PAGE_BYTES },
+      waits: { ...this.#waits },
+      buffered: {
+        batches: this.#underWay,
+        batchesMax,
+        bytes: this.#underWayBytes,
+        bytesMax: batchesMax * this.#batchPages * PAGE_BYTES,
+      },
     }
   }
 
@@ -326,8 +354,12 @@ class PagePipeline implements Pipeline {
 const createPool = (workers: number): Pool<CompressJob, CompressResult> =>
   workers > 0 ? createThreadPool(workers, { role: 'compress' }) : createInlinePool(createCompressPerformer())
 
-function checkedLevel(level: number | 'auto'): number | 'auto' {
-  if (level === 'auto') return level
+function checkedPages(pages: number): number {
+  if (!Number.isInteger(pages) || pages < 1 || pages > BATCH_PAGES_MAX) throw new TypeError(`${pages} pages in a batch`)
+  return pages
+}
+
+function checkedLevel(level: number): number {
   if (!Number.isInteger(level) || level < LEVEL_MIN || level > LEVEL_MAX)
     throw new TypeError(`zstd level ${level} is not ${LEVEL_MIN}..${LEVEL_MAX}`)
   return level

@@ -29,6 +29,8 @@ export type MigrationInfo = {
   expectedDowntimeMs: number | undefined
   setupMs: number | undefined
   ram: MigrationRam | undefined
+  /** How much of the guest's time its CPUs are kept from running, per cent; absent: none. */
+  throttlePercent?: number | undefined
   errorText: string | undefined
   blockedReasons: string[]
 }
@@ -127,6 +129,7 @@ function migrationInfo(answer: QmpObject): MigrationInfo {
       megabitsPerSecond: optionalNumber(ram.mbps),
       pageBytes: Number(ram['page-size'] ?? 4096),
     },
+    throttlePercent: optionalNumber(answer['cpu-throttle-percentage']),
     errorText: typeof answer['error-desc'] === 'string' ? answer['error-desc'] : undefined,
     blockedReasons: Array.isArray(blocked) ? blocked.map(String) : [],
   }

@@ -19,22 +19,27 @@ export type ControlDecision = {
   downtimeLimitMs: number
   /** QEMU `avail-switchover-bandwidth`, guest bytes a second; undefined while the path is unknown: QEMU must not switch over yet. */
   switchoverBytesPerSecond: number | undefined
+  /** What the downtime asked for leaves for final pages, ms; negative where round trips and what is on the way take more than all of it. */
+  allowedMs: number
 }
 
 /** What reading and loading device state and resuming take (TCG, QEMU 10.0: 5-30 ms); it is not known beforehand. */
 const LOAD_MS = 30
 const DOWNTIME_LIMIT_MIN_MS = 1
 
+/** What a switchover takes beside pages: final pages and state travel half a round trip, LOADED and GRANT one more; and the load. */
+export const handOverMs = (rttMs: number): number => 1.5 * rttMs + LOAD_MS
+
 /** Splits the downtime asked for: what the commit's round trips, the load and bytes already on the way take is not there for final pages. */
 export function decide(sample: ControlSample): ControlDecision {
   if (sample.rateBytesPerSecond === 0 || sample.ratio === 0) {
-    return { downtimeLimitMs: DOWNTIME_LIMIT_MIN_MS, switchoverBytesPerSecond: undefined }
+    return { downtimeLimitMs: DOWNTIME_LIMIT_MIN_MS, switchoverBytesPerSecond: undefined, allowedMs: 0 }
   }
   const guestBytesPerSecond = sample.rateBytesPerSecond * sample.ratio
   const drainMs = (sample.inFlightBytes * 1000) / sample.rateBytesPerSecond + (sample.waitingBytes * 1000) / guestBytesPerSecond
-  // Final pages and state travel half a round trip, LOADED and GRANT one more.
-  const fixedMs = 1.5 * sample.rttMinMs + LOAD_MS + Math.max(0, drainMs - sample.rttMinMs)
+  const fixedMs = handOverMs(sample.rttMinMs) + Math.max(0, drainMs - sample.rttMinMs)
   return {
+    allowedMs: sample.downtimeMs - fixedMs,
     downtimeLimitMs: Math.max(DOWNTIME_LIMIT_MIN_MS, Math.round(sample.downtimeMs - fixedMs)),
     switchoverBytesPerSecond: Math.max(1, Math.round(guestBytesPerSecond)),
   }

@@ -72,7 +72,7 @@ async function migrate(seed: number) {
     blocks: BLOCKS,
     hasher,
     compression: seed % 5 === 0 ? 'off' : 'zstd',
-    level: [-7, -1, 1, 3, 9, 'auto' as const][below(6)]!,
+    level: [-7, -1, 1, 3, 9, 19][below(6)]!,
     workers: 0,
     batchPages: [1, 7, 64, 256][below(4)]!,
     deltaBudgetBytes: [0, 8, 40, PAGES][below(4)]! * 4096,
@@ -84,7 +84,8 @@ async function migrate(seed: number) {
       if (round > 0 && random() < 0.4) continue
       if (round > 0) rewrite(guest, i, random)
       pipeline.page(0, i * 4096, guest.page(i).slice())
-      if (random() < 0.02) pipeline.setLevel(1 + below(9))
+      if (random() < 0.02) pipeline.setLevel(random() < 0.3 ? 'off' : 1 + below(9))
+      if (random() < 0.03) pipeline.setBatching({ pages: 2 ** below(9), batchesMax: 1 + below(12) })
       if (pipeline.saturated) await pipeline.drained()
       if (random() < 0.05) await pipeline.barrier()
     }

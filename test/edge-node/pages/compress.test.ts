@@ -3,8 +3,8 @@ import zlib from 'node:zlib'
 import { PAGE_BYTES, PageMap } from '../../../edge-node/pages/address.ts'
 import { BATCH_BODY_BYTES_MAX, batchBufferBytes, CODEC, readBatchBody, readBatchHeader } from '../../../edge-node/pages/batch.ts'
 import { compressBatch, inflate, loadZstd, openBatch, type Zstd } from '../../../edge-node/pages/compress.ts'
-import { LEVEL_LADDER, type Level, LevelControl } from '../../../edge-node/pages/level.ts'
 import { PendingBatch } from '../../../edge-node/pages/pending.ts'
+import { LEVELS, type Level } from '../../../edge-node/rate/level.ts'
 import { assert, codeOf, suite } from '../../support/suite.ts'
 import { pageOf } from './support.ts'
 
@@ -31,7 +31,7 @@ function contentOf(zstd: Zstd, payload: Uint8Array): Uint8Array {
 test('both engines read what either wrote, at every level of the ladder', () => {
   const pages = Array.from({ length: 20 }, (_, i) => text(i))
   for (const writer of [node, portable]) {
-    for (const level of LEVEL_LADDER) {
+    for (const { level } of LEVELS) {
       const payload = compressed(writer, pages, level)
       assert.is(readBatchHeader(payload).codec, level === 'off' ? CODEC.raw : CODEC.zstd)
       for (const reader of [node, portable]) assert.equal(Buffer.compare(contentOf(reader, payload), Buffer.concat(pages)), 0)
@@ -124,23 +124,6 @@ test('pages of every kind come back whole through both codecs', () => {
   const pages = [pageOf(1), text(3), new Uint8Array(randomBytes(PAGE_BYTES)), pageOf(2)]
   for (const level of ['off', -5, 3] as const)
     assert.equal(Buffer.compare(contentOf(node, compressed(node, pages, level)), Buffer.concat(pages)), 0)
-})
-
-test('the level follows whoever waits, a step at a time, and a burst changes nothing', () => {
-  const control = new LevelControl()
-  const see = (limit: 'link' | 'workers' | 'none', times: number) => {
-    for (let i = 0; i < times; i++) control.observe(limit)
-    return control.level
-  }
-  assert.is(control.level, 1)
-  assert.is(see('none', 100), 1)
-  assert.is(see('link', 10), 1)
-  assert.is(see('workers', 10), 1)
-  assert.is(see('link', 16), 3)
-  assert.is(see('link', 100), 3)
-  assert.is(see('workers', 40), -5)
-  assert.is(see('workers', 100), 'off')
-  assert.is(see('link', 30), -5)
 })
 
 test.run()

@@ -13,8 +13,8 @@ const sample = {
 }
 
 test('while the path is unknown QEMU may not switch over', () => {
-  assert.equal(decide({ ...sample, rateBytesPerSecond: 0 }), { downtimeLimitMs: 1, switchoverBytesPerSecond: undefined })
-  assert.equal(decide({ ...sample, ratio: 0 }), { downtimeLimitMs: 1, switchoverBytesPerSecond: undefined })
+  assert.equal(decide({ ...sample, rateBytesPerSecond: 0 }), { downtimeLimitMs: 1, switchoverBytesPerSecond: undefined, allowedMs: 0 })
+  assert.equal(decide({ ...sample, ratio: 0 }), { downtimeLimitMs: 1, switchoverBytesPerSecond: undefined, allowedMs: 0 })
 })
 
 test('the bandwidth is the path times what compression gains', () => {

@@ -1,0 +1,175 @@
+// The controller of a migration's source. Pure: a sample in, a decision out, at most every 100 ms; time is passed in. It unites what the parts decide:
+//
+//   level.ts    how hard batches are compressed           control.ts  what QEMU is told of the path
+//   rounds.ts   when to switch over, slowing the guest    batching()  how many pages a batch has, how many batches wait
+//
+// Always holds: each change has a reason, kept in a list of bounded length (the first and the last ones); nothing is told twice.
+import { type ControlSample, decide, handOverMs } from './control.ts'
+import { type Level, LevelPolicy, type LevelSample } from './level.ts'
+import { type RoundsDecision, RoundsPolicy, type RoundsSample } from './rounds.ts'
+
+export type ControllerSample = {
+  atMs: number
+  isStopped: boolean
+  path: Pick<ControlSample, 'rateBytesPerSecond' | 'rttMinMs' | 'inFlightBytes'>
+  /** See ControlSample. */
+  waitingBytes: number
+  ratio: number
+  compression: Omit<LevelSample, 'atMs'>
+  /** QEMU's counters where they are known. */
+  qemu?: Pick<RoundsSample, 'rounds' | 'remainingBytes' | 'dirtyBytesPerSecond' | 'throttlePercent'> | undefined
+}
+
+export type Batching = { pages: number; batchesMax: number }
+
+export type ControllerDecision = {
+  level: Level
+  batching: Batching
+  downtimeLimitMs: number
+  switchoverBytesPerSecond: number | undefined
+  throttle: RoundsDecision['throttle']
+  /** The downtime asked for cannot be kept. */
+  refuse: { predictedMs: number; reason: string } | undefined
+}
+
+/** What was decided, and why. */
+export type Change = { atMs: number; what: string; value: string; reason: string }
+
+export type ControllerOptions = {
+  downtimeMs: number
+  /** The downtime is the operator's wish: it is kept or refused. */
+  isAsked: boolean
+  /** Live; else the guest stands still from the start and only speed counts. */
+  isLive: boolean
+  workers: number
+  streams: number
+  /** Fixed; undefined: the controller's. */
+  level?: Level | undefined
+}
+
+const CHANGES_MAX = 64
+/** The end is near when what remains takes no longer than this. */
+const END_MS = 2_500
+/** Slower than this in guest bytes a second, a batch of 1 MiB is a good use of the time: zstd 19 made 123 MB of it, of 256 KiB batches 10 % more (FACTS). */
+const SLOW_BYTES_PER_SECOND = 24_000_000
+const BATCH_PAGES = 64
+const BATCH_PAGES_SLOW = 256
+const BATCH_PAGES_MIN = 8
+/** What may wait in our queues at the end, as time: the guest may stop at any moment, and all of it is downtime. */
+const END_WAIT_MS = 60
+const END_LEVEL = 3
+const STOPPED_LEVEL = 1
+const PAGE_BYTES = 4096
+/** How long a round trip must have been too long. */
+const TOO_FAR_MS = 1_000
+
+export class Controller {
+  readonly #options: ControllerOptions
+  readonly #level: LevelPolicy
+  readonly #rounds: RoundsPolicy
+  readonly #changes: Change[] = []
+  #dropped = 0
+  #tooFarSinceMs: number | undefined
+  #startMs: number | undefined
+  readonly #told = new Map<string, string>()
+
+  constructor(options: ControllerOptions) {
+    this.#options = options
+    this.#level = new LevelPolicy(options.workers)
+    this.#rounds = new RoundsPolicy(options.isAsked)
+  }
+
+  step(sample: ControllerSample): ControllerDecision {
+    const { atMs, path, qemu, isStopped } = sample
+    this.#startMs ??= atMs
+    const { downtimeMs, isLive } = this.#options
+    const told = decide({ downtimeMs, ...path, waitingBytes: sample.waitingBytes, ratio: sample.ratio })
+    const guestBytesPerSecond = told.switchoverBytesPerSecond ?? 0
+    const remainingMs = qemu && guestBytesPerSecond > 0 ? (qemu.remainingBytes * 1000) / guestBytesPerSecond : Number.POSITIVE_INFINITY
+    const isEnd = isLive && (isStopped || (qemu !== undefined && remainingMs <= END_MS))
+    const batching = batchingFor(guestBytesPerSecond, isEnd, this.#options)
+    this.#tell(atMs, 'batch', `${batching.pages} pages`, isEnd ? 'the end is near: little may wait' : 'bulk')
+    const rounds =
+      isLive && !isStopped && qemu && told.switchoverBytesPerSecond
+        ? this.#rounds.step({ atMs, ...qemu, guestBytesPerSecond, allowedMs: told.allowedMs })
+        : undefined
+    if (rounds) this.#tell(atMs, 'switchover', nameOf(rounds.limitMs, told.allowedMs), rounds.reason)
+    if (rounds?.throttle) this.#tell(atMs, 'throttle', `from ${rounds.throttle.initialPercent} %`, rounds.throttle.reason)
+    if (qemu && qemu.throttlePercent > 0) this.#tell(atMs, 'throttled', `${qemu.throttlePercent} %`, 'QEMU slows the guest down')
+    return {
+      level: this.#levelFor(sample, isEnd),
+      batching,
+      downtimeLimitMs: Math.round(rounds?.limitMs ?? told.downtimeLimitMs),
+      switchoverBytesPerSecond: told.switchoverBytesPerSecond,
+      throttle: rounds?.throttle,
+      refuse:
+        this.#tooFar(sample) ??
+        (rounds?.refuse && { ...rounds.refuse, predictedMs: Math.round(Math.max(downtimeMs, downtimeMs + rounds.refuse.overMs)) }),
+    }
+  }
+
+  /** The first half of CHANGES_MAX and the last. */
+  get changes(): readonly Change[] {
+    return this.#changes
+  }
+
+  /** Changes that are not in the list any more. */
+  get changesDropped(): number {
+    return this.#dropped
+  }
+
+  /** Writes down a decision that was made elsewhere. */
+  note(atMs: number, what: string, value: string, reason: string): void {
+    this.#startMs ??= atMs
+    this.#tell(atMs, what, value, reason)
+  }
+
+  /** Whether the hand-over alone takes longer than was asked for: known as soon as the path is. */
+  #tooFar({ atMs, path }: ControllerSample): ControllerDecision['refuse'] {
+    const { downtimeMs, isAsked, isLive } = this.#options
+    const leastMs = handOverMs(path.rttMinMs)
+    if (!isLive || !isAsked || path.rateBytesPerSecond === 0 || leastMs <= downtimeMs) {
+      this.#tooFarSinceMs = undefined
+      return undefined
+    }
+    this.#tooFarSinceMs ??= atMs
+    if (atMs - this.#tooFarSinceMs < TOO_FAR_MS) return undefined
+    const reason = `the hand-over takes one and a half round trips of ${Math.round(path.rttMinMs)} ms`
+    return { predictedMs: Math.ceil(leastMs), reason }
+  }
+
+  #levelFor({ atMs, compression, isStopped }: ControllerSample, isEnd: boolean): Level {
+    if (this.#options.level !== undefined) return this.#options.level
+    const isHurry = isStopped && this.#options.isLive
+    const change = this.#level.step({ atMs, ...compression }, isHurry ? STOPPED_LEVEL : isEnd ? END_LEVEL : undefined)
+    if (change) this.#tell(atMs, 'level', String(change.level), change.reason)
+    return this.#level.level
+  }
+
+  #tell(atMs: number, what: string, value: string, reason: string): void {
+    if (this.#told.get(what) === value) return
+    this.#told.set(what, value)
+    if (this.#changes.length === CHANGES_MAX) {
+      this.#changes.splice(CHANGES_MAX / 2, 1)
+      this.#dropped++
+    }
+    this.#changes.push({ atMs: Math.round(atMs - this.#startMs!), what, value, reason })
+  }
+}
+
+const nameOf = (limitMs: number, allowedMs: number): string =>
+  limitMs <= 1 ? 'not yet' : limitMs > allowedMs + 1 ? 'above the downtime' : 'where it fits'
+
+/** Large batches compress better and cost latency: large while there is much to send over a slow path, small when the guest may stop at any moment. */
+function batchingFor(guestBytesPerSecond: number, isEnd: boolean, { workers, streams }: ControllerOptions): Batching {
+  const batchesMax = 2 * Math.max(1, workers) + streams + 1
+  if (guestBytesPerSecond === 0) return { pages: BATCH_PAGES, batchesMax }
+  if (!isEnd) return { pages: guestBytesPerSecond < SLOW_BYTES_PER_SECOND ? BATCH_PAGES_SLOW : BATCH_PAGES, batchesMax }
+  const least = Math.max(1, workers) + 2
+  const pagesInAll = (guestBytesPerSecond * END_WAIT_MS) / 1000 / PAGE_BYTES
+  const most = Math.max(least, Math.min(batchesMax, Math.floor(pagesInAll / BATCH_PAGES_MIN)))
+  return { pages: powerOfTwo(Math.min(BATCH_PAGES, Math.max(BATCH_PAGES_MIN, pagesInAll / most))), batchesMax: most }
+}
+
+/** At most `value`: fewer sizes, fewer changes. */
+const powerOfTwo = (value: number): number => 2 ** Math.floor(Math.log2(value))
