@@ -13,6 +13,7 @@ import { mqttCommands } from './commands/mqtt.ts'
 import { node } from './commands/node.ts'
 import { rootCommands } from './commands/root.ts'
 import { simCommands } from './commands/sim.ts'
+import { simLink } from './commands/sim-link.ts'
 import { status } from './commands/status.ts'
 import { vmCommands } from './commands/vm.ts'
 
@@ -30,6 +31,7 @@ export const commands: readonly Command[] = [
   explain,
   doctor,
   ...simCommands,
+  simLink,
   demo,
   bench,
 ]
