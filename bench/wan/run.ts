@@ -32,6 +32,7 @@ const USAGE = `Usage: npm run bench:wan -- [OPTIONS]        (as root: it lays li
   --variants LIST    of ${VARIANTS.map(({ name }) => name).join(', ')} (default: all)
   --reps N           runs of each (default 3)
   --timeout SECONDS  then a run is 'not done' (default 120)
+  --budget SECONDS   begin no run that would not end in this time, going by the longest so far
   --quick            ${QUICK.cells}; ${QUICK.guests}; ${QUICK.variants}; once (about 3 minutes)
   --results FILE     runs are added to it and not run again (default .cache/bench-wan/results.jsonl)
   --fresh            forget the results there were
@@ -45,14 +46,14 @@ const USAGE = `Usage: npm run bench:wan -- [OPTIONS]        (as root: it lays li
 const TEXT = { type: 'string' } as const
 const FLAG = { type: 'boolean' } as const
 const OPTIONS = {
-  ...{ cells: TEXT, guests: TEXT, variants: TEXT, reps: TEXT, json: TEXT },
+  ...{ cells: TEXT, guests: TEXT, variants: TEXT, reps: TEXT, json: TEXT, budget: TEXT },
   ...{ quick: FLAG, fresh: FLAG, report: FLAG, oracle: FLAG, keep: FLAG, help: FLAG },
   timeout: { type: 'string', default: '120' },
   results: { type: 'string', default: RESULTS },
   plot: { type: 'string', default: PLOT },
 } as const
 
-type Wanted = { runs: RunOptions[]; results: Results }
+type Wanted = { runs: readonly RunOptions[]; results: Results }
 
 function select(values: ReturnType<typeof read>): RunOptions[] {
   const wish = { ...(values.quick ? QUICK : {}), ...Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) }
@@ -72,11 +73,16 @@ function select(values: ReturnType<typeof read>): RunOptions[] {
 
 const read = () => parseArgs({ options: OPTIONS }).values
 
-async function runAll({ runs, results }: Wanted): Promise<void> {
+async function runAll({ runs, results }: Wanted, budgetMs: number): Promise<void> {
+  const startMs = performance.now()
+  let longestMs = 0
   for (const [at, options] of runs.entries()) {
     const { cell, guest, variant, repetition } = options
     if (results.has({ cell: cell.name, guest: guest.name, variant: variant.name, repetition })) continue
+    const beginMs = performance.now()
+    if (beginMs - startMs + longestMs > budgetMs) break
     const outcome = await attempt(options)
+    longestMs = Math.max(longestMs, performance.now() - beginMs)
     results.add(outcome)
     process.stderr.write(`${at + 1}/${runs.length} ${tellOutcome(outcome)}\n`)
   }
@@ -120,7 +126,7 @@ async function main(): Promise<number> {
         process.exit(130)
       })
     await loadSodium()
-    await runAll({ runs, results })
+    await runAll({ runs, results }, values.budget === undefined ? Number.POSITIVE_INFINITY : Number(values.budget) * 1000)
   }
   await show(runs, results, values)
   return 0

@@ -2,7 +2,7 @@
 import { execFileSync, spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { linkOf } from '../../cli/sim/link-wish.ts'
-import { eventually } from '../../ops/deadline.ts'
+import { eventually, sleep } from '../../ops/deadline.ts'
 import { namespacesMissing } from '../../sim-network/namespaces.ts'
 import { profiles } from '../../sim-network/profiles.ts'
 import { assert, codeOf, suite } from '../support/suite.ts'
@@ -50,14 +50,8 @@ test(
     const ended = new Promise<number | null>(resolve => child.once('close', resolve))
     try {
       await eventually(() => said.includes('the link stands') || undefined, { ms: 20_000, what: 'the link' })
-      execFileSync('ip', [
-        'netns',
-        'exec',
-        a,
-        'sh',
-        '-c',
-        'echo x >/dev/udp/10.77.0.2/9 2>/dev/null || bash -c "echo x >/dev/udp/10.77.0.2/9"',
-      ])
+      execFileSync('ip', ['netns', 'exec', a, 'bash', '-c', 'echo x >/dev/udp/10.77.0.2/9'])
+      await sleep(200)
     } finally {
       child.kill('SIGTERM')
     }
