@@ -4,6 +4,7 @@ import { createRequest, verifyRequest } from '../../crypto/certificate.ts'
 import { generateSiteKeys, loadSodium } from '../../crypto/identity.ts'
 import { signMessage } from '../../crypto/signature.ts'
 import { decodeMessage } from '../../edge-node/migration/messages.ts'
+import { BATCH_HEADER_BYTES } from '../../edge-node/pages/batch.ts'
 import { loadZstd, openBatch } from '../../edge-node/pages/compress.ts'
 import { parseSpec } from '../../edge-node/vm/spec.ts'
 import { rawBatch } from '../../fuzz/targets/batch.ts'
@@ -54,19 +55,20 @@ test('a manifest that names a stream twice is no message', async () => {
 
 test('a compressed batch is one whole frame of zstd for either engine, with nothing behind it', async () => {
   const raw = rawBatch({ pages: [0, 1], zeros: [5] })
-  const frame = zlib.zstdCompressSync(raw.subarray(12), { pledgedSrcSize: raw.length - 12 })
-  const checked = zlib.zstdCompressSync(raw.subarray(12), {
-    pledgedSrcSize: raw.length - 12,
+  const frame = zlib.zstdCompressSync(raw.subarray(BATCH_HEADER_BYTES), { pledgedSrcSize: raw.length - BATCH_HEADER_BYTES })
+  const checked = zlib.zstdCompressSync(raw.subarray(BATCH_HEADER_BYTES), {
+    pledgedSrcSize: raw.length - BATCH_HEADER_BYTES,
     params: { [zlib.constants.ZSTD_c_checksumFlag]: 1 },
   })
   const batchOf = (body: Uint8Array) => {
-    const out = concatBytes(raw.subarray(0, 12), body)
+    const out = concatBytes(raw.subarray(0, BATCH_HEADER_BYTES), body)
     out[1] = 2
     return out
   }
   for (const name of ['node', 'portable'] as const) {
     const engine = await loadZstd(name)
-    for (const good of [frame, checked]) assert.is(Buffer.compare(openBatch(engine, batchOf(good)).body, raw.subarray(12)), 0)
+    for (const good of [frame, checked])
+      assert.is(Buffer.compare(openBatch(engine, batchOf(good)).body, raw.subarray(BATCH_HEADER_BYTES)), 0)
     const bad = [concatBytes(frame, Uint8Array.of(0)), concatBytes(frame, frame), concatBytes(checked, Uint8Array.of(0))]
     for (let length = 0; length < checked.length; length++) bad.push(checked.subarray(0, length))
     for (const body of bad)
