@@ -1,18 +1,29 @@
 #!/usr/bin/env node
-// Makes a fresh machine ready: node scripts/setup.js [--test] [--npm-only] [--verbose]
+// Makes a fresh machine ready: node scripts/setup.js [--test] [--link] [--npm-only] [--verbose]
 // Installs the npm packages, QEMU >= 9 and builds the guest image; what is there already is left alone, so that the second time is quick and silent.
 // Exit codes: 0 all is there; 2 something is missing that this could not install (it is named, with what to do). With --test Mosquitto comes
-// too, for the tests that want a foreign MQTT broker, and what cannot be installed here at all (not root, not Debian) is only named: the
-// tests that need it are skipped and say so.
-import { hasApt, installMosquitto, installQemu, isGoodQemu, mayInstall, mosquittoReady, qemuVersion, system } from './setup/debian.js'
+// too, for the tests that want a foreign MQTT broker, and (as with --link) iproute2, ping and iperf3 for links between network namespaces;
+// what cannot be installed here at all (not root, not Debian) is then only named: the tests that need it are skipped and say so.
+import {
+  hasApt,
+  installLinkTools,
+  installMosquitto,
+  installQemu,
+  isGoodQemu,
+  linkToolsReady,
+  mayInstall,
+  mosquittoReady,
+  qemuVersion,
+  system,
+} from './setup/debian.js'
 import { buildGuest, guestReady } from './setup/guest.js'
 import { installNpm, npmReady } from './setup/npm.js'
 import { alone, Missing, say, setVerbose, whisper } from './setup/tools.js'
 
 const flags = new Set(process.argv.slice(2))
-const unknown = [...flags].filter(flag => !['--test', '--npm-only', '--verbose'].includes(flag))
+const unknown = [...flags].filter(flag => !['--test', '--link', '--npm-only', '--verbose'].includes(flag))
 if (unknown.length > 0) {
-  console.error(`setup: unknown option ${unknown.join(' ')}; known are --test, --npm-only, --verbose`)
+  console.error(`setup: unknown option ${unknown.join(' ')}; known are --test, --link, --npm-only, --verbose`)
   process.exit(2)
 }
 setVerbose(flags.has('--verbose'))
@@ -24,6 +35,8 @@ if (!flags.has('--npm-only')) {
 }
 if (flags.has('--test') && !flags.has('--npm-only'))
   steps.push({ name: 'Mosquitto', ready: mosquittoReady, work: installMosquitto, optional: true })
+if ((flags.has('--test') || flags.has('--link')) && !flags.has('--npm-only'))
+  steps.push({ name: 'link tools', ready: linkToolsReady, work: installLinkTools, optional: flags.has('--test') })
 
 /** Does one step; gives what is missing, or undefined. */
 async function take({ name, ready, work }) {

@@ -1,7 +1,7 @@
 // Debian packages through apt's own configured sources. Enters: what dpkg and apt say. Leaves: QEMU installed, package files unpacked into a folder.
 // Always holds: no mirror is named here: bookworm-backports is taken from wherever this machine takes bookworm, with the same keys; a source list
 // that does not work is taken away again. Nothing but QEMU (and a C compiler where there is none) is installed, and for the
-// tests Mosquitto, which is not started.
+// tests Mosquitto and what lays and measures links, of which nothing is started.
 import { existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { attempt, findProgram, Missing, must, readText, say, tailOf, whisper } from './tools.js'
@@ -170,29 +170,48 @@ export async function installLibatomic() {
   await aptGet(['install', '-y', '--no-install-recommends', 'libatomic1'], 'the library libatomic.so.1', help)
 }
 
-const MOSQUITTO = ['mosquitto', 'mosquitto_passwd', 'mosquitto_pub', 'mosquitto_sub']
 const policyFile = '/usr/sbin/policy-rc.d'
 
-/** Whether the MQTT broker and its clients are there, for the tests that speak to a foreign broker. */
-export const mosquittoReady = () => MOSQUITTO.every(name => findProgram(name) ?? findProgram(`/usr/sbin/${name}`))
-
-/** Debian's Mosquitto, not started: the tests start their own. Throws Missing. */
-export async function installMosquitto() {
-  const help = 'Install it (Debian: apt-get install mosquitto mosquitto-clients). Only tests need it.'
-  if (!mayInstall()) throw new Missing('the MQTT broker Mosquitto', help)
+/** Packages whose services must not start: not now, and not with the machine. Throws Missing. */
+async function installAsleep(packages, services, what, help) {
+  if (!mayInstall()) throw new Missing(what, help)
   await update()
-  say('installing mosquitto and mosquitto-clients')
+  say(`installing ${packages.join(', ')}`)
   // Debian starts a service that is installed, unless this file says no; one that is there already has its owner's reasons.
   const mayStay = existsSync(policyFile)
   if (!mayStay) writeFileSync(policyFile, '#!/bin/sh\nexit 101\n', { mode: 0o755 })
   try {
-    const packages = ['mosquitto', 'mosquitto-clients']
-    await aptGet(['install', '-y', '--no-install-recommends', ...packages], 'the MQTT broker Mosquitto', help)
+    await aptGet(['install', '-y', '--no-install-recommends', ...packages], what, help)
   } finally {
     if (!mayStay) rmSync(policyFile, { force: true })
   }
-  // Nor shall it start with the machine.
-  if (!mayStay && findProgram('systemctl')) await attempt('systemctl', ['disable', 'mosquitto.service'], { timeoutMs: 30_000 })
+  if (!mayStay && findProgram('systemctl'))
+    for (const service of services) await attempt('systemctl', ['disable', service], { timeoutMs: 30_000 })
+}
+
+const isThere = name => (findProgram(name) ?? findProgram(`/usr/sbin/${name}`) ?? findProgram(`/sbin/${name}`)) !== undefined
+const MOSQUITTO = ['mosquitto', 'mosquitto_passwd', 'mosquitto_pub', 'mosquitto_sub']
+
+/** Whether the MQTT broker and its clients are there, for the tests that speak to a foreign broker. */
+export const mosquittoReady = () => MOSQUITTO.every(isThere)
+
+/** Debian's Mosquitto, not started: the tests start their own. Throws Missing. */
+export async function installMosquitto() {
+  const help = 'Install it (Debian: apt-get install mosquitto mosquitto-clients). Only tests need it.'
+  await installAsleep(['mosquitto', 'mosquitto-clients'], ['mosquitto.service'], 'the MQTT broker Mosquitto', help)
+}
+
+const LINK_TOOLS = { ip: 'iproute2', ping: 'iputils-ping', iperf3: 'iperf3' }
+
+/** Whether links between network namespaces can be laid and measured: bench:wan and the tests of the packet-level link. */
+export const linkToolsReady = () => Object.keys(LINK_TOOLS).every(isThere)
+
+/** iproute2, and what measures a link. Throws Missing. */
+export async function installLinkTools() {
+  const names = Object.keys(LINK_TOOLS).filter(name => !isThere(name))
+  const packages = names.map(name => LINK_TOOLS[name])
+  const help = `Install them (Debian: apt-get install ${packages.join(' ')}). Only bench:wan and tests of links need them.`
+  await installAsleep(packages, ['iperf3.service'], `the programs ${names.join(', ')}`, help)
 }
 
 /** A C compiler's program name, installed where there is none. Throws Missing. */
