@@ -18,6 +18,7 @@ import { createNodeMetrics } from './metrics.ts'
 import { createJournal, type Journal } from './migration/journal.ts'
 import { recover } from './migration/recover.ts'
 import { createMigrations, type Migrations, type MigrationsOptions } from './migrations.ts'
+import { createPrestage } from './prestage.ts'
 import { createServices, type Services } from './services.ts'
 import { openRegistry, type Registry } from './vm/registry.ts'
 
@@ -132,7 +133,7 @@ function startLink({ config, engines, version, identity, registry, migrations, s
       migrations: migrations.active(),
       handovers: migrations.handovers(),
     }),
-    handlers: migrations.handlers,
+    handlers: { ...migrations.handlers, ...createPrestage({ config, identity, registry, log }) },
     onRelayStream: (relay, stream) => migrations.onRelayStream(relay, stream),
     onServiceStream: (request, frames) => void services.onServiceStream(request, frames),
     onBreach: error => alerts.raise(error, {}, 'protocol_breach'),

@@ -13,6 +13,11 @@ const size = z.union([z.string(), z.number()], { error: `must be ${SIZE_FORM}` }
   return z.NEVER
 })
 
+const seconds = (min: number, max: number) => {
+  const error = `must be a number of seconds from ${min} to ${max}`
+  return z.number({ error }).min(min, error).max(max, error)
+}
+
 const pattern = z.string().regex(/^[a-z0-9*-]{1,64}$/, 'must be a name, in which * stands for any characters')
 const AcceptRule = z.strictObject({ from: z.array(pattern).min(1).max(64), vms: z.array(pattern).min(1).max(64) })
 
@@ -38,6 +43,9 @@ export const NodeConfig = z.strictObject({
   limits: z.strictObject({
     /** Bytes; never given to VMs. */
     memoryReserve: size,
+    /** How long a migration waits for a link that was lost: while the guest runs, and while it stands still for the switch-over. */
+    reconnectSeconds: seconds(1, 3600).default(30),
+    switchoverSeconds: seconds(0.1, 60).default(2),
   }),
   /** Which VMs may come here, and from where; the first rule that fits lets one in. Absent: all of our root's sites may send any. */
   accept: z.array(AcceptRule).max(64).optional(),
@@ -56,5 +64,5 @@ export const nodeDefaults = ({ configDir, stateDir, runDir }: { configDir: strin
   identity: { keys: `${configDir}/site.keys`, certificate: `${configDir}/site.cert`, root: `${configDir}/root.pub` },
   api: { socket: `${runDir}/node.sock` },
   log: { level: 'info', format: 'json' },
-  limits: { memoryReserve: '256MiB' },
+  limits: { memoryReserve: '256MiB', reconnectSeconds: 30, switchoverSeconds: 2 },
 })

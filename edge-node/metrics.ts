@@ -21,6 +21,11 @@ export function createNodeMetrics(registry: Registry): NodeMetrics {
   )
   const wire = metrics.counter('migration_wire_bytes_total', 'Sealed bytes sent for completed migrations')
   const alerts = metrics.counter('alerts_total', 'What looked like an attack, by kind and code', ['kind', 'code'])
+  const reconnects = metrics.counter(
+    'migration_reconnects_total',
+    'Lost links after which a migration that left this node went on and completed',
+  )
+  const away = metrics.counter('migration_link_away_seconds_total', 'Time that these migrations were without a link')
   metrics.sampled('vms_running', 'VMs that run here', () => registry.list().filter(({ state }) => state === 'running').length)
   metrics.sampled('vms', 'VMs of this site', () => registry.list().length)
   return {
@@ -28,6 +33,8 @@ export function createNodeMetrics(registry: Registry): NodeMetrics {
       ended.inc({ side, outcome, code: error?.code ?? 'none' })
       if (!report) return
       wire.inc({}, report.wireBytes)
+      reconnects.inc({}, report.reconnects ?? 0)
+      away.inc({}, (report.awayMs ?? 0) / 1000)
       if (report.downtimeMs !== null) downtime.observe(report.downtimeMs / 1000)
     },
     alert: labels => alerts.inc(labels),

@@ -4,7 +4,7 @@
 import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fromBase64 } from '../crypto/bytes.ts'
-import { type Certificate, verifyCertificate } from '../crypto/certificate.ts'
+import { type Certificate, decodeCertificate, verifyCertificate } from '../crypto/certificate.ts'
 import { sleep } from '../ops/deadline.ts'
 import type { Stream } from '../transport/types.ts'
 import { type Join, type MigrationResult, PHASE_COMMITTED, type Plan } from '../wire/control.ts'
@@ -17,8 +17,8 @@ import type { Link, LinkHandlers } from './link/link.ts'
 import type { NodeMetrics } from './metrics.ts'
 import { checkAccept } from './migration/accept.ts'
 import { durably } from './migration/durable.ts'
-import type { Journal } from './migration/journal.ts'
-import { type Answering, type recover, recoverVm, type Unanswered } from './migration/recover.ts'
+import type { Journal, OwnershipRecord } from './migration/journal.ts'
+import { type Answering, type recover, recoverVm, type Unanswered, type Waiting } from './migration/recover.ts'
 import { type SourceMigration, startSource } from './migration/source.ts'
 import { startTarget, type TargetMigration, type TargetOptions } from './migration/target.ts'
 import { needsToJson, parseNeeds } from './vm/preflight.ts'
@@ -56,7 +56,7 @@ const ENDED_MAX = 256
 const CLEAR_UP_MS = 5_000
 
 type Running = Omit<Entry, 'result'> & { plan: Plan; done: Promise<void> }
-type Peer = { certificate: Certificate; bytes: Uint8Array }
+export type Peer = { certificate: Certificate; bytes: Uint8Array }
 
 export function createMigrations(options: MigrationsOptions): Migrations {
   const { config, identity, registry, metrics, alerts, log } = options
@@ -94,14 +94,7 @@ export function createMigrations(options: MigrationsOptions): Migrations {
     checkAccept(config.accept, plan)
     await slots.take(plan, async () => {
       await checkNew(options, plan, 'target')
-      const target = startTarget(await targetOptions(options, plan, source, progress => link?.progress(progress)))
-      const result = conclude(
-        plan,
-        'target',
-        target.done.then(() => undefined),
-        options,
-      )
-      return { side: 'target', target, cancel: reason => target.cancel(reason), result }
+      return await runTarget(options, plan, source, () => link!)
     })
     link?.announce()
     log.info('waiting for a VM', { migrationId: plan.migrationId, vm: plan.vm, from: plan.source })
@@ -142,8 +135,9 @@ export function createMigrations(options: MigrationsOptions): Migrations {
     useLink(to) {
       link = to
     },
-    async takeUp({ unanswered, answering }) {
+    async takeUp({ unanswered, answering, waiting }) {
       for (const earlier of answering) slots.answer(earlier)
+      for (const earlier of waiting) await slots.take(earlier.plan, () => waitOn(options, earlier, () => link!))
       for (const hanging of unanswered)
         await take(hanging.plan, hanging).catch(error =>
           log.error('a hand-over cannot go on', { migrationId: hanging.plan.migrationId, error }),
@@ -259,7 +253,8 @@ function remember(ended: Map<string, Running>, migrationId: string, running: Run
 }
 
 /** A certificate of our root for the very site the plan names. */
-function verifyPeer(identity: LoadedIdentity, site: string, text: string): Peer {
+/** The certificate of the site that a plan names, as another node showed it to the gateway. CERT_*. */
+export function verifyPeer(identity: LoadedIdentity, site: string, text: string): Peer {
   const bytes = fromBase64(text)
   const now = Math.floor(Date.now() / 1000)
   const revocations = identity.revocations === undefined ? {} : { revocations: identity.revocations }
@@ -272,11 +267,27 @@ const folderOf = async ({ config }: MigrationsOptions, { migrationId }: Plan): P
   return dir
 }
 
+async function runTarget(options: MigrationsOptions, plan: Plan, source: Peer, link: () => Link, earlier?: Waiting): Promise<Entry> {
+  const target = startTarget(
+    await targetOptions(options, plan, source, progress => link().progress(progress), earlier?.last),
+    earlier?.loaded,
+  )
+  const done = target.done.then(() => undefined)
+  return { side: 'target', target, cancel: reason => target.cancel(reason), result: conclude(plan, 'target', done, options) }
+}
+
+/** A VM that an earlier life of this agent had loaded: it waits for its grant. */
+const waitOn = (options: MigrationsOptions, earlier: Waiting, link: () => Link): Promise<Entry> => {
+  const { plan, sourceCertificate: bytes } = earlier
+  return runTarget(options, plan, { bytes, certificate: decodeCertificate(bytes) }, link, earlier)
+}
+
 async function targetOptions(
   options: MigrationsOptions,
   plan: Plan,
   source: Peer,
   onProgress: TargetOptions['onProgress'],
+  last?: OwnershipRecord,
 ): Promise<TargetOptions> {
   const { identity, registry, log } = options
   return {
@@ -294,11 +305,13 @@ async function targetOptions(
     },
     drop: () => registry.dropIncoming(plan.vm),
     commit: epoch => registry.commitIncoming(plan.vm, epoch),
-    record: options.journal.recorder(plan, 'target', source.bytes),
+    record: options.journal.recorder(plan, 'target', source.bytes, last),
     onBreach: onBreach(options, plan, 'target'),
     onProgress,
     dir: await folderOf(options, plan),
     log: log.child({ migrationId: plan.migrationId }),
+    // The source decides, so the target waits longer than a source that is set up alike.
+    sourceAwayMs: 1500 * options.config.limits.reconnectSeconds,
     grantPatienceMs: options.waits?.grantMs,
     ...(options.onLoaded ? { onLoaded: options.onLoaded } : {}),
   }
@@ -313,6 +326,7 @@ function runSource(
   stop: AbortSignal,
 ): Pick<Entry, 'cancel' | 'isAsking' | 'result'> {
   const { identity, registry, log } = options
+  const { limits } = options.config
   let source: SourceMigration | undefined
   let cancelled: GodwitError | undefined
   const migrate = async () => {
@@ -338,6 +352,7 @@ function runSource(
       },
       dir,
       stop,
+      patience: { reconnectMs: 1000 * limits.reconnectSeconds, switchoverMs: 1000 * limits.switchoverSeconds },
       patienceMs: options.waits?.answerMs,
       transport: link().selection?.engine ?? 'unknown',
       log: log.child({ migrationId: plan.migrationId }),

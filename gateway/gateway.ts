@@ -23,6 +23,7 @@ import type { Measurement } from './control/mqtt/measurements.ts'
 import { type MqttOptions, type RunningMqtt, startMqtt } from './control/mqtt/start.ts'
 import { createPins } from './control/pins.ts'
 import { type RunningPolicy, startPolicy } from './control/policy-loop.ts'
+import { Prestages } from './control/prestages.ts'
 import { createSites } from './control/sites.ts'
 import type { PolicyConfig } from './policy/config.ts'
 import { type RelayOptions, relayStream } from './relay/relay.ts'
@@ -102,6 +103,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   async function close(): Promise<void> {
     clearInterval(expiry)
     policy?.close()
+    parts.prestages.close()
     await Promise.all([mqtt?.close(), mec021?.close(), services?.close()])
     const why = new GodwitError('CONNECTION_LOST', 'the gateway shuts down')
     const links = sites.links()
@@ -154,14 +156,24 @@ async function createParts({ store, rootPublic, log, graceMs }: GatewayOptions, 
   const counters = createCounters(sites, () => sessions.streams())
   const onEnded = ({ outcome }: StoredMigration) => counters.count.migrations.inc({ outcome: outcome ?? 'failed' })
   const watched = { onEvent: events.emit, pinned: pins.has }
-  const migrations = new Migrations({ sites, sessions, records, clock, log, graceMs, onEnded, ...watched })
+  const prestages = new Prestages({
+    ...{ sites, clock, log, ...watched },
+    migrations: () => migrations.list(),
+    onEnded: outcome => counters.count.prestages.inc({ outcome }),
+  })
+  const preparedId: Prestages['idFor'] = (...move) => prestages.idFor(...move)
+  const migrations = new Migrations({ sites, sessions, records, clock, log, graceMs, onEnded, preparedId, ...watched })
+  events.subscribe(event => {
+    if (event.event === 'migration') prestages.migration(event.migration)
+    if (event.event === 'site' || event.event === 'pin') prestages.look()
+  })
   const enrolments = createEnrolments({ records, rootPublic, clock })
-  return { records, sites, sessions, migrations, enrolments, events, pins, ...counters }
+  return { records, sites, sessions, migrations, prestages, enrolments, events, pins, ...counters }
 }
 
 /** What the fronts (MQTT, standards, policies) may ask. */
 function controlHost(
-  { sites, migrations, events, pins, total }: Parts,
+  { sites, migrations, prestages, events, pins, total }: Parts,
   facts: Pick<ControlHost, 'gatewayId' | 'version' | 'startedAt' | 'clock'>,
 ): ControlHost {
   return {
@@ -180,6 +192,9 @@ function controlHost(
     traffic: site => total.bySite.get(site) ?? { ingressBytes: 0, egressBytes: 0 },
     start: request => migrations.start(request),
     cancel: migrationId => migrations.cancel(migrationId),
+    prestage: request => prestages.start(request),
+    prestages: () => prestages.list(),
+    cancelPrestage: handoffId => prestages.cancel(handoffId),
   }
 }
 
@@ -255,6 +270,7 @@ function createCounters(sites: ReturnType<typeof createSites>, streams: () => nu
     bytes: metrics.counter('relay_bytes_total', 'Bytes relayed.', ['direction']),
     joins: metrics.counter('joins_refused_total', 'Relay streams refused, by code.', ['code']),
     refused: metrics.counter('refused_total', 'Connections and streams refused, by code.', ['code']),
+    prestages: metrics.counter('prestages_total', 'Pre-stagings that have ended, by what became of them.', ['outcome']),
     migrations: metrics.counter('migrations_total', 'Migrations that have ended, by outcome.', ['outcome']),
   }
   return { metrics, count, total }

@@ -1,11 +1,9 @@
 // Writes docs/asyncapi.json: node bin/run.js scripts/asyncapi.ts
 // A test holds the committed file equal to what this would write.
-import { execFileSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { asyncApiText } from '../gateway/control/mqtt/asyncapi.ts'
 
 const path = fileURLToPath(new URL('../docs/asyncapi.json', import.meta.url))
 writeFileSync(path, asyncApiText())
-execFileSync(fileURLToPath(new URL('../node_modules/.bin/biome', import.meta.url)), ['format', '--write', path], { stdio: 'ignore' })
 console.log(`wrote ${path}`)

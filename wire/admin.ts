@@ -3,6 +3,7 @@
 import {
   CertificateText,
   ErrorBody,
+  HOLD_MS_MAX,
   HostFacts,
   Id,
   Method,
@@ -28,6 +29,36 @@ export const MigrationRequest = z.strictObject({
   streams: z.number().int().min(1).max(STREAMS_MAX).optional(),
 })
 export type MigrationRequest = z.infer<typeof MigrationRequest>
+
+/** POST /v1/prestages: ask a target whether it could take a VM, and keep room there. `maxBytes`: what asking may send. */
+export const PrestageRequest = z.strictObject({
+  vm: Id,
+  to: Id,
+  method: Method.optional(),
+  holdMs: z.number().int().min(1000).max(HOLD_MS_MAX).optional(),
+  maxBytes: z.number().int().min(1).optional(),
+})
+export type PrestageRequest = z.infer<typeof PrestageRequest>
+
+/** GET /v1/prestages. `used`: a migration goes on under its id. `wasted`: it has lapsed, or the VM went elsewhere. `outcome` is null until the end. */
+export const PrestageRecord = z.object({
+  handoffId: MigrationId,
+  vm: Id,
+  epoch: z.number(),
+  source: Id,
+  target: Id,
+  method: Method,
+  /** Unix ms. */
+  createdAt: z.number(),
+  updatedAt: z.number(),
+  untilMs: z.number(),
+  /** What the asking has sent, and the VM's memory, for which room is held. */
+  wireBytes: z.number(),
+  memoryBytes: z.number(),
+  outcome: z.enum(['used', 'wasted', 'refused', 'cancelled']).nullable(),
+  error: ErrorBody.optional(),
+})
+export type PrestageRecord = z.infer<typeof PrestageRecord>
 
 /** PUT /v1/vms/:vm/pin. */
 export const PinRequest = z.strictObject({ pinned: z.boolean() })

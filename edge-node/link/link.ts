@@ -13,10 +13,15 @@ import type { RequestOptions, RpcHandlers } from '../../transport/rpc.ts'
 import type { EngineName, PathStats, Selection, Stream } from '../../transport/types.ts'
 import {
   CancelParams,
+  HoldParams,
+  type HoldResult,
   type Join,
   type MigrationProgress,
   type MigrationResult,
+  NeedsParams,
+  type NeedsResult,
   PrepareParams,
+  ReleaseParams,
   type SiteState,
   StartParams,
 } from '../../wire/control.ts'
@@ -41,6 +46,10 @@ export type LinkHandlers = {
   prepare(params: PrepareParams): Promise<void>
   start(params: StartParams): Promise<void>
   cancel(params: CancelParams): Promise<void>
+  /** See prestage.ts; absent: this node cannot. */
+  needs?(params: NeedsParams): Promise<NeedsResult>
+  hold?(params: HoldParams): Promise<HoldResult>
+  release?(params: ReleaseParams): Promise<void>
 }
 
 export type LinkOptions = {
@@ -351,7 +360,11 @@ function handlersOf(handlers: LinkHandlers, onBreach: LinkOptions['onBreach']): 
       throw error
     }
   }
+  const { needs, hold, release } = handlers
   return {
+    ...(needs ? { 'prestage.needs': params => needs(checked(NeedsParams, params, 'prestage.needs')) } : {}),
+    ...(hold ? { 'prestage.hold': params => hold(checked(HoldParams, params, 'prestage.hold')) } : {}),
+    ...(release ? { 'prestage.release': params => release(checked(ReleaseParams, params, 'prestage.release')) } : {}),
     'migration.prepare': params => handlers.prepare(checked(PrepareParams, params, 'migration.prepare')),
     'migration.start': params => handlers.start(checked(StartParams, params, 'migration.start')),
     'migration.cancel': params => handlers.cancel(checked(CancelParams, params, 'migration.cancel')),

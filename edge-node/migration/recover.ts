@@ -16,6 +16,8 @@ import type { Journal, OwnershipRecord } from './journal.ts'
 import { answerSource, greetSource, type Meeting } from './meeting.ts'
 import type { Message } from './messages.ts'
 import { resumeSource } from './resume.ts'
+import type { TargetState } from './states.ts'
+import type { LoadedVm } from './target.ts'
 
 export type RecoverOptions = {
   journal: Journal
@@ -33,21 +35,37 @@ export type Unanswered = {
 /** A target of an earlier life: answers later meetings. */
 export type Answering = { plan: Plan; rejoin(attempt: number, stream: Stream): void }
 
-export async function recover(options: RecoverOptions): Promise<{ unanswered: Unanswered[]; answering: Answering[] }> {
+/** A VM that an earlier life of this agent had loaded, paused in its QEMU: its source may still hand it over. */
+export type Waiting = { plan: Plan; sourceCertificate: Uint8Array; loaded: LoadedVm; last: OwnershipRecord }
+export type Left = { unanswered: Unanswered[]; answering: Answering[]; waiting: Waiting[] }
+
+const MAY_BE_GRANTED: ReadonlySet<string> = new Set<TargetState>(['LOADED', 'GRANTED'])
+
+/** The VMs whose waiting QEMUs are still of use: asked before the registry takes up what runs. */
+export async function loadedVms(journal: Journal): Promise<Set<string>> {
+  const records = await journal.last()
+  return new Set(records.flatMap(({ side, state, vm }) => (side === 'target' && MAY_BE_GRANTED.has(state) ? [vm] : [])))
+}
+
+export async function recover(options: RecoverOptions): Promise<Left> {
   const unanswered: Unanswered[] = []
   const answering: Answering[] = []
+  const waiting: Waiting[] = []
   const records = await options.journal.last()
   for (const record of records) {
     if (record.side !== 'target') continue
-    await recoverTarget(options, record).then(
-      earlier => answering.push(earlier),
-      error => notRecovered(options, record, error),
-    )
+    const loaded = await loadedVm(options, record)
+    if (loaded) waiting.push({ plan: record.plan, sourceCertificate: fromBase64(record.peerCertificate), loaded, last: record })
+    else
+      await recoverTarget(options, record).then(
+        earlier => answering.push(earlier),
+        error => notRecovered(options, record, error),
+      )
   }
   const vms = new Set([...records.map(record => record.vm), ...options.registry.list().map(({ name }) => name)])
   for (const vm of vms) unanswered.push(...(await recoverVm(options, vm, records)))
   await forgetOld(options)
-  return { unanswered, answering }
+  return { unanswered, answering, waiting }
 }
 
 /** What still decides stays: a hand-over that is not answered, and all of a VM that is not settled. */
@@ -153,12 +171,32 @@ function askAgain(options: RecoverOptions, record: OwnershipRecord): Unanswered 
   }
 }
 
+/** The loaded VM of this record, if its QEMU has outlived the agent and is what the record says: whole, paused, not ours yet. */
+async function loadedVm({ registry, log }: RecoverOptions, record: OwnershipRecord): Promise<LoadedVm | undefined> {
+  const { vm: name, state, manifestHash, plan } = record
+  if (!(state === 'LOADED' || state === 'GRANTED') || !manifestHash) return undefined
+  if (registry.list().find(one => one.name === name)?.state !== 'incoming' || (await registry.highestEpoch(name)) > plan.epoch)
+    return undefined
+  try {
+    const vm = registry.machine(name)
+    const { status, running } = await vm.commands.queryStatus()
+    log.info('a VM that was loaded waits for its source', { migrationId: plan.migrationId, vm: name, state, status })
+    return running || status === 'inmigrate' ? undefined : { state, vm, manifestHash }
+  } catch (error) {
+    log.warn('a VM that was loaded is lost', { vm: name, error })
+    return undefined
+  }
+}
+
 /** Whether the VM became ours decides; if it did not, it never will: REFUSED goes on paper before anyone hears it. */
 async function recoverTarget(options: RecoverOptions, record: OwnershipRecord): Promise<Answering> {
   const { registry, keys, certificate, log } = options
   const { plan } = record
   const isOurs = (await registry.highestEpoch(plan.vm)) > plan.epoch
-  if (!isOurs && record.state !== 'REFUSED') await recorderAfter(options, record)('REFUSED', plan.epoch + 1)
+  if (!isOurs && record.state !== 'REFUSED') {
+    await recorderAfter(options, record)('REFUSED', plan.epoch + 1)
+    await registry.dropIncoming(plan.vm)
+  }
   const source: Certificate = decodeCertificate(fromBase64(record.peerCertificate))
   const meeting = {
     keys,

@@ -10,6 +10,7 @@ import { adopt } from './adopt.ts'
 import { type Accelerator, type ArgvPaths, RUNTIME_FILES } from './argv.ts'
 import type { VmConsole } from './console.ts'
 import { checkSpecFiles, createFileDigests, type FileDigests, sharedFolderId, specFileFacts } from './files.ts'
+import { Holds } from './holds.ts'
 import { diskFreeBytes, existingTaps, hostVcpus, memoryAvailableBytes } from './host.ts'
 import { exitError, type RunningVm, startMachine } from './machine.ts'
 import { type HostInfo, MEMORY_OVERHEAD_BYTES, type Method, preflight, type VmNeeds } from './preflight.ts'
@@ -88,6 +89,7 @@ export class Registry {
   readonly #digests: FileDigests
   readonly #entries = new Map<string, Entry>()
   readonly #listeners = new Set<() => void>()
+  readonly #holds = new Holds()
   #qemu: Promise<{ info: QemuInfo; abilities: QemuAbilities }> | undefined
   #closed = false
 
@@ -243,7 +245,7 @@ export class Registry {
       machines: qemu?.abilities.machines ?? [],
       cpus: qemu?.abilities.cpus ?? {},
       vcpus: hostVcpus(),
-      memoryFreeBytes: Math.max(0, await this.#freeBytes()),
+      memoryFreeBytes: Math.max(0, await this.#freeBytes(spec?.name)),
       diskFreeBytes: await diskFreeBytes(stateDir),
       files: spec ? await specFileFacts(spec, this.#paths, this.#digests, signal) : {},
       taps: spec ? existingTaps(spec.nics) : [],
@@ -259,6 +261,30 @@ export class Registry {
     if (problem) throw problem
   }
 
+  /**
+   * Keeps room for a VM with these needs that may come with this epoch; gives the bytes. VM_EXISTS, EPOCH_STALE, LIMIT_EXCEEDED or a PREFLIGHT code. Again
+   * for the same VM: anew. It ends by itself after `ms`, when the VM comes, and by releaseHold().
+   */
+  async holdIncoming(needs: VmNeeds, epoch: number, { id, ms }: { id: string; ms: number }, signal?: AbortSignal): Promise<number> {
+    const { name, memoryBytes } = needs.spec
+    const highest = await highestEpoch(this.#store, name)
+    if (epoch <= highest) throw new GodwitError('EPOCH_STALE', `${name}: epoch ${epoch} is offered, ${highest} has been seen here`)
+    await this.checkIncoming(needs, signal)
+    const bytes = memoryBytes + MEMORY_OVERHEAD_BYTES
+    this.#holds.put(name, { id, bytes, untilMs: Date.now() + ms })
+    this.#changed()
+    // Whoever hears of this site's free memory shall hear of the end as well.
+    setTimeout(() => this.#changed(), ms + 50).unref()
+    return bytes
+  }
+
+  /** Harmless when there is none; gives whether there was. */
+  releaseHold(id: string): boolean {
+    const was = this.#holds.release({ id })
+    if (was) this.#changed()
+    return was
+  }
+
   /** Starts a QEMU that waits for the VM (-incoming defer -S). EPOCH_STALE unless `epoch` is higher than any seen of this name; VM_EXISTS. */
   async reserveIncoming(spec: VmSpec, epoch: number, accelerator: Accelerator, signal?: AbortSignal): Promise<RunningVm> {
     const { name } = spec
@@ -271,6 +297,7 @@ export class Registry {
     return this.#inTurn(name, async () => {
       try {
         entry.vm = await this.#launch(entry, { incoming: true, accelerator, signal })
+        this.#holds.release({ vm: name })
         return entry.vm
       } catch (error) {
         await this.#forget(entry, highest)
@@ -431,7 +458,8 @@ export class Registry {
 
   async #insert(spec: VmSpec, { state, epoch }: { state: VmState; epoch: number }): Promise<Entry> {
     if (this.#entries.has(spec.name)) throw new GodwitError('VM_EXISTS', `a VM named ${spec.name} exists at this site`)
-    if (this.#entries.size >= MAX_VMS) throw new GodwitError('LIMIT_EXCEEDED', `${MAX_VMS} VMs exist at this site`)
+    if (this.#entries.size + this.#holds.besides(spec.name).count >= MAX_VMS)
+      throw new GodwitError('LIMIT_EXCEEDED', `${MAX_VMS} VMs exist at this site`)
     const record: VmRecord = { version: 1, state, epoch, resumePending: false, doubt: false }
     const entry: Entry = { spec, record, vm: undefined, halted: false, ending: false, turn: Promise.resolve() }
     this.#entries.set(spec.name, entry) // before the first await: two orders of one name must not both pass
@@ -510,7 +538,7 @@ export class Registry {
   }
 
   async #checkMemory(spec: VmSpec, entry: Entry): Promise<void> {
-    const free = await this.#freeBytes(entry)
+    const free = await this.#freeBytes(entry.spec.name, entry)
     if (free >= spec.memoryBytes + MEMORY_OVERHEAD_BYTES) return
     throw new GodwitError(
       'PREFLIGHT_MEMORY',
@@ -519,8 +547,10 @@ export class Registry {
   }
 
   /** What a VM could get now; negative when more is promised than there is. */
-  async #freeBytes(except?: Entry): Promise<number> {
-    return memoryAvailableBytes() - (this.#options.memoryReserveBytes ?? 0) - (await this.#promisedBytes(except))
+  /** For a VM of this name, which may have what is held for it. */
+  async #freeBytes(name?: string, except?: Entry): Promise<number> {
+    const held = this.#holds.besides(name).bytes
+    return memoryAvailableBytes() - (this.#options.memoryReserveBytes ?? 0) - (await this.#promisedBytes(except)) - held
   }
 
   /** Memory that running VMs may still take: QEMU gets a guest's pages when the guest first touches them, so MemAvailable does not show them yet. */

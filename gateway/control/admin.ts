@@ -3,7 +3,7 @@
 // nothing here can reach into a VM: the gateway does not have what it takes.
 import type { Route } from '../../ops/http.ts'
 import type { Metrics } from '../../ops/metrics.ts'
-import { EnrolmentUpload, type GatewayStatus, MigrationRequest, PinRequest, TokenRequest } from '../../wire/admin.ts'
+import { EnrolmentUpload, type GatewayStatus, MigrationRequest, PinRequest, PrestageRequest, TokenRequest } from '../../wire/admin.ts'
 import { Id } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { check, type z } from '../../wire/schema.ts'
@@ -12,11 +12,13 @@ import type { Enrolments } from './enrolments.ts'
 import type { Migrations } from './migrations.ts'
 import type { Pins } from './pins.ts'
 import type { RunningPolicy } from './policy-loop.ts'
+import type { Prestages } from './prestages.ts'
 import type { Sites } from './sites.ts'
 
 export type AdminOptions = {
   sites: Sites
   migrations: Migrations
+  prestages: Prestages
   enrolments: Enrolments
   pins: Pins
   services: Services
@@ -30,8 +32,10 @@ const body = <S extends z.ZodType>(schema: S, value: unknown): z.output<S> =>
   check(schema, value ?? {}, { what: 'request body', code: 'CONFIG_INVALID' })
 const ENDED_SHOWN = 50
 
-export function adminRoutes({ sites, migrations, enrolments, pins, services, policy, metrics, describe }: AdminOptions): Route[] {
+export function adminRoutes(options: AdminOptions): Route[] {
+  const { sites, migrations, enrolments, pins, services, policy, metrics, describe } = options
   return [
+    ...prestageRoutes(options),
     { method: 'GET', path: '/healthz', open: true, handle: () => ({ body: { ok: true } }) },
     {
       method: 'GET',
@@ -125,3 +129,22 @@ export function adminRoutes({ sites, migrations, enrolments, pins, services, pol
     },
   ]
 }
+
+const prestageRoutes = ({ prestages }: AdminOptions): Route[] => [
+  { method: 'GET', path: '/v1/prestages', handle: () => ({ body: { prestages: prestages.list() } }) },
+  {
+    method: 'POST',
+    path: '/v1/prestages',
+    async handle({ json }) {
+      return { status: 201, body: await prestages.start(body(PrestageRequest, await json())) }
+    },
+  },
+  {
+    method: 'DELETE',
+    path: '/v1/prestages/:id',
+    handle({ params }) {
+      prestages.cancel(params['id'] ?? '')
+      return { body: {} }
+    },
+  },
+]

@@ -1,7 +1,7 @@
 // What happens in the gateway, for those who only watch: the MQTT plane, the standards' fronts, policies.
 // Enters: sites that came, went or changed; migrations that changed state or moved on. Leaves: calls of the listeners, in order, at once.
 // Always holds: a listener cannot harm what it watches: what it throws is logged, and nobody waits for it.
-import type { MigrationRecord } from '../../wire/admin.ts'
+import type { MigrationRecord, PrestageRecord } from '../../wire/admin.ts'
 import type { MigrationProgress } from '../../wire/control.ts'
 import type { Log } from '../../wire/log.ts'
 
@@ -14,6 +14,8 @@ export type GatewayEvent =
   /** Its record has been dropped: nobody will ask for it again. */
   | { event: 'forgotten'; migrationId: string }
   | { event: 'pin'; vm: string; pinned: boolean }
+  /** Begun, or ended. */
+  | { event: 'prestage'; prestage: PrestageRecord }
 
 export type Events = {
   emit(event: GatewayEvent): void

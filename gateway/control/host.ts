@@ -1,6 +1,6 @@
 // What the fronts (MQTT, standards) may ask of the gateway, and no more: see, start, cancel, pin, listen.
 import type { Clock } from '../../ops/clock.ts'
-import type { MigrationRecord, MigrationRequest, SiteView, VmView } from '../../wire/admin.ts'
+import type { MigrationRecord, MigrationRequest, PrestageRecord, PrestageRequest, SiteView, VmView } from '../../wire/admin.ts'
 import type { Events } from './events.ts'
 import type { Pins } from './pins.ts'
 
@@ -23,4 +23,8 @@ export type ControlHost = {
   /** Checked before the first await: what a caller has just looked at still holds. */
   start(request: MigrationRequest): Promise<string>
   cancel(migrationId: string): Promise<void>
+  /** See prestages.ts. */
+  prestage(request: PrestageRequest): Promise<PrestageRecord>
+  prestages(): PrestageRecord[]
+  cancelPrestage(handoffId: string): void
 }

@@ -50,6 +50,8 @@ export type MigrationsOptions = {
   /** See events.ts: for those who only watch. */
   onEvent?: (event: GatewayEvent) => void
   pinned?: (vm: string) => boolean
+  /** The id under which this very move was prepared, if it was (prestages.ts). */
+  preparedId?: (vm: string, to: string, epoch: number) => string | undefined
 }
 
 export class Migrations {
@@ -69,7 +71,7 @@ export class Migrations {
 
   /** Writes the intent down and sets out. Refuses with the codes of checks.ts; returns once the intent is on disk. */
   async start(request: MigrationRequest): Promise<string> {
-    const { sites, records, pinned = () => false } = this.#options
+    const { sites, records, pinned = () => false, preparedId = () => undefined } = this.#options
     const active = [...this.#all.values()].filter(({ record }) => !isOver(record.state))
     if (active.length >= ACTIVE_MAX) throw new GodwitError('LIMIT_EXCEEDED', `more than ${ACTIVE_MAX} migrations at once`)
     const vm = checkRequest(request, {
@@ -81,13 +83,14 @@ export class Migrations {
     })
     const plan: Plan = {
       version: 1,
-      migrationId: randomBytes(16).toString('hex'),
+      migrationId: preparedId(vm.name, request.to, vm.epoch) ?? randomBytes(16).toString('hex'),
       vm: vm.name,
       epoch: vm.epoch,
       source: vm.site,
       target: request.to,
       method: request.method ?? 'live',
       downtimeMs: request.downtimeMs ?? DOWNTIME_DEFAULT_MS,
+      ...(request.downtimeMs === undefined ? {} : { downtimeAsked: true }),
       streams: request.streams ?? STREAMS_DEFAULT,
       attempt: 1,
       compression: vm.compression ?? 'zstd',

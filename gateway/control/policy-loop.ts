@@ -31,7 +31,7 @@ export function startPolicy({ config, places, host, metrics, log }: PolicyLoopOp
   const live = new LivePolicy({
     config,
     places,
-    host: { vms: host.vms, sites: host.sites, start: host.start, isPinned: host.pins.has },
+    host: { vms: host.vms, sites: host.sites, start: host.start, prestage: host.prestage, isPinned: host.pins.has },
     onDecision: ({ action }) => decisions.inc({ action }),
     log,
   })

@@ -16,7 +16,7 @@ const COST = GATES.indexOf('cost')
 const HYSTERESIS = GATES.indexOf('hysteresis')
 
 export function advance(tables: Tables, nowMs: number, elapsed: number, reportStays: boolean): number[] {
-  const { settings, sites, vms } = tables
+  const { settings, sites, vms, unfit } = tables
   const { site, userSite, seenMs, smoothedRegretMs, smoothedRttMs, rttMs, aboveSinceMs, movingTo, readySinceMs, policy, gate } = vms.columns
   const { rttMs: between, stride, best: bestOf } = sites.tables()
   const { staleMs } = settings
@@ -31,7 +31,7 @@ export function advance(tables: Tables, nowMs: number, elapsed: number, reportSt
       active.push(index)
       continue
     }
-    const best = bestOf[user]!
+    const best = unfit.isEmpty ? bestOf[user]! : unfit.best(sites, index, user, nowMs)
     let regretMs = best < 0 || best === from ? 0 : between[user * stride + from]! - between[user * stride + best]!
     if (!(regretMs > 0 && regretMs < Number.POSITIVE_INFINITY)) regretMs = 0
     const before = smoothedRegretMs[index]!

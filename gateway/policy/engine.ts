@@ -12,10 +12,11 @@ import { admit, type Verdict, type Wish } from './admission.ts'
 import { advance } from './advance.ts'
 import { type ExplainOptions, explain } from './explain.ts'
 import { Predictor } from './predict.ts'
-import { type PrepareWish, spend, wantsPrepare } from './prepare.ts'
+import { type PrepareWish, settle, spend, wantsPrepare } from './prepare.ts'
 import { POLICY_NAMES, type PolicyName, type PolicySettings, type PolicySettingsInput, policySettings, type VmPolicy } from './settings.ts'
 import { SiteTable } from './sites.ts'
 import { type Decision, type Explanation, GATES, type GateName, type Observation, type PredictionFacts } from './types.ts'
+import { Unfit } from './unfit.ts'
 import { gateOf, policyAt, viewOf } from './view.ts'
 import { VmTable } from './vm-table.ts'
 
@@ -34,6 +35,7 @@ export class HandoffEngine {
   readonly sites: SiteTable
   readonly vms = new VmTable()
   readonly predictor = new Predictor()
+  readonly unfit = new Unfit()
   readonly counters = { moves: 0, prepares: 0, withdrawn: 0, heldByTokens: 0, heldByJitter: 0 }
   readonly #reportStays: boolean
   readonly #predictions = new Map<number, PredictionFacts>()
@@ -89,6 +91,12 @@ export class HandoffEngine {
         break
       case 'staged':
         this.#observeStaged(nowMs, observation)
+        break
+      case 'prepared':
+        this.#withVm(observation.vm, index => settle(this, index, observation.sentBytes, nowMs))
+        break
+      case 'unfit':
+        this.#withVm(observation.vm, index => this.unfit.mark(index, this.sites.indexOf(observation.site), nowMs + observation.forMs))
         break
     }
   }
@@ -289,6 +297,7 @@ export class HandoffEngine {
     this.#endStaging(index)
     this.#predictions.delete(index)
     this.predictor.forget(index)
+    this.unfit.forget(index)
     this.vms.remove(index)
   }
 
@@ -336,6 +345,11 @@ export class HandoffEngine {
     c.stagedSite[index] = bytes > 0 ? at : -1
     c.stagedBytes[index] = bytes
     c.stagedMs[index] = nowMs
+  }
+
+  #withVm(vm: string, work: (index: number) => void): void {
+    const index = this.vms.find(vm)
+    if (index !== undefined) work(index)
   }
 
   #toMap(lat: number, lon: number) {

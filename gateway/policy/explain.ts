@@ -45,6 +45,7 @@ export function explain(tables: Tables, index: number, nowMs: number, options: E
       stagedBytes: view.stagedBytes,
       cost: view.cost ?? null,
       previousSite: name(c.previousSite[index]!),
+      unfitSites: tables.unfit.of(index, nowMs).flatMap(site => name(site) ?? []),
       prediction,
     },
     thresholds: {

@@ -10,8 +10,9 @@
 // Always holds: every decision is in the log with its reason; a migration that cannot be started counts as refused, and waits as the engine says;
 // what is remembered is bounded by the VMs and sites that there are.
 import { createProjection } from '../../ops/geo.ts'
-import type { MigrationRecord, MigrationRequest, SiteView, VmView } from '../../wire/admin.ts'
-import { toGodwitError } from '../../wire/errors.ts'
+import type { MigrationRecord, MigrationRequest, PrestageRecord, PrestageRequest, SiteView, VmView } from '../../wire/admin.ts'
+import { HOLD_MS_MAX } from '../../wire/control.ts'
+import { ERRORS, type ErrorBody, fromBody, type GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import type { GatewayEvent } from '../control/events.ts'
 import type { Measurement } from '../control/mqtt/measurements.ts'
@@ -24,12 +25,17 @@ import type { Decision, Explanation, Observation } from './types.ts'
 const KEEP = 0.6
 const USERS_MAX = 100_000
 const EVENTS_MAX = 10_000
+/** Refusals of the target itself, and how long they count: what may pass, and what will not without a person. */
+const UNFIT = /^(PREFLIGHT_|MIGRATION_DENIED$|VM_EXISTS$)/
+const UNFIT_MS = 120_000
+const UNFIT_LONG_MS = 600_000
 
 export type LiveHost = {
   vms(): VmView[]
   sites(): SiteView[]
   isPinned(vm: string): boolean
   start(request: MigrationRequest): Promise<string>
+  prestage(request: PrestageRequest): Promise<PrestageRecord>
 }
 
 export type LiveOptions = {
@@ -57,8 +63,6 @@ export class LivePolicy {
   readonly #vmOf = new Map<string, string>()
   readonly #wishes = new Map<string, string>()
   readonly #dirty = new Map<string, number>()
-  /** Pre-staging has no data plane yet: a decision stands for as long as its copy would, and is then let go. */
-  readonly #staged = new Map<string, { site: string; untilMs: number }>()
   readonly #lastMoves = new Map<string, LastMove>()
   #events: Observation[] = []
   #steppedMs = Number.NEGATIVE_INFINITY
@@ -104,20 +108,29 @@ export class LivePolicy {
       const share = wireBytes && bytesSent ? Math.min(1, wireBytes / bytesSent) : 1
       if (dirtyBytesPerSecond && this.#users.has(event.migration.vm)) this.#dirty.set(event.migration.vm, dirtyBytesPerSecond * share)
     }
-    if (event.event === 'migration') this.#push(observationOf(event.migration))
+    if (event.event === 'migration') {
+      const { vm, target, error } = event.migration
+      this.#push(observationOf(event.migration))
+      this.#refused(vm, target, error)
+    }
+    if (event.event === 'prestage' && event.prestage.outcome !== null) {
+      const { vm, target, wireBytes } = event.prestage
+      this.#push({ kind: 'prepared', vm, sentBytes: wireBytes })
+      this.#push({ kind: 'staged', vm, site: target, bytes: 0, isDone: true })
+    }
   }
 
   /** Once a second. `nowMs` is of a clock that never goes back. */
   step(nowMs: number): void {
     const { log, onDecision } = this.#options
-    const observations = [...this.#events.splice(0), ...this.#sites(), ...this.#vms(nowMs), ...this.#letGo(nowMs)]
+    const observations = [...this.#events.splice(0), ...this.#sites(), ...this.#vms(nowMs)]
     this.#steppedMs = nowMs
     for (const decision of this.#engine.step(nowMs, observations)) {
       const { action, vm, from, to, explanation } = decision
       const words = { vm, from, to, because: explanation.because, inputs: explanation.inputs, thresholds: explanation.thresholds }
       if (action === 'stay') log.debug('a VM stays', { ...words, gate: decision.gate })
-      else log.info(action === 'move' ? 'a VM follows its user' : 'a VM should be pre-staged', words)
-      if (action === 'prepare') this.#staged.set(vm, { site: to, untilMs: nowMs + decision.keepMs })
+      else log.info(action === 'move' ? 'a VM follows its user' : 'a VM is pre-staged', words)
+      if (action === 'prepare') this.#prepare(vm, to, decision)
       if (action === 'move') {
         this.#lastMoves.set(vm, { from, to, because: explanation.because })
         this.#start(vm, to)
@@ -144,6 +157,24 @@ export class LivePolicy {
     })
   }
 
+  /** Nothing of the guest is sent ahead yet: the target is asked, and room is held there. What it sends, and its end, come as an event. */
+  #prepare(vm: string, to: string, { keepMs, bytes }: Decision & { action: 'prepare' }): void {
+    const { host, log } = this.#options
+    host.prestage({ vm, to, holdMs: Math.min(HOLD_MS_MAX, Math.max(1000, Math.round(keepMs))), maxBytes: bytes }).catch(thrown => {
+      const error = toGodwitError(thrown)
+      log.warn('a VM could not be pre-staged', { vm, to, error })
+      this.#push({ kind: 'staged', vm, site: to, bytes: 0, isDone: true })
+      this.#refused(vm, to, error)
+    })
+  }
+
+  /** A target that cannot take this VM is not asked again at once: the policy looks at the next best. */
+  #refused(vm: string, site: string, error: GodwitError | ErrorBody | undefined): void {
+    if (!error || !UNFIT.test(error.code)) return
+    const { retryable } = ERRORS[fromBody(error).code]
+    this.#push({ kind: 'unfit', vm, site, forMs: retryable ? UNFIT_MS : UNFIT_LONG_MS })
+  }
+
   #sites(): Observation[] {
     return this.#options.host.sites().map(({ site, online }) => ({ kind: 'site', site, isEligible: online }))
   }
@@ -157,7 +188,7 @@ export class LivePolicy {
     }
     for (const vm of this.#users.keys()) {
       if (latest.has(vm)) continue
-      for (const table of [this.#users, this.#wishes, this.#dirty, this.#staged, this.#lastMoves]) table.delete(vm)
+      for (const table of [this.#users, this.#wishes, this.#dirty, this.#lastMoves]) table.delete(vm)
       yield { kind: 'vm-gone', vm }
     }
     for (const [vm, { site, memoryBytes, policy }] of latest) {
@@ -218,14 +249,6 @@ export class LivePolicy {
       if (meters < bestMeters) [best, bestMeters] = [site, meters]
     }
     return best
-  }
-
-  *#letGo(nowMs: number): Iterable<Observation> {
-    for (const [vm, { site, untilMs }] of this.#staged) {
-      if (nowMs < untilMs) continue
-      this.#staged.delete(vm)
-      yield { kind: 'staged', vm, site, bytes: 0, isDone: true }
-    }
   }
 }
 

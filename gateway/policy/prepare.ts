@@ -18,7 +18,7 @@ export function wantsPrepare(tables: Tables, predictor: Predictor, index: number
   if (tauMs < settings.prestage.worthMs || !predictor.predict(index, nowMs, tauMs)) return undefined
   const { site: then, probability } = predictor
   if (probability < settings.prestage.probability || then < 0) return undefined
-  const to = sites.best(then)
+  const to = tables.unfit.best(sites, index, then, nowMs)
   if (to < 0 || to === from) return undefined
   const isReturn = c.previousSite[index] === to && nowMs - c.previousLeftMs[index]! < settings.regret.returnWithinMs
   if (isReturn) return undefined
@@ -34,6 +34,14 @@ export function wantsPrepare(tables: Tables, predictor: Predictor, index: number
 export function spend(tables: Tables, index: number, bytes: number, nowMs: number): void {
   tables.vms.columns.allowanceBytes[index] = allowance(tables, index, nowMs) - bytes
   tables.vms.columns.allowanceMs[index] = nowMs
+}
+
+/** What asking and sending ahead have really taken, once that is known: the rest is given back. */
+export function settle(tables: Tables, index: number, sentBytes: number, nowMs: number): void {
+  const { vms, settings } = tables
+  const back = Math.max(0, vms.columns.memoryBytes[index]! - sentBytes)
+  vms.columns.allowanceBytes[index] = Math.min(settings.prestage.budgetBytesPerHour, allowance(tables, index, nowMs) + back)
+  vms.columns.allowanceMs[index] = nowMs
 }
 
 /** Bytes that may still be sent ahead: fills up at the budget's rate, never beyond an hour's worth. */

@@ -95,6 +95,16 @@ export class SiteTable {
     return this.#best[userSite]!
   }
 
+  /** The same of sites that are not among `refused`. */
+  bestBut(userSite: number, refused: readonly number[]): number {
+    let best = NO_SITE
+    for (let site = 0; site < this.count; site++) {
+      if (!this.#isEligible[site] || refused.includes(site)) continue
+      if (best === NO_SITE || this.rtt(userSite, site) < this.rtt(userSite, best)) best = site
+    }
+    return best !== NO_SITE && this.rtt(userSite, best) < UNKNOWN_RTT ? best : NO_SITE
+  }
+
   /** The whole table for a loop over many VMs: RTT from a to b at [a * stride + b], the best site for users of u at [u]. Good until the next change. */
   tables(): { rttMs: Float64Array; stride: number; best: Int32Array } {
     if (!this.#isBestKnown) this.#findBest()

@@ -17,6 +17,10 @@ export type Observation =
   | { kind: 'ended'; vm: string; outcome: 'completed' | 'failed' | 'refused' | 'cancelled' }
   /** How much of the VM is staged at a site; 0 when the copy is gone. `isDone` when no more is coming. */
   | { kind: 'staged'; vm: string; site: string; bytes: number; isDone: boolean }
+  /** A 'prepare' has been carried out, or refused, with so many bytes: the rest of what was set aside for it is free again. */
+  | { kind: 'prepared'; vm: string; sentBytes: number }
+  /** A site has refused the VM: it is no target of it for so long. */
+  | { kind: 'unfit'; vm: string; site: string; forMs: number }
 
 /** In the order they are asked. `none`: all open. */
 export const GATES = [
@@ -68,6 +72,8 @@ export type Explanation = {
     stagedBytes: number
     cost: MigrationCost | null
     previousSite: string | null
+    /** Sites that have refused the VM. */
+    unfitSites: string[]
     prediction: PredictionFacts | null
   }
   thresholds: { sloMs: number | null; hardLimitMs: number | null; hysteresisMs: number; triggerMs: number; priceMsSeconds: number | null }

@@ -4,9 +4,10 @@ import { followGates, latencyGates, noGates, regretGates, type View } from './ga
 import { POLICY_NAMES, type PolicyName, type PolicySettings } from './settings.ts'
 import type { SiteTable } from './sites.ts'
 import type { GateLine, GateName } from './types.ts'
+import type { Unfit } from './unfit.ts'
 import type { VmTable } from './vm-table.ts'
 
-export type Tables = { settings: PolicySettings; sites: SiteTable; vms: VmTable }
+export type Tables = { settings: PolicySettings; sites: SiteTable; vms: VmTable; unfit: Unfit }
 export type FullView = View & { cost: MigrationCost | undefined; bandwidthBytesPerSecond: number; stagedBytes: number }
 
 export const policyAt = ({ vms }: Tables, index: number): PolicyName => POLICY_NAMES[vms.columns.policy[index]!] ?? 'regret'
@@ -21,7 +22,7 @@ export function viewOf(tables: Tables, index: number, nowMs: number): FullView {
   const { settings, sites, vms } = tables
   const c = vms.columns
   const [from, userSite] = [c.site[index]!, c.userSite[index]!]
-  const target = userSite < 0 ? -1 : sites.best(userSite)
+  const target = userSite < 0 ? -1 : tables.unfit.best(sites, index, userSite, nowMs)
   const hasWay = from >= 0 && target >= 0 && target !== from
   const stagedBytes = hasWay ? stagedAt(tables, index, target, nowMs) : 0
   const bandwidthBytesPerSecond = hasWay ? sites.bandwidth(from, target) : Number.NaN

@@ -10,7 +10,7 @@ import { openStore } from '../../ops/store.ts'
 import { createMemoryEngine, type MemoryEngine } from '../../transport/memory.ts'
 import type { Engine, Stream } from '../../transport/types.ts'
 import type { MigrationRecord } from '../../wire/admin.ts'
-import type { CancelParams, HostFacts, Join, PrepareParams, StartParams, VmFacts } from '../../wire/control.ts'
+import type { CancelParams, HoldParams, HostFacts, Join, PrepareParams, ReleaseParams, StartParams, VmFacts } from '../../wire/control.ts'
 import { silentLog } from '../../wire/log.ts'
 import { tempFolder } from '../support/temp-folder.ts'
 
@@ -51,7 +51,9 @@ export type TestNode = {
   prepared: PrepareParams[]
   started: StartParams[]
   cancelled: CancelParams[]
-  handlers: LinkHandlers
+  held: HoldParams[]
+  released: ReleaseParams[]
+  handlers: Required<LinkHandlers>
   streams: { join: Join; stream: Stream }[]
   announce(): void
 }
@@ -164,6 +166,9 @@ function connectNode(root: Root, dial: Dial, site: string, { vms = [], migration
       prepare: params => node.handlers.prepare(params),
       start: params => node.handlers.start(params),
       cancel: params => node.handlers.cancel(params),
+      needs: params => node.handlers.needs(params),
+      hold: params => node.handlers.hold(params),
+      release: params => node.handlers.release(params),
     },
     onRelayStream: (join, stream) => node.streams.push({ join, stream }),
     backoff: { firstMs: 10, maxMs: 50 },
@@ -181,6 +186,8 @@ function createNode(vms: VmFacts[], migrations: string[]): TestNode {
     prepared: [],
     started: [],
     cancelled: [],
+    held: [],
+    released: [],
     streams: [],
     handlers: {
       async prepare(params) {
@@ -191,6 +198,14 @@ function createNode(vms: VmFacts[], migrations: string[]): TestNode {
       },
       async cancel(params) {
         node.cancelled.push(params)
+      },
+      needs: async () => ({ needs: 'c2VhbGVk' }),
+      async hold(params) {
+        node.held.push(params)
+        return { memoryBytes: 1 << 20 }
+      },
+      async release(params) {
+        node.released.push(params)
       },
     },
     announce: () => node.link.announce(),

@@ -21,10 +21,7 @@ export async function carryOut(command: Command, host: ControlHost, handoffs: Ha
       await host.pins.set(command.vmId, command.pinned, `${command.sig.key}: ${command.reason}`)
       return undefined
     case 'prestage':
-      fenced(command, host)
-      throw new GodwitError('NOT_AVAILABLE', 'memory cannot be sent ahead of a handoff yet', {
-        hint: "send 'start' when the VM shall move",
-      })
+      return prestage(command, host)
   }
 }
 
@@ -37,6 +34,14 @@ function fenced({ vmId, fromSite, expectedEpoch }: Command, host: ControlHost): 
   if (fromSite !== undefined && fromSite !== vm.site)
     throw new GodwitError('EPOCH_STALE', `VM ${vmId} is at site ${vm.site}, not ${fromSite}`)
   return vm
+}
+
+/** The target has said that it could take the VM, and holds room for it. */
+async function prestage(command: Of<'prestage'>, host: ControlHost): Promise<string> {
+  const { vmId, toSite, constraints } = command
+  fenced(command, host)
+  const maxBytes = constraints?.maxBytes
+  return (await host.prestage({ vm: vmId, to: toSite, ...(maxBytes === undefined ? {} : { maxBytes }) })).handoffId
 }
 
 async function start(command: Of<'start'>, host: ControlHost, handoffs: Handoffs): Promise<string> {
@@ -54,6 +59,13 @@ async function start(command: Of<'start'>, host: ControlHost, handoffs: Handoffs
 
 async function cancel({ vmId, handoffId, expectedEpoch, fromSite }: Of<'cancel'>, host: ControlHost): Promise<string> {
   const all = host.migrations().filter(({ vm }) => vm === vmId)
+  const prepared = host.prestages().find(one => one.vm === vmId && (handoffId === undefined || one.handoffId === handoffId))
+  if (prepared) {
+    if (prepared.epoch !== expectedEpoch)
+      throw new GodwitError('EPOCH_STALE', `handoff ${prepared.handoffId} is of epoch ${prepared.epoch}`)
+    host.cancelPrestage(prepared.handoffId)
+    return prepared.handoffId
+  }
   const found = handoffId ? all.find(({ migrationId }) => migrationId === handoffId) : all.find(({ outcome }) => outcome === null)
   if (!found) throw new GodwitError('MIGRATION_UNKNOWN', `no handoff of VM ${vmId}${handoffId ? ` is ${handoffId}` : ' is under way'}`)
   if (found.plan.epoch !== expectedEpoch || (fromSite !== undefined && fromSite !== found.source))

@@ -1,5 +1,5 @@
 // What the gateway knows, as payloads of docs/CONTROL.md. Pure.
-import type { MigrationRecord, SiteView, VmView } from '../../../wire/admin.ts'
+import type { MigrationRecord, PrestageRecord, SiteView, VmView } from '../../../wire/admin.ts'
 import type { MigrationProgress } from '../../../wire/control.ts'
 import type { ErrorBody } from '../../../wire/errors.ts'
 import type { z } from '../../../wire/schema.ts'
@@ -62,6 +62,24 @@ export function statusOf(record: MigrationRecord, phase: Phase, notes: HandoffNo
     ...(error && phase !== 'completed' ? { problem: problemOfBody(error) } : {}),
     standards: standardsOf(phase),
     ...(notes.traceparent ? { traceparent: notes.traceparent } : {}),
+  }
+}
+
+/** A pre-staging that stands, or that has ended without a migration. */
+export function prestageStatusOf(record: PrestageRecord, phase: 'prestaging' | 'failed' | 'cancelled'): z.input<typeof schemas.Status> {
+  const { handoffId, vm, epoch, source, target, updatedAt, untilMs, error } = record
+  return {
+    handoffId,
+    phase,
+    epoch,
+    vmId: vm,
+    from: source,
+    to: target,
+    seq: PHASES[phase].seq,
+    at: rfc3339(updatedAt),
+    ...(phase === 'prestaging' ? { expiresAt: rfc3339(untilMs) } : {}),
+    ...(error ? { problem: problemOfBody(error) } : {}),
+    standards: standardsOf(phase),
   }
 }
 

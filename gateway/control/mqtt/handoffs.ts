@@ -1,12 +1,12 @@
 // Migrations as handoffs: status by phase, progress once a second, one result. No network here: `say` takes what is to be said.
 // Enters: events of migrations. Leaves: payloads. Always holds: a handoff's phase never goes back; its status stays for a day after its end,
 // then it is taken away; a result is said once, by the process that saw the end.
-import type { MigrationRecord } from '../../../wire/admin.ts'
+import type { MigrationRecord, PrestageRecord } from '../../../wire/admin.ts'
 import type { MigrationProgress } from '../../../wire/control.ts'
 import type { Log } from '../../../wire/log.ts'
 import type { ControlHost } from '../host.ts'
 import type { Say } from './announcer.ts'
-import { progressOf, type RoundTrips, resultOf, statusOf } from './facts.ts'
+import { prestageStatusOf, progressOf, type RoundTrips, resultOf, statusOf } from './facts.ts'
 import { PHASES, phaseOf } from './phases.ts'
 
 export const STATUS_KEPT_MS = 24 * 3_600_000
@@ -55,6 +55,17 @@ export class Handoffs {
     const { traceparent } = this.#of(record.migrationId)
     const event = resultOf(record, { source, rtt: rtts(record), notes: { traceparent } })
     say('result', { handoffId: record.migrationId }, event, { traceparent })
+  }
+
+  /** What is used goes on as a migration under the same id; its statuses are those of the handoff. */
+  prestage(record: PrestageRecord): void {
+    const { handoffId, outcome } = record
+    if (outcome === 'used') return
+    const handoff = this.#of(handoffId)
+    const phase = outcome === null ? 'prestaging' : outcome === 'refused' ? 'failed' : 'cancelled'
+    handoff.seq = PHASES[phase].seq
+    if (outcome !== null) handoff.overAtMs = record.updatedAt
+    this.#options.say('status', { handoffId }, prestageStatusOf(record, phase))
   }
 
   progress(record: MigrationRecord, progress: MigrationProgress): void {

@@ -176,6 +176,9 @@ export class Plane {
       case 'progress':
         this.#handoffs.progress(event.migration, event.progress)
         break
+      case 'prestage':
+        this.#handoffs.prestage(event.prestage)
+        break
       case 'forgotten':
         this.#handoffs.forget(event.migrationId)
     }

@@ -138,6 +138,8 @@ export const Status = z.object({
   to: Id,
   seq: count.meta({ description: 'rises with the phase; a repeated status has the same' }),
   at: Time,
+  /** prestaging: until then room is held. */
+  expiresAt: Time.optional(),
   problem: Problem.optional(),
   standards: z.object(Standards),
   traceparent: Traceparent.optional(),

@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process'
 import { chmod, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { MEMORY_OVERHEAD_BYTES } from '../../../edge-node/vm/preflight.ts'
 import { isAlive } from '../../../edge-node/vm/process.ts'
 import { findQemu, qemuAbilities } from '../../../edge-node/vm/qemu.ts'
 import { openRegistry, type Registry, type RegistryOptions, type VmState } from '../../../edge-node/vm/registry.ts'
@@ -227,6 +228,41 @@ test(
     assert.is(isAlive(vm.identity), false)
     assert.equal(registry.list(), [])
     assert.is((await registry.create(echoSpec('vm-1'))).epoch, 1)
+  },
+  { skip },
+)
+
+test(
+  'room that is held is there for its VM and for no other, until it comes, is released, or the time is over',
+  async () => {
+    await using site = await testSite()
+    await using elsewhere = await testSite()
+    await using source = await running(elsewhere)
+    const needs = await source.needs('vm-1', 'live')
+    // Of all that is free, room for one such VM and a half.
+    const { memoryFreeBytes } = await source.hostInfo()
+    const oneBytes = needs.spec.memoryBytes + MEMORY_OVERHEAD_BYTES
+    await using target = await open(site, { memoryReserveBytes: memoryFreeBytes - Math.round(1.5 * oneBytes) })
+    let changes = 0
+    target.onChange(() => changes++)
+    const hold = { id: 'f'.repeat(32), ms: 60_000 }
+    assert.is(await target.holdIncoming(needs, 2, hold), oneBytes)
+    assert.is(changes, 1)
+    const other = { ...needs, spec: parseSpec(echoSpec('vm-2')) }
+    assert.is(await codeOf(() => target.checkIncoming(other)), 'PREFLIGHT_MEMORY')
+    assert.is(await codeOf(() => target.reserveIncoming(other.spec, 1, 'tcg')), 'PREFLIGHT_MEMORY')
+    await target.checkIncoming(needs)
+    assert.is(target.releaseHold(hold.id), true)
+    assert.is(target.releaseHold(hold.id), false)
+    await target.checkIncoming(other)
+    await target.holdIncoming(needs, 2, { ...hold, ms: 300 })
+    assert.is(await codeOf(() => target.checkIncoming(other)), 'PREFLIGHT_MEMORY')
+    await eventually(async () => (changes >= 4 ? true : undefined), { ms: 5_000, what: 'the end of the lease told' })
+    await target.checkIncoming(other)
+    await target.holdIncoming(needs, 2, hold)
+    await target.reserveIncoming(needs.spec, 2, 'tcg')
+    assert.is(target.releaseHold(hold.id), false, 'it is the reservation now')
+    assert.is(await codeOf(() => target.holdIncoming(needs, 2, hold)), 'VM_EXISTS')
   },
   { skip },
 )

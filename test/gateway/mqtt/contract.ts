@@ -5,6 +5,7 @@ import type { Measurement } from '../../../gateway/control/mqtt/measurements.ts'
 import type { MqttOptions } from '../../../gateway/control/mqtt/start.ts'
 import { eventually } from '../../../ops/deadline.ts'
 import type { MigrationRecord } from '../../../wire/admin.ts'
+import { GodwitError } from '../../../wire/errors.ts'
 import { assert, type Suite } from '../../support/suite.ts'
 import { vm, type World, world } from '../fixture.ts'
 import { createChecker } from './asyncapi-checker.ts'
@@ -219,7 +220,7 @@ function fences(it: It): void {
     assert.is(await code('start', { toSite: 'a' }), 'SITE_SAME')
     assert.is(await code('start', { toSite: 'nowhere' }), 'SITE_UNKNOWN')
     assert.is(await code('start', { toSite: 'b', vmId: 'nobody' }), 'VM_UNKNOWN')
-    assert.is(await code('prestage', { toSite: 'b' }), 'NOT_AVAILABLE')
+    assert.is(await code('prestage', { toSite: 'b', expectedEpoch: 7 }), 'EPOCH_STALE')
     assert.is(await code('cancel', {}), 'MIGRATION_UNKNOWN')
     assert.is(await code('pin', { pinned: true }), 'accepted')
     await noc.wait<Placement>((topic, place) => topic.endsWith('vm/vm-1/placement') && place.policy?.pinned, 'the pin shown')
@@ -229,6 +230,41 @@ function fences(it: It): void {
     await until(async () => (await w.api<{ pins: unknown[] }>('GET', '/v1/pins')).pins.length === 1, 'the pin after a restart')
     await w.api('PUT', '/v1/vms/vm-1/pin', { pinned: false })
     assert.equal((await w.api<{ pins: unknown[] }>('GET', '/v1/pins')).pins, [])
+  })
+}
+
+function prepares(it: It): void {
+  it('pre-stages: room is held, its status is told, and the move goes on under its id; a target that cannot says why', async ({
+    w,
+    as,
+  }) => {
+    const s = await stage(w)
+    await using noc = await as('noc')
+    await noc.wait(topic => topic.endsWith('vm/vm-1/placement'), 'placement')
+    const reply = await noc.command('prestage', { toSite: 'b' })
+    assert.is(reply['status'], 'accepted', JSON.stringify(reply))
+    const handoffId = reply['handoffId'] as string
+    const standing = await noc.wait<Status & { expiresAt: string }>(topic => topic.endsWith(`${handoffId}/status`), 'prestaging')
+    assert.equal([standing.phase, standing.seq, standing.standards.acr[0]], ['prestaging', 2, 'servContPlanInd'])
+    assert.ok(Date.parse(standing.expiresAt) > Date.now())
+    assert.is(s.b.held.length, 1)
+    const acting = actOut(s)
+    assert.is((await noc.command('start', { toSite: 'b' }))['handoffId'], handoffId)
+    await acting
+    await noc.wait<Status>((topic, status) => topic.endsWith(`${handoffId}/status`) && status.phase === 'completed', 'completed')
+    const phases = noc.of('status').map(({ text }) => (JSON.parse(text) as Status).phase)
+    assert.equal(phases, ['prestaging', 'precopy', 'switchover', 'completed'])
+
+    const back = { toSite: 'a', expectedEpoch: 2 }
+    const second = await noc.command('prestage', back)
+    assert.is((await noc.command('cancel', { expectedEpoch: 2 }))['handoffId'], second['handoffId'])
+    await noc.wait<Status>((topic, status) => topic.endsWith(`${second['handoffId']}/status`) && status.phase === 'cancelled', 'cancelled')
+    s.a.handlers.hold = async () => {
+      throw new GodwitError('PREFLIGHT_MEMORY', 'full')
+    }
+    assert.is(codeOfReply(await noc.command('prestage', back)), 'PREFLIGHT_MEMORY')
+    const failed = await noc.wait<Status>((topic, status) => topic.endsWith('/status') && status.phase === 'failed', 'failed')
+    assert.is(failed.problem?.code, 'PREFLIGHT_MEMORY')
   })
 }
 
@@ -340,6 +376,7 @@ const PARTS = [
   removesRetained,
   dedupes,
   fences,
+  prepares,
   cancels,
   measures,
   keepsOut,

@@ -95,7 +95,7 @@ test(
     await stage(w)
     await using noc = await connectAs('noc', { url: url(broker), version: 5, subscriptions: [ALL] })
     await noc.wait(topic => topic.endsWith('vm/vm-1/placement'), 'placement')
-    assert.is(codeOfReply(await noc.command('prestage', { toSite: 'b' })), 'NOT_AVAILABLE')
+    assert.is(codeOfReply(await noc.command('prestage', { toSite: 'nowhere' })), 'SITE_UNKNOWN')
     assert.is(noc.of('reply')[0]?.packet.properties?.correlationData, undefined)
   },
   { skip },

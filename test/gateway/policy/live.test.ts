@@ -3,7 +3,7 @@ import type { Measurement } from '../../../gateway/control/mqtt/measurements.ts'
 import { PolicyConfig } from '../../../gateway/policy/config.ts'
 import { type LiveHost, LivePolicy } from '../../../gateway/policy/live.ts'
 import type { Decision } from '../../../gateway/policy/types.ts'
-import type { MigrationRecord, VmView } from '../../../wire/admin.ts'
+import type { MigrationRecord, PrestageRecord, VmView } from '../../../wire/admin.ts'
 import { GodwitError } from '../../../wire/errors.ts'
 import { silentLog } from '../../../wire/log.ts'
 import { assert, suite } from '../../support/suite.ts'
@@ -23,8 +23,9 @@ function stage(given: object = {}) {
   let nowMs = 0
   const decisions: Decision[] = []
   const started: string[] = []
+  const prepared: string[] = []
   const vm = { name: 'vm', state: 'running', epoch: 1, memoryBytes: 128 * MIB, vcpus: 1, site: 'a', online: true } as VmView
-  const world = { vms: [vm], pinned: false, refusal: undefined as GodwitError | undefined, offline: '' }
+  const world = { vms: [vm], pinned: false, refusal: undefined as GodwitError | undefined, unfit: '', offline: '' }
   const host: LiveHost = {
     vms: () => world.vms,
     sites: () =>
@@ -38,6 +39,11 @@ function stage(given: object = {}) {
       started.push(`${name} -> ${to}`)
       return 'f'.repeat(32)
     },
+    async prestage({ vm: name, to }) {
+      prepared.push(`${name} -> ${to}`)
+      if (to === world.unfit) throw new GodwitError('PREFLIGHT_CPU', 'other machines there')
+      return {} as PrestageRecord
+    },
   }
   const config = PolicyConfig.parse({ ...QUICK, links: LINKS, ...given })
   const places = { a: { geo: { lat: 52, lon: 13 } }, b: { geo: { lat: 52, lon: 13.1 } } }
@@ -48,7 +54,7 @@ function stage(given: object = {}) {
       nowMs,
     )
   return {
-    ...{ live, world, vm, decisions, started, latency },
+    ...{ live, world, vm, decisions, started, prepared, latency },
     measured: (measurement: Measurement) => live.measured(measurement, nowMs),
     /** Seconds with the user at distances (RTT, ms) of the sites; absent: silent. */
     async run(seconds: number, rtts: Record<string, number> = {}) {
@@ -61,6 +67,11 @@ function stage(given: object = {}) {
     },
     migration: (outcome: MigrationRecord['outcome'], target: string) =>
       live.event({ event: 'migration', migration: { vm: 'vm', target, outcome } as MigrationRecord }),
+    failed: (target: string, code: 'PREFLIGHT_MEMORY' | 'MIGRATION_FAILED') =>
+      live.event({
+        event: 'migration',
+        migration: { vm: 'vm', target, outcome: 'failed', error: new GodwitError(code).toJSON() } as MigrationRecord,
+      }),
     moves: () => decisions.flatMap(({ action, to }) => (action === 'move' ? [to] : [])),
     explain: () => live.explain('vm', nowMs)!,
   }
@@ -170,6 +181,26 @@ test('a site that is away is no target, and a link that was measured counts at o
     s.measured({ kind: 'link', site, peer, receivedAtMs: 0, value: { rttMs, availableBps: 8e8, sampledAt: '' } })
   await s.run(20, { a: 34, b: 10 })
   assert.equal(s.moves(), ['c'])
+})
+
+test('a target whose preflight refuses the VM is left out for a while, and the next best is taken', async () => {
+  const near = [
+    { from: 'a', to: 'b', rttMs: 24 },
+    { from: 'b', to: 'c', rttMs: 5 },
+    { from: 'a', to: 'c', rttMs: 24 },
+  ]
+  const s = stage({ links: near, storm: { backoffMs: 1_000 } })
+  await s.run(15, { a: 34, b: 10, c: 15 })
+  assert.equal(s.moves(), ['b'])
+  s.failed('b', 'PREFLIGHT_MEMORY')
+  await s.run(15, { a: 34, b: 10, c: 15 })
+  assert.equal(s.moves(), ['b', 'c'])
+  assert.equal(s.explain().inputs.unfitSites, ['b'])
+  s.failed('c', 'MIGRATION_FAILED')
+  await s.run(10, { a: 34, b: 10, c: 15 })
+  assert.is(s.moves().at(-1), 'c', 'a failure on the way says nothing of the target')
+  await s.run(130, { a: 34, b: 10, c: 15 })
+  assert.equal(s.explain().inputs.unfitSites, [])
 })
 
 test('of two sites that speak of a VM the later owner counts, and a VM that is gone is forgotten', async () => {

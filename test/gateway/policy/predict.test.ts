@@ -111,6 +111,7 @@ test('the same users give the same score', () => {
 function staged(
   settings: { probability?: number; budgetBytesPerHour?: number; tokensPerSite?: number; worthMs?: number } = {},
   isPinned = false,
+  before: (engine: HandoffEngine) => void = () => {},
 ) {
   const engine = new HandoffEngine({ settings: { prestage: settings } })
   const projection = createProjection({ lat: 48, lon: 2 })
@@ -119,6 +120,7 @@ function staged(
   engine.observe(0, { kind: 'site', site: 'b', ...place(2000) })
   engine.observe(0, { kind: 'link', from: 'a', to: 'b', rttMs: 12, bandwidthBytesPerSecond: 100e6 })
   engine.observe(0, { kind: 'vm', vm: 'vm', site: 'a', memoryBytes: GIB, dirtyBytesPerSecond: 10e6, policy: { sloMs: 20, isPinned } })
+  before(engine)
   const prepared = []
   for (let second = 1; second < 83; second++) {
     const x = 12 * second
@@ -138,6 +140,29 @@ test('memory is sent ahead before the user is there, once, and the reason is giv
   assert.match(decision!.explanation.because, /^the user is expected at b in 11 s with probability 0\.\d\d$/)
   engine.observe(83_000, { kind: 'staged', vm: 'vm', site: 'b', bytes: GIB, isDone: true })
   assert.ok(engine.explain('vm', 83000)!.inputs.prediction!.site === 'b')
+})
+
+test('a site that has refused the VM is not prepared; the next best is, and what was not sent is not counted against the budget', () => {
+  const third = (engine: HandoffEngine) => {
+    engine.observe(0, { kind: 'link', from: 'a', to: 'c', rttMs: 12, bandwidthBytesPerSecond: 100e6 })
+    engine.observe(0, { kind: 'link', from: 'b', to: 'c', rttMs: 3, bandwidthBytesPerSecond: 100e6 })
+  }
+  assert.equal(
+    staged({}, false, third).prepared.map(({ to }) => to),
+    ['b'],
+  )
+  const { engine, prepared } = staged({ budgetBytesPerHour: GIB }, false, engine => {
+    third(engine)
+    engine.observe(0, { kind: 'unfit', vm: 'vm', site: 'b', forMs: 600_000 })
+  })
+  assert.equal(
+    prepared.map(({ to }) => to),
+    ['c'],
+  )
+  const view = () => engine.vms.columns.allowanceBytes[0]!
+  assert.ok(view() < 1e9 / 4, String(view()))
+  engine.observe(83_000, { kind: 'prepared', vm: 'vm', sentBytes: 5000 })
+  assert.ok(view() > GIB - 6000 && view() <= GIB, String(view()))
 })
 
 test('budget, staging tokens, probability, worth and pins each keep memory at home', () => {
