@@ -16,7 +16,7 @@ import { type LoadedIdentity, loadIdentity } from './identity.ts'
 import { connectLink, type Link } from './link/link.ts'
 import { createNodeMetrics } from './metrics.ts'
 import { createJournal, type Journal } from './migration/journal.ts'
-import { recover } from './migration/recover.ts'
+import { loadedVms, recover } from './migration/recover.ts'
 import { createMigrations, type Migrations, type MigrationsOptions } from './migrations.ts'
 import { createPrestage } from './prestage.ts'
 import { createServices, type Services } from './services.ts'
@@ -59,11 +59,15 @@ export async function startNode({ config, engines, version, log, qemuBinary, onL
   }
   try {
     const { stateDir, imagesDir } = config
-    const registry = await openRegistry({ stateDir, imagesDir, memoryReserveBytes: config.limits.memoryReserve, qemuBinary, store, log })
+    const journal = createJournal({ store, keys: identity.keys, now: Date.now, log })
+    const loaded = await loadedVms(journal)
+    const registry = await openRegistry({
+      ...{ stateDir, imagesDir, memoryReserveBytes: config.limits.memoryReserve, qemuBinary, store, log },
+      keepIncoming: name => loaded.has(name),
+    })
     undo.push(() => registry.close())
     const metrics = createNodeMetrics(registry)
     const alerts = createAlerts({ log, count: metrics.alert })
-    const journal = createJournal({ store, keys: identity.keys, now: Date.now, log })
     const left = await recover({ journal, registry, keys: identity.keys, certificate: identity.certificate, log })
     const migrations = createMigrations({
       config,

@@ -354,7 +354,7 @@ function runSource(
       stop,
       patience: { reconnectMs: 1000 * limits.reconnectSeconds, switchoverMs: 1000 * limits.switchoverSeconds },
       patienceMs: options.waits?.answerMs,
-      transport: link().selection?.engine ?? 'unknown',
+      transport: link().bulk()?.engine ?? 'unknown',
       log: log.child({ migrationId: plan.migrationId }),
     })
     return await source.done

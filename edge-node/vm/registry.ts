@@ -12,7 +12,7 @@ import type { VmConsole } from './console.ts'
 import { checkSpecFiles, createFileDigests, type FileDigests, sharedFolderId, specFileFacts } from './files.ts'
 import { Holds } from './holds.ts'
 import { diskFreeBytes, existingTaps, hostVcpus, memoryAvailableBytes } from './host.ts'
-import { exitError, type RunningVm, startMachine } from './machine.ts'
+import { adoptMachine, exitError, type RunningVm, startMachine } from './machine.ts'
 import { type HostInfo, MEMORY_OVERHEAD_BYTES, type Method, preflight, type VmNeeds } from './preflight.ts'
 import { allocatedMemoryBytes } from './process.ts'
 import { chooseAccelerator, findQemu, QEMU_BINARY, type QemuAbilities, type QemuInfo, qemuAbilities, readQemuVersion } from './qemu.ts'
@@ -45,6 +45,8 @@ export type RegistryOptions = {
   /** Of the host's memory, never given to VMs. Default 0. */
   memoryReserveBytes?: number | undefined
   runAs?: { uid: number; gid: number } | undefined
+  /** Whether an incoming VM of an earlier life of the agent is still of use: a loaded one that may be granted yet. Default: none is; their QEMUs are ended. */
+  keepIncoming?: ((name: string) => boolean) | undefined
   log?: Log
 }
 
@@ -411,13 +413,15 @@ export class Registry {
         const known = await readRecord(this.#store, name)
         // An epoch without a record: the VM was forgotten, and the agent died before its folder was removed.
         const forgotten = known === undefined && (await highestEpoch(this.#store, name)) > 0
-        if (forgotten || known?.state === 'incoming') {
+        const isKept = known?.state === 'incoming' && (this.#options.keepIncoming?.(name) ?? false)
+        const waiting = isKept ? await adoptMachine({ spec, dir, log: this.#log }) : undefined
+        if (forgotten || (known?.state === 'incoming' && !waiting)) {
           await killLeftover(dir)
           await removeRecord(this.#store, name, known?.epoch ?? 0)
           await rm(dir, { recursive: true, force: true })
           continue
         }
-        const { record, vm } = await adopt(spec, dir, known, this.#log)
+        const { record, vm } = waiting ? { record: known!, vm: waiting } : await adopt(spec, dir, known, this.#log)
         const entry: Entry = { spec, record, vm, halted: false, ending: false, turn: Promise.resolve() }
         this.#entries.set(name, entry)
         await writeRecord(this.#store, name, record)
