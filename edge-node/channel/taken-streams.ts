@@ -12,9 +12,11 @@ import type { FrameName } from '../../wire/types.ts'
 import type { SealedReader } from './sealed-stream.ts'
 import type { Session } from './session.ts'
 
-/** Record bytes after which an acknowledgement goes at once; smaller amounts wait for the timer. */
+/** Record bytes after which an acknowledgement goes at once, or as soon as ACK_GAP_MS after the last one; smaller amounts wait for the timer. Each is a
+ * record of 1 KiB: at 10 Mbit/s one every 10 ms was 8 % of what the migration itself took. */
 const ACK_BYTES = 64 * 1024
-const ACK_MS = 10
+const ACK_GAP_MS = 5
+const ACK_MS = 30
 
 export type TakenStreamsOptions = {
   /** Indexes `first` to `first + count - 1`. */
@@ -120,6 +122,7 @@ export function createTakenStreams(options: TakenStreamsOptions): TakenStreams {
 function createAcks(send: (receivedBytes: number) => void) {
   let total = 0
   let told = 0
+  let toldAtMs = 0
   let isNew = false
   let timer: NodeJS.Timeout | undefined
   const flush = () => {
@@ -127,6 +130,7 @@ function createAcks(send: (receivedBytes: number) => void) {
     timer = undefined
     if (!isNew) return
     told = total
+    toldAtMs = performance.now()
     isNew = false
     send(total)
   }
@@ -138,7 +142,7 @@ function createAcks(send: (receivedBytes: number) => void) {
     received(bytes: number) {
       total += bytes
       soon()
-      if (total - told >= ACK_BYTES) flush()
+      if (total - told >= ACK_BYTES && performance.now() - toldAtMs >= ACK_GAP_MS) flush()
     },
     taken: soon,
     flush,

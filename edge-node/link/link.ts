@@ -8,7 +8,7 @@ import type { Revocations } from '../../crypto/certificate.ts'
 import type { LinkIdentity } from '../../crypto/link-auth.ts'
 import { type Clock, systemClock } from '../../ops/clock.ts'
 import { sleep, within } from '../../ops/deadline.ts'
-import { bulkOf } from '../../transport/bulk.ts'
+import { bulkOf, carrierOf } from '../../transport/bulk.ts'
 import type { RequestOptions, RpcHandlers } from '../../transport/rpc.ts'
 import type { EngineName, PathStats, Selection, Stream } from '../../transport/types.ts'
 import {
@@ -187,10 +187,8 @@ class NodeLink implements Link {
   }
 
   async openRelayStream(join: Join): Promise<Stream> {
-    // Index 0 is the migration's own control stream: it goes beside the heartbeats. The rest is spread over the data connections.
-    const data = this.#bulk()
-    const chosen = join.index === 0 || data.length === 0 ? this.#live() : data[join.index % data.length]
-    const opening = (chosen ?? this.#live()).connection.openStream()
+    const { connection } = carrierOf(join.index, this.#live(), this.#dataLive())
+    const opening = connection.openStream()
     const stream = await within(opening, { ms: OPEN_STREAM_MS, what: `stream ${join.index} to the gateway` }).catch(error => {
       opening.then(late => late.reset('too late')).catch(() => {})
       throw error
@@ -200,13 +198,13 @@ class NodeLink implements Link {
   }
 
   bulk() {
-    const [first, ...more] = this.#bulk()
+    const [first, ...more] = bulkOf(this.#dataLive())
     const connection = (first ?? this.#online)?.connection
     return connection ? { engine: connection.engine, congestion: connection.stats().congestion, connections: more.length + 1 } : null
   }
 
-  #bulk(): Live[] {
-    return bulkOf(this.#data.flatMap(({ kept }) => kept.live() ?? []))
+  #dataLive(): Live[] {
+    return this.#data.flatMap(({ kept }) => kept.live() ?? [])
   }
 
   dataConnections(wanted: number | readonly (EngineName | undefined)[]): void {

@@ -3,7 +3,7 @@
 // Always holds: a site has at most one control link; a later incarnation (process) of its node replaces an earlier one, never the other way
 // round; data connections belong to the incarnation of the control link and go with it. Messages of a replaced link change nothing.
 import type { Clock } from '../../ops/clock.ts'
-import { bulkOf } from '../../transport/bulk.ts'
+import { carrierOf } from '../../transport/bulk.ts'
 import type { RpcPeer } from '../../transport/rpc.ts'
 import type { Connection, Stream } from '../../transport/types.ts'
 import type { SiteView, VmView } from '../../wire/admin.ts'
@@ -107,10 +107,8 @@ export function createSites(remembered: StoredSite[], clock: Clock, onChange: (s
       const found = sites.get(site)
       const control = found?.control
       if (!control) throw new GodwitError('SITE_OFFLINE', `site ${site} is not connected`)
-      // As at the node: index 0 beside the heartbeats, the rest spread over the data connections that carry bulk best.
-      const data = bulkOf([...found.data])
-      const link = index === 0 || data.length === 0 ? control : (data[index % data.length] ?? control)
-      return link.connection.openStream()
+      // As at the node.
+      return carrierOf(index, control, [...found.data]).connection.openStream()
     },
     vms: () =>
       [...sites.values()].flatMap(({ state, last }) =>

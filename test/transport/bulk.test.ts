@@ -2,7 +2,7 @@ import { once } from 'node:events'
 import * as net from 'node:net'
 import type { NodeConfig } from '../../edge-node/config.ts'
 import { dataEngines } from '../../edge-node/dial.ts'
-import { bulkOf, lossOf } from '../../transport/bulk.ts'
+import { bulkOf, carrierOf, lossOf } from '../../transport/bulk.ts'
 import { loadTcpInfo, preferBbr, tcpPath } from '../../transport/tcp-info.ts'
 import type { Connection, Engine, EngineName, PathStats } from '../../transport/types.ts'
 import { assert, suite } from '../support/suite.ts'
@@ -17,6 +17,20 @@ test('bulk goes over BBR where it is, else over QUIC, else over what there is', 
   assert.equal(bulkOf([cubic, quic, unknown]), [quic])
   assert.equal(bulkOf([cubic, unknown]), [cubic, unknown])
   assert.equal(bulkOf([]), [])
+})
+
+test('page streams are spread over bulk; the hand-over goes beside the heartbeats, but over BBR where that is', () => {
+  const [control, quic, bbr] = [
+    end('quic', { congestion: 'cubic' }),
+    end('quic', { congestion: 'cubic' }),
+    end('tls', { congestion: 'bbr' }),
+  ]
+  assert.is(carrierOf(0, control, []), control)
+  assert.is(carrierOf(3, control, []), control)
+  assert.is(carrierOf(0, control, [quic]), control)
+  assert.is(carrierOf(1, control, [quic]), quic)
+  assert.is(carrierOf(0, control, [quic, bbr]), bbr)
+  assert.is(carrierOf(5, control, [quic, bbr]), bbr)
 })
 
 test('loss is told once enough packets were sent', () => {
