@@ -85,7 +85,7 @@ async function mqttOf({ mode, tenant, commandKeys, places, ...config }: GatewayC
     tls: { ca: config.tls?.ca === undefined ? undefined : await readText(config.tls.ca), certificate, key },
     version: config.version,
   }
-  return { ...common, broker: { mode, target, clientId: config.clientId } }
+  return { ...common, broker: { mode, target, clientId: config.clientId, workers: config.workers } }
 }
 
 async function mec021Of(config: GatewayConfig['mec021']): Promise<Mec021Listen | undefined> {

@@ -3,8 +3,17 @@
 // nothing here can reach into a VM: the gateway does not have what it takes.
 import type { Route } from '../../ops/http.ts'
 import type { Metrics } from '../../ops/metrics.ts'
-import { EnrolmentUpload, type GatewayStatus, MigrationRequest, PinRequest, PrestageRequest, TokenRequest } from '../../wire/admin.ts'
-import { Id } from '../../wire/control.ts'
+import {
+  DOWNTIME_DEFAULT_MS,
+  EnrolmentUpload,
+  type GatewayStatus,
+  MigrationRequest,
+  PinRequest,
+  PlanRequest,
+  PrestageRequest,
+  TokenRequest,
+} from '../../wire/admin.ts'
+import { Id, type PredictParams, Prediction } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { check, type z } from '../../wire/schema.ts'
 import type { Services } from '../services/services.ts'
@@ -31,11 +40,14 @@ export type AdminOptions = {
 const body = <S extends z.ZodType>(schema: S, value: unknown): z.output<S> =>
   check(schema, value ?? {}, { what: 'request body', code: 'CONFIG_INVALID' })
 const ENDED_SHOWN = 50
+/** QEMU watches memory for a second. */
+const PLAN_TIMEOUT_MS = 30_000
 
 export function adminRoutes(options: AdminOptions): Route[] {
   const { sites, migrations, enrolments, pins, services, policy, metrics, describe } = options
   return [
     ...prestageRoutes(options),
+    planRoute(options),
     { method: 'GET', path: '/healthz', open: true, handle: () => ({ body: { ok: true } }) },
     {
       method: 'GET',
@@ -129,6 +141,23 @@ export function adminRoutes(options: AdminOptions): Route[] {
     },
   ]
 }
+
+/** Asks the site where the VM runs: it can measure, the gateway cannot. */
+const planRoute = ({ sites }: AdminOptions): Route => ({
+  method: 'POST',
+  path: '/v1/plans',
+  async handle({ json }) {
+    const { vm, to, downtimeMs = DOWNTIME_DEFAULT_MS } = body(PlanRequest, await json())
+    const found = sites.vms().find(({ name, state }) => name === vm && state !== 'incoming')
+    if (!found) throw new GodwitError('VM_UNKNOWN', `no site has a VM '${vm}'`)
+    if (!sites.known(to)) throw new GodwitError('SITE_UNKNOWN', `no site '${to}'`)
+    if (found.site === to) throw new GodwitError('SITE_SAME', `${vm} is at ${to}`)
+    const link = sites.online(found.site)
+    if (!link) throw new GodwitError('SITE_OFFLINE', `site ${found.site} is not connected`)
+    const params: PredictParams = { vm, target: to, downtimeMs }
+    return { body: check(Prediction, await link.rpc.request('migration.predict', params, { timeoutMs: PLAN_TIMEOUT_MS }), { what: 'prediction' }) }
+  },
+})
 
 const prestageRoutes = ({ prestages }: AdminOptions): Route[] => [
   { method: 'GET', path: '/v1/prestages', handle: () => ({ body: { prestages: prestages.list() } }) },

@@ -7,8 +7,10 @@ import type { PolicyConfig } from '../policy/config.ts'
 import { type LiveOptions, LivePolicy, type VmExplanation } from '../policy/live.ts'
 import type { ControlHost } from './host.ts'
 import type { Measurement } from './mqtt/measurements.ts'
+import { estimatePaths } from './paths.ts'
 
 const STEP_EVERY_MS = 1_000
+const PATHS_EVERY_STEPS = 20
 
 export type RunningPolicy = {
   measured(measurement: Measurement): void
@@ -35,9 +37,11 @@ export function startPolicy({ config, places, host, metrics, log }: PolicyLoopOp
     onDecision: ({ action }) => decisions.inc({ action }),
     log,
   })
+  let steps = 0
   const off = host.events.subscribe(event => live.event(event))
   const timer = setInterval(() => {
     try {
+      if (steps++ % PATHS_EVERY_STEPS === 0) live.paths(estimatePaths(host.sites(), host.migrations(), host.clock.now()))
       live.step(now())
     } catch (error) {
       log.error('a step of the policy failed', { error })

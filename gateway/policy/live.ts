@@ -16,6 +16,7 @@ import { ERRORS, type ErrorBody, fromBody, type GodwitError, toGodwitError } fro
 import type { Log } from '../../wire/log.ts'
 import type { GatewayEvent } from '../control/events.ts'
 import type { Measurement } from '../control/mqtt/measurements.ts'
+import type { PathEstimate } from '../control/paths.ts'
 import type { PolicyConfig } from './config.ts'
 import { HandoffEngine } from './engine.ts'
 import { VmPolicy } from './settings.ts'
@@ -63,6 +64,8 @@ export class LivePolicy {
   readonly #vmOf = new Map<string, string>()
   readonly #wishes = new Map<string, string>()
   readonly #dirty = new Map<string, number>()
+  /** Pairs of sites whose RTT somebody has measured or written down. */
+  readonly #links = new Set<string>()
   readonly #lastMoves = new Map<string, LastMove>()
   #events: Observation[] = []
   #steppedMs = Number.NEGATIVE_INFINITY
@@ -72,6 +75,7 @@ export class LivePolicy {
     const { name, vms: _, links, ...settings } = options.config
     this.#engine = new HandoffEngine({ settings: { ...settings, policy: name }, reportStays: true })
     for (const { from, to, rttMs, bandwidthBytesPerSecond } of links) {
+      if (rttMs !== undefined) this.#links.add(pairOf(from, to))
       const path = bandwidthBytesPerSecond === undefined ? {} : { bandwidthBytesPerSecond }
       this.#events.push({ kind: 'link', from, to, ...(rttMs === undefined ? {} : { rttMs }), ...path })
     }
@@ -82,6 +86,7 @@ export class LivePolicy {
   measured(measurement: Measurement, nowMs: number): void {
     if (measurement.kind === 'link') {
       const { rttMs, availableBps } = measurement.value
+      if (rttMs !== null) this.#links.add(pairOf(measurement.site, measurement.peer))
       const path = availableBps ? { bandwidthBytesPerSecond: availableBps / 8 } : {}
       this.#push({ kind: 'link', from: measurement.site, to: measurement.peer, ...(rttMs === null ? {} : { rttMs }), ...path })
     } else if (measurement.kind === 'latency') {
@@ -98,6 +103,15 @@ export class LivePolicy {
       const user = this.#users.get(this.#vmOf.get(measurement.ueKey) ?? '')
       const { lat, lon } = measurement.value
       if (user) user.place = { lat, lon, atMs: nowMs }
+    }
+  }
+
+  /** What the gateway knows of the ways by itself. Bandwidth counts at once; an RTT only where nobody has measured one or written one down. */
+  paths(estimates: readonly PathEstimate[]): void {
+    for (const { from, to, rttMs, availableBps } of estimates) {
+      const isOurs = !this.#links.has(pairOf(from, to))
+      const path = availableBps ? { bandwidthBytesPerSecond: availableBps / 8 } : {}
+      if (isOurs || availableBps) this.#push({ kind: 'link', from, to, ...(rttMs !== null && isOurs ? { rttMs } : {}), ...path })
     }
   }
 
@@ -251,6 +265,8 @@ export class LivePolicy {
     return best
   }
 }
+
+const pairOf = (a: string, b: string): string => (a < b ? `${a} ${b}` : `${b} ${a}`)
 
 function observationOf({ vm, target, outcome }: MigrationRecord): Observation {
   return outcome === null ? { kind: 'started', vm, to: target } : { kind: 'ended', vm, outcome }

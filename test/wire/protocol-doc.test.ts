@@ -1,6 +1,7 @@
 // docs/PROTOCOL.md and the code say the same: error table, frame table. A failing line is printed as it must stand in the document.
 import { readFileSync } from 'node:fs'
 import { PADDING_CLASSES } from '../../crypto/record.ts'
+import { METHODS } from '../../wire/control.ts'
 import { ERRORS } from '../../wire/errors.ts'
 import { FRAME, FRAME_LIMITS, type FrameName, PROTOCOL_VERSION } from '../../wire/types.ts'
 import { assert, suite } from '../support/suite.ts'
@@ -42,6 +43,11 @@ test('the frame table has every type with its number and limit', () => {
     rows,
     names.map(name => `${name} ${FRAME[name]} ${FRAME_LIMITS[name]}`),
   )
+})
+
+test('the RPC table has every method', () => {
+  const rows = tableUnder('RPC on the control connection').map(row => row.split('|')[1]!.trim())
+  assert.equal([...rows].sort(), Object.keys(METHODS).sort())
 })
 
 test('the document names the version and the padding classes', () => {

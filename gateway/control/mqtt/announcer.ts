@@ -4,6 +4,7 @@
 // site is there and does not list it, and nobody else does.
 import type { SiteView, VmView } from '../../../wire/admin.ts'
 import type { ControlHost } from '../host.ts'
+import { estimatePaths, PATHS_MAX } from '../paths.ts'
 import { birthOf, homesOf, rfc3339, type SitePlace } from './facts.ts'
 import type { Latency } from './schemas.ts'
 import type { Parameters, TopicKind } from './topics.ts'
@@ -12,6 +13,8 @@ export type Say = (kind: TopicKind, parameters: Parameters, payload: object | nu
 
 const USERS_PER_VM_MAX = 8
 const USER_SILENCE_MS = 10 * 60_000
+/** What others have measured of a way stands for this long. */
+const MEASURED_MS = 60_000
 
 type Placed = { site: string; epoch: number; sinceMs: number }
 
@@ -25,6 +28,8 @@ export class Announcer {
   /** By VM: its users, by when they were last heard of. */
   readonly #users = new Map<string, Map<string, number>>()
   readonly #rtts = new Map<string, Map<string, number>>()
+  /** Ways that others measure: when they last did. */
+  readonly #measured = new Map<string, number>()
   readonly #traffic = new Map<string, { atMs: number; ingressBytes: number; egressBytes: number }>()
   #telemetrySeq = 0
 
@@ -84,11 +89,26 @@ export class Announcer {
     }
   }
 
-  /** The path from each site to this gateway. */
+  /** The path from each site to this gateway, and through it to each other one, unless somebody measures that directly. */
   links(): void {
-    const sampledAt = rfc3339(this.#host.clock.now())
-    for (const { site, online, rttMs } of this.#host.sites())
-      if (online && rttMs !== null) this.#say('siteLink', { siteId: site, peerId: this.#host.gatewayId }, { rttMs, sampledAt })
+    const nowMs = this.#host.clock.now()
+    const sampledAt = rfc3339(nowMs)
+    const { gatewayId } = this.#host
+    const sites = this.#host.sites()
+    for (const { site, online, rttMs } of sites)
+      if (online && rttMs !== null) this.#say('siteLink', { siteId: site, peerId: gatewayId }, { rttMs, sampledAt })
+    for (const { from, to, rttMs, availableBps } of estimatePaths(sites, this.#host.migrations(), nowMs)) {
+      if (nowMs - (this.#measured.get(`${from} ${to}`) ?? Number.NEGATIVE_INFINITY) < MEASURED_MS) continue
+      this.#say('siteLink', { siteId: from, peerId: to }, { rttMs, availableBps, via: gatewayId, sampledAt })
+    }
+  }
+
+  /** Somebody else has measured this way: theirs stands. */
+  linkHeard(site: string, peer: string, nowMs: number): void {
+    const pair = `${site} ${peer}`
+    this.#measured.delete(pair)
+    this.#measured.set(pair, nowMs)
+    if (this.#measured.size > PATHS_MAX) this.#measured.delete(this.#measured.keys().next().value!)
   }
 
   /** A user of a VM was measured. Gives whether the VM has a user that it had not. */

@@ -28,6 +28,8 @@ export const MqttConfig = z
       .string()
       .regex(/^[A-Za-z0-9_-]{1,64}$/, 'must be 1 to 64 of A-Z, a-z, 0-9, _ and -')
       .optional(),
+    /** external: more connections that share users' measurements (`$share/gw-ID/...`), for more than one carries. Order is restored by `seq`. */
+    workers: z.number().int().min(0).max(16).default(0),
     username: z.string().min(1).max(256).optional(),
     passwordFile: path.optional(),
     /** external: ca to check the broker, certificate and key to be known by. embedded: certificate and key to be the broker with. */

@@ -21,11 +21,13 @@ import { problemOf } from './problems.ts'
 import type { Command, Reply } from './schemas.ts'
 import { ACTIONS, type Action, isAction, type Parameters, type Topic, type TopicKind, type Topics } from './topics.ts'
 
+const MEASURED = ['latency', 'radio', 'location', 'siteLink'] as const
 const IN_FLIGHT_MAX = 64
 const CARRYING_OUT_MAX = 256
 const SETTLE_MS = 25
 const TELEMETRY_EVERY_MS = 5_000
 const LINKS_EVERY_MS = 20_000
+const LINKS_AGAIN_MS = 5_000
 const TIDY_EVERY_MS = 60_000
 const FAREWELL_MS = 1_000
 const REPLY_GOOD_MS = 60_000
@@ -36,6 +38,8 @@ export type PlaneOptions = {
   target: BrokerTarget
   clientId: string
   sessionSeconds?: number
+  /** Connections that share users' measurements; 0: they come over the one that carries everything else. */
+  workers?: number
   keys: AllowedKey[]
   places?: Record<string, SitePlace> | undefined
   onMeasurement?: ((measurement: Measurement) => void) | undefined
@@ -67,11 +71,13 @@ export class Plane {
   readonly #announcer: Announcer
   readonly #handoffs: Handoffs
   readonly #link: MqttLink
+  readonly #workers: MqttLink[]
   readonly #timers: NodeJS.Timeout[] = []
   readonly #unsubscribe: () => void
   readonly #changedSites = new Set<string>()
   readonly #changedVms = new Set<string>()
   #settling: NodeJS.Timeout | undefined
+  #linksAtMs = Number.NEGATIVE_INFINITY
   #inFlight = 0
   #carryingOut = 0
   #bdSeq = 0
@@ -90,12 +96,13 @@ export class Plane {
     })
     this.#handoffs = new Handoffs({ host, say, source: `/${topics.root}/gateway/${host.gatewayId}`, rtts, log })
     this.#link = this.#connect()
+    this.#workers = Array.from({ length: options.workers ?? 0 }, (_, at) => this.#connectWorker(at + 1))
     this.#say('gatewayState', { gatewayId: host.gatewayId }, this.#birth())
     this.#announcer.refreshAll()
     this.#handoffs.begin()
     this.#unsubscribe = host.events.subscribe(event => this.#event(event))
     this.#every(TELEMETRY_EVERY_MS, () => this.#announcer.telemetry())
-    this.#every(LINKS_EVERY_MS, () => this.#announcer.links())
+    this.#every(LINKS_EVERY_MS, () => this.#links(0))
     this.#every(TIDY_EVERY_MS, () => this.#handoffs.tidy())
   }
 
@@ -110,13 +117,13 @@ export class Plane {
     clearTimeout(this.#settling)
     this.#say('gatewayState', { gatewayId: this.#options.host.gatewayId }, this.#death())
     if (this.#link.up) await this.#untilDrained()
-    await this.#link.close()
+    await Promise.all([this.#link, ...this.#workers].map(link => link.close()))
   }
 
   #connect(): MqttLink {
-    const { target, clientId, sessionSeconds = 0, topics, metrics, log, backoff, host } = this.#options
+    const { target, clientId, sessionSeconds = 0, workers = 0, topics, metrics, log, backoff, host } = this.#options
     const one = [...ACTIONS].map(action => ({ topic: topics.filter(action), qos: 1 as const }))
-    const none = (['latency', 'radio', 'location', 'siteLink'] as const).map(kind => ({ topic: topics.filter(kind), qos: 0 as const }))
+    const none = (workers > 0 ? (['siteLink'] as const) : MEASURED).map(kind => ({ topic: topics.filter(kind), qos: 0 as const }))
     return connectMqtt({
       target,
       clientId,
@@ -142,6 +149,20 @@ export class Plane {
       },
       ...(backoff ? { backoff } : {}),
       log,
+    })
+  }
+
+  /** Each message of the group to one of its connections; whichever comes first, only a rising `seq` counts. */
+  #connectWorker(number: number): MqttLink {
+    const { target, clientId, topics, backoff, host, log } = this.#options
+    const subscriptions = MEASURED.filter(kind => kind !== 'siteLink').map(kind => ({
+      topic: `$share/gw-${host.gatewayId}/${topics.filter(kind)}`,
+      qos: 0 as const,
+    }))
+    return connectMqtt({
+      ...{ target, clientId: `${clientId}-${number}`, subscriptions, log },
+      onMessage: message => this.receive(message),
+      ...(backoff ? { backoff } : {}),
     })
   }
 
@@ -192,7 +213,16 @@ export class Plane {
       this.#changedSites.clear()
       this.#changedVms.clear()
       this.#announcer.refresh(sites, vms)
+      if (sites.length > 0) this.#links(LINKS_AGAIN_MS)
     }, SETTLE_MS)
+  }
+
+  /** There may be a thousand: not at every word of a site. */
+  #links(againMs: number): void {
+    const nowMs = this.#options.host.clock.now()
+    if (nowMs - this.#linksAtMs < againMs) return
+    this.#linksAtMs = nowMs
+    this.#announcer.links()
   }
 
   // --- To the broker ----------------------------------------------------------------------------------------------------------------
@@ -291,6 +321,11 @@ export class Plane {
     metrics.measurements.inc({ kind: topic.kind, outcome: taken.outcome })
     if (taken.outcome !== 'taken') return
     const { measurement } = taken
+    if (measurement.kind === 'link') {
+      // What a gateway says is an estimate, and ours comes back to us.
+      if (measurement.value.via !== undefined) return
+      this.#announcer.linkHeard(measurement.site, measurement.peer, nowMs)
+    }
     if (measurement.kind === 'latency' && this.#announcer.heard(measurement.ueKey, measurement.value, nowMs)) {
       this.#changedVms.add(measurement.value.vmId)
       this.#settle()

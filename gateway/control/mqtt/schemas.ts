@@ -64,6 +64,8 @@ export const SiteLink = z.object({
   jitterMs: amount.nullish(),
   lossRatio: share.nullish(),
   availableBps: amount.nullish(),
+  /** The gateway through which the way goes, where a gateway says it: round trip of both links, goodput of the last migration. */
+  via: Id.optional(),
   sampledAt: Time,
 })
 export const GatewayProblem = z.object({ at: Time, topic: text(512), commandId: text(64).nullable(), problem: Problem })

@@ -19,7 +19,7 @@ export type MqttOptions = {
         tls?: { certificate: string; key: string } | undefined
         users: BrokerUser[]
       }
-    | { mode: 'external'; target: BrokerTarget; clientId?: string | undefined }
+    | { mode: 'external'; target: BrokerTarget; clientId?: string | undefined; workers?: number }
   commandKeys: { name: string; publicKey: string; actions: readonly Action[] }[]
   places?: Record<string, SitePlace> | undefined
   /** Tests only. */
@@ -67,6 +67,7 @@ export async function startMqtt({ options, host, metrics, onMeasurement, log }: 
     target,
     clientId: own ? OWN_ID : ((options.broker as { clientId?: string }).clientId ?? `godwit-gateway-${host.gatewayId}`),
     sessionSeconds: own ? 0 : SESSION_SECONDS,
+    workers: options.broker.mode === 'external' ? (options.broker.workers ?? 0) : 0,
     keys,
     places: options.places,
     onMeasurement,

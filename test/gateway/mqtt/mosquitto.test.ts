@@ -1,10 +1,11 @@
 import { connectMqtt } from '../../../gateway/control/mqtt/client.ts'
+import type { Measurement } from '../../../gateway/control/mqtt/measurements.ts'
 import { eventually } from '../../../ops/deadline.ts'
 import { silentLog } from '../../../wire/log.ts'
 import { assert, codeOf, suite } from '../../support/suite.ts'
 import { world } from '../fixture.ts'
 import { contract } from './contract.ts'
-import { actOut, codeOfReply, connectAs, type Mosquitto, mosquitto, noMosquitto, PHASE_ORDER, stage, topics } from './support.ts'
+import { actOut, codeOfReply, connectAs, counted, type Mosquitto, mosquitto, noMosquitto, PHASE_ORDER, stage, topics } from './support.ts'
 
 const test = suite('gateway/mqtt: Mosquitto', { ms: 30_000 })
 const skip = noMosquitto
@@ -118,6 +119,40 @@ test(
     assert.is(packet.properties?.userProperties?.['schema'], 'godwit/v1/reply')
     assert.is(packet.properties?.contentType, 'application/json')
     assert.ok((packet.properties?.messageExpiryInterval ?? 0) > 0)
+  },
+  { skip },
+)
+
+test(
+  'workers share what is measured of users ($share): every message comes once, to all of them, and an older one never after a newer one',
+  async () => {
+    await using broker = await mosquitto()
+    const options = broker.options('tls')
+    if (options.broker.mode !== 'external') throw new Error('external')
+    const measured: Measurement[] = []
+    const mqtt = { ...options, broker: { ...options.broker, workers: 3 } }
+    await using w = await world({ mqtt, onMeasurement: one => measured.push(one) })
+    await stage(w)
+    await until(() => w.gateway.mqtt?.up, 'the gateway at its broker')
+    await using telco = await connectAs('telco', { url: url(broker), version: 5 })
+    const at = (user: number) => `${topics.root}/ue/u${user}/meas/latency`
+    const taken = (user: number) => measured.flatMap(one => (one.kind === 'latency' && one.ueKey === `u${user}` ? [one.value.seq] : []))
+    await until(async () => {
+      await telco.publish(at(0), { seq: measured.length + 1, vmId: 'vm-1', targetSite: 'a', rttMs: 1 })
+      return measured.length > 0
+    }, 'the first measurement')
+    for (let seq = 1; seq <= 100; seq++) {
+      for (let user = 1; user <= 5; user++) await telco.publish(at(user), { seq, vmId: 'vm-1', targetSite: 'a', rttMs: seq }, { qos: 0 })
+    }
+    await until(() => [1, 2, 3, 4, 5].every(user => taken(user).at(-1) === 100), 'the last of each user')
+    for (let user = 1; user <= 5; user++)
+      assert.equal(
+        taken(user),
+        [...new Set(taken(user))].sort((a, b) => a - b),
+        `user ${user}`,
+      )
+    const old = await counted(w, 'mqtt_measurements_total', { kind: 'latency', outcome: 'old' })
+    assert.is([1, 2, 3, 4, 5].reduce((sum, user) => sum + taken(user).length, 0) + old, 500, 'each once')
   },
   { skip },
 )

@@ -183,6 +183,21 @@ test('a site that is away is no target, and a link that was measured counts at o
   assert.equal(s.moves(), ['c'])
 })
 
+test('what the gateway knows of the ways serves where nobody has measured, and no longer', async () => {
+  const s = stage({ links: [{ from: 'a', to: 'b', rttMs: 24 }] })
+  const ways = [
+    { from: 'a', to: 'b', rttMs: 1, availableBps: 4e8 },
+    { from: 'b', to: 'c', rttMs: 24, availableBps: null },
+  ]
+  s.live.paths(ways)
+  await s.run(3, { a: 34, b: 10 })
+  const { inputs } = s.explain()
+  assert.equal([inputs.regretMs, inputs.bandwidthBytesPerSecond], [24, 5e7], 'the RTT that was written down stands, the bandwidth counts')
+  s.world.vms = [{ ...s.vm, site: 'c', epoch: 2 }]
+  await s.run(3, { c: 34, b: 10 })
+  assert.is(s.explain().inputs.regretMs, 24)
+})
+
 test('a target whose preflight refuses the VM is left out for a while, and the next best is taken', async () => {
   const near = [
     { from: 'a', to: 'b', rttMs: 24 },
