@@ -50,7 +50,7 @@ async function startGateway(bed: Bed, root: Root): Promise<Started> {
     listen: { host: '0.0.0.0', ports: { quic: PORT, tls: PORT, webtransport: 'off' } },
     admin: { host: '127.0.0.1', port: 7445, tokenFile: join(dir, 'token') },
     identity,
-    log: { level: 'info', format: 'text' },
+    log: { level: 'debug', format: 'text' },
   }
   await writeFile(join(dir, 'gateway.yaml'), toYaml(config))
   return bed.start([process.execPath, GODWIT, 'gateway', '--config', join(dir, 'gateway.yaml')], { at: 'b', log: 'gateway.log' })
@@ -70,7 +70,7 @@ async function startNode(bed: Bed, root: Root, at: 'a' | 'b'): Promise<Started> 
     transport: 'auto',
     identity,
     api: { socket: join(dir, 'node.sock') },
-    log: { level: 'info', format: 'text' },
+    log: { level: 'debug', format: 'text' },
   }
   await writeFile(join(dir, 'node.yaml'), toYaml(config))
   return bed.start([process.execPath, GODWIT, 'node', '--config', join(dir, 'node.yaml')], { at, log: `node-${at}.log` })

@@ -14,7 +14,7 @@ import type { Variant } from './variants.ts'
 import { type Watch, watchLogs, workRate } from './watch.ts'
 
 const READY_MS = 90_000
-const SETTLE_MS = 1_500
+const SETTLE_MS = 2_500
 /** Beats that were on the way when the move was said to be done. */
 const AFTER_MS = 700
 

@@ -56,7 +56,7 @@ export function summarise(outcomes: readonly Outcome[]): Row[] {
 
 export type Verdict = { cell: string; guest: string; what: string; isReached: boolean; figure: string }
 
-const REPEATS = ['mixed', 'patches']
+const REPEATS = ['patches']
 const isHeavy = (guest: string) => guest.startsWith('writer-1')
 
 /** Every target of the issue that these rows can decide. `oracleMegabytes`: by cell and guest, see oracle.ts. */
