@@ -53,7 +53,7 @@ export type TestNode = {
   cancelled: CancelParams[]
   held: HoldParams[]
   released: ReleaseParams[]
-  handlers: Required<LinkHandlers>
+  handlers: LinkHandlers & Required<Pick<LinkHandlers, 'needs' | 'hold' | 'release'>>
   streams: { join: Join; stream: Stream }[]
   announce(): void
 }
