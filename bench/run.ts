@@ -1,9 +1,10 @@
-// npm run bench: the pipeline stage by stage, what deltas save, the relay, measurements over MQTT, and the downtime of the demo as an outside observer sees it.
+// npm run bench: the pipeline stage by stage, what deltas save, the relay, measurements over MQTT, what the durable commit costs, and the downtime of the demo as an outside observer sees it.
 // Figures of one machine: compare what one run prints side by side, never runs of two machines.
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { loadSodium } from '../crypto/identity.ts'
+import { benchCommit } from './commit.ts'
 import { benchDelta } from './delta.ts'
 import { benchMqtt } from './mqtt.ts'
 import { benchPipeline } from './pipeline.ts'
@@ -11,12 +12,12 @@ import { benchRelay } from './relay.ts'
 
 /** A command of its own, not a part of ours. */
 const GODWIT = join(import.meta.dirname, '..', 'bin', 'godwit.js')
-const PARTS = ['pipeline', 'delta', 'relay', 'mqtt', 'downtime'] as const
+const PARTS = ['pipeline', 'delta', 'relay', 'mqtt', 'commit', 'downtime'] as const
 type Part = (typeof PARTS)[number]
 
 const USAGE = `Usage: npm run bench -- [PART ...] [OPTIONS]
 
-Parts: ${PARTS.join(', ')} (default: all; about two minutes)
+Parts: ${PARTS.join(', ')} (default: all; about three minutes)
 
 Options:
   --seconds N  how long to measure each thing (default 2)
@@ -74,6 +75,7 @@ async function main(): Promise<number> {
     if (wanted('delta')) results['delta'] = await benchDelta()
     if (wanted('relay')) results['relay'] = await benchRelay({ seconds, json: false })
     if (wanted('mqtt')) results['mqtt'] = await benchMqtt({ seconds: Math.max(5, seconds), json: false })
+    if (wanted('commit')) results['commit'] = await benchCommit({ migrations: Math.max(3, Math.round(2.5 * seconds)) })
     if (wanted('downtime')) {
       const demo = await benchDowntime()
       results['downtime'] = demo
