@@ -18,6 +18,7 @@ import { createNodeMetrics } from './metrics.ts'
 import { createJournal, type Journal } from './migration/journal.ts'
 import { loadedVms, recover } from './migration/recover.ts'
 import { createMigrations, type Migrations, type MigrationsOptions } from './migrations.ts'
+import { createPredictor, type Predictor } from './predict.ts'
 import { createPrestage } from './prestage.ts'
 import { createServices, type Services } from './services.ts'
 import { openRegistry, type Registry } from './vm/registry.ts'
@@ -69,23 +70,31 @@ export async function startNode({ config, engines, version, log, qemuBinary, onL
     const metrics = createNodeMetrics(registry)
     const alerts = createAlerts({ log, count: metrics.alert })
     const left = await recover({ journal, registry, keys: identity.keys, certificate: identity.certificate, log })
+    let link: Link | undefined
+    const predictor = createPredictor({
+      running: name => registry.machine(name),
+      linkStats: () => link?.stats().control ?? null,
+      now: Date.now,
+    })
     const migrations = createMigrations({
       config,
       identity,
       registry,
       journal: watched(journal, onRecord),
       metrics,
+      predictor,
       alerts,
       log,
       onLoaded,
       waits,
     })
     const services = createServices({ registry, log })
-    const link = startLink({ config, engines, version, identity, registry, migrations, services, alerts, log })
-    undo.push(() => link.close())
+    const linked = startLink({ config, engines, version, identity, registry, migrations, services, predictor, alerts, log })
+    link = linked
+    undo.push(() => linked.close())
     undo.push(() => migrations.close())
     await migrations.takeUp(left)
-    const api = await startApi({ config, registry, link, version, metrics, log })
+    const api = await startApi({ config, registry, link, version, metrics, predictor, log })
     undo.push(() => api.close())
     log.info('node is up', { version, vms: registry.list().length })
     return { registry, link, close }
@@ -118,11 +127,12 @@ type Parts = {
   registry: Registry
   migrations: Migrations
   services: Services
+  predictor: Predictor
   alerts: Alerts
   log: Log
 }
 
-function startLink({ config, engines, version, identity, registry, migrations, services, alerts, log }: Parts): Link {
+function startLink({ config, engines, version, identity, registry, migrations, services, predictor, alerts, log }: Parts): Link {
   const link = connectLink({
     dial: ({ signal, engine }) => dialGateway(config, engines, signal, engine),
     identity,
@@ -137,7 +147,7 @@ function startLink({ config, engines, version, identity, registry, migrations, s
       migrations: migrations.active(),
       handovers: migrations.handovers(),
     }),
-    handlers: { ...migrations.handlers, ...createPrestage({ config, identity, registry, log }) },
+    handlers: { ...migrations.handlers, ...createPrestage({ config, identity, registry, log }), predict: predictor.predict },
     onRelayStream: (relay, stream) => migrations.onRelayStream(relay, stream),
     onServiceStream: (request, frames) => void services.onServiceStream(request, frames),
     onBreach: error => alerts.raise(error, {}, 'protocol_breach'),
@@ -150,7 +160,7 @@ function startLink({ config, engines, version, identity, registry, migrations, s
 }
 
 function startApi(
-  o: Pick<Parts, 'config' | 'registry' | 'version' | 'log'> & { link: Link; metrics: ReturnType<typeof createNodeMetrics> },
+  o: Pick<Parts, 'config' | 'registry' | 'version' | 'predictor' | 'log'> & { link: Link; metrics: ReturnType<typeof createNodeMetrics> },
 ): Promise<HttpServer> {
   const describe = async () => ({
     site: o.config.site,
@@ -158,7 +168,7 @@ function startApi(
     gateway: { selection: o.link.selection, ...o.link.stats() },
     ...(await hostFacts(o.registry)),
   })
-  const { routes, upgrades } = nodeRoutes({ registry: o.registry, describe, metrics: o.metrics })
+  const { routes, upgrades } = nodeRoutes({ registry: o.registry, describe, metrics: o.metrics, predictor: o.predictor })
   return startHttpServer({ listen: { socketPath: o.config.api.socket }, routes, upgrades, log: o.log })
 }
 

@@ -1,8 +1,10 @@
 // The node's API on its unix socket (0600): what `godwit vm` and an operator's scripts ask. JSON in, JSON out; errors as ErrorBody.
 import type { Duplex } from 'node:stream'
 import type { RequestContext, Route, UpgradeRoute } from '../ops/http.ts'
+import { DOWNTIME_DEFAULT_MS, PlanRequest } from '../wire/admin.ts'
 import { check, z } from '../wire/schema.ts'
 import type { NodeMetrics } from './metrics.ts'
+import type { Predictor } from './predict.ts'
 import type { VmConsole } from './vm/console.ts'
 import type { Registry } from './vm/registry.ts'
 import { specToYaml } from './vm/spec.ts'
@@ -13,11 +15,12 @@ const CreateBody = z.strictObject({
     .min(1)
     .max(64 * 1024),
 })
+const PlanBody = PlanRequest.omit({ vm: true })
 const ActionBody = z.strictObject({ force: z.boolean().optional(), graceMs: z.number().int().min(0).max(600_000).optional() })
 
-export type ApiOptions = { registry: Registry; describe: () => Promise<unknown>; metrics: NodeMetrics }
+export type ApiOptions = { registry: Registry; describe: () => Promise<unknown>; metrics: NodeMetrics; predictor: Predictor }
 
-export function nodeRoutes({ registry, describe, metrics }: ApiOptions): { routes: Route[]; upgrades: UpgradeRoute[] } {
+export function nodeRoutes({ registry, describe, metrics, predictor }: ApiOptions): { routes: Route[]; upgrades: UpgradeRoute[] } {
   const nameOf = ({ params }: { params: Record<string, string> }) => params['name'] ?? ''
   const actionOf = async (context: RequestContext) => {
     const { force, graceMs } = check(ActionBody, (await context.json()) ?? {}, { what: 'body' })
@@ -48,6 +51,14 @@ export function nodeRoutes({ registry, describe, metrics }: ApiOptions): { route
       method: 'POST',
       path: '/v1/vms/:name/stop',
       handle: async context => ({ body: await registry.stop(nameOf(context), await actionOf(context)) }),
+    },
+    {
+      method: 'POST',
+      path: '/v1/vms/:name/plan',
+      handle: async context => {
+        const { to, downtimeMs = DOWNTIME_DEFAULT_MS } = check(PlanBody, await context.json(), { what: 'body' })
+        return { body: await predictor.predict({ vm: nameOf(context), target: to, downtimeMs }) }
+      },
     },
     {
       method: 'DELETE',

@@ -7,7 +7,7 @@ import { fromBase64 } from '../crypto/bytes.ts'
 import { type Certificate, decodeCertificate, verifyCertificate } from '../crypto/certificate.ts'
 import { sleep } from '../ops/deadline.ts'
 import type { Stream } from '../transport/types.ts'
-import { type Join, type MigrationResult, PHASE_COMMITTED, type Plan } from '../wire/control.ts'
+import { type Join, type MigrationResult, PHASE_COMMITTED, type Plan, type Report } from '../wire/control.ts'
 import { GodwitError, toGodwitError } from '../wire/errors.ts'
 import type { Log } from '../wire/log.ts'
 import type { Alerts } from './alerts.ts'
@@ -21,6 +21,7 @@ import type { Journal, OwnershipRecord } from './migration/journal.ts'
 import { type Answering, type recover, recoverVm, type Unanswered, type Waiting } from './migration/recover.ts'
 import { type SourceMigration, startSource } from './migration/source.ts'
 import { startTarget, type TargetMigration, type TargetOptions } from './migration/target.ts'
+import type { Predictor } from './predict.ts'
 import { needsToJson, parseNeeds } from './vm/preflight.ts'
 import type { Registry } from './vm/registry.ts'
 
@@ -30,6 +31,8 @@ export type MigrationsOptions = {
   registry: Registry
   journal: Journal
   metrics: NodeMetrics
+  /** Absent: reports have no prediction. */
+  predictor?: Predictor | undefined
   alerts: Alerts
   log: Log
   onLoaded?: TargetOptions['onLoaded'] | undefined
@@ -332,6 +335,7 @@ function runSource(
   const migrate = async () => {
     const needs = await registry.needs(plan.vm, plan.method)
     const dir = await folderOf(options, plan)
+    const expected = expect(options, plan)
     if (cancelled) throw cancelled
     source = startSource({
       plan,
@@ -357,7 +361,9 @@ function runSource(
       transport: link().bulk()?.engine ?? 'unknown',
       log: log.child({ migrationId: plan.migrationId }),
     })
-    return await source.done
+    const report = await source.done
+    options.predictor?.learn(report)
+    return { ...report, prediction: await expected }
   }
   const settle = async () => {
     try {
@@ -393,6 +399,20 @@ async function endMigration(
 /** An id is used once: a plan that comes again, from whomever, finds no second beginning of what has ended here. */
 async function checkNew({ journal }: MigrationsOptions, { migrationId }: Plan, side: 'source' | 'target'): Promise<void> {
   if (await journal.knows(migrationId, side)) throw new GodwitError('MIGRATION_STATE', `migration ${migrationId} has been here before`)
+}
+
+/** What this migration will take, to stand beside what it took. Measured while it begins; null where it cannot be, or nothing is known of the path. */
+async function expect({ predictor, log }: MigrationsOptions, { vm, target, downtimeMs, method }: Plan): Promise<Report['prediction']> {
+  try {
+    const prediction = await predictor?.predict({ vm, target, downtimeMs })
+    if (!prediction || prediction.pathFrom === 'an assumption') return null
+    const name = method === 'cold' ? 'cold' : prediction.recommended === 'cold' ? 'live' : prediction.recommended
+    const found = prediction.methods.find(each => each.method === name)
+    return found ? { totalMs: found.totalMs, downtimeMs: found.downtimeMs, wireBytes: found.wireBytes } : null
+  } catch (error) {
+    log.debug('nothing was predicted', { vm, error })
+    return null
+  }
 }
 
 /** A hand-over that an earlier life of this agent began: it can only go forward, or be refused. */

@@ -30,6 +30,10 @@ export const MigrationRequest = z.strictObject({
 })
 export type MigrationRequest = z.infer<typeof MigrationRequest>
 
+/** POST /v1/plans: what moving a VM would take. The answer is a Prediction (control.ts). */
+export const PlanRequest = z.strictObject({ vm: Id, to: Id, downtimeMs: z.number().int().min(1).max(3_600_000).optional() })
+export type PlanRequest = z.infer<typeof PlanRequest>
+
 /** POST /v1/prestages: ask a target whether it could take a VM, and keep room there. `maxBytes`: what asking may send. */
 export const PrestageRequest = z.strictObject({
   vm: Id,

@@ -277,6 +277,10 @@ export const Report = z.looseObject({
   reconnects: count.optional(),
   awayMs: amount.optional(),
   notes: z.array(prose(1024)).max(64),
+  /** Wire bytes a second that the path carried, at the end. */
+  rateBytesPerSecond: amount.optional(),
+  /** What was expected when it began; null where nothing was known of the path. */
+  prediction: z.object({ totalMs: amount, downtimeMs: amount, wireBytes: amount }).nullish(),
   /** What the controller decided, when (ms since the first sample), and why. */
   decisions: z
     .array(z.object({ atMs: amount, what: text(32), value: text(64), reason: prose(256) }))
@@ -295,6 +299,32 @@ export const MigrationResult = z.object({
 })
 export type MigrationResult = z.infer<typeof MigrationResult>
 
+/** `migration.predict`, to the site where a VM runs: what moving it would take. Nothing is moved. */
+export const PredictParams = z.object({ vm: Id, target: Id, downtimeMs: count.min(1).max(3_600_000) })
+export type PredictParams = z.infer<typeof PredictParams>
+
+/** The answer; `godwit plan --json` prints it as it is. */
+export const Prediction = z.looseObject({
+  vm: Id,
+  target: Id,
+  methods: z
+    .array(
+      z.object({
+        method: text(32),
+        /** The downtime asked for can be kept. */
+        isPossible: z.boolean(),
+        totalMs: amount.nullable(),
+        downtimeMs: amount.nullable(),
+        wireBytes: amount.nullable(),
+        throttlePercent: amount,
+      }),
+    )
+    .max(8),
+  recommended: text(32),
+  reason: prose(512),
+})
+export type Prediction = z.infer<typeof Prediction>
+
 /** Method names of the hop's RPC with the schema of their parameters. */
 export const METHODS = {
   'site.state': SiteState,
@@ -303,6 +333,7 @@ export const METHODS = {
   'migration.prepare': PrepareParams,
   'migration.start': StartParams,
   'migration.cancel': CancelParams,
+  'migration.predict': PredictParams,
   'prestage.needs': NeedsParams,
   'prestage.hold': HoldParams,
   'prestage.release': ReleaseParams,

@@ -20,6 +20,8 @@ import {
   type MigrationResult,
   NeedsParams,
   type NeedsResult,
+  type Prediction,
+  PredictParams,
   PrepareParams,
   ReleaseParams,
   type SiteState,
@@ -46,6 +48,8 @@ export type LinkHandlers = {
   prepare(params: PrepareParams): Promise<void>
   start(params: StartParams): Promise<void>
   cancel(params: CancelParams): Promise<void>
+  /** See predict.ts; absent: this node cannot. */
+  predict?(params: PredictParams): Promise<Prediction>
   /** See prestage.ts; absent: this node cannot. */
   needs?(params: NeedsParams): Promise<NeedsResult>
   hold?(params: HoldParams): Promise<HoldResult>
@@ -358,8 +362,9 @@ function handlersOf(handlers: LinkHandlers, onBreach: LinkOptions['onBreach']): 
       throw error
     }
   }
-  const { needs, hold, release } = handlers
+  const { needs, hold, release, predict } = handlers
   return {
+    ...(predict ? { 'migration.predict': params => predict(checked(PredictParams, params, 'migration.predict')) } : {}),
     ...(needs ? { 'prestage.needs': params => needs(checked(NeedsParams, params, 'prestage.needs')) } : {}),
     ...(hold ? { 'prestage.hold': params => hold(checked(HoldParams, params, 'prestage.hold')) } : {}),
     ...(release ? { 'prestage.release': params => release(checked(ReleaseParams, params, 'prestage.release')) } : {}),

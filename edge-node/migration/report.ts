@@ -27,7 +27,7 @@ export type ReportInput = {
   loaded: MessageOf<'LOADED'>
   running: MessageOf<'RUNNING'>
   outgoing: Outgoing
-  meter: { rounds: number; rttMs: number; changes: readonly Change[] }
+  meter: { rounds: number; rttMs: number; rateBytesPerSecond: number; changes: readonly Change[] }
   talk: { wireBytes: number; lost: { reconnects: number; awayMs: number } }
 }
 
@@ -82,6 +82,7 @@ export function createReport({ plan, transport, life, loaded, running, outgoing,
     ratio: wireBytes > 0 ? Math.round((stats.guestBytes / wireBytes) * 100) / 100 : null,
     rounds: meter.rounds,
     rttMs: round(meter.rttMs),
+    rateBytesPerSecond: Math.round(meter.rateBytesPerSecond),
     transport,
     streams: plan.streams,
     reconnects: talk.lost.reconnects,

@@ -13,7 +13,7 @@ import {
   PrestageRequest,
   TokenRequest,
 } from '../../wire/admin.ts'
-import { Id, type PredictParams, Prediction } from '../../wire/control.ts'
+import { Id, Prediction, type PredictParams } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { check, type z } from '../../wire/schema.ts'
 import type { Services } from '../services/services.ts'
@@ -155,7 +155,9 @@ const planRoute = ({ sites }: AdminOptions): Route => ({
     const link = sites.online(found.site)
     if (!link) throw new GodwitError('SITE_OFFLINE', `site ${found.site} is not connected`)
     const params: PredictParams = { vm, target: to, downtimeMs }
-    return { body: check(Prediction, await link.rpc.request('migration.predict', params, { timeoutMs: PLAN_TIMEOUT_MS }), { what: 'prediction' }) }
+    return {
+      body: check(Prediction, await link.rpc.request('migration.predict', params, { timeoutMs: PLAN_TIMEOUT_MS }), { what: 'prediction' }),
+    }
   },
 })
 

@@ -23,6 +23,21 @@ test('answers nothing but its health without the token', async () => {
   assert.is(answer.status, 401)
 })
 
+test('a plan is asked of the site where the VM runs, and refused with the reason where it cannot be', async () => {
+  await using w = await world()
+  await w.node('a', { vms: [vm('vm-1')] })
+  const b = await w.node('b')
+  const plan = (body: object) => w.api<{ target: string; recommended: string }>('POST', '/v1/plans', body)
+  const { target, recommended } = await plan({ vm: 'vm-1', to: 'b' })
+  assert.equal([target, recommended], ['b', 'live'])
+  await b.link.close()
+  assert.is((await plan({ vm: 'vm-1', to: 'b', downtimeMs: 50 })).target, 'b')
+  assert.is(await codeOf(() => plan({ vm: 'vm-9', to: 'b' })), 'VM_UNKNOWN')
+  assert.is(await codeOf(() => plan({ vm: 'vm-1', to: 'nowhere' })), 'SITE_UNKNOWN')
+  assert.is(await codeOf(() => plan({ vm: 'vm-1', to: 'a' })), 'SITE_SAME')
+  assert.is(await codeOf(() => plan({ vm: 'vm-1', to: 'b', downtimeMs: 0 })), 'CONFIG_INVALID')
+})
+
 test('tells the status of gateway, sites and VMs in the shape that the command line reads', async () => {
   await using w = await world()
   await w.node('a', { vms: [vm('vm-1'), vm('vm-2', { state: 'stopped' })] })

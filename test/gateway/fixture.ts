@@ -53,7 +53,7 @@ export type TestNode = {
   cancelled: CancelParams[]
   held: HoldParams[]
   released: ReleaseParams[]
-  handlers: LinkHandlers & Required<Pick<LinkHandlers, 'needs' | 'hold' | 'release'>>
+  handlers: LinkHandlers & Required<Pick<LinkHandlers, 'needs' | 'hold' | 'release' | 'predict'>>
   streams: { join: Join; stream: Stream }[]
   announce(): void
 }
@@ -167,6 +167,7 @@ function connectNode(root: Root, dial: Dial, site: string, { vms = [], migration
       start: params => node.handlers.start(params),
       cancel: params => node.handlers.cancel(params),
       needs: params => node.handlers.needs(params),
+      predict: params => node.handlers.predict(params),
       hold: params => node.handlers.hold(params),
       release: params => node.handlers.release(params),
     },
@@ -199,6 +200,7 @@ function createNode(vms: VmFacts[], migrations: string[]): TestNode {
       async cancel(params) {
         node.cancelled.push(params)
       },
+      predict: async ({ vm: name, target }) => ({ vm: name, target, methods: [], recommended: 'live', reason: 'a test' }),
       needs: async () => ({ needs: 'c2VhbGVk' }),
       async hold(params) {
         node.held.push(params)
