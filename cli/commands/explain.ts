@@ -34,5 +34,6 @@ export function renderExplanation({ vm, policy, from, userSite, target, because,
   const { cost } = inputs
   const price = cost ? `a move would take ${Math.round(cost.totalMs)} ms, ${Math.round(cost.downtimeMs)} ms of it stopped\n` : ''
   const last = lastMove ? `last move: ${lastMove.from} -> ${lastMove.to}: ${lastMove.because}\n` : ''
-  return `${where}${because}\n${price}${last}\n${table(['', 'GATE', 'NOW', 'LIMIT', 'RULE'], rows)}`
+  const unfit = inputs.unfitSites.length > 0 ? `has lately been refused by: ${inputs.unfitSites.join(', ')}\n` : ''
+  return `${where}${because}\n${price}${unfit}${last}\n${table(['', 'GATE', 'NOW', 'LIMIT', 'RULE'], rows)}`
 }

@@ -157,7 +157,7 @@ const give = command({
   name: 'mqtt command',
   summary: 'sign a command, send it over MQTT, and wait for the reply',
   details:
-    'start moves a VM, cancel ends a move, pin keeps a VM where it is (--off lets it go), prestage prepares a move. The command is fenced by the epoch of ' +
+    'start moves a VM, cancel ends a move, pin keeps a VM where it is (--off lets it go), prestage asks the target whether it could take it, and holds room there for two minutes. The command is fenced by the epoch of ' +
     "the VM's placement, which is read from the broker first, and is good for 30 s. A refusal ends with the exit code of its problem's code.",
   positionals: [
     { name: 'ACTION', help: 'start, cancel, pin or prestage' },

@@ -96,7 +96,7 @@ export class HandoffEngine {
         this.#withVm(observation.vm, index => settle(this, index, observation.sentBytes, nowMs))
         break
       case 'unfit':
-        this.#withVm(observation.vm, index => this.unfit.mark(index, this.sites.indexOf(observation.site), nowMs + observation.forMs))
+        this.#withVm(observation.vm, index => this.#observeUnfit(index, observation, nowMs))
         break
     }
   }
@@ -239,6 +239,7 @@ export class HandoffEngine {
     c.previousSite[index] = c.site[index]!
     c.previousLeftMs[index] = nowMs
     c.site[index] = site
+    this.unfit.forget(index, site)
     c.arrivedMs[index] = nowMs
     c.smoothedRegretMs[index] = 0
     c.accountMsSeconds[index] = 0
@@ -345,6 +346,14 @@ export class HandoffEngine {
     c.stagedSite[index] = bytes > 0 ? at : -1
     c.stagedBytes[index] = bytes
     c.stagedMs[index] = nowMs
+  }
+
+  /** Another target need not wait for what this one has refused. */
+  #observeUnfit(index: number, { site, forMs }: Observation & { kind: 'unfit' }, nowMs: number): void {
+    const at = this.sites.indexOf(site)
+    if (at === this.vms.columns.site[index]) return
+    this.unfit.mark(index, at, nowMs + forMs)
+    this.vms.columns.backoffUntilMs[index] = Number.NEGATIVE_INFINITY
   }
 
   #withVm(vm: string, work: (index: number) => void): void {

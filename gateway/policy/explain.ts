@@ -81,11 +81,21 @@ function sentence({ action, gate, view, prediction, target, gates }: Said): stri
   }
   if (gate === 'tokens') return `would move to ${target}, but both sites must first have a migration to spare`
   if (gate === 'jitter') return `would move to ${target}; many want to at once, so its start is spread`
+  if (gate === 'backoff') return `stays: waits ${Math.ceil(view.backoffLeftMs / 1000)} s after a migration that failed`
   const line = gates.find(entry => entry.gate === gate)
   if (!line) return 'nothing to decide'
-  if (line.value === null || line.limit === null) return `stays: not so: ${line.rule}`
+  if (line.value === null || line.limit === null) return `stays: ${CLOSED[gate] ?? `not so: ${line.rule}`}`
   const unit = line.unit ? ` ${line.unit}` : ''
   return `stays: ${line.rule}: ${round(line.value)}${unit} against ${round(line.limit)}${unit}`
+}
+
+/** Gates that are no figures, when they are closed. */
+const CLOSED: Partial<Record<GateName, string>> = {
+  policy: 'only commands move it',
+  pinned: 'it is pinned',
+  unknown: "its site, its user's site, or the RTT between them is not known",
+  stale: 'its user has not been heard of',
+  moving: 'it is on its way',
 }
 
 const round = (value: number): string => (Math.abs(value) >= 100 ? String(Math.round(value)) : value.toFixed(2))

@@ -16,8 +16,10 @@ export class Unfit {
     this.#until.set(index, refused)
   }
 
-  forget(index: number): void {
-    this.#until.delete(index)
+  /** At one site (the VM is there now), or at all. */
+  forget(index: number, site?: number): void {
+    if (site === undefined) this.#until.delete(index)
+    else this.#until.get(index)?.delete(site)
   }
 
   /** Sites that have refused this VM. */
