@@ -93,6 +93,12 @@ export async function describeFile(path: string, rootPublicPath?: string): Promi
       serials: [...list.serials].join(' ') || 'none',
     }
   }
+  if (found.kind === 'FENCING STATEMENT') {
+    if (!rootPublic) return { kind: 'fencing statement', note: 'give --root-public to check and show it' }
+    const { verifyFencing } = await import('../crypto/fencing.ts')
+    const { epoch, issuedAt, ...facts } = verifyFencing(found.bytes, { rootPublic })
+    return { kind: 'fencing statement', ...facts, epoch: String(epoch), issuedAt: iso(issuedAt) }
+  }
   const { role, id, signPublic, serial, notBefore, notAfter, issuer } = certificate.decodeCertificate(found.bytes)
   const facts: Record<string, string> = { kind: 'certificate', role, id, fingerprint: identity.fingerprint(signPublic), serial, issuer }
   Object.assign(facts, { notBefore: iso(notBefore), notAfter: iso(notAfter) })

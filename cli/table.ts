@@ -12,6 +12,7 @@ import { migrate } from './commands/migrate.ts'
 import { mqttCommands } from './commands/mqtt.ts'
 import { node } from './commands/node.ts'
 import { plan } from './commands/plan.ts'
+import { recover } from './commands/recover.ts'
 import { rootCommands } from './commands/root.ts'
 import { simCommands } from './commands/sim.ts'
 import { simLink } from './commands/sim-link.ts'
@@ -28,6 +29,7 @@ export const commands: readonly Command[] = [
   migrate,
   cancel,
   status,
+  recover,
   ...mqttCommands,
   plan,
   explain,

@@ -8,6 +8,7 @@ import type { MqttOptions } from '../gateway/control/mqtt/start.ts'
 import type { Mec021Listen } from '../gateway/standards/server.ts'
 import { exists, readSecret, readText, writeFileSafely } from '../ops/files.ts'
 import type { Engine } from '../transport/types.ts'
+import type { GodwitError } from '../wire/errors.ts'
 import type { Log } from '../wire/log.ts'
 import { version } from './version.ts'
 
@@ -139,8 +140,10 @@ export async function enrolSite({ config, ...rest }: EnrolSite): Promise<{ bytes
 }
 
 /** The node, until close(). Its VMs go on. */
-export async function runNode(config: NodeConfig, write: Write): Promise<Running> {
+export async function runNode(config: NodeConfig, write: Write): Promise<Running & { broken: Promise<GodwitError> }> {
   const log = (await logFor(config.log, write)).child({ site: config.site })
   const { startNode } = await import('../edge-node/agent.ts')
-  return await startNode({ config, engines: await loadEngines(), version, log })
+  const { promise: broken, resolve: onBroken } = Promise.withResolvers<GodwitError>()
+  const { close } = await startNode({ config, engines: await loadEngines(), version, log, onBroken })
+  return { close, broken }
 }

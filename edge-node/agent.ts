@@ -7,6 +7,7 @@ import { type HttpServer, startHttpServer } from '../ops/http.ts'
 import { openStore } from '../ops/store.ts'
 import type { Engine } from '../transport/types.ts'
 import type { HostFacts, VmFacts } from '../wire/control.ts'
+import type { GodwitError } from '../wire/errors.ts'
 import type { Log } from '../wire/log.ts'
 import { type Alerts, createAlerts } from './alerts.ts'
 import { nodeRoutes } from './api.ts'
@@ -34,6 +35,8 @@ export type NodeOptions = {
   onLoaded?: Parameters<typeof createMigrations>[0]['onLoaded']
   /** For tests: called before a state is written (it may throw, as a disk that refuses), and when it is durable, before what follows from it. */
   onRecord?: ((side: 'source' | 'target', state: string, when: 'before' | 'after') => void | Promise<void>) | undefined
+  /** The state database takes no more writes: this process cannot go on. VMs do; the next node reads what was written and decides. */
+  onBroken?: ((error: GodwitError) => void) | undefined
   /** For tests: shorter waits. */
   waits?: MigrationsOptions['waits']
 }
@@ -46,14 +49,15 @@ export type Node = {
 }
 
 /** Starts everything, or nothing. CONFIG_*, CERT_*, STORE_LOCKED. The gateway need not be there: the node keeps trying. */
-export async function startNode({ config, engines, version, log, qemuBinary, onLoaded, onRecord, waits }: NodeOptions): Promise<Node> {
+export async function startNode(options: NodeOptions): Promise<Node> {
+  const { config, engines, version, log, qemuBinary, onLoaded, onRecord, waits, onBroken } = options
   const identity = await loadIdentity(
     { ...config.identity, revocations: config.revocations },
     { role: 'site', id: config.site, now: nowSeconds() },
   )
   await mkdir(config.stateDir, { recursive: true, mode: 0o700 })
   await mkdir(config.runDir, { recursive: true, mode: 0o755 })
-  const store = await openStore(join(config.stateDir, 'store'), { log })
+  const store = await openStore(join(config.stateDir, 'store'), { log, onBroken })
   const undo: (() => Promise<unknown>)[] = [() => store.close()]
   const close = async () => {
     for (const step of undo.splice(0).reverse()) await step().catch(error => log.warn('while closing', { error }))
@@ -94,7 +98,7 @@ export async function startNode({ config, engines, version, log, qemuBinary, onL
     undo.push(() => linked.close())
     undo.push(() => migrations.close())
     await migrations.takeUp(left)
-    const api = await startApi({ config, registry, link, version, metrics, predictor, log })
+    const api = await startApi({ config, registry, doubts: migrations.doubts, link, version, metrics, predictor, log })
     undo.push(() => api.close())
     log.info('node is up', { version, vms: registry.list().length })
     return { registry, link, close }
@@ -160,7 +164,11 @@ function startLink({ config, engines, version, identity, registry, migrations, s
 }
 
 function startApi(
-  o: Pick<Parts, 'config' | 'registry' | 'version' | 'predictor' | 'log'> & { link: Link; metrics: ReturnType<typeof createNodeMetrics> },
+  o: Pick<Parts, 'config' | 'registry' | 'version' | 'predictor' | 'log'> & {
+    doubts: Migrations['doubts']
+    link: Link
+    metrics: ReturnType<typeof createNodeMetrics>
+  },
 ): Promise<HttpServer> {
   const describe = async () => ({
     site: o.config.site,
@@ -168,7 +176,7 @@ function startApi(
     gateway: { selection: o.link.selection, ...o.link.stats() },
     ...(await hostFacts(o.registry)),
   })
-  const { routes, upgrades } = nodeRoutes({ registry: o.registry, describe, metrics: o.metrics, predictor: o.predictor })
+  const { routes, upgrades } = nodeRoutes({ registry: o.registry, doubts: o.doubts, describe, metrics: o.metrics, predictor: o.predictor })
   return startHttpServer({ listen: { socketPath: o.config.api.socket }, routes, upgrades, log: o.log })
 }
 

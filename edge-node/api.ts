@@ -3,6 +3,7 @@ import type { Duplex } from 'node:stream'
 import type { RequestContext, Route, UpgradeRoute } from '../ops/http.ts'
 import { DOWNTIME_DEFAULT_MS, PlanRequest } from '../wire/admin.ts'
 import { check, z } from '../wire/schema.ts'
+import type { Doubts } from './doubts.ts'
 import type { NodeMetrics } from './metrics.ts'
 import type { Predictor } from './predict.ts'
 import type { VmConsole } from './vm/console.ts'
@@ -16,11 +17,12 @@ const CreateBody = z.strictObject({
     .max(64 * 1024),
 })
 const PlanBody = PlanRequest.omit({ vm: true })
+const ReclaimBody = z.strictObject({ fencing: z.string().min(1).max(2048) })
 const ActionBody = z.strictObject({ force: z.boolean().optional(), graceMs: z.number().int().min(0).max(600_000).optional() })
 
-export type ApiOptions = { registry: Registry; describe: () => Promise<unknown>; metrics: NodeMetrics; predictor: Predictor }
+export type ApiOptions = { registry: Registry; doubts: Doubts; describe: () => Promise<unknown>; metrics: NodeMetrics; predictor: Predictor }
 
-export function nodeRoutes({ registry, describe, metrics, predictor }: ApiOptions): { routes: Route[]; upgrades: UpgradeRoute[] } {
+export function nodeRoutes({ registry, doubts, describe, metrics, predictor }: ApiOptions): { routes: Route[]; upgrades: UpgradeRoute[] } {
   const nameOf = ({ params }: { params: Record<string, string> }) => params['name'] ?? ''
   const actionOf = async (context: RequestContext) => {
     const { force, graceMs } = check(ActionBody, (await context.json()) ?? {}, { what: 'body' })
@@ -51,6 +53,15 @@ export function nodeRoutes({ registry, describe, metrics, predictor }: ApiOption
       method: 'POST',
       path: '/v1/vms/:name/stop',
       handle: async context => ({ body: await registry.stop(nameOf(context), await actionOf(context)) }),
+    },
+    { method: 'GET', path: '/v1/doubts', handle: async () => ({ body: { doubts: await doubts.list() } }) },
+    {
+      method: 'POST',
+      path: '/v1/vms/:name/reclaim',
+      handle: async context => {
+        const { fencing } = check(ReclaimBody, await context.json(), { what: 'body' })
+        return { body: await doubts.reclaim(nameOf(context), fencing) }
+      },
     },
     {
       method: 'POST',

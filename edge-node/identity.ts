@@ -26,18 +26,17 @@ export async function loadIdentity(
   const keys = await readKeys(paths.keys)
   const rootPublic = await readArmored(paths.root, 'ROOT PUBLIC KEY')
   const certificate = await readArmored(paths.certificate, 'CERTIFICATE')
-  const revocations =
-    paths.revocations === undefined
-      ? undefined
-      : verifyRevocations(await readArmored(paths.revocations, 'REVOCATIONS'), {
-          rootPublic,
-          now,
-          maxAgeSeconds: REVOCATIONS_MAX_AGE_SECONDS,
-        })
+  const revocations = await loadRevocations(paths.revocations, rootPublic, now)
   const claims = verifyCertificate(certificate, { rootPublic, now, role, id, ...(revocations === undefined ? {} : { revocations }) })
   const isOurs = same(claims.signPublic, keys.signPublic) && same(claims.boxPublic, keys.boxPublic)
   if (!isOurs) throw new GodwitError('CONFIG_INVALID', `${paths.certificate} is not for the keys in ${paths.keys}`)
   return { keys, certificate, claims, rootPublic, revocations }
+}
+
+/** The list as it is on the disk now; undefined where none is used. CONFIG_*, CERT_*, REVOCATION_STALE. */
+export async function loadRevocations(path: string | undefined, rootPublic: Uint8Array, now: number): Promise<Revocations | undefined> {
+  if (path === undefined) return undefined
+  return verifyRevocations(await readArmored(path, 'REVOCATIONS'), { rootPublic, now, maxAgeSeconds: REVOCATIONS_MAX_AGE_SECONDS })
 }
 
 export async function readKeys(path: string): Promise<SiteKeys> {

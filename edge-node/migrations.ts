@@ -3,7 +3,7 @@
 // Always holds: a migration in the table is one that runs; what ends leaves it before its result is reported; a VM is never in two.
 import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { fromBase64 } from '../crypto/bytes.ts'
+import { fromBase64, toBase64 } from '../crypto/bytes.ts'
 import { type Certificate, decodeCertificate, verifyCertificate } from '../crypto/certificate.ts'
 import { sleep } from '../ops/deadline.ts'
 import type { Stream } from '../transport/types.ts'
@@ -12,7 +12,8 @@ import { GodwitError, toGodwitError } from '../wire/errors.ts'
 import type { Log } from '../wire/log.ts'
 import type { Alerts } from './alerts.ts'
 import type { NodeConfig } from './config.ts'
-import type { LoadedIdentity } from './identity.ts'
+import { type Asked, createDoubts, type Doubts } from './doubts.ts'
+import { type LoadedIdentity, loadRevocations } from './identity.ts'
 import type { Link, LinkHandlers } from './link/link.ts'
 import type { NodeMetrics } from './metrics.ts'
 import { checkAccept } from './migration/accept.ts'
@@ -36,8 +37,8 @@ export type MigrationsOptions = {
   alerts: Alerts
   log: Log
   onLoaded?: TargetOptions['onLoaded'] | undefined
-  /** Tests only: how long a loaded target waits for its grant, and a source that has relinquished for its answer (hand-over.ts), ms. */
-  waits?: { grantMs?: number; answerMs?: number } | undefined
+  /** Tests only: how long a loaded target waits for its grant, a source that has relinquished for its answer (hand-over.ts), a source for LOADED, ms. */
+  waits?: { grantMs?: number; answerMs?: number; loadMs?: number } | undefined
 }
 
 export type Migrations = {
@@ -46,6 +47,8 @@ export type Migrations = {
   active(): string[]
   /** Of those, what this site has handed over and not heard of. */
   handovers(): Plan[]
+  /** What a person may want to know of these, and end. */
+  doubts: Doubts
   useLink(link: Link): void
   /** Takes up what an earlier life of this agent left (migration/recover.ts). Call it once, when the link is there. */
   takeUp(left: Awaited<ReturnType<typeof recover>>): Promise<void>
@@ -124,17 +127,10 @@ export function createMigrations(options: MigrationsOptions): Migrations {
   }
   return {
     handlers: { prepare: watched(alerts, 'target', prepare), start: watched(alerts, 'source', start), cancel },
-    onRelayStream(relay, stream) {
-      const target = slots.target(relay.sessionId)
-      if (target) return target.target.accept(relay.index, relay.attempt, stream)
-      const answering = slots.answering(relay.sessionId)
-      if (answering && relay.index === 0) return answering.rejoin(relay.attempt, stream)
-      const error = new GodwitError('MIGRATION_UNKNOWN', `a relay stream of migration ${relay.sessionId}, which is not here`)
-      alerts.raise(error, { migrationId: relay.sessionId, index: relay.index, attempt: relay.attempt }, 'misrouted')
-      stream.reset('no such migration here')
-    },
+    onRelayStream: (relay, stream) => route(slots, alerts, relay, stream),
     active: () => slots.ids(),
     handovers: () => slots.handovers(),
+    doubts: doubtsOf(options, slots),
     useLink(to) {
       link = to
     },
@@ -180,6 +176,9 @@ type Entry = {
   cancel(reason?: GodwitError): void
   /** Source only: it has handed the VM over, and is not answered yet. */
   isAsking?: () => boolean
+  asked?: () => Asked | undefined
+  /** Ends the asking of a hand-over that a person ends. */
+  abandon?: () => void
   result: Promise<MigrationResult>
 }
 
@@ -232,6 +231,11 @@ function createSlots(onEnd: (running: Running, result: MigrationResult) => void)
     answering: (migrationId: string) => earlierLives.get(migrationId),
     ids: () => [...table.keys(), ...entering.keys()],
     handovers: () => [...table.values()].filter(({ isAsking }) => isAsking?.()).map(({ plan }) => plan),
+    async abandon(vm: string): Promise<void> {
+      const asking = [...table.values()].filter(({ plan, abandon }) => plan.vm === vm && abandon)
+      for (const { abandon } of asking) abandon!()
+      await Promise.all(asking.map(({ done }) => done))
+    },
     /** Cancels what may still be cancelled and waits for the rest. */
     async close(reason: GodwitError): Promise<void> {
       isClosing = true
@@ -247,6 +251,26 @@ function createSlots(onEnd: (running: Running, result: MigrationResult) => void)
   }
 }
 
+const doubtsOf = ({ config, identity, registry, journal, log }: MigrationsOptions, slots: ReturnType<typeof createSlots>): Doubts =>
+  createDoubts({
+    ...{ site: config.site, rootPublic: identity.rootPublic, registry, journal, log },
+    asked: migrationId => slots.running(migrationId)?.asked?.(),
+    stopAsking: vm => slots.abandon(vm),
+  })
+
+/** A stream that the gateway has brought, to the migration that it names. */
+function route(slots: ReturnType<typeof createSlots>, alerts: Alerts, relay: Join, stream: Stream): void {
+  const target = slots.target(relay.sessionId)
+  const answering = relay.index === 0 ? slots.answering(relay.sessionId) : undefined
+  if (target) target.target.accept(relay.index, relay.attempt, stream)
+  else if (answering) answering.rejoin(relay.attempt, stream)
+  else {
+    const error = new GodwitError('MIGRATION_UNKNOWN', `a relay stream of migration ${relay.sessionId}, which is not here`)
+    alerts.raise(error, { migrationId: relay.sessionId, index: relay.index, attempt: relay.attempt }, 'misrouted')
+    stream.reset('no such migration here')
+  }
+}
+
 function remember(ended: Map<string, Running>, migrationId: string, running: Running): void {
   ended.set(migrationId, running)
   for (const oldest of ended.keys()) {
@@ -259,10 +283,12 @@ function remember(ended: Map<string, Running>, migrationId: string, running: Run
 /** The certificate of the site that a plan names, as another node showed it to the gateway. CERT_*. */
 export function verifyPeer(identity: LoadedIdentity, site: string, text: string): Peer {
   const bytes = fromBase64(text)
-  const now = Math.floor(Date.now() / 1000)
+  const now = nowSeconds()
   const revocations = identity.revocations === undefined ? {} : { revocations: identity.revocations }
   return { bytes, certificate: verifyCertificate(bytes, { rootPublic: identity.rootPublic, now, role: 'site', id: site, ...revocations }) }
 }
+
+const nowSeconds = () => Math.floor(Date.now() / 1000)
 
 const folderOf = async ({ config }: MigrationsOptions, { migrationId }: Plan): Promise<string> => {
   const dir = join(config.stateDir, 'migrations', migrationId)
@@ -327,9 +353,10 @@ function runSource(
   vm: Awaited<ReturnType<Registry['beginMigration']>>,
   link: () => Link,
   stop: AbortSignal,
-): Pick<Entry, 'cancel' | 'isAsking' | 'result'> {
+): Omit<Entry, 'side'> {
   const { identity, registry, log } = options
   const { limits } = options.config
+  const asking = createAsking()
   let source: SourceMigration | undefined
   let cancelled: GodwitError | undefined
   const migrate = async () => {
@@ -358,6 +385,12 @@ function runSource(
       stop,
       patience: { reconnectMs: 1000 * limits.reconnectSeconds, switchoverMs: 1000 * limits.switchoverSeconds },
       patienceMs: options.waits?.answerMs,
+      onUnanswered: asking.unanswered,
+      loadTimeoutMs: options.waits?.loadMs,
+      checkPeer: async () => {
+        const revocations = await loadRevocations(options.config.revocations, identity.rootPublic, nowSeconds())
+        verifyPeer({ ...identity, revocations: revocations ?? identity.revocations }, plan.target, toBase64(target.bytes))
+      },
       transport: link().bulk()?.engine ?? 'unknown',
       log: log.child({ migrationId: plan.migrationId }),
     })
@@ -377,7 +410,7 @@ function runSource(
     cancelled = reason
     source?.cancel(reason)
   }
-  return { cancel, isAsking: () => source?.fate() === 'doubt', result: conclude(plan, 'source', settle(), options) }
+  return { cancel, isAsking: () => source?.fate() === 'doubt', asked: asking.asked, result: conclude(plan, 'source', settle(), options) }
 }
 
 /**
@@ -416,15 +449,13 @@ async function expect({ predictor, log }: MigrationsOptions, { vm, target, downt
 }
 
 /** A hand-over that an earlier life of this agent began: it can only go forward, or be refused. */
-function askAgain(
-  options: MigrationsOptions,
-  hanging: Unanswered,
-  link: () => Link,
-  stop: AbortSignal,
-): Pick<Entry, 'cancel' | 'isAsking' | 'result'> {
+function askAgain(options: MigrationsOptions, hanging: Unanswered, link: () => Link, stop: AbortSignal): Omit<Entry, 'side'> {
   const { plan } = hanging
+  const asking = createAsking()
+  const abandoned = new AbortController()
   const asked = async () => {
-    const fate = await hanging.ask((index, attempt) => link().openRelayStream({ sessionId: plan.migrationId, index, attempt }), stop)
+    const openStream = (index: number, attempt: number) => link().openRelayStream({ sessionId: plan.migrationId, index, attempt })
+    const fate = await hanging.ask(openStream, AbortSignal.any([stop, abandoned.signal]), asking.unanswered)
     if (fate === 'kept') throw new GodwitError('MIGRATION_REFUSED', 'the target gave the VM back')
     return undefined
   }
@@ -438,7 +469,20 @@ function askAgain(
       ? error
       : new GodwitError('MIGRATION_DOUBT', `handed over to ${plan.target}, which has not answered: ${message}`, { cause: error })
   })
-  return { cancel, isAsking: () => true, result: conclude(plan, 'source', hearing, options) }
+  const abandon = () => abandoned.abort(new GodwitError('MIGRATION_DOUBT', 'a person has ended the asking'))
+  return { cancel, isAsking: () => true, asked: asking.asked, abandon, result: conclude(plan, 'source', hearing, options) }
+}
+
+/** Keeps count of meetings without an answer. */
+function createAsking(): { unanswered(error: GodwitError): void; asked(): Asked | undefined } {
+  let asked: Asked | undefined
+  return {
+    unanswered(error) {
+      const now = Date.now()
+      asked = { times: (asked?.times ?? 0) + 1, firstAt: asked?.firstAt ?? now, lastAt: now, said: error.toJSON() }
+    },
+    asked: () => asked,
+  }
 }
 
 /** A migration's end as its result; its folder goes. */

@@ -8,7 +8,8 @@ import { GodwitError } from '../wire/errors.ts'
 
 const FILE_BYTES_MAX = 1024 * 1024
 
-export type ArmorKind = 'CERTIFICATE' | 'CERTIFICATE REQUEST' | 'ROOT PUBLIC KEY' | 'REVOCATIONS'
+const ARMOR_KINDS = ['CERTIFICATE', 'CERTIFICATE REQUEST', 'ROOT PUBLIC KEY', 'REVOCATIONS', 'FENCING STATEMENT'] as const
+export type ArmorKind = (typeof ARMOR_KINDS)[number]
 
 /** `-----BEGIN GODWIT CERTIFICATE-----`, base64 in lines of 64, `-----END ...`. */
 export function armor(kind: ArmorKind, bytes: Uint8Array): string {
@@ -22,7 +23,7 @@ export function armor(kind: ArmorKind, bytes: Uint8Array): string {
 /** What armoured text says it is, and its bytes; undefined when it is not armoured. Text around the armour is ignored. */
 export function dearmor(text: string): { kind: ArmorKind; bytes: Uint8Array } | undefined {
   const match = /-----BEGIN GODWIT ([A-Z ]+)-----\s+([A-Za-z0-9+/=\s]+)-----END GODWIT \1-----/.exec(text)
-  const kinds: readonly string[] = ['CERTIFICATE', 'CERTIFICATE REQUEST', 'ROOT PUBLIC KEY', 'REVOCATIONS'] satisfies ArmorKind[]
+  const kinds: readonly string[] = ARMOR_KINDS
   if (!match || !kinds.includes(match[1]!)) return undefined
   return { kind: match[1] as ArmorKind, bytes: new Uint8Array(Buffer.from(match[2]!.replace(/\s+/g, ''), 'base64')) }
 }

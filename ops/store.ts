@@ -29,8 +29,11 @@ const keyOf = (table: string, key: string): string => {
   return `${table}:${key}`
 }
 
-/** Opens (and creates) the folder. STORE_LOCKED when another process has it; STORE_FAILED, with what to do, when it cannot be read. */
-export async function openStore(path: string, { log }: { log?: Log } = {}): Promise<Store> {
+/** Opens (and creates) the folder. `onBroken`: a write has failed, and so will all others until the store is opened anew. STORE_LOCKED when another process has it; STORE_FAILED, with what to do, when it cannot be read. */
+export async function openStore(
+  path: string,
+  { log, onBroken }: { log?: Log; onBroken?: ((error: GodwitError) => void) | undefined } = {},
+): Promise<Store> {
   let level: Level<string, unknown>
   try {
     await mkdir(path, { recursive: true, mode: 0o700 })
@@ -43,13 +46,22 @@ export async function openStore(path: string, { log }: { log?: Log } = {}): Prom
   const failed = (what: string) => (cause: unknown) => {
     throw new GodwitError('STORE_FAILED', `${path}: ${what}: ${deepest(cause)}`, { cause })
   }
+  // LevelDB takes no more writes after one that has failed: what the log file holds is known only when it is opened again.
+  const broken = (what: string) => (cause: unknown) => {
+    try {
+      failed(what)(cause)
+    } catch (error) {
+      onBroken?.(error as GodwitError)
+      throw error
+    }
+  }
   return {
     get: async <T>(table: string, key: string) => (await level.get(keyOf(table, key)).catch(failed(`read ${table}`))) as T | undefined,
     put: async (table, key, value, { sync = false } = {}) => {
-      await level.put(keyOf(table, key), value, { sync }).catch(failed(`write ${table}`))
+      await level.put(keyOf(table, key), value, { sync }).catch(broken(`write ${table}`))
     },
     delete: async (table, key, { sync = false } = {}) => {
-      await level.del(keyOf(table, key), { sync }).catch(failed(`delete from ${table}`))
+      await level.del(keyOf(table, key), { sync }).catch(broken(`delete from ${table}`))
     },
     async *entries<T>(table: string) {
       const first = keyOf(table, ' ').slice(0, -1)
@@ -65,7 +77,7 @@ export async function openStore(path: string, { log }: { log?: Log } = {}): Prom
           ? { type: 'put' as const, key: keyOf(write.table, write.key), value: write.value }
           : { type: 'del' as const, key: keyOf(write.table, write.key) },
       )
-      await level.batch(operations, { sync }).catch(failed('write'))
+      await level.batch(operations, { sync }).catch(broken('write'))
     },
     close: async () => {
       await level.close().catch(failed('close'))

@@ -67,7 +67,14 @@ export const ERRORS = {
   MIGRATION_TIMEOUT: row(timeout, true, 'the migration made no progress in time; the VM runs at the source', 'check the link, then retry'),
   MIGRATION_FAILED: row(failed, true, 'the migration failed; the VM runs at the source', 'see the cause'),
   MIGRATION_LATE: row(refused, false, 'too late: the VM has been handed over, forward only', 'migrate it back'),
-  MIGRATION_DOUBT: row(failed, false, 'it is not certain which site owns the VM', 'see godwit status at both sites'),
+  MIGRATION_DOUBT: row(failed, false, 'it is not certain which site owns the VM', 'see godwit recover at both sites'),
+  FENCING_REQUIRED: row(
+    refused,
+    false,
+    'the VM may run at another site: taking it over needs proof that it cannot',
+    'see godwit recover; the proof is a statement signed by the root (godwit root fence)',
+  ),
+  FENCING_INVALID: row(denied, false, 'the fencing statement is not good for this', 'see godwit recover for what it must say'),
   MIGRATION_STATE: row(failed, false, 'a message does not fit the state of the migration', 'report it with both logs'),
   MIGRATION_DENIED: row(
     denied,

@@ -125,4 +125,43 @@ const show = command({
   },
 })
 
-export const rootCommands: Command[] = [create, sign, revoke, show]
+const fence = command({
+  name: 'root fence',
+  summary: 'sign that a site can no longer run a VM, so that another may take it over',
+  details:
+    'Sign this only when the host of that site is powered off, or can never again run this VM: whoever holds the statement starts the VM elsewhere, and two ' +
+    'copies destroy its data. godwit recover at the site that takes over says what it must hold. It is good for one VM at one epoch, once.',
+  options: {
+    site: { kind: 'text', value: 'SITE', help: 'the site that has been cut off', required: true },
+    vm: { kind: 'text', value: 'VM', help: 'the VM that it may have had', required: true },
+    epoch: { kind: 'integer', value: 'N', min: 0, max: 1_000_000_000, help: 'the epoch at which it may have had it', required: true },
+    for: { kind: 'text', value: 'SITE', help: 'the site that may take the VM over', required: true },
+    by: { kind: 'text', value: 'TEXT', help: 'who made sure, and how; it is kept with the records', required: true },
+    root: rootFile,
+    out: { kind: 'path', value: 'FILE', help: 'where to write it (default: VM-EPOCH.fencing)' },
+    json: shared.json,
+  },
+  examples: ['godwit root fence --site b --vm web-1 --epoch 2 --for a --by "Ada Byron pulled the plug of host b, 14:10"'],
+  run: async ({ options, io }) => {
+    const { files } = await loadCrypto()
+    const { issueFencing } = await import('../../crypto/fencing.ts')
+    const root = await readRoot(options.root ?? join(defaultPaths(io).configDir, 'root.key'))
+    const { site, vm, epoch, by } = options
+    const path = options.out ?? `${vm}-${epoch}.fencing`
+    const claims = { site, vm, epoch, for: options.for, by, issuedAt: Math.floor(Date.now() / 1000) }
+    const bytes = (() => {
+      try {
+        return issueFencing(root, claims)
+      } catch (error) {
+        if (error instanceof TypeError) throw new GodwitError('USAGE', error.message)
+        throw error
+      }
+    })()
+    await files.writeFileSafely(path, files.armor('FENCING STATEMENT', bytes), { mode: 0o644, overwrite: true })
+    const answer = { statement: path, ...claims }
+    io.out(options.json ? json(answer) : listing(Object.entries(answer).map(([key, value]) => [key, String(value)])))
+    return 0
+  },
+})
+
+export const rootCommands: Command[] = [create, sign, revoke, fence, show]

@@ -36,10 +36,13 @@ const start = command({
   name: 'vm start',
   summary: 'start a VM',
   details:
-    'A VM in doubt (MIGRATION_DOUBT: it was handed over, and the other site has not answered) is not started: it may run there. ' +
-    '--force starts it nevertheless; two copies of a VM destroy its data, so make sure first that the other site is off, or does not have it.',
+    'A VM in doubt (MIGRATION_DOUBT: it was handed over, and the other site has not answered) is not started: it may run there, and two copies of a VM ' +
+    'destroy its data. No flag gets past that, only proof: see godwit recover.',
   positionals: [name],
-  options: { force: { kind: 'flag', help: 'start it although it may run at another site' }, ...common },
+  options: {
+    force: { kind: 'flag', help: 'say FENCING_REQUIRED, and what proof is needed, where the VM may run at another site' },
+    ...common,
+  },
   examples: ['godwit vm start web-1'],
   run: async ({ options, args, io }) => {
     const answer = await post(io, options, pathOf(args[0]!, '/start'), options.force ? { force: true } : undefined)

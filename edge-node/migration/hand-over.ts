@@ -15,6 +15,8 @@ export type HandOverOptions = Omit<SessionOptions, 'stream' | 'side'> & {
   openStream: (index: number, attempt: number) => Promise<Stream>
   /** Ends the asking (the agent shuts down). */
   stop?: AbortSignal | undefined
+  /** Told of each meeting without an answer. */
+  onUnanswered?: ((error: GodwitError) => void) | undefined
   /** How long to go on asking, ms. */
   patienceMs?: number | undefined
   log: Log
@@ -43,6 +45,7 @@ export async function handOver(options: HandOverOptions, first: Peer | undefined
       return { answer, peer, attempts: attempt - plan.attempt + 1 }
     } catch (thrown) {
       const error = toGodwitError(thrown)
+      options.onUnanswered?.(error)
       if (stop?.aborted || performance.now() + retryMs > endMs) throw error
       log.warn('the target has not answered the hand-over: asking again', { migrationId: plan.migrationId, attempt, error })
     }

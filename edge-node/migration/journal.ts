@@ -30,6 +30,8 @@ const Body = z.object({
   manifestHash: z.string().max(64).optional(),
   /** RELINQUISHED only, by a later life of the agent: no earlier one has met the target with an attempt as high as this. */
   attempt: z.number().int().positive().optional(),
+  /** RECLAIMED only, without the target's word: the root's statement that it cannot run the VM (crypto/fencing.ts), base64. */
+  fencing: z.string().max(2048).optional(),
   /** Unix ms; for people. */
   at: z.number(),
   /** BLAKE2b-256 of the record before (its signature included), hex. */
@@ -38,7 +40,7 @@ const Body = z.object({
 const Signed = Body.extend({ signature: z.string().max(128) })
 
 export type OwnershipRecord = z.infer<typeof Signed>
-export type RecordFacts = { manifestHash?: string | undefined; attempt?: number | undefined }
+export type RecordFacts = { manifestHash?: string | undefined; attempt?: number | undefined; fencing?: string | undefined }
 export type RecordState = (state: string, epoch: number, facts?: RecordFacts) => Promise<void>
 
 export type Journal = {
@@ -81,6 +83,7 @@ export function createJournal({ store, keys, now, log }: { store: Store; keys: S
           peerCertificate: Buffer.from(peerCertificate).toString('base64'),
           ...(manifestHash === undefined ? {} : { manifestHash }),
           ...(facts?.attempt === undefined ? {} : { attempt: facts.attempt }),
+          ...(facts?.fencing === undefined ? {} : { fencing: facts.fencing }),
           at: now(),
           previous,
         }

@@ -30,7 +30,11 @@ export type RecoverOptions = {
 /** The source handed the VM over and has not heard the answer. */
 export type Unanswered = {
   plan: Plan
-  ask(openStream: (index: number, attempt: number) => Promise<Stream>, stop: AbortSignal): Promise<'moved' | 'kept'>
+  ask(
+    openStream: (index: number, attempt: number) => Promise<Stream>,
+    stop: AbortSignal,
+    onUnanswered?: (error: GodwitError) => void,
+  ): Promise<'moved' | 'kept'>
 }
 /** A target of an earlier life: answers later meetings. */
 export type Answering = { plan: Plan; rejoin(attempt: number, stream: Stream): void }
@@ -101,8 +105,9 @@ function notRecovered({ log }: RecoverOptions, { migrationId, vm, state }: Owner
   log.error('a migration could not be recovered', { migrationId, vm, state, error })
 }
 
-const vmHere = ({ registry }: RecoverOptions, { vm }: OwnershipRecord) => registry.list().find(({ name }) => name === vm)
-const recorderAfter = ({ journal }: RecoverOptions, record: OwnershipRecord) =>
+const vmHere = ({ registry }: Pick<RecoverOptions, 'registry'>, { vm }: Pick<OwnershipRecord, 'vm'>) =>
+  registry.list().find(({ name }) => name === vm)
+const recorderAfter = ({ journal }: Pick<RecoverOptions, 'journal'>, record: OwnershipRecord) =>
   journal.recorder(record.plan, record.side, fromBase64(record.peerCertificate), record)
 
 /** Everything at the source but RELINQUISHED: the paper is clear, only QEMU or the registry may not have been told. */
@@ -121,13 +126,26 @@ async function recoverSource(options: RecoverOptions, record: OwnershipRecord, i
 }
 
 /** The VM is ours at this epoch: its guest runs, where it still has a QEMU, and the registry knows. */
-async function takeBack(options: RecoverOptions, record: OwnershipRecord, epoch: number): Promise<void> {
+async function takeBack(
+  options: Pick<RecoverOptions, 'registry' | 'log'>,
+  record: Pick<OwnershipRecord, 'vm' | 'migrationId' | 'state'>,
+  epoch: number,
+): Promise<void> {
   const { registry, log } = options
   const vm = vmHere(options, record)
   if (!vm) return
   log.warn('taking a VM back', { vm: record.vm, migrationId: record.migrationId, state: record.state, epoch })
   if (vm.pid !== undefined) await resumeSource(registry.machine(record.vm).qmp)
   await registry.settle(record.vm, 'kept', epoch)
+}
+
+/** Without the other site's word, because the root has signed that it cannot run the VM: on paper first, with that signature, if there is a paper. */
+export async function reclaim(
+  options: Pick<RecoverOptions, 'registry' | 'journal' | 'log'>,
+  { vm, epoch, record, fencing }: { vm: string; epoch: number; record: OwnershipRecord | undefined; fencing: string },
+): Promise<void> {
+  if (record) await recorderAfter(options, record)('RECLAIMED', epoch, { fencing })
+  await takeBack(options, { vm, migrationId: record?.migrationId ?? '', state: 'RECLAIMED' }, epoch)
 }
 
 /** More than one life makes: it asks every 5 s (hand-over.ts), so this is a year, and a wire/control.ts number holds 300 lives like that. */
@@ -140,7 +158,7 @@ function askAgain(options: RecoverOptions, record: OwnershipRecord): Unanswered 
   const peer = decodeCertificate(fromBase64(record.peerCertificate))
   return {
     plan,
-    async ask(openStream, stop) {
+    async ask(openStream, stop, onUnanswered) {
       const note = recorderAfter(options, record)
       const attempt = (record.attempt ?? plan.attempt) + ATTEMPTS_OF_A_LIFE
       await note('RELINQUISHED', plan.epoch + 1, { attempt })
@@ -158,7 +176,11 @@ function askAgain(options: RecoverOptions, record: OwnershipRecord): Unanswered 
         targetCertificate: fromBase64(record.peerCertificate),
       }
       const patienceMs = Number.POSITIVE_INFINITY
-      const { answer } = await handOver({ ...meeting, peerBoxPublic: peer.boxPublic, openStream, stop, patienceMs, log }, undefined, grant)
+      const { answer } = await handOver(
+        { ...meeting, peerBoxPublic: peer.boxPublic, openStream, stop, onUnanswered, patienceMs, log },
+        undefined,
+        grant,
+      )
       if (answer.type === 'RUNNING') {
         await note('RETIRED', plan.epoch + 1)
         if (vmHere(options, record)) await registry.settle(plan.vm, 'moved', plan.epoch + 1)

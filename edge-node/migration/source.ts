@@ -53,6 +53,12 @@ export type SourceOptions = {
   stop?: AbortSignal | undefined
   /** How long to go on asking then, ms. Default 10 min. */
   patienceMs?: number | undefined
+  /** See hand-over.ts. */
+  onUnanswered?: ((error: GodwitError) => void) | undefined
+  /** How long the target may take to load what it has, ms. Default 10 min. */
+  loadTimeoutMs?: number | undefined
+  /** Whether the target may still be given the VM, asked right before the commit: throws why not (its certificate has been revoked, or has expired). */
+  checkPeer?: (() => Promise<void>) | undefined
   /** How long a lost link may stay away before the commit. */
   patience?: Patience | undefined
   /** zstd level; 'auto' (default) follows whether the path or the workers are the slow side. */
@@ -123,13 +129,14 @@ async function run(options: SourceOptions, life: Life, signal: AbortSignal, fail
 
     await flow.ended
     await advance(options, life, 'quiesced')
-    const loaded = await peer.expect(['LOADED'], { ms: LOAD_TIMEOUT_MS, what: 'LOADED from the target' })
+    const loaded = await peer.expect(['LOADED'], { ms: options.loadTimeoutMs ?? LOAD_TIMEOUT_MS, what: 'LOADED from the target' })
     life.timeline.loadedMs = performance.now()
     held.talk!.settle()
     if (!flow.sent.has(loaded.manifestHash)) throw new GodwitError('MANIFEST_MISMATCH', 'the target loaded something else than was sent')
     life.manifestHash = loaded.manifestHash
     await postmigrate(options, signal)
 
+    await options.checkPeer?.()
     // In one step with what comes first there: a cancel is heard here, or is too late.
     signal.throwIfAborted()
     const running = await commit(options, life, held.talk!, loaded.manifestHash)
@@ -233,7 +240,7 @@ async function startQemu(
   await rm(path, { force: true })
   const { server, connection } = await listenForQemu(path)
   try {
-    await commands.setCapabilities({ events: true, 'return-path': true, 'auto-converge': plan.method === 'live' })
+    await commands.setCapabilities({ events: true, 'return-path': true, 'validate-uuid': true, 'auto-converge': plan.method === 'live' })
     await commands.setParameters({ maxBandwidthBytesPerSecond: 0, downtimeLimitMs: 1, announceRounds: 0 })
     if (plan.method === 'cold') await commands.stop()
     await commands.migrate(`unix:${path}`)

@@ -234,7 +234,7 @@ const advance = async ({ plan, record }: TargetOptions, life: Life, event: strin
 /** QEMU listens, we connect, guest memory is opened: ready for the first byte. */
 async function openIncoming(options: TargetOptions, life: Life, peer: Peer, vm: RunningVm, fail: Fail): Promise<Incoming> {
   const path = join(options.dir, 'incoming.sock')
-  await vm.commands.setCapabilities({ events: true, 'return-path': true })
+  await vm.commands.setCapabilities({ events: true, 'return-path': true, 'validate-uuid': true })
   await vm.commands.setParameters({ announceRounds: 0 })
   await vm.commands.migrateIncoming(`unix:${path}`)
   const qemu = await connectTo(path)
@@ -309,6 +309,8 @@ async function takeOver(options: TargetOptions, life: Life, vm: RunningVm, signa
   checkGrant(plan, life, grant)
   if (life.state !== 'GRANTED') await advance(options, life, 'grant')
   const startMs = performance.now()
+  // A disk that somebody holds locked shows here, while the VM can still be given back.
+  await vm.commands.activateDisks()
   await becomeOwner(options, life)
   await vm.commands.cont()
   const resumeMs = performance.now() - startMs

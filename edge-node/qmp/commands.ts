@@ -84,6 +84,10 @@ export function qmpCommands(client: QmpClient) {
     },
     stop: async (options?: ExecuteOptions): Promise<void> => void (await run('stop', undefined, options)),
     cont: async (options?: ExecuteOptions): Promise<void> => void (await run('cont', undefined, options)),
+    /** Takes the locks of all disks, which an incoming VM does not hold yet; QEMU_COMMAND where another process has one. Before QEMU 10 only `cont` does it. */
+    activateDisks: async (options?: ExecuteOptions): Promise<void> => {
+      if (since(10, 0)) await run('blockdev-set-active', { active: true }, options)
+    },
     /** Ends QEMU at once: the guest is not asked. */
     quit: async (options?: ExecuteOptions): Promise<void> => void (await run('quit', undefined, options)),
     /** The ACPI power button. */

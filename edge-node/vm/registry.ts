@@ -169,16 +169,16 @@ export class Registry {
   }
 
   /**
-   * Starts a stopped or failed VM, lets a paused one run on. VM_STATE in any other state; MIGRATION_DOUBT when it may run elsewhere (`force` starts it
-   * nevertheless: only for a person who has made sure).
+   * Starts a stopped or failed VM, lets a paused one run on. VM_STATE in any other state; MIGRATION_DOUBT when it may run elsewhere. `force` is no proof
+   * that it does not: FENCING_REQUIRED (doubts.ts takes proofs).
    */
   async start(name: string, { force = false, signal }: { force?: boolean; signal?: AbortSignal | undefined } = {}): Promise<VmFacts> {
     await this.#inTurn(name, async entry => {
       const state = this.get(name).state
       if (state !== 'stopped' && state !== 'failed' && state !== 'paused') throw this.#wrongState(name, 'cannot be started')
-      if (entry.record.doubt && !force)
-        throw new GodwitError('MIGRATION_DOUBT', `${name} may run at another site`, {
-          hint: 'see godwit status; when it runs nowhere else, start it with --force',
+      if (entry.record.doubt)
+        throw new GodwitError(force ? 'FENCING_REQUIRED' : 'MIGRATION_DOUBT', `${name} may run at another site`, {
+          hint: 'see godwit recover',
         })
       const fresh = entry.vm === undefined
       entry.vm ??= await this.#launch(entry, { incoming: false, signal })
@@ -360,7 +360,7 @@ export class Registry {
       }
       if (outcome === 'doubt') {
         const failure = new GodwitError('MIGRATION_DOUBT', 'handed over, and the other site has not answered', {
-          hint: 'see godwit status and the other site; when it does not run there, godwit vm start --force',
+          hint: 'see godwit recover',
         })
         return await this.#update(entry, { state: 'paused', doubt: true, failure: failure.toJSON() })
       }

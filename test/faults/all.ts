@@ -1,5 +1,7 @@
 // Every fault case there is.
-import './streaming.ts'
+import './agents.ts'
 import './commit.ts'
+import './links.ts'
+import './streaming.ts'
 
 export { allCases } from './support/case.ts'

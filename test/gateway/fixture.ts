@@ -25,8 +25,8 @@ export function identityOf(
   role: Role,
   id: string,
   {
-    notBefore = NOW_SECONDS - 60,
-    notAfter = NOW_SECONDS + 3600,
+    notBefore = NOW_SECONDS - 7200,
+    notAfter = NOW_SECONDS + 7200,
     keys = generateSiteKeys(),
   }: { notBefore?: number; notAfter?: number; keys?: SiteKeys } = {},
 ): LinkIdentity {

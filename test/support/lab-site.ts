@@ -27,8 +27,10 @@ export type SiteOptions = {
   program?: string[]
   /** Where it finds the gateway, when not at the gateway's own port. */
   gatewayPort?: number
-  /** Further fields of its configuration. */
-  config?: Record<string, unknown>
+  /** Further fields of its configuration, which may name files in the site's folder. */
+  config?: (dir: string) => Record<string, unknown>
+  /** Another version's cli/main.ts (isProcess). */
+  main?: string
   isStopped?: boolean
   /** Another root than the lab's certifies it; what it believes itself stays the lab's. */
   certifiedBy?: Root
@@ -89,7 +91,7 @@ export async function createSite(around: Surroundings, options: SiteOptions): Pr
   const api = <T>(method: string, path: string, body?: unknown) =>
     requestJson<T>({ socketPath, method, path, timeoutMs: 60_000, ...(body === undefined ? {} : { body }) })
   const start = async (): Promise<Agent> => {
-    if (options.isProcess || options.program) return await startProcess(dir, config, options.program)
+    if (options.isProcess || options.program) return await startProcess(dir, config, options)
     const onLoaded: NodeOptions['onLoaded'] = async vm => site.onLoaded?.(vm)
     const child = log.child({ who: name })
     const node = await startNode({ config: NodeConfig.parse(config), engines: [engine], version: 'lab', log: child, qemuBinary, onLoaded })
@@ -173,7 +175,7 @@ async function furnish(around: Surroundings, options: SiteOptions): Promise<Reco
     api: { socket: path('node.sock') },
     log: { level: 'info', format: 'text' },
     limits: { memoryReserve: options.memoryReserve ?? '64MiB' },
-    ...options.config,
+    ...options.config?.(dir),
   }
 }
 
@@ -184,11 +186,11 @@ function narrowed(text: string, machines: SiteOptions['machines']): string {
   return JSON.stringify(cache)
 }
 
-async function startProcess(dir: string, config: Record<string, unknown>, program: string[] | undefined): Promise<Agent> {
+async function startProcess(dir: string, config: Record<string, unknown>, { program, main = MAIN }: SiteOptions): Promise<Agent> {
   const file = join(dir, 'node.yaml')
   await writeFile(file, toYaml(config))
   if (program) return spawnNode([program[0]!, file, ...program.slice(1)], join(dir, 'node.log'), true)
-  return spawnGodwit(['node', '--config', file], join(dir, 'node.log'))
+  return spawnNode([main, 'node', '--config', file], join(dir, 'node.log'))
 }
 
 /** A godwit command as a process; SIGTERM ends it, SIGKILL when it does not end in time. */
@@ -200,7 +202,7 @@ function spawnNode(words: string[], logFile: string, hasChannel = false): Agent 
   child.stdout!.pipe(log, { end: false })
   child.stderr!.pipe(log, { end: false })
   const ended = new Promise<void>(resolve => child.once('exit', () => resolve()))
-  void ended.then(() => log.end())
+  child.once('exit', (code, signal) => log.end(`--- ended: ${signal ?? `code ${code}`}\n`))
   const stop = async () => {
     child.kill('SIGTERM')
     await within(ended, { ms: 10_000, what: `the end of ${words[1]}` }).catch(() => child.kill('SIGKILL'))

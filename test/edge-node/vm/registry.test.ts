@@ -339,7 +339,10 @@ test(
     assert.is(third.get('vm-1').state, 'paused')
     assert.is(await codeOf(() => third.start('vm-1')), 'MIGRATION_DOUBT')
     assert.is((await third.machine('vm-1').commands.queryStatus()).running, false)
-    assert.is((await third.start('vm-1', { force: true })).state, 'running')
+    assert.is(await codeOf(() => third.start('vm-1', { force: true })), 'FENCING_REQUIRED')
+    assert.is((await third.machine('vm-1').commands.queryStatus()).running, false)
+    await third.machine('vm-1').commands.cont()
+    await third.settle('vm-1', 'kept', 3)
     await third.beginMigration('vm-1')
   },
   { skip },

@@ -1,8 +1,9 @@
 // Eyes on every QEMU of a VM, beside its agent's: a second monitor of the same QEMU, so that what runs is known also while an agent is dead or stopped.
 // Enters: folders of sites. Leaves: what each QEMU answers to query-status now, and whether two ever executed at once.
 // Always holds: STOP and RESUME are taken with QEMU's own time stamps (one host, one clock), so not even a millisecond of two copies escapes.
-import { chmod, mkdir, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { execFileSync } from 'node:child_process'
+import { mkdir, rename, writeFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { connectQmp, type QmpClient } from '../../../edge-node/qmp/client.ts'
 import { qmpCommands } from '../../../edge-node/qmp/commands.ts'
@@ -11,23 +12,38 @@ import { sleep } from '../../../ops/deadline.ts'
 const SOCKET = 'eyes.sock'
 const LOOK_MS = 20
 const ANSWER_MS = 1_500
-const WRAPPER = fileURLToPath(new URL('../../../.cache/test-faults/qemu-with-eyes', import.meta.url))
+/** By QEMU's own name: an agent that looks it up in the PATH finds it as well. */
+const WRAPPER = fileURLToPath(new URL('../../../.cache/test-faults/bin/qemu-system-x86_64', import.meta.url))
 
 /** A QEMU that has one monitor more when it runs a VM; `more` goes to its command line too. `exec`: the process is QEMU itself. */
 export async function qemuWithEyes(path = WRAPPER, more = ''): Promise<string> {
   await mkdir(join(path, '..'), { recursive: true })
+  const qemu = execFileSync('sh', ['-c', 'command -v qemu-system-x86_64'], { encoding: 'utf8', env: { PATH: withoutEyes() } }).trim()
   const lines = [
     '#!/bin/sh',
     'case " $* " in',
-    `*" -pidfile "*) exec qemu-system-x86_64 "$@" ${more} -qmp unix:${SOCKET},server=on,wait=off ;;`,
-    '*) exec qemu-system-x86_64 "$@" ;;',
+    `*" -pidfile "*) exec ${qemu} "$@" ${more} -qmp unix:${SOCKET},server=on,wait=off ;;`,
+    `*) exec ${qemu} "$@" ;;`,
     'esac',
     '',
   ]
-  // Written beside and renamed: another test may be running the old one.
-  await writeFile(path, lines.join('\n'))
-  await chmod(path, 0o755)
+  // Written beside and renamed: another test may be starting the old one.
+  await writeFile(`${path}.${process.pid}`, lines.join('\n'), { mode: 0o755 })
+  await rename(`${path}.${process.pid}`, path)
   return path
+}
+
+/** The PATH without our own program of QEMU's name. */
+const withoutEyes = () =>
+  (process.env['PATH'] ?? '')
+    .split(':')
+    .filter(folder => folder !== dirname(WRAPPER))
+    .join(':')
+
+/** Agents that are started from now on find the QEMU with eyes in their PATH: for those that cannot be told of it. */
+export async function putInPath(): Promise<void> {
+  await qemuWithEyes()
+  process.env['PATH'] = `${dirname(WRAPPER)}:${withoutEyes()}`
 }
 
 export type Seen = 'gone' | 'mute' | string

@@ -63,9 +63,10 @@ try {
     config,
     engines: createEngines(),
     version: options.version ?? 'lab',
-    log: createLog({ level: 'debug', format: 'text' }),
+    log: createLog({ level: 'info', format: 'text' }),
     qemuBinary: options.qemuBinary,
     waits: options.waits,
+    onBroken: () => process.exit(1),
     onLoaded: () => pass('target:loaded', 'before'),
     onRecord: (side, state, when) => pass(`${side}:${state}`, when),
   })

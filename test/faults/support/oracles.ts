@@ -59,13 +59,16 @@ async function recordsOracle(
 ): Promise<void> {
   const look = async () => {
     const [source, target] = [await readRecords(scene.site(from).dir, VM), await readRecords(scene.site(to).dir, VM)]
-    const problem = recordsProblem(scene.migrationId, { source, target }, outcome, epoch)
-    return { problem, good: problem === undefined }
+    return recordsProblem(scene.migrationId, { source, target }, outcome, epoch)
   }
   // The last record of a side may come a moment after its VM has settled.
-  let found = await look()
-  await eventually(async () => (found = await look()).good || undefined, { ms: 10_000, everyMs: 200, what: 'the records' }).catch(() => {})
-  assert.is(found.problem, undefined, `the ownership records: ${found.problem}\n${await scene.log()}`)
+  let problem: string | undefined
+  const isGood = async () => {
+    problem = await look()
+    return problem === undefined || undefined
+  }
+  await eventually(isGood, { ms: 10_000, everyMs: 200, what: 'the records' }).catch(() => {})
+  if (problem !== undefined) assert.unreachable(`the ownership records: ${problem}\n${await scene.log()}`)
   const owner = scene.site(outcome === 'C' ? to : from)
   if (!owner.process || outcome === 'doubt') return
   const vms = (await owner.api<{ vms: VmFacts[] }>('GET', '/v1/vms')).vms.map(({ state, epoch: at }) => ({ state, epoch: at }))

@@ -32,6 +32,10 @@ export type SceneOptions = {
   /** A link between these sites and the gateway that a case may spoil. */
   links?: Partial<Record<'a' | 'b', { up: LinkOptions; down: LinkOptions }>>
   lab?: Partial<LabOptions>
+  /** Before the sites are furnished. */
+  beforeSites?: (lab: Lab) => Promise<void>
+  /** With everything furnished, before the agents start. */
+  beforeStart?: (stage: { lab: Lab; a: FaultSite; b: FaultSite }) => Promise<void>
 }
 
 export type Compared = { pages: number; different: number }
@@ -49,6 +53,10 @@ export type Scene = AsyncDisposable & {
   readonly begunAt: number
   readonly migrationId: string
   site(name: string): FaultSite
+  /** A migration that somebody else asks for comes to this site: its memory is compared when it is loaded. */
+  expectMove(to: string): Promise<void>
+  /** That is its id: oracles look at its records. */
+  follow(migrationId: string): void
   /** Asks for a migration, to b unless told. */
   begin(request?: Partial<MigrationRequest>): Promise<string>
   /** The same, and waits until pages flow; they stop there until `lab.valve.open()`. */
@@ -69,6 +77,7 @@ export async function openScene(options: SceneOptions = {}): Promise<Scene> {
     for (const step of undo.splice(0).reverse()) await step()
   }
   try {
+    await options.beforeSites?.(lab)
     const links: Scene['links'] = {}
     const sites = new Map<string, FaultSite>()
     for (const name of ['a', 'b'] as const) {
@@ -86,6 +95,7 @@ export async function openScene(options: SceneOptions = {}): Promise<Scene> {
     undo.push(async () => console.log(await logs(lab, [a, b])))
     // A stopped process does not hear SIGTERM.
     undo.push(() => void [a, b].map(site => site.process?.kill('SIGCONT')))
+    await options.beforeStart?.({ lab, a, b })
     await Promise.all([a.start(), b.start()])
     const eyes = openEyes([a, b], VM)
     undo.push(() => eyes[Symbol.dispose]())
@@ -138,15 +148,20 @@ function act(stage: Stage): Omit<Scene, typeof Symbol.asyncDispose> {
       // It never came so far: the oracle asks for what was compared.
     }
   }
+  const expectMove: Scene['expectMove'] = async to => {
+    const target = site(to)
+    const loaded = target.process?.connected ? await target.arm('target:loaded', 'before', 'hold') : undefined
+    if (loaded) void whenLoaded(loaded, to)
+    last.begunAt = Date.now()
+  }
   const begin: Scene['begin'] = async request => {
     const to = request?.to ?? 'b'
-    const target = site(to)
-    const loaded = target.process ? await target.arm('target:loaded', 'before', 'hold') : undefined
-    if (loaded) void whenLoaded(loaded, to)
+    await expectMove(to)
+    // The gateway hears of what a case has done to a VM or a site a moment later.
+    const soon = ['VM_STATE', 'VM_UNKNOWN', 'SITE_OFFLINE', 'MIGRATION_BUSY', 'VM_EXISTS']
     const isKnown = () =>
-      lab.begin({ vm: VM, ...request, to }).catch(error => (error.code === 'VM_STATE' ? undefined : Promise.reject(error)))
-    last.begunAt = Date.now()
-    last.migrationId = await eventually(isKnown, { ms: 5_000, what: 'the VM known to run' })
+      lab.begin({ vm: VM, ...request, to }).catch(error => (soon.includes(error.code) ? undefined : Promise.reject(error)))
+    last.migrationId = await eventually(isKnown, { ms: 20_000, everyMs: 50, what: 'a migration that may begin' })
     return last.migrationId
   }
   return Object.assign(
@@ -157,6 +172,10 @@ function act(stage: Stage): Omit<Scene, typeof Symbol.asyncDispose> {
     {
       ...stage,
       compared,
+      expectMove,
+      follow(migrationId: string) {
+        last.migrationId = migrationId
+      },
       begin,
       async midway(request: Partial<MigrationRequest> = {}) {
         lab.valve.hold(index => index >= 2, { afterBytes: 4 * MIB })

@@ -1,14 +1,17 @@
 // What the guest says on its serial line, read from QEMU's own log of it at every site: heard also while no agent lives.
 // Enters: folders of sites. Leaves: a witness of beats and audits. Always holds: bytes are taken in the order in which they were written (one owner at a time:
-// the other sites are looked at before the one that spoke last); a log whose folder has gone is read to its end.
+// the other sites are looked at before the one that spoke last); a log whose folder has gone is read to its end. QEMU writes a character twice into its
+// log when the agent's end of the line is full for a moment (qemu_chr_write logs what it could not write, and again when it could): such a line is mended
+// only where it then is the very beat that was due, so no lost or doubled beat hides behind it.
 import { type FileHandle, open } from 'node:fs/promises'
 import { join } from 'node:path'
-import { type BeatSummary, createWitness, type GuestRecord } from '../../../guest/beats.ts'
+import { type BeatSummary, createWitness, type GuestRecord, parseGuestLine } from '../../../guest/beats.ts'
 import { sleep } from '../../../ops/deadline.ts'
 import { GodwitError } from '../../../wire/errors.ts'
 
 const LOOK_MS = 25
 const CHUNK_BYTES = 256 * 1024
+const KEPT_CHARACTERS = 1024 * 1024
 
 type Log = { site: string; path: string; file: FileHandle | undefined; inode: number; at: number }
 
@@ -17,8 +20,44 @@ export type Serial = AsyncDisposable & {
   next<K extends GuestRecord['kind']>(kind: K, ms: number): Promise<Extract<GuestRecord, { kind: K }>>
   /** The site whose QEMU wrote last. */
   speaker(): string
-  /** What was written around each change of site. */
+  /** For messages: what was written around each change of site, and around each beat that is missing. */
   seams(): string[]
+}
+
+/** Takes out a character that was written twice, where the line makes sense only without it. */
+function createMender(): (line: string) => string {
+  let last = { sequence: 0, guestMs: 0 }
+  const isDue = (line: string) => {
+    const parsed = parseGuestLine(line)
+    return (
+      parsed.kind === 'beat' &&
+      parsed.sequence === last.sequence + 1 &&
+      parsed.guestMs >= last.guestMs &&
+      parsed.guestMs < last.guestMs + 60_000
+    )
+  }
+  const without = (line: string) =>
+    [...line].flatMap((character, at) => (line[at + 1] === character ? [line.slice(0, at) + line.slice(at + 1)] : []))
+  return line => {
+    const { kind } = parseGuestLine(line)
+    const isRight = kind === 'beat' ? isDue(line) : kind !== 'other'
+    const once = isRight ? [] : without(line)
+    const fits = kind === 'beat' || line.startsWith('B') ? isDue : (text: string) => !['other', 'beat'].includes(parseGuestLine(text).kind)
+    const mended = isRight ? line : (once.find(fits) ?? once.flatMap(without).find(fits) ?? line)
+    const parsed = parseGuestLine(mended)
+    if (parsed.kind === 'beat') last = parsed
+    return mended
+  }
+}
+
+/** The text between two beats that do not follow each other. */
+function gaps(text: string): string[] {
+  const beats = [...text.matchAll(/BEAT (\d+) \d+\n/g)]
+  return beats.flatMap((beat, at) => {
+    const after = beats[at + 1]
+    if (!after || Number(after[1]) === Number(beat[1]) + 1) return []
+    return [`gap: ${JSON.stringify(text.slice(beat.index, after.index + after[0].length))}`]
+  })
 }
 
 export function readSerial(sites: { name: string; dir: string }[], vm: string): Serial {
@@ -29,7 +68,9 @@ export function readSerial(sites: { name: string; dir: string }[], vm: string): 
     ({ name, dir }): Log => ({ site: name, path: join(dir, 'state', 'vms', vm, 'serial.log'), file: undefined, inode: 0, at: 0 }),
   )
   let speaker = ''
-  let tail = ''
+  let half = ''
+  let all = ''
+  const mend = createMender()
   const seams: string[] = []
 
   const read = async (log: Log): Promise<Buffer> => {
@@ -55,18 +96,27 @@ export function readSerial(sites: { name: string; dir: string }[], vm: string): 
     } else await found?.close()
     return Buffer.concat(parts)
   }
+  const push = (site: string, text: string) => {
+    for (const record of witness.push(site, text, performance.now())) for (const take of waiting) take(record)
+  }
+  const hear = (site: string, text: string) => {
+    if (site !== speaker) {
+      seams.push(`${speaker}: ${JSON.stringify(all.slice(-60))} | ${site}: ${JSON.stringify(text.slice(0, 60))}`)
+      // The rest of a line that the VM was in the middle of when it moved.
+      push(speaker, half)
+      half = ''
+      speaker = site
+    }
+    const lines = (half + text).split('\n')
+    half = lines.pop() ?? ''
+    for (const line of lines) push(site, `${mend(line)}\n`)
+    all = (all + text).slice(-KEPT_CHARACTERS)
+  }
   const tick = async () => {
     const order = [...logs].sort((a, b) => Number(a.site === speaker) - Number(b.site === speaker))
-    const heard: { site: string; bytes: Buffer }[] = []
-    for (const log of order) heard.push({ site: log.site, bytes: await drain(log) })
-    for (const { site, bytes } of heard.reverse()) {
-      if (bytes.length === 0) continue
-      const text = bytes.toString('latin1')
-      if (site !== speaker) seams.push(`${speaker}: ${JSON.stringify(tail)} | ${site}: ${JSON.stringify(text.slice(0, 60))}`)
-      speaker = site
-      tail = (tail + text).slice(-60)
-      for (const record of witness.push(site, text, performance.now())) for (const take of waiting) take(record)
-    }
+    const heard: { site: string; text: string }[] = []
+    for (const log of order) heard.push({ site: log.site, text: (await drain(log)).toString('latin1') })
+    for (const { site, text } of heard.reverse()) if (text !== '') hear(site, text)
   }
   const reading = (async () => {
     while (!stop.signal.aborted) {
@@ -77,7 +127,7 @@ export function readSerial(sites: { name: string; dir: string }[], vm: string): 
   return {
     summary: () => witness.summary(),
     speaker: () => speaker,
-    seams: () => [...seams],
+    seams: () => [...seams, ...gaps(all)],
     next: <K extends GuestRecord['kind']>(kind: K, ms: number) =>
       new Promise<Extract<GuestRecord, { kind: K }>>((resolve, reject) => {
         const done = () => {

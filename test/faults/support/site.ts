@@ -36,9 +36,10 @@ export type FaultSite = LabSite & {
 
 export async function addFaultSite(lab: Lab, name: string, vm: string, { site: more = {}, ...wish }: SiteWish): Promise<FaultSite> {
   const words = [PROGRAM, JSON.stringify(wish)]
-  const site = await lab.addSite(name, { ...more, program: words, isStopped: true })
+  const site = await lab.addSite(name, { ...(more.isProcess ? {} : { program: words }), ...more, isStopped: true })
   const abilities = join(site.dir, 'state', 'qemu-abilities.json')
-  await writeFile(abilities, (await readFile(abilities, 'utf8')).replace('qemu-system-x86_64 ', `${wish.qemuBinary} `))
+  // Measured for the QEMU without eyes, which is the same.
+  if (!more.isProcess) await writeFile(abilities, (await readFile(abilities, 'utf8')).replace('qemu-system-x86_64 ', `${wish.qemuBinary} `))
   const folder = join(site.dir, 'state', 'vms', vm)
   const identity = async () => {
     const file = await readProcessFile(folder)
