@@ -28,7 +28,7 @@ export type SiteOptions = {
   /** Where it finds the gateway, when not at the gateway's own port. */
   gatewayPort?: number
   /** Further fields of its configuration, which may name files in the site's folder. */
-  config?: (dir: string) => Record<string, unknown>
+  config?: Record<string, unknown> | ((dir: string) => Record<string, unknown>)
   /** Another version's cli/main.ts (isProcess). */
   main?: string
   isStopped?: boolean
@@ -175,7 +175,7 @@ async function furnish(around: Surroundings, options: SiteOptions): Promise<Reco
     api: { socket: path('node.sock') },
     log: { level: 'info', format: 'text' },
     limits: { memoryReserve: options.memoryReserve ?? '64MiB' },
-    ...options.config?.(dir),
+    ...(typeof options.config === 'function' ? options.config(dir) : options.config),
   }
 }
 
