@@ -27,4 +27,6 @@ export type Outcome = {
   steal: number
   badLines: number
   note?: string
+  /** Of this project; absent where git does not say. */
+  commit?: string
 }

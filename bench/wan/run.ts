@@ -1,6 +1,7 @@
 // npm run bench:wan: Godwit beside QEMU's own migration over the same modelled links, packet by packet, in one run. Root only (network namespaces, TUN).
 // Enters: a selection of cells, guests and variants. Leaves: a table with medians and ranges, the issue's targets held against it, a picture; results are kept
 // as they come. Figures are of one machine: compare what one run prints side by side.
+import { execFileSync } from 'node:child_process'
 import { existsSync, rmSync, writeFileSync } from 'node:fs'
 import { cpus, loadavg } from 'node:os'
 import { fileURLToPath } from 'node:url'
@@ -83,8 +84,19 @@ async function runAll({ runs, results }: Wanted, budgetMs: number): Promise<void
     if (beginMs - startMs + longestMs > budgetMs) break
     const outcome = await attempt(options)
     longestMs = Math.max(longestMs, performance.now() - beginMs)
-    results.add(outcome)
+    results.add({ ...outcome, ...commitOf() })
     process.stderr.write(`${at + 1}/${runs.length} ${tellOutcome(outcome)}\n`)
+  }
+}
+
+function commitOf(): { commit?: string } {
+  try {
+    const words = ['rev-parse', '--short', 'HEAD']
+    return {
+      commit: execFileSync('git', words, { cwd: import.meta.dirname, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim(),
+    }
+  } catch {
+    return {}
   }
 }
 
