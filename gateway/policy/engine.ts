@@ -183,6 +183,7 @@ export class HandoffEngine {
     const turns = Math.max(1, Math.round(this.settings.prestage.everyMs / 1000))
     const turn = Math.floor(nowMs / 1000) % turns
     for (let index = turn; index < this.vms.end; index += turns) {
+      if (!this.predictor.isMoving(index, nowMs)) continue
       const wish = wantsPrepare(this, this.predictor, index, nowMs)
       if (wish) decisions.push(this.#stage(wish, nowMs))
     }

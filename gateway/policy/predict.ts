@@ -68,6 +68,13 @@ export class Predictor {
     }
   }
 
+  /** Whether there is anything to foretell of a user: one who is known, and does not stand still. */
+  isMoving(user: number, nowMs: number): boolean {
+    const { vx, vy } = this.motion
+    const square = vx[user]! * vx[user]! + vy[user]! * vy[user]!
+    return square > SLOW_METERS_PER_SECOND * SLOW_METERS_PER_SECOND * 0.99 && this.motion.isKnown(user, nowMs)
+  }
+
   forget(user: number): void {
     if (user >= this.#waiting.dueMs.length) return
     this.motion.forget(user)
@@ -94,7 +101,6 @@ export class Predictor {
     const { current, previous, dueMs } = this.#waiting
     const here = current[user] ?? -1
     if (here < 0 || !this.motion.isKnown(user, nowMs) || this.motion.speed(user) < SLOW_METERS_PER_SECOND) return false
-    if (!this.coverage.isEmpty) this.coverage.learn(this.motion.x[user]!, this.motion.y[user]!, here)
     this.#spread(user, here, tauMs)
     this.#findContexts(user, here, previous[user]!, tauMs)
     this.#mix(user, here)
@@ -120,8 +126,9 @@ export class Predictor {
     const aheadX = motion.vx[user]! * seconds
     const aheadY = motion.vy[user]! * seconds
     // A way that is short beside a tile of the coverage needs no fan.
+    const all = coverage.learnAlong(x, y, x + aheadX * FARTHEST, y + aheadY * FARTHEST, here)
     if (aheadX * aheadX + aheadY * aheadY < coverage.tileMeters ** 2 / 4) {
-      if (coverage.isOneTile(x, y, x + aheadX * FARTHEST, y + aheadY * FARTHEST)) this.#add(coverage.siteAt(x, y), 1)
+      if (all >= -1) this.#add(all, 1)
       else this.#along(x, y, aheadX, aheadY, 1)
     } else {
       const spread = HEADING_SPREAD + HEADING_SPREAD_PER_ROOT_SECOND * Math.sqrt(seconds)

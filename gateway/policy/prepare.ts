@@ -2,7 +2,10 @@
 // P(user at s after the cold transfer time) >= the probability asked for, s would then be better than here by more than H, the copy would be of
 // use (feasible), the VM's byte allowance and both sites' staging tokens suffice.
 import type { Predictor } from './predict.ts'
-import { policyAt, type Tables } from './view.ts'
+import { POLICY_NAMES } from './settings.ts'
+import type { Tables } from './view.ts'
+
+const REGRET = POLICY_NAMES.indexOf('regret')
 
 export type PrepareWish = { index: number; from: number; to: number; bytes: number; probability: number; tauMs: number; userSite: number }
 
@@ -12,7 +15,7 @@ export function wantsPrepare(tables: Tables, predictor: Predictor, index: number
   const from = c.site[index]!
   const userSite = c.userSite[index]!
   if (from < 0 || userSite < 0 || c.movingTo[index]! >= 0 || c.stagingTo[index]! >= 0 || c.isPinned[index] === 1) return undefined
-  if (policyAt(tables, index) !== 'regret' || nowMs - c.seenMs[index]! > settings.staleMs) return undefined
+  if (c.policy[index] !== REGRET || nowMs - c.seenMs[index]! > settings.staleMs) return undefined
   const memoryBytes = c.memoryBytes[index]!
   const tauMs = (memoryBytes / sites.slowestFrom(from)) * 1000
   if (tauMs < settings.prestage.worthMs || !predictor.predict(index, nowMs, tauMs)) return undefined
