@@ -1,7 +1,13 @@
 // Policies side by side as an SVG picture: one panel of bars for each figure. Enters: reports. Leaves: SVG text, no scripts, no fonts from elsewhere. Pure.
 import type { Report } from './metrics.ts'
 
-type Panel = { title: string; unit: string; value(report: Report): number; mark?: (report: Report) => number }
+type Panel = {
+  title: string
+  unit: string
+  value(report: Report): number
+  mark?: (report: Report) => number
+  label?: (report: Report) => string
+}
 
 const PANELS: readonly Panel[] = [
   { title: 'SLO violation', unit: '% of time', value: report => report.sloViolationPercent, mark: report => report.unavoidablePercent },
@@ -13,8 +19,16 @@ const PANELS: readonly Panel[] = [
   },
   { title: 'Ping-pong', unit: '% of migrations', value: report => report.pingPongPercent },
   { title: 'On the wire', unit: 'GB per user hour', value: report => report.gigabytesPerHour },
+  {
+    title: 'Pause of a migration',
+    unit: 'ms, p50 / p95 (bar: p95)',
+    value: report => report.interruptionP95Ms ?? 0,
+    label: ({ interruptionP50Ms, interruptionP95Ms }) =>
+      interruptionP50Ms === null ? '-' : `${interruptionP50Ms.toFixed(0)} / ${(interruptionP95Ms ?? 0).toFixed(0)}`,
+  },
+  { title: 'Cost', unit: 'multiple of the offline optimum', value: report => report.regretRatio ?? 0, mark: () => 1 },
 ]
-const PANEL_WIDTH = 250
+const PANEL_WIDTH = 200
 const PANEL_GAP = 24
 const BAR_HEIGHT = 22
 const ROW_HEIGHT = 34
@@ -40,7 +54,7 @@ export function comparisonSvg(title: string, reports: readonly Report[]): string
     text(
       PANEL_GAP,
       height - 18,
-      'Dashed: what no placement could have avoided (SLO), and what the offline optimum would have moved (migrations).',
+      'Dashed: what no placement could have avoided (SLO), and what the offline optimum would have moved (migrations) and cost (1).',
       'start',
     ),
     '</svg>',
@@ -48,15 +62,19 @@ export function comparisonSvg(title: string, reports: readonly Report[]): string
   ].join('\n')
 }
 
-function drawPanel({ title, unit, value, mark }: Panel, reports: readonly Report[], left: number): string {
+function drawPanel(
+  { title, unit, value, mark, label = report => value(report).toFixed(1) }: Panel,
+  reports: readonly Report[],
+  left: number,
+): string {
   const most = Math.max(1e-9, ...reports.map(value), ...(mark ? reports.map(mark) : []))
-  const scale = (PANEL_WIDTH - 50) / most
+  const scale = (PANEL_WIDTH - 62) / most
   const bottom = TOP + reports.length * ROW_HEIGHT
   const bars = reports.map((report, at) => {
     const y = TOP + at * ROW_HEIGHT
     const length = Math.max(0, value(report) * scale)
     const bar = `<rect x="${left}" y="${y}" width="${length.toFixed(1)}" height="${BAR_HEIGHT}" fill="${COLORS[at % COLORS.length]}"/>`
-    return `${bar}\n${text(left + length + 5, y + BAR_HEIGHT * 0.7, value(report).toFixed(1), 'start')}`
+    return `${bar}\n${text(left + length + 5, y + BAR_HEIGHT * 0.7, label(report), 'start')}`
   })
   const first = reports[0]
   const at = mark && first ? left + mark(first) * scale : 0

@@ -105,7 +105,7 @@ test('the command compares policies, writes a picture, and says what it needs', 
   assert.match(out, /Brier 0\.\d{3}/)
   const svg = await readFile(plot, 'utf8')
   assert.match(svg, /^<svg xmlns=/)
-  assert.is(svg.match(/<rect /g)!.length, 1 + 4 * 5)
+  assert.is(svg.match(/<rect /g)!.length, 1 + 6 * 5)
   assert.not.match(svg, /NaN|undefined/)
   const once = await place.godwit('sim', 'mobility', example('mobility-border.yaml'), '--policy', 'latency', '--json')
   assert.is(once.json().reports[0].policy, 'latency')
