@@ -222,7 +222,7 @@ function onLost({ log, sourceAwayMs = SOURCE_AWAY_MS }: TargetOptions, life: Lif
   life.away = setTimeout(() => {
     if (OUTLIVES_MEETING.has(life.state)) return
     fail(new GodwitError('CONNECTION_LOST', `the source was lost and has not come back within ${sourceAwayMs} ms`, { cause: error }))
-  }, sourceAwayMs)
+  }, sourceAwayMs).unref()
 }
 
 const advance = async ({ plan, record }: TargetOptions, life: Life, event: string): Promise<void> => {

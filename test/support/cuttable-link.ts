@@ -17,6 +17,8 @@ export type CuttableLink = {
   openStream: (index: number, attempt: number) => Promise<Stream>
   readonly carried: { chunks: number; bytes: number }
   readonly cuts: number
+  /** Cuts it now. */
+  sever(): void
 }
 
 /** `next` gives the next cut, or undefined for none any more. */
@@ -67,6 +69,7 @@ export function cuttableLink(accept: (index: number, attempt: number, stream: St
       return ends[0]
     },
     carried,
+    sever: () => die({}),
     get cuts() {
       return cuts
     },

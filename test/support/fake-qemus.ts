@@ -166,6 +166,7 @@ export function fakeTarget({ memory, skeleton }: FakeGuest, file: string): FakeT
     queryStatus: async () => ({ status: state.run, running: state.run === 'running' }),
     cont: async () => void Object.assign(state, { run: 'running' }),
     announceSelf: async () => {},
+    activateDisks: async () => {},
   }
   const vm = {
     commands,

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { generateSiteKeys, loadSodium } from '../../../crypto/identity.ts'
 import type { Patience } from '../../../edge-node/migration/conversation.ts'
 import { startSource } from '../../../edge-node/migration/source.ts'
-import { startTarget, type TargetMigration } from '../../../edge-node/migration/target.ts'
+import { startTarget, type TargetMigration, type TargetOptions } from '../../../edge-node/migration/target.ts'
 import type { Plan } from '../../../wire/control.ts'
 import { silentLog } from '../../../wire/log.ts'
 import { type Cut, type CuttableLink, cuttableLink } from '../../support/cuttable-link.ts'
@@ -47,7 +47,20 @@ const QUICK: Patience = { reconnectMs: 20_000, switchoverMs: 20_000, retryMs: 1 
 
 type Result = Awaited<ReturnType<typeof migrate>>
 
-async function migrate(guest: FakeGuest, next: () => Cut | undefined, patience = QUICK, sourceAwayMs = 20_000) {
+type Faults = {
+  patience?: Patience
+  sourceAwayMs?: number
+  /** The target's agent dies when this state is on its disk, before anyone hears of it; the next one finds the QEMU and this record. */
+  dies?: 'LOADED' | 'GRANTED'
+  /** What the next agent reads as the manifest's hash, in place of the one that was recorded. */
+  altered?: string
+}
+
+async function migrate(
+  guest: FakeGuest,
+  next: () => Cut | undefined,
+  { patience = QUICK, sourceAwayMs = 20_000, dies, altered }: Faults = {},
+) {
   await using folder = await tempFolder()
   const dir = (name: string) => join(folder.path, name)
   await Promise.all(['s', 't'].map(name => mkdir(dir(name))))
@@ -55,22 +68,35 @@ async function migrate(guest: FakeGuest, next: () => Cut | undefined, patience =
   const states: { source: string[]; target: string[] } = { source: [], target: [] }
   let target: TargetMigration | undefined
   const link: CuttableLink = cuttableLink((index, attempt, stream) => target?.accept(index, attempt, stream), next)
-  target = startTarget({
+  const ofTarget: TargetOptions = {
     ...shared,
-    ...{ keys: keys.target, peerBoxPublic: keys.source.boxPublic, dir: dir('t'), sourceAwayMs, grantPatienceMs: 5_000 },
+    ...{ keys: keys.target, peerBoxPublic: keys.source.boxPublic, dir: dir('t'), sourceAwayMs, grantPatienceMs: altered ? 1_000 : 5_000 },
     reserve: async () => to.vm,
     drop: async () => to.kill(),
     commit: async () => {},
     record: async state => void states.target.push(state),
+  }
+  const later = Promise.withResolvers<TargetMigration>()
+  target = startTarget({
+    ...ofTarget,
+    async record(state, _, facts) {
+      states.target.push(state)
+      if (state !== dies) return
+      target = startTarget(ofTarget, { state, vm: to.vm, manifestHash: altered ?? facts!.manifestHash! })
+      later.resolve(target)
+      link.sever()
+      await new Promise(() => {})
+    },
   })
   const source = startSource({
     ...shared,
-    ...{ keys: keys.source, peerBoxPublic: keys.target.boxPublic, dir: dir('s'), patience, patienceMs: 5_000 },
+    ...{ keys: keys.source, peerBoxPublic: keys.target.boxPublic, dir: dir('s'), patience, patienceMs: altered ? 1_500 : 10_000 },
     ...{ offer: { type: 'OFFER', needs: {} }, qmp: from.qmp, qemuExited: new Promise(() => {}), transport: 'memory' },
     openStream: link.openStream,
     record: async state => void states.source.push(state),
   })
-  const [sent, received] = await Promise.all([outcomeOf(source.done), outcomeOf(target.done)])
+  const last = dies ? await later.promise : target
+  const [sent, received] = await Promise.all([outcomeOf(source.done), outcomeOf(last.done)])
   const same = {
     memory: to.memory().equals(guest.memory),
     skeleton: to.skeleton.equals(guest.skeleton),
@@ -150,7 +176,9 @@ test('nothing is sent twice that had arrived: a transfer that was cut carries li
 
 test('a link that does not come back: the source keeps the VM when its patience ends, and the target keeps nothing', async () => {
   const cuts: Cut[] = [{ afterBytes: 200_000, awayMs: 60_000 }]
-  const result = await migrate(fakeGuest(3, { pages: 400, rounds: 2 }), () => cuts.shift(), { ...QUICK, reconnectMs: 300 }, 600)
+  const result = await migrate(fakeGuest(3, { pages: 400, rounds: 2 }), () => cuts.shift(), {
+    ...{ patience: { ...QUICK, reconnectMs: 300 }, sourceAwayMs: 600 },
+  })
   assert.equal([result.sent.code, result.received.code], ['CONNECTION_LOST', 'CONNECTION_LOST'])
   assert.equal([result.running, result.fate], [[true, false], 'here'])
   assert.equal([result.states.source.at(-1), result.states.target.at(-1)], ['ABORTED', 'REFUSED'])
@@ -162,9 +190,32 @@ test('a guest that stands still waits less: the switch-over is given up after it
   // The guest stops with its first page: all of the transfer is switch-over.
   const cuts: Cut[] = [{ afterBytes: carried.bytes / 2, awayMs: 60_000 }]
   const began = performance.now()
-  const result = await migrate(guest, () => cuts.shift(), { ...QUICK, switchoverMs: 200 }, 400)
+  const result = await migrate(guest, () => cuts.shift(), { patience: { ...QUICK, switchoverMs: 200 }, sourceAwayMs: 400 })
   assert.equal([result.sent.code, result.running, result.fate], ['CONNECTION_LOST', [true, false], 'here'])
   assert.ok(performance.now() - began < 10_000)
+})
+
+test("the target's agent dies when LOADED is on its disk and not yet said: the next one says it, and the VM runs there", async () => {
+  const result = await migrate(fakeGuest(21, { pages: 100, rounds: 1 }), never, { dies: 'LOADED' })
+  assert.is(result.sent.report?.outcome, 'completed', JSON.stringify(result))
+  assert.equal([result.running, result.fate, result.same.memory, result.received.code], [[false, true], 'moved', true, undefined])
+  assert.equal(result.states.target, ['RESERVED', 'RECEIVING', 'LOADED', 'GRANTED', 'RESUMING', 'RUNNING'])
+})
+
+test("the target's agent dies when GRANTED is on its disk: the next one goes on from there when the source asks again", async () => {
+  const result = await migrate(fakeGuest(22, { pages: 100, rounds: 1 }), never, { dies: 'GRANTED' })
+  assert.equal(
+    [result.sent.report?.outcome, result.running, result.fate],
+    ['completed', [false, true], 'moved'],
+    JSON.stringify(result.sent),
+  )
+  assert.equal(result.states.target, ['RESERVED', 'RECEIVING', 'LOADED', 'GRANTED', 'RESUMING', 'RUNNING'])
+})
+
+test('a grant for another content than the next agent has loaded is not taken: nobody runs the VM', async () => {
+  const result = await migrate(fakeGuest(23, { pages: 100, rounds: 1 }), never, { dies: 'GRANTED', altered: '00'.repeat(32) })
+  assert.equal([result.received.code, result.states.target.at(-1)], ['MIGRATION_TIMEOUT', 'REFUSED'])
+  assert.equal([result.running, result.fate], [[false, false], 'doubt'], JSON.stringify(result.sent))
 })
 
 test.run()
