@@ -4,7 +4,7 @@
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type HttpServer, startHttpServer } from '../ops/http.ts'
-import { openStore } from '../ops/store.ts'
+import { openStore, type Store } from '../ops/store.ts'
 import type { Engine } from '../transport/types.ts'
 import type { HostFacts, VmFacts } from '../wire/control.ts'
 import type { GodwitError } from '../wire/errors.ts'
@@ -93,7 +93,19 @@ export async function startNode(options: NodeOptions): Promise<Node> {
       waits,
     })
     const services = createServices({ registry, log })
-    const linked = startLink({ config, engines, version, identity, registry, migrations, services, predictor, alerts, log })
+    const linked = startLink({
+      config,
+      engines,
+      version,
+      identity,
+      registry,
+      migrations,
+      services,
+      predictor,
+      alerts,
+      log,
+      incarnation: await nextIncarnation(store),
+    })
     link = linked
     undo.push(() => linked.close())
     undo.push(() => migrations.close())
@@ -121,12 +133,20 @@ const watched = (journal: Journal, onRecord: NodeOptions['onRecord']): Journal =
   },
 })
 
+/** The gateway takes a later life of this node for the node: later also where the clock has been set back meanwhile. */
+async function nextIncarnation(store: Store): Promise<number> {
+  const next = Math.max(Date.now(), ((await store.get<number>('agent', 'incarnation')) ?? 0) + 1)
+  await store.put('agent', 'incarnation', next, { sync: true })
+  return next
+}
+
 const nowSeconds = () => Math.floor(Date.now() / 1000)
 
 type Parts = {
   config: NodeConfig
   engines: Engine[]
   version: string
+  incarnation: number
   identity: LoadedIdentity
   registry: Registry
   migrations: Migrations
@@ -136,7 +156,19 @@ type Parts = {
   log: Log
 }
 
-function startLink({ config, engines, version, identity, registry, migrations, services, predictor, alerts, log }: Parts): Link {
+function startLink({
+  config,
+  engines,
+  version,
+  incarnation,
+  identity,
+  registry,
+  migrations,
+  services,
+  predictor,
+  alerts,
+  log,
+}: Parts): Link {
   const link = connectLink({
     dial: ({ signal, engine }) => dialGateway(config, engines, signal, engine),
     identity,
@@ -144,6 +176,7 @@ function startLink({ config, engines, version, identity, registry, migrations, s
     revocations: identity.revocations,
     site: config.site,
     gatewayId: config.gateway.id,
+    incarnation,
     version,
     describe: async () => ({
       host: await hostFacts(registry),

@@ -1,5 +1,5 @@
 // Faults of databases, processes, versions and operators: what is lost or doubled starts nothing twice.
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { readFile, rename, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -205,7 +205,7 @@ async function agentOnce(scene: Scene): Promise<{ code: number | null; text: str
 
 faultCase(54, 'MQTT commands that are retained, stale or doubled: rejected, and one migration for one command', async () => {
   await using scene = await openScene({ lab: { gateway: { mqtt: embedded() } } })
-  await using noc = await connectAs('noc', { url: scene.lab.gateway.mqtt!.url, version: 5, subscriptions: [`${topics.root}/reply/noc`] })
+  await using noc = await connectAs('noc', { url: scene.lab.gateway.mqtt!.url, version: 4, subscriptions: [`${topics.root}/reply/noc`] })
   const start = (fields: object = {}, more: object = {}) => noc.command('start', { vmId: VM, toSite: 'b', ...fields }, more)
   await eventually(async () => ((await scene.lab.api<GatewayStatus>('GET', '/v1/status')).vms.length > 0 ? true : undefined), {
     ms: 10_000,
@@ -266,19 +266,28 @@ faultCase(
 
 /** The state of Godwit before its sites could resume a transfer and its pages travelled as differences: what was released last. */
 const PREVIOUS = 'c8ba749'
+const noPrevious =
+  spawnSync('git', ['-C', ROOT, 'cat-file', '-e', `${PREVIOUS}^{commit}`]).status === 0
+    ? undefined
+    : `commit ${PREVIOUS} is not in this checkout`
 
-faultCase(49, 'the target runs the version before: it moves, or ends cleanly at the source', async () => {
-  await using folder = await tempFolder()
-  const packed = spawn('sh', ['-c', `git -C "${ROOT}" archive ${PREVIOUS} | tar -x -C "${folder.path}"`], { stdio: 'ignore' })
-  assert.is((await once(packed, 'exit'))[0], 0, `commit ${PREVIOUS} is not in this checkout`)
-  await symlink(join(ROOT, 'node_modules'), join(folder.path, 'node_modules'))
-  await putInPath()
-  await using scene = await openScene({ b: { site: { isProcess: true, main: join(folder.path, 'cli', 'main.ts') } } })
-  await scene.begin()
-  const { state, outcome, error } = await scene.ended()
-  console.log(`  with version ${PREVIOUS} at the target: ${state} ${outcome} ${error?.code ?? ''}`)
-  await oracles(scene, outcome === 'completed' ? 'C' : 'A', { isUncompared: true })
-})
+faultCase(
+  49,
+  'the target runs the version before: it moves, or ends cleanly at the source',
+  async () => {
+    await using folder = await tempFolder()
+    const packed = spawn('sh', ['-c', `git -C "${ROOT}" archive ${PREVIOUS} | tar -x -C "${folder.path}"`], { stdio: 'ignore' })
+    assert.is((await once(packed, 'exit'))[0], 0)
+    await symlink(join(ROOT, 'node_modules'), join(folder.path, 'node_modules'))
+    await putInPath()
+    await using scene = await openScene({ b: { site: { isProcess: true, main: join(folder.path, 'cli', 'main.ts') } } })
+    await scene.begin()
+    const { state, outcome, error } = await scene.ended()
+    console.log(`  with version ${PREVIOUS} at the target: ${state} ${outcome} ${error?.code ?? ''}`)
+    await oracles(scene, outcome === 'completed' ? 'C' : 'A', { isUncompared: true })
+  },
+  { skip: noPrevious },
+)
 
 faultCase(
   37,
