@@ -31,6 +31,8 @@ export type UdpProxy = {
   change(direction: 'up' | 'down', options: Partial<LinkOptions>): void
   /** Pulls the plug of both directions, or puts it back. */
   cut(isCut: boolean): void
+  /** As a NAT that forgets: from now on every client reaches the upstream from another port. What is on the way up is lost. */
+  rebind(): void
   close(): Promise<void>
 }
 
@@ -107,6 +109,13 @@ export async function startUdpProxy(options: UdpProxyOptions): Promise<UdpProxy>
     change: (direction, changes) => (direction === 'up' ? up : down).update((link, atMs) => link.change(atMs, changes)),
     cut: isCut => {
       for (const driver of [up, down]) driver.update((link, atMs) => link.cut(atMs, isCut))
+    },
+    rebind() {
+      for (const client of clients.values()) {
+        client.isReady = false
+        client.upstream.close()
+      }
+      clients.clear()
     },
     close: async () => {
       if (isClosed) return

@@ -3,5 +3,6 @@ import './agents.ts'
 import './commit.ts'
 import './links.ts'
 import './streaming.ts'
+import './link.ts'
 
 export { allCases } from './support/case.ts'
