@@ -2,8 +2,11 @@
 import { mkdir, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { GodwitError } from '../../wire/errors.ts'
+import { mqttTarget } from '../client.ts'
 import { command, shared } from '../command.ts'
+import type { Io } from '../io.ts'
 import { json } from '../output.ts'
+import type { PublishOptions } from '../sim/publish.ts'
 
 export const simCommands = [
   command({
@@ -31,6 +34,11 @@ export const simCommands = [
         help: 'write a picture of the figures (SVG); with --compare, default SCENARIO.svg in this folder',
       },
       record: { kind: 'path', value: 'DIR', help: 'write the ways of the first 200 users as replay files; not with --compare' },
+      publish: {
+        kind: 'text',
+        value: 'URL',
+        help: 'instead: in real time, publish over MQTT what a telco would measure of these users (user n has the VM vm-n); GODWIT_MQTT_USER, GODWIT_MQTT_PASSWORD_FILE, GODWIT_MQTT_TENANT',
+      },
       json: shared.json,
     },
     examples: [
@@ -52,6 +60,7 @@ export const simCommands = [
       const { seed, only } = options
       const loaded = await loadSimulation(args[0]!, { folder, only, seed })
       const hours = options.hours ?? 1
+      if (options.publish) return await publish({ ...loaded, hours }, options.publish, io)
       const settings = {
         ...(options.policy ? { policy: options.policy } : {}),
         ...(options['no-prestage'] ? { prestage: { isEnabled: false } } : {}),
@@ -74,6 +83,21 @@ export const simCommands = [
     },
   }),
 ]
+
+/** Until the hours are over, or Ctrl-C. */
+async function publish(world: Pick<PublishOptions, 'scenario' | 'traces' | 'played' | 'hours'>, broker: string, io: Io): Promise<number> {
+  const { publishScenario } = await import('../sim/publish.ts')
+  const { target, tenant } = await mqttTarget(io, { broker })
+  const stop = new AbortController()
+  const off = io.onInterrupt(() => stop.abort())
+  try {
+    const sent = await publishScenario({ ...world, target, tenant, signal: stop.signal })
+    io.out(`${sent} messages\n`)
+    return 0
+  } finally {
+    off()
+  }
+}
 
 async function save(path: string, text: string): Promise<void> {
   await mkdir(dirname(path), { recursive: true }).catch(() => undefined)

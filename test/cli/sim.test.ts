@@ -1,13 +1,18 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
+import { run } from '../../cli/run.ts'
 import { loadSimulation } from '../../cli/sim/load.ts'
 import { quantile } from '../../cli/sim/metrics.ts'
 import { Optimum } from '../../cli/sim/optimum.ts'
 import { type Simulation, simulate } from '../../cli/sim/simulate.ts'
+import type { Measurement } from '../../gateway/control/mqtt/measurements.ts'
+import { eventually } from '../../ops/deadline.ts'
 import { parseScenario } from '../../sim-network/mobility/scenario.ts'
 import { createRandom } from '../../sim-network/random.ts'
+import { vm, world } from '../gateway/fixture.ts'
+import { embedded, PASSWORDS } from '../gateway/mqtt/support.ts'
 import { assert, codeOf, suite } from '../support/suite.ts'
-import { home } from './recording-io.ts'
+import { home, recordingIo } from './recording-io.ts'
 
 const test = suite('cli: sim')
 const example = (name: string) => fileURLToPath(new URL(`../../examples/${name}`, import.meta.url))
@@ -141,6 +146,29 @@ test('a simulated way can be written down and replayed', async () => {
   assert.equal([traces[0]!.seconds.length, traces[0]!.name], [3600, 'user-001.csv'])
   const replayed = await place.godwit('sim', 'mobility', example('mobility-traces.yaml'), '--traces', place.path('ways'), '--json')
   assert.ok(replayed.json().reports[0].migrations > 0)
+})
+
+test('a scenario is published to a broker in real time, as a telco would, until somebody says stop', async () => {
+  await using at = await home()
+  const measured: Measurement[] = []
+  await using w = await world({ mqtt: embedded(), onMeasurement: one => measured.push(one) })
+  await w.node('a', { vms: [vm('vm-1')] })
+  await writeFile(at.path('password'), `${PASSWORDS.telco}\n`, { mode: 0o600 })
+  await writeFile(at.path('storm.yaml'), STORM.replace('count: 500', 'count: 3'))
+  const who = { GODWIT_MQTT_USER: 'telco', GODWIT_MQTT_PASSWORD_FILE: at.path('password'), GODWIT_MQTT_TENANT: 'acme' }
+  const io = recordingIo({ env: { GODWIT_HOME: at.folder, ...who } })
+  const url = w.gateway.mqtt?.url ?? ''
+  const running = run(['sim', 'mobility', at.path('storm.yaml'), '--publish', url], io)
+  await eventually(() => measured.filter(one => one.kind === 'location' && one.ueKey === 'sim-3').length >= 2 || undefined, {
+    ms: 10_000,
+    what: 'two seconds of measurements',
+  })
+  io.interrupt()
+  assert.is(await running, 0, io.stderr)
+  assert.match(io.stdout, /^\d+ messages\n$/)
+  assert.equal([...new Set(measured.map(({ kind }) => kind))].sort(), ['latency', 'link', 'location'])
+  assert.ok(measured.some(one => one.kind === 'latency' && one.value.vmId === 'vm-1' && one.value.targetSite === 'a'))
+  assert.is((await at.godwit('sim', 'mobility', example('mobility-city.yaml'), '--publish', url)).code, 3)
 })
 
 test('a policy part that is wrong is refused', async () => {
