@@ -20,7 +20,13 @@ const PlanBody = PlanRequest.omit({ vm: true })
 const ReclaimBody = z.strictObject({ fencing: z.string().min(1).max(2048) })
 const ActionBody = z.strictObject({ force: z.boolean().optional(), graceMs: z.number().int().min(0).max(600_000).optional() })
 
-export type ApiOptions = { registry: Registry; doubts: Doubts; describe: () => Promise<unknown>; metrics: NodeMetrics; predictor: Predictor }
+export type ApiOptions = {
+  registry: Registry
+  doubts: Doubts
+  describe: () => Promise<unknown>
+  metrics: NodeMetrics
+  predictor: Predictor
+}
 
 export function nodeRoutes({ registry, doubts, describe, metrics, predictor }: ApiOptions): { routes: Route[]; upgrades: UpgradeRoute[] } {
   const nameOf = ({ params }: { params: Record<string, string> }) => params['name'] ?? ''
