@@ -21,10 +21,16 @@ export function renderReport(report: Report): string {
     ...CLASSES.flatMap(name => classLine(report, name)),
     ['wire bytes', `${formatBytes(report.wireBytes)}${report.ratio === null ? '' : ` (ratio ${report.ratio.toFixed(2)})`}`],
     ['transport', `${report.transport}, ${report.streams} page ${report.streams === 1 ? 'stream' : 'streams'}`],
+    ...lostLinks(report),
     ['migration', report.migrationId],
   ]
   const notes = report.notes.map(note => `  note: ${clean(note)}\n`)
   return `${headline}${listing(rounds).replace(/^(?=.)/gm, '  ')}${notes.join('')}`
+}
+
+function lostLinks({ reconnects = 0, awayMs = 0 }: Report): [string, string][] {
+  if (reconnects === 0) return []
+  return [['link', `lost ${reconnects === 1 ? 'once' : `${reconnects} times`}, away for ${formatDuration(awayMs)}; the transfer went on`]]
 }
 
 function parts({ downtimeParts }: Report): string {

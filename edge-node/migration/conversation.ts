@@ -201,7 +201,8 @@ class Talk implements Conversation {
   async #meetAgain(ms: number): Promise<void> {
     const { signal, openStream } = this.#options
     const attempt = this.#attempt + 1
-    const deadline = (what: string) => ({ ms, what, signal })
+    const endMs = performance.now() + ms
+    const deadline = (what: string) => ({ ms: Math.max(1, endMs - performance.now()), what, signal })
     const stream = await inTime(openStream(0, attempt), deadline('a control stream'), late => late.reset('too late'))
     // The gateway may have seen this number now: it counts, whatever becomes of it.
     this.#attempt = attempt
