@@ -207,4 +207,29 @@ test('a relay that swaps two records is caught', async () => {
   assert.is(result.code, 'DECRYPT_FAILED')
 })
 
+test('two ends that do not agree how many frames earlier meetings have brought open nothing of each other', async () => {
+  for (const [said, heard] of [
+    [3, 3],
+    [3, 4],
+    [0, 3],
+  ] as const) {
+    const [source, target] = await open()
+    const [out, into] = streamPair()
+    const writer = source.writer(
+      out,
+      2,
+      createGate(new Flight(), () => performance.now()),
+      said,
+    )
+    const reader = target.reader(into, 2, ['BATCH'], () => {}, heard)
+    await writer.send(FRAME.BATCH, Buffer.from('go on from here'))
+    await writer.finish()
+    const read = async () => {
+      for await (const frame of reader.frames()) assert.is(Buffer.from(frame.payload).toString(), 'go on from here')
+    }
+    if (said === heard) await read()
+    else assert.is(await codeOf(read), 'DECRYPT_FAILED')
+  }
+})
+
 test.run()
