@@ -12,6 +12,7 @@ const PARTS: readonly [keyof Report['downtimeParts'] & string, string][] = [
 ]
 const CLASSES = ['Zero', 'Duplicate', 'Unchanged', 'Compressed', 'Raw'] as const
 const PAGE_BYTES = 4096
+const DECISIONS_SHOWN = 6
 
 export function renderReport(report: Report): string {
   const headline = `${report.vm}: ${report.source} -> ${report.target}, ${report.method}, ${report.outcome} in ${formatDuration(report.totalMs)}\n`
@@ -19,13 +20,44 @@ export function renderReport(report: Report): string {
     ['downtime', report.downtimeMs === null ? 'the target never ran it' : `${formatDuration(report.downtimeMs)} (${parts(report)})`],
     ['guest bytes', `${formatBytes(report.guestBytes)} in ${report.rounds} ${report.rounds === 1 ? 'round' : 'rounds'}`],
     ...CLASSES.flatMap(name => classLine(report, name)),
+    ...deltaLine(report),
     ['wire bytes', `${formatBytes(report.wireBytes)}${report.ratio === null ? '' : ` (ratio ${report.ratio.toFixed(2)})`}`],
     ['transport', `${report.transport}, ${report.streams} page ${report.streams === 1 ? 'stream' : 'streams'}`],
     ...lostLinks(report),
+    ...expected(report),
     ['migration', report.migrationId],
   ]
   const notes = report.notes.map(note => `  note: ${clean(note)}\n`)
-  return `${headline}${listing(rounds).replace(/^(?=.)/gm, '  ')}${notes.join('')}`
+  const decisions = (report.decisions ?? []).slice(-DECISIONS_SHOWN)
+  const decided = decisions.map(
+    ({ atMs, what, value, reason }) => `  ${(atMs / 1000).toFixed(1).padStart(6)} s  ${clean(`${what}: ${value} (${reason})`)}\n`,
+  )
+  const heading = decided.length === 0 ? '' : '  decided, the last:\n'
+  return `${headline}${listing(rounds).replace(/^(?=.)/gm, '  ')}${notes.join('')}${heading}${decided.join('')}`
+}
+
+/** Rewritten pages that travelled as their difference. */
+function deltaLine({ pagesDelta = 0, deltaBytes = 0 }: Report): [string, string][] {
+  if (pagesDelta === 0) return []
+  return [['- delta', `${formatBytes(deltaBytes)} in ${pagesDelta} pages`]]
+}
+
+/** What was expected when it began, beside what came. */
+function expected({ prediction, etaError }: Report): [string, string][] {
+  const lines: [string, string][] = []
+  if (prediction) {
+    const { totalMs, downtimeMs, wireBytes } = prediction
+    lines.push([
+      'expected',
+      `${formatDuration(totalMs)} in all, downtime ${formatDuration(downtimeMs)}, ${formatBytes(Math.round(wireBytes))}`,
+    ])
+  }
+  if (etaError)
+    lines.push([
+      'time to go',
+      `told with an error of ${Math.round(etaError.median * 100)} % (median), ${Math.round(etaError.worst * 100)} % (worst)`,
+    ])
+  return lines
 }
 
 function lostLinks({ reconnects = 0, awayMs = 0 }: Report): [string, string][] {

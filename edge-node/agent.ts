@@ -15,6 +15,7 @@ import type { NodeConfig } from './config.ts'
 import { dataEngines, dialGateway } from './dial.ts'
 import { type LoadedIdentity, loadIdentity } from './identity.ts'
 import { connectLink, type Link } from './link/link.ts'
+import { watchSpread } from './link/spread.ts'
 import { createNodeMetrics } from './metrics.ts'
 import { createJournal, type Journal } from './migration/journal.ts'
 import { loadedVms, recover } from './migration/recover.ts'
@@ -108,6 +109,8 @@ export async function startNode(options: NodeOptions): Promise<Node> {
     })
     link = linked
     undo.push(() => linked.close())
+    const spread = watchSpread(linked, dataEngines(config, engines), log)
+    undo.push(async () => spread.stop())
     undo.push(() => migrations.close())
     await migrations.takeUp(left)
     const api = await startApi({ config, registry, doubts: migrations.doubts, link, version, metrics, predictor, log })

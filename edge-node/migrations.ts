@@ -5,6 +5,7 @@ import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fromBase64, toBase64 } from '../crypto/bytes.ts'
 import { type Certificate, decodeCertificate, verifyCertificate } from '../crypto/certificate.ts'
+import type { PlanFacts } from '../ops/cost.ts'
 import { sleep } from '../ops/deadline.ts'
 import type { Stream } from '../transport/types.ts'
 import { type Join, type MigrationResult, PHASE_COMMITTED, type Plan, type Report } from '../wire/control.ts'
@@ -362,7 +363,10 @@ function runSource(
   const migrate = async () => {
     const needs = await registry.needs(plan.vm, plan.method)
     const dir = await folderOf(options, plan)
-    const expected = expect(options, plan)
+    let contentBytes: number | undefined
+    const expected = expect(options, plan, ({ memoryBytes, zeroShare }) => {
+      contentBytes = memoryBytes * (1 - zeroShare)
+    })
     if (cancelled) throw cancelled
     source = startSource({
       plan,
@@ -392,6 +396,8 @@ function runSource(
         verifyPeer({ ...identity, revocations: revocations ?? identity.revocations }, plan.target, toBase64(target.bytes))
       },
       transport: link().bulk()?.engine ?? 'unknown',
+      bulk: () => link().bulk(),
+      contentBytes: () => contentBytes,
       log: log.child({ migrationId: plan.migrationId }),
     })
     const report = await source.done
@@ -435,9 +441,14 @@ async function checkNew({ journal }: MigrationsOptions, { migrationId }: Plan, s
 }
 
 /** What this migration will take, to stand beside what it took. Measured while it begins; null where it cannot be, or nothing is known of the path. */
-async function expect({ predictor, log }: MigrationsOptions, { vm, target, downtimeMs, method }: Plan): Promise<Report['prediction']> {
+async function expect(
+  { predictor, log }: MigrationsOptions,
+  { vm, target, downtimeMs, method }: Plan,
+  onFacts: (facts: PlanFacts) => void,
+): Promise<Report['prediction']> {
   try {
     const prediction = await predictor?.predict({ vm, target, downtimeMs })
+    if (prediction) onFacts(prediction.facts)
     if (!prediction || prediction.pathFrom === 'an assumption') return null
     const name = method === 'cold' ? 'cold' : prediction.recommended === 'cold' ? 'live' : prediction.recommended
     const found = prediction.methods.find(each => each.method === name)

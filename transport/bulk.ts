@@ -21,11 +21,3 @@ export function carrierOf<T extends { connection: Connection }>(index: number, c
   if (first === undefined || (index === 0 && first.connection.stats().congestion !== 'bbr')) return control
   return bulk[index % bulk.length]!
 }
-
-/** Share of packets that were lost; undefined while too few were sent to tell. */
-export function lossOf(connection: Connection): number | undefined {
-  const { sentPackets = 0, lostPackets = 0 } = connection.stats()
-  return sentPackets >= LOSS_PACKETS_MIN ? lostPackets / sentPackets : undefined
-}
-
-const LOSS_PACKETS_MIN = 500

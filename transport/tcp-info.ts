@@ -8,6 +8,7 @@ import { loadSocketOptions, type SocketOptions } from './socket-options.ts'
 const IPPROTO_TCP = 6
 const TCP_INFO = 11
 const TCP_CONGESTION = 13
+const TCP_NOTSENT_LOWAT = 25
 const NAME_BYTES = 16
 const TCP_INFO_BYTES = 232
 
@@ -49,6 +50,12 @@ export function congestionOf(socket: Socket): string | undefined {
   const fd = descriptorOf(socket)
   const name = options && fd !== undefined ? options.get(fd, IPPROTO_TCP, TCP_CONGESTION, NAME_BYTES) : undefined
   return name && Buffer.from(name).toString('latin1').split('\0')[0]
+}
+
+/** Lets the kernel hold at most so much that it has not sent yet: what waits there is late when the guest stops, and QEMU believes it sent. */
+export function limitUnsent(socket: Socket, bytes: number): void {
+  const fd = descriptorOf(socket)
+  if (options && fd !== undefined) options.set(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, new Uint8Array(new Uint32Array([bytes]).buffer))
 }
 
 /** The socket's path as the kernel sees it now. */

@@ -14,7 +14,7 @@ import { createInbox, type Inbox } from './inbox.ts'
 import type { Mux } from './mux.ts'
 import { createLinkMux, createMuxConnection, type LinkOptions, type LinkSettings, linkSettings, type MuxedLane } from './mux-connection.ts'
 import { createServerCertificate } from './self-signed.ts'
-import { loadTcpInfo, preferBbr, tcpPath } from './tcp-info.ts'
+import { limitUnsent, loadTcpInfo, preferBbr, tcpPath } from './tcp-info.ts'
 import type { Connection, ConnectOptions, Engine, Listener, ListenOptions } from './types.ts'
 
 export type TlsOptions = LinkOptions & {
@@ -30,6 +30,11 @@ const LANES_MAX = 16
 const BACKLOG_CONNECTIONS = 256
 /** From the TCP connection to the last lane's preamble. */
 const JOIN_MS = 10_000
+/** What a lane's kernel may hold unsent: so much time's worth, looked at so often. */
+const UNSENT_MS = 30
+const UNSENT_EVERY_MS = 250
+const UNSENT_BYTES_MIN = 64 * 1024
+const UNSENT_BYTES_MAX = 1024 * 1024
 /** Connections of which some lanes are still missing. */
 const JOINING_MAX = 256
 
@@ -39,6 +44,12 @@ const endpoint = (socket: tls.TLSSocket) => `${socket.remoteAddress}:${socket.re
 function createLane(socket: tls.TLSSocket, side: 'client' | 'server', settings: LinkSettings, early?: Uint8Array): MuxedLane {
   let trouble = 'the connection broke'
   const congestion = preferBbr(socket)
+  const unsent = setInterval(() => {
+    const path = tcpPath(socket)
+    const wanted = ((path?.deliveryBytesPerSecond ?? 0) * UNSENT_MS) / 1000
+    limitUnsent(socket, Math.round(Math.min(UNSENT_BYTES_MAX, Math.max(UNSENT_BYTES_MIN, wanted))))
+  }, UNSENT_EVERY_MS)
+  socket.on('close', () => clearInterval(unsent))
   const mux: Mux = createLinkMux(side, { send: bytes => socket.write(bytes), queuedBytes: () => socket.writableLength }, settings)
   socket.on('error', error => {
     trouble = error.message

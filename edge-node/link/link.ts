@@ -86,6 +86,7 @@ export type LinkOptions = {
   log: Log
 }
 
+export type Bulk = { engine: EngineName; congestion?: string | undefined; connections: number; sentPackets: number; lostPackets: number }
 export type LinkState = 'connecting' | 'online' | 'closed'
 export type LinkStats = { state: LinkState; attempts: number; lastError: GodwitError | null; control: PathStats | null; data: PathStats[] }
 
@@ -107,8 +108,8 @@ export type Link = {
   openRelayStream(join: Join): Promise<Stream>
   /** How many data connections to keep, or the engine of each. Those that stay are not touched. */
   dataConnections(wanted: number | readonly (EngineName | undefined)[]): void
-  /** The engine, and what governs its sending, that page streams would take now; null while offline. */
-  bulk(): { engine: EngineName; congestion?: string | undefined; connections: number } | null
+  /** What page streams would take now, and what it has sent and lost so far; null while offline. */
+  bulk(): Bulk | null
   stats(): LinkStats
   readonly closed: Promise<void>
   close(): Promise<void>
@@ -201,10 +202,15 @@ class NodeLink implements Link {
     return stream
   }
 
-  bulk() {
-    const [first, ...more] = bulkOf(this.#dataLive())
-    const connection = (first ?? this.#online)?.connection
-    return connection ? { engine: connection.engine, congestion: connection.stats().congestion, connections: more.length + 1 } : null
+  bulk(): Bulk | null {
+    const bulk = bulkOf(this.#dataLive())
+    const all = bulk.length > 0 || !this.#online ? bulk : [this.#online]
+    const [first] = all
+    if (!first) return null
+    const stats = all.map(({ connection }) => connection.stats())
+    const sum = (of: (each: PathStats) => number | undefined) => stats.reduce((total, each) => total + (of(each) ?? 0), 0)
+    const packets = { sentPackets: sum(each => each.sentPackets), lostPackets: sum(each => each.lostPackets) }
+    return { engine: first.connection.engine, congestion: stats[0]?.congestion, connections: all.length, ...packets }
   }
 
   #dataLive(): Live[] {

@@ -3,9 +3,12 @@
 import type { MigrationProgress, Plan } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
+import type { Bulk } from '../link/link.ts'
+import { PAGE_BYTES } from '../pages/address.ts'
 import type { QmpClient } from '../qmp/client.ts'
 import { type MigrationInfo, qmpCommands } from '../qmp/commands.ts'
 import type { Change } from '../rate/controller.ts'
+import { Eta } from '../rate/eta.ts'
 import type { Conversation } from './conversation.ts'
 import type { Outgoing } from './outgoing.ts'
 import type { Timeline } from './report.ts'
@@ -25,6 +28,9 @@ export type MeterOptions = {
   compressionLevel?: number | 'auto' | undefined
   workers?: number | undefined
   transport: string
+  bulk?: (() => Bulk | null) | undefined
+  /** What of the guest's memory is not zero, by samples, once that is known. */
+  contentBytes?: (() => number | undefined) | undefined
   timeline: Timeline
   onProgress: (progress: MigrationProgress) => void
   signal: AbortSignal
@@ -39,6 +45,8 @@ export type Meter = {
   readonly rttMs: number
   /** What was decided, and why (rate/controller.ts). */
   readonly changes: readonly Change[]
+  /** How wrong the times to go were that were told, as shares of the whole. */
+  etaError(): { median: number; worst: number } | null
   stop(): void
 }
 
@@ -48,6 +56,7 @@ export function createMeter(options: MeterOptions): Meter {
   const commands = qmpCommands(qmp)
   const steering = createSteering({ ...options, commands, gate: () => options.talk.gate })
   let rounds = 0
+  const eta = new Eta()
   let busy = false
   let progressAtMs = 0
   const offs = [
@@ -66,7 +75,7 @@ export function createMeter(options: MeterOptions): Meter {
     await steering.step(performance.now(), info, timeline.stopMs !== undefined)
     if (!info || performance.now() - progressAtMs < PROGRESS_MS) return
     progressAtMs = performance.now()
-    options.onProgress(progressOf(options, info, Math.max(1, rounds)))
+    options.onProgress(progressOf(options, info, Math.max(1, rounds), eta))
   }
   const timer = setInterval(() => {
     if (busy) return
@@ -92,6 +101,7 @@ export function createMeter(options: MeterOptions): Meter {
     get rttMs() {
       return gate.flight.estimate().rttMinMs
     },
+    etaError: () => eta.error(timeline.startMs, timeline.runningMs ?? performance.now()),
     get changes() {
       return steering.changes
     },
@@ -100,18 +110,17 @@ export function createMeter(options: MeterOptions): Meter {
 }
 
 function progressOf(
-  { plan, talk: { gate, lost }, outgoing, timeline }: MeterOptions,
+  { plan, talk: { gate, lost }, outgoing, timeline, contentBytes }: MeterOptions,
   { ram }: MigrationInfo,
   round: number,
+  eta: Eta,
 ): MigrationProgress {
   const path = gate.flight.estimate()
   const stats = outgoing.pipeline?.stats()
   const total = ram?.totalBytes ?? 0
   const remaining = Math.max(0, ram?.remainingBytes ?? 0)
   const dirty = (ram?.dirtyPagesPerSecond ?? 0) * (ram?.pageBytes ?? 4096)
-  const ratio = stats && outgoing.wireBytes > 0 ? stats.guestBytes / outgoing.wireBytes : 1
-  const guestRate = path.rateBytesPerSecond * ratio
-  const net = guestRate - (timeline.stopMs === undefined ? dirty : 0)
+  const free = stats ? (stats.pages.zero + stats.pages.unchanged) * PAGE_BYTES : 0
   return {
     migrationId: plan.migrationId,
     side: 'source',
@@ -126,6 +135,13 @@ function progressOf(
     inFlightBytes: path.inFlightBytes,
     reconnects: lost.reconnects,
     awayMs: Math.round(lost.awayMs),
-    etaMs: net > 0 ? Math.round((remaining * 1000) / net + 1.5 * path.rttMs) : null,
+    etaMs: rounded(
+      eta.step({
+        ...{ atMs: performance.now(), rounds: round, remainingBytes: remaining, guestBytes: stats?.guestBytes ?? 0, freeBytes: free },
+        ...{ contentBytes: contentBytes?.(), dirtyBytesPerSecond: dirty, rttMs: path.rttMs, isStopped: timeline.stopMs !== undefined },
+      }),
+    ),
   }
 }
+
+const rounded = (ms: number | null): number | null => (ms === null ? null : Math.round(ms))

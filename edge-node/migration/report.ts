@@ -27,7 +27,13 @@ export type ReportInput = {
   loaded: MessageOf<'LOADED'>
   running: MessageOf<'RUNNING'>
   outgoing: Outgoing
-  meter: { rounds: number; rttMs: number; rateBytesPerSecond: number; changes: readonly Change[] }
+  meter: {
+    rounds: number
+    rttMs: number
+    rateBytesPerSecond: number
+    changes: readonly Change[]
+    etaError(): { median: number; worst: number } | null
+  }
   talk: { wireBytes: number; lost: { reconnects: number; awayMs: number } }
 }
 
@@ -87,6 +93,7 @@ export function createReport({ plan, transport, life, loaded, running, outgoing,
     streams: plan.streams,
     reconnects: talk.lost.reconnects,
     awayMs: round(talk.lost.awayMs),
+    etaError: meter.etaError(),
     decisions: [...meter.changes],
     notes: [],
   }

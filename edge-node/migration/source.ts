@@ -17,6 +17,7 @@ import type { Stream } from '../../transport/types.ts'
 import { type MigrationProgress, PHASE_COMMITTED, type Plan, type Report } from '../../wire/control.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
+import type { Bulk } from '../link/link.ts'
 import type { QmpClient } from '../qmp/client.ts'
 import { qmpCommands } from '../qmp/commands.ts'
 import { type Conversation, openConversation, type Patience } from './conversation.ts'
@@ -49,6 +50,9 @@ export type SourceOptions = {
   /** Private folder for the socket that QEMU writes to. */
   dir: string
   transport: string
+  /** What the engine that carries the pages says of its way; absent: nothing. */
+  bulk?: (() => Bulk | null) | undefined
+  contentBytes?: (() => number | undefined) | undefined
   /** Aborted when the agent shuts down: ends the asking after a commit that nobody answers. */
   stop?: AbortSignal | undefined
   /** How long to go on asking then, ms. Default 10 min. */

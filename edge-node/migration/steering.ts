@@ -4,15 +4,18 @@
 import type { Plan } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
+import type { Bulk } from '../link/link.ts'
 import { PAGE_BYTES } from '../pages/address.ts'
 import type { MigrationInfo, QmpCommands } from '../qmp/commands.ts'
 import { createRatio } from '../rate/control.ts'
 import { type Change, Controller, type ControllerDecision, type ControllerSample } from '../rate/controller.ts'
 import type { Gate } from '../rate/gate.ts'
+import { createLossWatch } from '../rate/loss.ts'
 import type { Outgoing } from './outgoing.ts'
 
 /** Parameters are set anew only when they change by more than this share. */
 const CHANGE_SHARE = 0.1
+const PATH_LOG_MS = 1_000
 /** What the unix socket between QEMU and us holds (net.core.wmem_default and our read buffer). */
 const SOCKET_BYTES = 256 * 1024
 
@@ -27,6 +30,7 @@ export type SteeringOptions = {
   workers?: number | undefined
   /** What carries the page streams, and why: for the list. */
   transport: string
+  bulk?: (() => Bulk | null) | undefined
   fail: (error: GodwitError) => void
   log: Log
 }
@@ -39,7 +43,7 @@ export type Steering = {
 }
 
 export function createSteering(options: SteeringOptions): Steering {
-  const { plan, outgoing, log, compressionLevel = 'auto' } = options
+  const { plan, gate, outgoing, log, compressionLevel = 'auto' } = options
   const controller = new Controller({
     downtimeMs: plan.downtimeMs,
     isAsked: plan.downtimeAsked === true,
@@ -49,8 +53,10 @@ export function createSteering(options: SteeringOptions): Steering {
     level: compressionLevel === 'auto' ? undefined : compressionLevel,
   })
   const ratio = createRatio()
+  const lossWatch = createLossWatch()
   let told: ControllerDecision | undefined
   let logged = 0
+  let pathLoggedAtMs = Number.NEGATIVE_INFINITY
 
   const logChanges = () => {
     const total = controller.changes.length + controller.changesDropped
@@ -59,9 +65,25 @@ export function createSteering(options: SteeringOptions): Steering {
   }
   return {
     async step(atMs, info, isStopped) {
+      const bulk = options.bulk?.() ?? null
+      const loss = bulk && lossWatch({ atMs, ...bulk })
+      if (loss) {
+        gate().flight.setLossy(loss.isLossy)
+        controller.note(atMs, 'loss', loss.isLossy ? 'yes' : 'no', `${(loss.ratio * 100).toFixed(2)} % of packets of late`)
+      }
       const sample = sampleOf(options, ratio, atMs, info, isStopped)
       if (!sample) return
-      if (!told) controller.note(atMs, 'transport', options.transport, `${plan.streams} page streams`)
+      if (!told)
+        controller.note(
+          atMs,
+          'transport',
+          options.transport,
+          `${plan.streams} page streams, ${bulk?.congestion ?? 'unknown congestion control'}`,
+        )
+      if (atMs - pathLoggedAtMs >= PATH_LOG_MS) {
+        pathLoggedAtMs = atMs
+        log.debug('path', { ...sample.path, ...sample.qemu, ratio: sample.ratio, waitingBytes: sample.waitingBytes, loss: loss?.ratio })
+      }
       const decision = controller.step(sample)
       logChanges()
       outgoing.pipeline?.setLevel(decision.level)

@@ -50,8 +50,11 @@ export type ControllerOptions = {
 const CHANGES_MAX = 64
 /** The end is near when what remains takes no longer than this. */
 const END_MS = 2_500
-/** Slower than this in guest bytes a second, a batch of 1 MiB is a good use of the time: zstd 19 made 123 MB of it, of 256 KiB batches 10 % more (FACTS). */
-const SLOW_BYTES_PER_SECOND = 24_000_000
+/** A path is slow below the first, in guest bytes a second, until it is above the second. There time is plenty: batches of 1 MiB and high levels (zstd 19 made 123 MB
+ * where level 1 in 256 KiB batches made 138 MB, FACTS). On others a level above 3 gives a few per cent and takes the processor from the guest. */
+const SLOW_BYTES_PER_SECOND = 12_000_000
+const SLOW_NO_MORE_BYTES_PER_SECOND = 24_000_000
+const FAST_LEVEL = 3
 const BATCH_PAGES = 64
 const BATCH_PAGES_SLOW = 256
 const BATCH_PAGES_MIN = 8
@@ -69,6 +72,7 @@ export class Controller {
   readonly #rounds: RoundsPolicy
   readonly #changes: Change[] = []
   #dropped = 0
+  #isSlow = false
   #tooFarSinceMs: number | undefined
   #startMs: number | undefined
   readonly #told = new Map<string, string>()
@@ -87,8 +91,10 @@ export class Controller {
     const guestBytesPerSecond = told.switchoverBytesPerSecond ?? 0
     const remainingMs = qemu && guestBytesPerSecond > 0 ? (qemu.remainingBytes * 1000) / guestBytesPerSecond : Number.POSITIVE_INFINITY
     const isEnd = isLive && (isStopped || (qemu !== undefined && remainingMs <= END_MS))
-    const batching = batchingFor(guestBytesPerSecond, isEnd, this.#options)
-    this.#tell(atMs, 'batch', `${batching.pages} pages`, isEnd ? 'the end is near: little may wait' : 'bulk')
+    if (guestBytesPerSecond > 0) this.#isSlow = guestBytesPerSecond < (this.#isSlow ? SLOW_NO_MORE_BYTES_PER_SECOND : SLOW_BYTES_PER_SECOND)
+    const batching = batchingFor(guestBytesPerSecond, isEnd, this.#isSlow, this.#options)
+    const why = isEnd ? 'the end is near: little may wait' : this.#isSlow ? 'the path is slow' : 'the path is fast'
+    this.#tell(atMs, 'batch', `${batching.pages} pages`, why)
     const rounds =
       isLive && !isStopped && qemu && told.switchoverBytesPerSecond
         ? this.#rounds.step({ atMs, ...qemu, guestBytesPerSecond, allowedMs: told.allowedMs })
@@ -141,7 +147,10 @@ export class Controller {
   #levelFor({ atMs, compression, isStopped }: ControllerSample, isEnd: boolean): Level {
     if (this.#options.level !== undefined) return this.#options.level
     const isHurry = isStopped && this.#options.isLive
-    const change = this.#level.step({ atMs, ...compression }, isHurry ? STOPPED_LEVEL : isEnd ? END_LEVEL : undefined)
+    const change = this.#level.step(
+      { atMs, ...compression },
+      isHurry ? STOPPED_LEVEL : isEnd ? END_LEVEL : this.#isSlow ? undefined : FAST_LEVEL,
+    )
     if (change) this.#tell(atMs, 'level', String(change.level), change.reason)
     return this.#level.level
   }
@@ -161,10 +170,10 @@ const nameOf = (limitMs: number, allowedMs: number): string =>
   limitMs <= 1 ? 'not yet' : limitMs > allowedMs + 1 ? 'above the downtime' : 'where it fits'
 
 /** Large batches compress better and cost latency: large while there is much to send over a slow path, small when the guest may stop at any moment. */
-function batchingFor(guestBytesPerSecond: number, isEnd: boolean, { workers, streams }: ControllerOptions): Batching {
+function batchingFor(guestBytesPerSecond: number, isEnd: boolean, isSlow: boolean, { workers, streams }: ControllerOptions): Batching {
   const batchesMax = 2 * Math.max(1, workers) + streams + 1
   if (guestBytesPerSecond === 0) return { pages: BATCH_PAGES, batchesMax }
-  if (!isEnd) return { pages: guestBytesPerSecond < SLOW_BYTES_PER_SECOND ? BATCH_PAGES_SLOW : BATCH_PAGES, batchesMax }
+  if (!isEnd) return { pages: isSlow ? BATCH_PAGES_SLOW : BATCH_PAGES, batchesMax }
   const least = Math.max(1, workers) + 2
   const pagesInAll = (guestBytesPerSecond * END_WAIT_MS) / 1000 / PAGE_BYTES
   const most = Math.max(least, Math.min(batchesMax, Math.floor(pagesInAll / BATCH_PAGES_MIN)))

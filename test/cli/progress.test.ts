@@ -125,6 +125,19 @@ test('the report as a person reads it', () => {
   )
 })
 
+test('the report tells what was expected, what was decided, and what deltas saved', () => {
+  const text = renderReport({
+    ...report,
+    ...{ pagesDelta: 12, bytesDelta: 12 * 4096, deltaBytes: 2048, etaError: { median: 0.08, worst: 0.4 } },
+    prediction: { totalMs: 9000, downtimeMs: 210, wireBytes: 100 * MIB },
+    decisions: [{ atMs: 1234, what: 'level', value: '9', reason: 'the link is the limit, workers 20 % busy' }],
+  })
+  assert.match(text, /- delta: +2(\.0)? KiB in 12 pages/)
+  assert.match(text, /expected: +9(\.0)? s in all, downtime 210 ms, 100(\.0)? MiB/)
+  assert.match(text, /time to go: +told with an error of 8 % \(median\), 40 % \(worst\)/)
+  assert.match(text, /decided, the last:\n +1\.2 s {2}level: 9 \(the link is the limit, workers 20 % busy\)/)
+})
+
 test('a report without a downtime says so', () => {
   const none = { finalPagesMs: null, deviceStateMs: null, loadMs: null, commitMs: null, resumeMs: null }
   const text = renderReport({ ...report, outcome: 'failed', downtimeMs: null, downtimeParts: none, ratio: null, rounds: 1, notes: [] })

@@ -2,7 +2,7 @@ import { once } from 'node:events'
 import * as net from 'node:net'
 import type { NodeConfig } from '../../edge-node/config.ts'
 import { dataEngines } from '../../edge-node/dial.ts'
-import { bulkOf, carrierOf, lossOf } from '../../transport/bulk.ts'
+import { bulkOf, carrierOf } from '../../transport/bulk.ts'
 import { loadTcpInfo, preferBbr, tcpPath } from '../../transport/tcp-info.ts'
 import type { Connection, Engine, EngineName, PathStats } from '../../transport/types.ts'
 import { assert, suite } from '../support/suite.ts'
@@ -31,12 +31,6 @@ test('page streams are spread over bulk; the hand-over goes beside the heartbeat
   assert.is(carrierOf(1, control, [quic]), quic)
   assert.is(carrierOf(0, control, [quic, bbr]), bbr)
   assert.is(carrierOf(5, control, [quic, bbr]), bbr)
-})
-
-test('loss is told once enough packets were sent', () => {
-  assert.is(lossOf(end('quic', { sentPackets: 499, lostPackets: 5 }).connection), undefined)
-  assert.is(lossOf(end('quic', { sentPackets: 1000, lostPackets: 5 }).connection), 0.005)
-  assert.is(lossOf(end('webtransport', {}).connection), undefined)
 })
 
 test('a node keeps a TLS connection for bulk beside QUIC where it may choose and TLS is there', () => {

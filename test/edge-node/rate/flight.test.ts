@@ -1,6 +1,7 @@
 // The flight's estimates against a simulated path, in virtual time: rate, RTT, and above all that the window fills the path and not much more.
 import { Flight } from '../../../edge-node/rate/flight.ts'
 import { assert, suite } from '../../support/suite.ts'
+import { seeded } from '../pages/support.ts'
 
 const test = suite('flight')
 const RECORD = 65_000
@@ -91,6 +92,43 @@ test('one record may always travel on an empty path', () => {
   assert.ok(flight.maySend(RECORD))
   flight.sent(RECORD, 0)
   assert.not(flight.maySend(1))
+})
+
+/** A path that loses packets at random, under an engine that sends them again: what comes behind a lost one on its lane waits for it. Mbit/s that arrive. */
+function overLossyPath(flight: Flight, { megabits, rttMs, loss }: { megabits: number; rttMs: number; loss: number }, seconds = 12): number {
+  const random = seeded(3)
+  const [lanes, recordBytes, bytesPerMs] = [4, 65_536, megabits * 125]
+  const lastAtMs = new Array<number>(lanes).fill(0)
+  const arrivals: { atMs: number; bytes: number }[] = []
+  const acks: { atMs: number; total: number }[] = []
+  let [received, lane, busyUntilMs] = [0, 0, 0]
+  for (let nowMs = 0; nowMs < seconds * 1000; nowMs++) {
+    while (flight.maySend(recordBytes)) {
+      flight.sent(recordBytes, nowMs)
+      busyUntilMs = Math.max(busyUntilMs, nowMs) + recordBytes / bytesPerMs
+      let isLost = false
+      for (let packet = 0; packet < recordBytes / 1400; packet++) if (random() < loss) isLost = true
+      const atMs = Math.max(busyUntilMs + rttMs / 2 + (isLost ? rttMs : 0), lastAtMs[lane]!)
+      lastAtMs[lane] = atMs
+      arrivals.push({ atMs, bytes: recordBytes })
+      lane = (lane + 1) % lanes
+    }
+    const before = received
+    for (let i = arrivals.length - 1; i >= 0; i--) if (arrivals[i]!.atMs <= nowMs) received += arrivals.splice(i, 1)[0]!.bytes
+    if (received > before) acks.push({ atMs: nowMs + rttMs / 2, total: received })
+    while (acks[0] && acks[0].atMs <= nowMs) flight.acked(acks.shift()!.total, nowMs)
+  }
+  return (received * 8) / seconds / 1e6
+}
+
+test('a path that loses at random is filled once that is known, and its queue stays within two round trips', () => {
+  const path = { megabits: 200, rttMs: 150, loss: 0.01 }
+  const blind = overLossyPath(new Flight(), path)
+  const flight = new Flight()
+  flight.setLossy(true)
+  const knowing = overLossyPath(flight, path)
+  assert.ok(blind < 120 && knowing > 160, `${blind} and ${knowing} Mbit/s`)
+  assert.ok(flight.estimate().windowBytes < 25_000_000 * 1.3 * 0.4, `${flight.estimate().windowBytes}`)
 })
 
 test.run()
