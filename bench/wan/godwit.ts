@@ -145,11 +145,15 @@ export const makeGodwit: MakeMover = async ({ bed, variant, specText }) => {
 
 function noteOf({ report }: MigrationRecord): string {
   if (!report) return ''
-  const { transport, rounds, downtimeMs, downtimeParts, totalMs, wireBytes, notes } = report
+  const { transport, rounds, downtimeMs, downtimeParts, totalMs, wireBytes, etaError, pagesDelta = 0, deltaBytes = 0, notes } = report
   const parts = Object.entries(downtimeParts).map(([name, ms]) => `${name.replace('Ms', '')} ${Math.round(Number(ms))}`)
   return [
     `${transport}, rounds ${rounds}, own figures: ${Math.round(totalMs)} ms in all, downtime ${Math.round(downtimeMs ?? 0)} ms (${parts.join(', ')})`,
     `${(wireBytes / 1e6).toFixed(1)} MB sealed`,
+    ...(pagesDelta > 0 ? [`${pagesDelta} pages as deltas of ${(deltaBytes / 1e6).toFixed(1)} MB`] : []),
+    ...(etaError
+      ? [`time to go told with ${Math.round(etaError.median * 100)} % of error (worst ${Math.round(etaError.worst * 100)} %)`]
+      : []),
     ...notes,
   ].join('; ')
 }
