@@ -14,8 +14,12 @@ export type FlightOptions = {
 export type PathEstimate = {
   /** 0 while nothing was measured. */
   rateBytesPerSecond: number
+  /** What arrived of late, bytes a second: the rate is what the path can carry, this is what it did. */
+  goodputBytesPerSecond: number
   rttMs: number
   rttMinMs: number
+  /** How much longer a round trip takes than the shortest: time in queues, ours and the path's, and behind lost packets. */
+  queueMs: number
   inFlightBytes: number
   windowBytes: number
 }
@@ -33,6 +37,8 @@ type Checkpoint = {
 const RTT_WINDOW_MS = 10_000
 const RATE_WINDOW_MS = 2_000
 const CHECKPOINTS_MAX = 4096
+const GOODPUT_SPAN_MS = 2_000
+const ARRIVALS_MAX = 1024
 const GAIN_STARTUP = 2
 const GAIN_CRUISE = 1.25
 /** Where packets are lost for no reason of ours, what comes behind a lost one waits for it: round trips grow though no queue does, and a window of the path's
@@ -60,6 +66,8 @@ export class Flight {
   #rates = new Window(Math.max)
   #rtts = new Window(Math.min)
   #rttMs = 0
+  /** Acknowledgements of late. */
+  #arrivals: { atMs: number; total: number }[] = []
   #gain = GAIN_STARTUP
   #roundEnd = 0
   #roundBest = 0
@@ -110,6 +118,7 @@ export class Flight {
       this.#ackedAtMs = nowMs
       this.#ackedSentAtMs = nowMs
     }
+    if (this.#arrivals.length === 0) this.#arrivals.push({ atMs: nowMs, total: this.#acked })
     this.#sent += bytes
     if (this.#checkpoints.length >= CHECKPOINTS_MAX) return
     this.#checkpoints.push({
@@ -127,6 +136,7 @@ export class Flight {
     if (total <= this.#acked || total > this.#sent) return
     this.#acked = total
     this.#ackedAtMs = nowMs
+    this.#arrived(total, nowMs)
     let last: Checkpoint | undefined
     while (this.#checkpoints[0] && this.#checkpoints[0].total <= total) last = this.#checkpoints.shift()
     if (!last) return
@@ -143,6 +153,18 @@ export class Flight {
       if (last.limited || rate > this.#rates.best()) this.#rates.add(rate, nowMs, Math.max(RATE_WINDOW_MS, 10 * this.#rtts.best()))
     }
     this.#endRound(total)
+  }
+
+  #arrived(total: number, atMs: number): void {
+    const arrivals = this.#arrivals
+    arrivals.push({ atMs, total })
+    while (arrivals.length > ARRIVALS_MAX || (arrivals[2] && arrivals[1]!.atMs <= atMs - GOODPUT_SPAN_MS)) arrivals.shift()
+  }
+
+  #goodput(): number {
+    const first = this.#arrivals[0]
+    const last = this.#arrivals.at(-1)
+    return first && last && last.atMs > first.atMs ? ((last.total - first.total) * 1000) / (last.atMs - first.atMs) : 0
   }
 
   /** Begins a dip when the minimum is old (two round trips, so that the queue is gone when it is measured), or else, now and then, a rise. */
@@ -192,6 +214,8 @@ export class Flight {
   estimate(): PathEstimate {
     return {
       rateBytesPerSecond: this.#rates.best(),
+      goodputBytesPerSecond: this.#goodput(),
+      queueMs: Math.max(0, this.#rttMs - this.#rtts.best()),
       rttMs: this.#rttMs,
       rttMinMs: this.#rtts.best(),
       inFlightBytes: this.inFlightBytes,

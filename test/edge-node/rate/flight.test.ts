@@ -94,6 +94,29 @@ test('one record may always travel on an empty path', () => {
   assert.not(flight.maySend(1))
 })
 
+test('what arrived of late, and time in queues, are told apart from what the path can carry', () => {
+  // A recorded series in small: 64 KiB records over 10 Mbit/s and 40 ms, twice as fast as the path for a second, then half as fast.
+  const flight = new Flight()
+  const acks: { atMs: number; total: number }[] = []
+  let [sent, freeAtMs] = [0, 0]
+  const seen: { goodput: number; queueMs: number }[] = []
+  for (let nowMs = 0; nowMs < 8_000; nowMs++) {
+    if (nowMs % (nowMs < 1_000 ? 26 : 105) === 0) {
+      sent += RECORD
+      flight.sent(RECORD, nowMs)
+      freeAtMs = Math.max(freeAtMs, nowMs) + RECORD / 1_250
+      acks.push({ atMs: freeAtMs + 40, total: sent })
+    }
+    while (acks[0] && acks[0].atMs <= nowMs) flight.acked(acks.shift()!.total, nowMs)
+    const { goodputBytesPerSecond, queueMs } = flight.estimate()
+    if (nowMs % 1_000 === 999) seen.push({ goodput: goodputBytesPerSecond, queueMs })
+  }
+  assert.ok(seen[0]!.queueMs > 300, `${seen[0]!.queueMs} ms in the queue`)
+  assert.ok(seen.at(-1)!.queueMs < 30)
+  assert.ok(Math.abs(seen[1]!.goodput - 1_250_000) < 250_000, `${seen[1]!.goodput}`)
+  assert.ok(Math.abs(seen.at(-1)!.goodput - 624_000) < 60_000, `${seen.at(-1)!.goodput}`)
+})
+
 /** A path that loses packets at random, under an engine that sends them again: what comes behind a lost one on its lane waits for it. Mbit/s that arrive. */
 function overLossyPath(flight: Flight, { megabits, rttMs, loss }: { megabits: number; rttMs: number; loss: number }, seconds = 12): number {
   const random = seeded(3)
