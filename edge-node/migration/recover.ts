@@ -82,13 +82,24 @@ async function forgetOld({ journal, registry, log }: RecoverOptions): Promise<vo
 /** What the records say of a VM that this site has or had: it is taken back, forgotten, or asked about (the result). */
 export async function recoverVm(options: RecoverOptions, vm: string, records?: OwnershipRecord[]): Promise<Unanswered[]> {
   const given = (records ?? (await options.journal.last())).filter(record => record.vm === vm && record.side === 'source')
-  const hanging = given.filter(({ state }) => state === 'RELINQUISHED')
+  const hanging: OwnershipRecord[] = []
+  for (const record of given) if (record.state === 'RELINQUISHED' && !(await isSettled(options, record))) hanging.push(record)
+  // An older migration's record may have been left open: it must not take back what a later one has given away and not cleared up yet.
+  const here = options.registry.list().find(({ name }) => name === vm)
+  const isGone = here !== undefined && given.some(({ state, epoch }) => state === 'RETIRED' && epoch > here.epoch)
   for (const record of given) {
     if (record.state === 'RELINQUISHED') continue
-    await recoverSource(options, record, hanging.length > 0).catch(error => notRecovered(options, record, error))
+    await recoverSource(options, record, hanging.length > 0 || isGone).catch(error => notRecovered(options, record, error))
   }
   if (hanging.length === 0) await neverOffered(options, vm, given).catch(error => options.log.error('a VM stays in doubt', { vm, error }))
   return hanging.map(record => askAgain(options, record))
+}
+
+/** The registry has let the VM go at this epoch, or has had it back since: RUNNING was heard, and only RETIRED could not be written. */
+async function isSettled(options: RecoverOptions, record: OwnershipRecord): Promise<boolean> {
+  if ((await options.registry.highestEpoch(record.vm)) < record.epoch) return false
+  await recorderAfter(options, record)('RETIRED', record.epoch)
+  return true
 }
 
 /** The agent died before the first record of a migration: in doubt by the registry's word, and the journal, whole, knows of nothing that was given away. */

@@ -24,6 +24,9 @@ export const readRecord = (store: Store, name: string): Promise<VmRecord | undef
 
 export const highestEpoch = async (store: Store, name: string): Promise<number> => (await store.get<number>(EPOCHS, name)) ?? 0
 
+/** Whether a VM of this name was ever written down here: then a missing record means that it was forgotten, not lost. */
+export const isName = async (store: Store, name: string): Promise<boolean> => (await store.get<number>(EPOCHS, name)) !== undefined
+
 /** Writes the record, and the epoch if it is the highest, as one durable step. */
 export async function writeRecord(store: Store, name: string, record: VmRecord): Promise<void> {
   const epoch = Math.max(record.epoch, await highestEpoch(store, name))

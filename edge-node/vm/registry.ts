@@ -16,7 +16,7 @@ import { adoptMachine, exitError, type RunningVm, startMachine } from './machine
 import { type HostInfo, MEMORY_OVERHEAD_BYTES, type Method, preflight, type VmNeeds } from './preflight.ts'
 import { allocatedMemoryBytes } from './process.ts'
 import { chooseAccelerator, findQemu, QEMU_BINARY, type QemuAbilities, type QemuInfo, qemuAbilities, readQemuVersion } from './qemu.ts'
-import { highestEpoch, readRecord, removeRecord, type VmRecord, type VmState, writeRecord } from './records.ts'
+import { highestEpoch, isName, readRecord, removeRecord, type VmRecord, type VmState, writeRecord } from './records.ts'
 import { killLeftover } from './runtime-folder.ts'
 import { formatSize, MIB, parseSpec, specToYaml, type VmSpec } from './spec.ts'
 
@@ -411,8 +411,8 @@ export class Registry {
         const spec = parseSpec(await readFile(join(dir, RUNTIME_FILES.spec), 'utf8'))
         if (spec.name !== name) throw new GodwitError('CONFIG_INVALID', `${dir} holds the spec of ${spec.name}`)
         const known = await readRecord(this.#store, name)
-        // An epoch without a record: the VM was forgotten, and the agent died before its folder was removed.
-        const forgotten = known === undefined && (await highestEpoch(this.#store, name)) > 0
+        // An epoch (be it 0) without a record: the VM was forgotten, and the agent died before its folder was removed.
+        const forgotten = known === undefined && (await isName(this.#store, name))
         const isKept = known?.state === 'incoming' && (this.#options.keepIncoming?.(name) ?? false)
         const waiting = isKept ? await adoptMachine({ spec, dir, log: this.#log }) : undefined
         if (forgotten || (known?.state === 'incoming' && !waiting)) {

@@ -134,6 +134,9 @@ export class Migrations {
     if (!migration) {
       // Our record is lost (a new database): the node's own is right, and needs nothing from us.
       this.#options.log.warn('a result of an unknown migration', { site: link.site, ...result })
+      // Answered, it is not the node's business any more, whatever its last state says: should we learn of the migration later, that counts.
+      const state = this.#options.sites.state(link.site)
+      if (state) state.migrations = state.migrations.filter(id => id !== result.migrationId)
       return
     }
     const { record } = migration
@@ -166,7 +169,9 @@ export class Migrations {
       // It is still at what we know to be off: it missed our word for it. Asking is safe at any time.
       else if (first && state === 'ABORTED' && listed.includes(plan.migrationId)) this.#sendCancel(migration, link)
     }
-    for (const plan of this.#handovers(link.site)) if (!this.#all.has(plan.migrationId)) this.#learn(plan)
+    // Of VMs that it has: a site's word is no reason to hold up another's VM.
+    const vms = new Set(this.#options.sites.state(link.site)?.vms.map(({ name }) => name))
+    for (const plan of this.#handovers(link.site)) if (!this.#all.has(plan.migrationId) && vms.has(plan.vm)) this.#learn(plan)
   }
 
   /** A source that has handed a VM over may meet its target, whatever became of our record or our session: only they can end it. */
@@ -175,10 +180,9 @@ export class Migrations {
     if (plan) this.#options.sessions.open(plan)
   }
 
-  /** What a site says it has handed over: its own VMs only. */
+  /** What a site says it has handed over. */
   #handovers(site: string): Plan[] {
-    const state = this.#options.sites.state(site)
-    return (state?.handovers ?? []).filter(plan => plan.source === site && state?.vms.some(vm => vm.name === plan.vm))
+    return (this.#options.sites.state(site)?.handovers ?? []).filter(({ source }) => source === site)
   }
 
   /** Our record of it is lost (a new database, an old one): the source's own word is what we begin from. */
