@@ -9,7 +9,9 @@ import { oracles } from './support/oracles.ts'
 import { FAST, openScene, type Scene } from './support/scene.ts'
 
 const SLOW = { ...FAST, rate: { bitsPerSecond: 16e6 } }
-const SPOILED = { links: { b: { up: SLOW, down: SLOW } } }
+/** The guest rewrites less than the link carries. */
+const SPOILED = { links: { b: { up: SLOW, down: SLOW } }, guest: { dirtyBytesPerSecond: 256 * 1024 } }
+const ENDED_MS = 90_000
 /** Longer than a QUIC connection lives in silence (transport/rpc.ts: 15 s). */
 const DEAD_MS = 20_000
 
@@ -34,7 +36,7 @@ faultCase(5, 'kill -9 of the gateway while pages flow, and it is back in time: t
   await gateway!.kill()
   await sleep(1_000)
   await gateway!.start()
-  const record = await scene.ended()
+  const record = await scene.ended(ENDED_MS)
   assertMoved(record)
   assert.ok((record.report?.reconnects ?? 0) >= 1, JSON.stringify(record.report))
   await oracles(scene, 'C')
@@ -52,7 +54,7 @@ faultCase(6, 'the link is 5 s on and 2 s off, again and again: the migration com
       await sleep(5_000, over.signal).catch(() => {})
     }
   })()
-  const record = await scene.ended()
+  const record = await scene.ended(ENDED_MS)
   over.abort()
   await blinking
   assertMoved(record)
@@ -65,7 +67,7 @@ faultCase(6, 'the link is cut until its connections are dead, and comes back in 
   scene.links.b!.cut(true)
   await sleep(DEAD_MS)
   scene.links.b!.cut(false)
-  const record = await scene.ended()
+  const record = await scene.ended(ENDED_MS)
   assertMoved(record)
   assert.ok((record.report?.reconnects ?? 0) >= 1, JSON.stringify(record.report))
   await oracles(scene, 'C')
@@ -76,7 +78,7 @@ faultCase(7, 'the link is cut for longer than the migration waits: the VM stays 
   await using scene = await openScene({ ...SPOILED, a: { site }, b: { site } })
   await flowing(scene)
   scene.links.b!.cut(true)
-  const { state, outcome, error } = await scene.ended()
+  const { state, outcome, error } = await scene.ended(ENDED_MS)
   assert.equal([state, outcome, error?.code], ['ABORTED', 'failed', 'CONNECTION_LOST'])
   scene.links.b!.cut(false)
   await oracles(scene, 'A', { settleMs: 60_000 })
@@ -86,7 +88,7 @@ faultCase(18, "the target's NAT gives it another port while pages flow: the migr
   await using scene = await openScene(SPOILED)
   await flowing(scene)
   scene.links.b!.rebind()
-  assertMoved(await scene.ended())
+  assertMoved(await scene.ended(ENDED_MS))
   await oracles(scene, 'C')
 })
 
@@ -100,7 +102,7 @@ faultCase(
     await scene.b.died()
     await oracles(scene, 'doubt')
     await scene.b.start()
-    assertMoved(await scene.ended())
+    assertMoved(await scene.ended(ENDED_MS))
     await oracles(scene, 'C')
   },
 )
@@ -111,7 +113,7 @@ faultCase(34, "the target's agent dies before GRANTED, its QEMU alive and loaded
   await scene.begin()
   await scene.b.died()
   await scene.b.start()
-  assertMoved(await scene.ended())
+  assertMoved(await scene.ended(ENDED_MS))
   await oracles(scene, 'C')
 })
 
@@ -125,7 +127,7 @@ faultCase(
     await scene.b.died()
     await scene.b.signalQemu('SIGKILL')
     await scene.b.start()
-    const { outcome } = await scene.ended()
+    const { outcome } = await scene.ended(ENDED_MS)
     assert.is(outcome, 'failed')
     await oracles(scene, 'R')
   },
