@@ -7,7 +7,7 @@ import { allCases } from './all.ts'
 
 const HELP = `Usage: npm run test:faults -- [--case NUMBERS] [--list] [--verbose]
 
-Tries the cases of the fault catalogue end to end. Each boots a small Linux guest under QEMU; all of them take about ten minutes on two cores.
+Tries the cases of the fault catalogue end to end. Each boots a small Linux guest under QEMU; all of them take ten to twenty minutes on two cores.
 
 Options:
   --case NUMBERS  only these rows of the catalogue: 24 or 24,31 or 24-31
