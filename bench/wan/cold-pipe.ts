@@ -9,7 +9,7 @@ const ready = () => process.send?.('ready')
 
 async function send(qemu: Socket): Promise<void> {
   const wire = connect(Number(port), host)
-  const params = { [constants.ZSTD_c_compressionLevel]: Number(level), [constants.ZSTD_c_nbWorkers]: 1 }
+  const params = { [constants.ZSTD_c_compressionLevel]: Number(level) }
   await pipeline(qemu, createZstdCompress({ params }), wire)
 }
 

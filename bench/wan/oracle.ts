@@ -74,7 +74,6 @@ async function compressDistinct(path: string): Promise<Known[string]> {
     [constants.ZSTD_c_compressionLevel]: 19,
     [constants.ZSTD_c_enableLongDistanceMatching]: 1,
     [constants.ZSTD_c_windowLog]: 27,
-    [constants.ZSTD_c_nbWorkers]: 2,
   }
   const zstd = createZstdCompress({ params })
   let compressedBytes = 0

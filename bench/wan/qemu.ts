@@ -42,7 +42,8 @@ async function startQemu({ bed, specText }: MoverOptions, at: End): Promise<Mach
 async function prepare(commands: QmpCommands, variant: Variant & { kind: 'qemu' | 'cold' }): Promise<void> {
   const { multifdLevel, isXbzrle = false } = variant.kind === 'qemu' ? variant : {}
   const isMultifd = multifdLevel !== undefined
-  await commands.setCapabilities({ 'return-path': true, events: true, multifd: isMultifd, xbzrle: isXbzrle })
+  // The cold way's pipe carries nothing back.
+  await commands.setCapabilities({ 'return-path': variant.kind === 'qemu', events: true, multifd: isMultifd, xbzrle: isXbzrle })
   await commands.setParameters({
     maxBandwidthBytesPerSecond: 0,
     downtimeLimitMs: DOWNTIME_DEFAULT_MS,
