@@ -221,7 +221,7 @@ faultCase(54, 'MQTT commands that are retained, stale or doubled: rejected, and 
   const replies = [await start({ commandId, notAfter }), await start({ commandId, notAfter })]
   assert.equal(
     replies.map(reply => reply['status']),
-    ['accepted', 'accepted'],
+    ['accepted', 'duplicate'],
   )
   const { migrations } = await scene.lab.api<GatewayStatus>('GET', '/v1/status')
   assert.is(migrations.length, 1)
