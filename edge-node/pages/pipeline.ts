@@ -37,7 +37,7 @@ export type PipelineOptions = {
   /** Whether equal pages are sent once. Default: as compression is, for it is an oracle of the same kind: who can place a page beside a secret one and watch
    * total sizes learns whether they are equal. */
   references?: boolean
-  /** Memory for what was said of pages: one that is rewritten then travels as its difference to it. 0: none. Default 64 MiB, or none without compression (sizes
+  /** Memory for what was said of pages: one that is rewritten then travels as its difference to it. 0: none. Default 32 MiB, or none without compression (sizes
    * tell how much of a page has changed). */
   deltaBudgetBytes?: number
   /** zstd level, -7..19, until setLevel (rate/controller.ts) says another. Default 1. */
@@ -101,7 +101,7 @@ export const createPipeline = (options: PipelineOptions): Pipeline => new PagePi
 
 /** How much a batch counts among those before it. */
 const LEARN_SHARE = 1 / 8
-const DELTA_BUDGET_BYTES = 64 * 1024 * 1024
+const DELTA_BUDGET_BYTES = 32 * 1024 * 1024
 /** What one chunk from QEMU's socket may bring after `saturated` has become true, batches. */
 const SLACK_BATCHES = 32
 /** One page in this many is timed. */
