@@ -435,7 +435,8 @@ async function giveUp(options: TargetOptions, life: Life, error: GodwitError): P
   if (life.state === 'RESERVED' || life.state === 'RECEIVING') await tell(life.peer, { type: 'ABORT', error: error.toJSON() })
   life.incoming?.abort(error)
   for (const { stream } of life.waiting.splice(0)) stream.reset(error.code)
-  if (life.inDoubt || !(await recordRefused(options, life))) return error
+  if (life.inDoubt || !(await recordRefused(options, life)))
+    return new GodwitError('MIGRATION_DOUBT', `the disk does not say whose the VM is: ${error.message}`, { cause: error })
   if (life.isReserved) await options.drop().catch(cause => log.error('could not drop the waiting VM', { error: cause as Error }))
   await tell(life.peer, { type: 'REFUSE', error: error.toJSON() })
   const { session } = life
