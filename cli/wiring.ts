@@ -48,6 +48,7 @@ export async function runGateway(config: GatewayConfig, write: Write): Promise<R
       services: config.services,
       policy: config.policy,
       mec021,
+      strangers: config.limits && { total: config.limits.strangers, perAddress: config.limits.strangersPerAddress },
       store,
       log,
     })

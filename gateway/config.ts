@@ -37,6 +37,13 @@ export const GatewayConfig = z.strictObject({
   services: z.array(z.strictObject({ vm: Id, service: Id, listen: address })).max(256),
   /** The ETSI MEC 021 front; absent: there is none. */
   mec021: z.strictObject({ host: z.string().min(1), port, tokenFile: path, callbackHosts: z.array(z.string().min(1)).max(256) }).optional(),
+  limits: z
+    .strictObject({
+      /** Connections that have not proved who they are, at once, and of them from one address (an IPv6 /64). */
+      strangers: z.int().min(8).max(65_536),
+      strangersPerAddress: z.int().min(4).max(65_536),
+    })
+    .optional(),
   log: z.strictObject({ level: z.enum(['debug', 'info', 'warn', 'error']), format: z.enum(['json', 'text']) }),
 })
 export type GatewayConfig = z.output<typeof GatewayConfig>
@@ -54,5 +61,6 @@ export const gatewayDefaults = ({ configDir, stateDir }: { configDir: string; st
   identity: { keys: `${configDir}/gateway.keys`, certificate: `${configDir}/gateway.cert`, root: `${configDir}/root.pub` },
   services: [],
   mqtt: mqttDefaults,
+  limits: { strangers: 1024, strangersPerAddress: 256 },
   log: { level: 'info', format: 'json' },
 })

@@ -9,7 +9,9 @@ import { type Clock, systemClock } from '../ops/clock.ts'
 import { sleep } from '../ops/deadline.ts'
 import { type HttpServer, startHttpServer } from '../ops/http.ts'
 import { createMetrics } from '../ops/metrics.ts'
+import { quietly } from '../ops/quiet-log.ts'
 import type { Store } from '../ops/store.ts'
+import { type Admission, type AdmissionLimits, createAdmission } from '../transport/admission.ts'
 import type { Engine, EngineName, Listener } from '../transport/types.ts'
 import { GodwitError } from '../wire/errors.ts'
 import type { Log } from '../wire/log.ts'
@@ -54,6 +56,8 @@ export type GatewayOptions = {
   serviceWaitMs?: number
   /** The ETSI MEC 021 front; absent: off. */
   mec021?: Mec021Listen | undefined
+  /** Connections that have not proved who they are. Default STRANGERS. */
+  strangers?: AdmissionLimits | undefined
   clock?: Clock
   log: Log
   heartbeat?: { heartbeatMs: number; silenceMs: number }
@@ -77,6 +81,8 @@ export type Gateway = {
   close(): Promise<void>
 }
 
+/** A site has two connections, so a hundred sites behind one address come back at once; the rest of a crowd waits its turn (10 s at most). */
+export const STRANGERS: AdmissionLimits = { total: 1024, perAddress: 256 }
 const EXPIRE_EVERY_MS = 30_000
 const CLOSE_GRACE_MS = 500
 
@@ -145,7 +151,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
 
 type Parts = Awaited<ReturnType<typeof createParts>>
 
-async function createParts({ store, rootPublic, log, graceMs }: GatewayOptions, clock: Clock) {
+async function createParts({ store, rootPublic, log, graceMs, strangers: limits = STRANGERS }: GatewayOptions, clock: Clock) {
   const records = createRecords(store)
   const remembered: StoredSite[] = []
   for await (const site of records.sites()) remembered.push(site)
@@ -153,7 +159,8 @@ async function createParts({ store, rootPublic, log, graceMs }: GatewayOptions, 
   const sites = createSites(remembered, clock, site => events.emit({ event: 'site', site }))
   const pins = await createPins(records, clock, (vm, pinned) => events.emit({ event: 'pin', vm, pinned }))
   const sessions = createSessions(clock)
-  const counters = createCounters(sites, () => sessions.streams())
+  const strangers = createAdmission(limits)
+  const counters = createCounters(sites, () => sessions.streams(), strangers)
   const onEnded = ({ outcome }: StoredMigration) => counters.count.migrations.inc({ outcome: outcome ?? 'failed' })
   const watched = { onEvent: events.emit, pinned: pins.has }
   const prestages = new Prestages({
@@ -168,7 +175,7 @@ async function createParts({ store, rootPublic, log, graceMs }: GatewayOptions, 
     if (event.event === 'site' || event.event === 'pin') prestages.look()
   })
   const enrolments = createEnrolments({ records, rootPublic, clock })
-  return { records, sites, sessions, migrations, prestages, enrolments, events, pins, ...counters }
+  return { records, sites, sessions, strangers, migrations, prestages, enrolments, events, pins, ...counters }
 }
 
 /** What the fronts (MQTT, standards, policies) may ask. */
@@ -221,8 +228,9 @@ function acceptOptions(options: GatewayOptions, parts: Parts, gatewayId: string,
       return relayStream(join, site, stream, relay)
     },
     onRefused: code => count.refused.inc({ code }),
+    strangers: parts.strangers,
     heartbeat,
-    log,
+    log: quietly(log),
   }
 }
 
@@ -261,10 +269,11 @@ function urlOf({ address }: HttpServer): string {
   return `http://${address.host.includes(':') ? `[${address.host}]` : address.host}:${address.port}`
 }
 
-function createCounters(sites: ReturnType<typeof createSites>, streams: () => number) {
+function createCounters(sites: ReturnType<typeof createSites>, streams: () => number, strangers: Admission) {
   const metrics = createMetrics('godwit_gateway')
   const total: Total = { bytes: 0, bySite: new Map() }
   metrics.sampled('sites_online', 'Sites that are connected.', () => sites.views().filter(site => site.online).length)
+  metrics.sampled('strangers', 'Connections that have not proved who they are yet.', () => strangers.count)
   metrics.sampled('relay_streams', 'Relay streams that are open.', streams)
   const count = {
     bytes: metrics.counter('relay_bytes_total', 'Bytes relayed.', ['direction']),

@@ -15,6 +15,8 @@ export type FrameStream = {
   rest(): Stream
   /** performance.now() of the last bytes that came: of any part of a frame, so a large frame on a slow link is a sign of life. */
   heardAt(): number
+  /** performance.now() of the first byte of the frame that is coming in; undefined between frames. */
+  beganAt(): number | undefined
 }
 
 const NOTHING = new Uint8Array(0)
@@ -23,6 +25,7 @@ export function createFrameStream(stream: Stream): FrameStream {
   let held: Uint8Array = NOTHING
   let heardAt = performance.now()
   let handedOver = false
+  let beganAt: number | undefined
 
   async function take(bytesMax: number): Promise<Uint8Array | null> {
     while (held.length === 0) {
@@ -49,10 +52,14 @@ export function createFrameStream(stream: Stream): FrameStream {
           decoder.end()
           return null
         }
+        beganAt ??= performance.now()
         if (fill < FRAME_HEADER_BYTES) header.set(part, fill)
         fill += part.length
         const [frame] = decoder.push(part)
-        if (frame) return frame
+        if (frame) {
+          beganAt = undefined
+          return frame
+        }
         if (fill === FRAME_HEADER_BYTES) wanted += new DataView(header.buffer).getUint32(0)
       }
     },
@@ -73,5 +80,6 @@ export function createFrameStream(stream: Stream): FrameStream {
       }
     },
     heardAt: () => heardAt,
+    beganAt: () => beganAt,
   }
 }

@@ -31,8 +31,9 @@ type Settings = Required<QuicOptions>
 const READ_BYTES = 128 * 1024
 /** A reset waits behind one native write at most, so writes go down in pieces. */
 const WRITE_BYTES = 128 * 1024
-/** quinn finishes a handshake inside accept: with one accept pending, one silent client would hold up all others until it times out. */
-const PARALLEL_HANDSHAKES = 32
+/** quinn finishes a handshake inside accept: with one accept pending, one silent client would hold up all others until it times out. An accept that
+ * waits costs a promise; so many silent clients at once hold up the next. */
+const PARALLEL_HANDSHAKES = 256
 const CLOSE_MS = 1_000
 const BACKLOG_CONNECTIONS = 256
 /** UDP socket buffers; the kernel clamps them to net.core.[rw]mem_max. */

@@ -20,6 +20,8 @@ const REQUEST_TIMEOUT_MS = 30_000
 const HEARTBEAT_MS = 5_000
 const SILENCE_MS = 15_000
 const CLOSE_GRACE_MS = 1_000
+/** A frame of 1 MiB may take this long: 18 KiB/s. Slower is not a link, or not a friend. */
+const FRAME_MS = 60_000
 
 export type RpcContext = { signal: AbortSignal }
 export type RpcHandlers = Record<string, (params: unknown, context: RpcContext) => Promise<unknown>>
@@ -41,6 +43,8 @@ export type RpcOptions = {
   log: Log
   heartbeatMs?: number
   silenceMs?: number
+  /** How long one frame may take to arrive. Default 60 s. */
+  frameMs?: number
 }
 
 const Id = z.number().int().positive().max(Number.MAX_SAFE_INTEGER)
@@ -198,6 +202,8 @@ class Rpc implements RpcPeer {
     const silentMs = performance.now() - this.#frames.heardAt()
     if (silentMs >= (this.#options.silenceMs ?? SILENCE_MS))
       this.#finish(new GodwitError('CONNECTION_LOST', `the peer has been silent for ${Math.round(silentMs)} ms`))
+    else if (performance.now() - (this.#frames.beganAt() ?? Number.POSITIVE_INFINITY) >= (this.#options.frameMs ?? FRAME_MS))
+      this.close(new GodwitError('TIMEOUT', 'a frame has not come to its end in time'))
     else if (this.#queuedBytes <= NOTIFY_QUEUED_BYTES_MAX) this.#send(FRAME.PING, EMPTY).catch(() => {})
   }
 

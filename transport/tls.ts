@@ -10,11 +10,13 @@ import type { AddressInfo } from 'node:net'
 import * as tls from 'node:tls'
 import { within } from '../ops/deadline.ts'
 import { GodwitError } from '../wire/errors.ts'
+import { createAdmission } from './admission.ts'
 import { createInbox, type Inbox } from './inbox.ts'
 import type { Mux } from './mux.ts'
 import { createLinkMux, createMuxConnection, type LinkOptions, type LinkSettings, linkSettings, type MuxedLane } from './mux-connection.ts'
 import { createServerCertificate } from './self-signed.ts'
 import { limitUnsent, loadTcpInfo, preferBbr, tcpPath } from './tcp-info.ts'
+import { decodePreamble, encodePreamble, LANES_MAX, PREAMBLE_BYTES, type Preamble, TOKEN_BYTES } from './tls-preamble.ts'
 import type { Connection, ConnectOptions, Engine, Listener, ListenOptions } from './types.ts'
 
 export type TlsOptions = LinkOptions & {
@@ -23,10 +25,6 @@ export type TlsOptions = LinkOptions & {
 }
 
 const ALPN = 'godwit/1'
-const MAGIC = Buffer.from('GWL1')
-const TOKEN_BYTES = 16
-const PREAMBLE_BYTES = MAGIC.length + 2 + TOKEN_BYTES
-const LANES_MAX = 16
 const BACKLOG_CONNECTIONS = 256
 /** From the TCP connection to the last lane's preamble. */
 const JOIN_MS = 10_000
@@ -37,6 +35,8 @@ const UNSENT_BYTES_MIN = 64 * 1024
 const UNSENT_BYTES_MAX = 1024 * 1024
 /** Connections of which some lanes are still missing. */
 const JOINING_MAX = 256
+/** TCP connections that are not yet part of a whole one, in all and from one address. A connection has 16 at most. */
+const STRANGERS = { total: 1024, perAddress: 256 }
 
 const endpoint = (socket: tls.TLSSocket) => `${socket.remoteAddress}:${socket.remotePort}`
 
@@ -118,9 +118,7 @@ async function connect(options: ConnectOptions, lanes: number, settings: LinkSet
   const what = `TLS to ${host}:${port}`
   const giveUp = new AbortController()
   const token = randomBytes(TOKEN_BYTES)
-  const opening = Array.from({ length: lanes }, (_, i) =>
-    openSocket(options, Buffer.concat([MAGIC, Buffer.of(lanes, i), token]), giveUp.signal),
-  )
+  const opening = Array.from({ length: lanes }, (_, i) => openSocket(options, encodePreamble(lanes, i, token), giveUp.signal))
   try {
     const opened = await within(Promise.all(opening), { ms: timeoutMs, what, code: 'CONNECT_TIMEOUT', signal })
     const [first] = opened
@@ -149,7 +147,7 @@ async function connect(options: ConnectOptions, lanes: number, settings: LinkSet
 }
 
 /** Reads the preamble of a lane; what came behind it is `early`. */
-async function readPreamble(socket: tls.TLSSocket): Promise<{ lanes: number; index: number; token: string; early: Buffer }> {
+async function readPreamble(socket: tls.TLSSocket): Promise<Preamble> {
   let have: Buffer = Buffer.alloc(0)
   await new Promise<void>((resolve, reject) => {
     socket.on('data', (chunk: Buffer) => {
@@ -161,14 +159,12 @@ async function readPreamble(socket: tls.TLSSocket): Promise<{ lanes: number; ind
     socket.once('close', () => reject(new Error('closed before its preamble')))
   })
   socket.removeAllListeners('data').removeAllListeners('close')
-  const [lanes = 0, index = 0] = have.subarray(MAGIC.length)
-  if (!have.subarray(0, MAGIC.length).equals(MAGIC) || lanes < 1 || lanes > LANES_MAX || index >= lanes) throw new Error('a wrong preamble')
-  return { lanes, index, token: have.toString('hex', MAGIC.length + 2, PREAMBLE_BYTES), early: have.subarray(PREAMBLE_BYTES) }
+  return decodePreamble(have)
 }
 
 /** Brings the lanes of each client together. */
 function createJoiner(binding: Uint8Array, settings: LinkSettings, onConnection: (connection: Connection) => void) {
-  type Joining = { lanes: (MuxedLane | undefined)[]; missing: number; timer: NodeJS.Timeout }
+  type Joining = { lanes: (MuxedLane | undefined)[]; missing: number; timer: NodeJS.Timeout; leave: (() => void)[] }
   const joining = new Map<string, Joining>()
   const drop = (token: string) => {
     const entry = joining.get(token)
@@ -178,12 +174,13 @@ function createJoiner(binding: Uint8Array, settings: LinkSettings, onConnection:
     for (const lane of entry.lanes) lane?.destroy()
   }
   return {
-    async onSocket(socket: tls.TLSSocket): Promise<void> {
+    /** `leave`: the socket is no stranger's any more. */
+    async onSocket(socket: tls.TLSSocket, leave: () => void): Promise<void> {
       const { lanes, index, token, early } = await within(readPreamble(socket), { ms: JOIN_MS, what: 'a preamble' })
       let entry = joining.get(token)
       if (!entry) {
         if (joining.size >= JOINING_MAX) throw new GodwitError('LIMIT_EXCEEDED', 'too many connections are being made')
-        entry = { lanes: Array(lanes), missing: lanes, timer: setTimeout(drop, JOIN_MS, token) }
+        entry = { lanes: Array(lanes), missing: lanes, timer: setTimeout(drop, JOIN_MS, token), leave: [] }
         joining.set(token, entry)
       }
       if (entry.lanes.length !== lanes || entry.lanes[index]) {
@@ -192,10 +189,12 @@ function createJoiner(binding: Uint8Array, settings: LinkSettings, onConnection:
       }
       const lane = createLane(socket, 'server', settings, early)
       entry.lanes[index] = lane
+      entry.leave.push(leave)
       lane.mux.closed.then(() => drop(token))
       if (--entry.missing > 0) return
       joining.delete(token)
       clearTimeout(entry.timer)
+      for (const each of entry.leave) each()
       onConnection(
         createMuxConnection({
           engine: 'tls',
@@ -231,12 +230,25 @@ async function listen({ host, port, signal }: ListenOptions, settings: LinkSetti
     handshakeTimeout: JOIN_MS,
     noDelay: true,
   })
+  // Places are taken before the handshake, which is what costs: it is the TCP connection that counts.
+  const strangers = createAdmission(STRANGERS)
+  const leaves = new Map<string, () => void>()
+  server.on('connection', socket => {
+    const leave = strangers.enter(socket.remoteAddress ?? '')
+    if (!leave) return void socket.destroy()
+    const key = `${socket.remoteAddress}:${socket.remotePort}`
+    leaves.set(key, leave)
+    socket.once('close', () => {
+      leave()
+      if (leaves.get(key) === leave) leaves.delete(key)
+    })
+  })
   server.on('tlsClientError', (_error, socket) => void socket.destroy())
   server.on('secureConnection', socket => {
     sockets.add(socket)
     socket.on('close', () => sockets.delete(socket))
     socket.on('error', () => {})
-    joiner.onSocket(socket).catch(() => socket.destroy())
+    joiner.onSocket(socket, leaves.get(endpoint(socket)) ?? (() => {})).catch(() => socket.destroy())
   })
   try {
     await new Promise<void>((resolve, reject) => {

@@ -10,6 +10,7 @@ import type { Http2Session } from 'node:http2'
 import * as tls from 'node:tls'
 import { within } from '../ops/deadline.ts'
 import { GodwitError } from '../wire/errors.ts'
+import { createAdmission } from './admission.ts'
 import { createInbox } from './inbox.ts'
 import { createLinkMux, createMuxConnection, type LinkOptions, type LinkSettings, linkSettings, type MuxedLane } from './mux-connection.ts'
 import { createServerCertificate } from './self-signed.ts'
@@ -41,6 +42,8 @@ const BACKLOG_CONNECTIONS = 256
 /** From the TCP connection to the last lane's preamble. */
 const JOIN_MS = 10_000
 const CLOSE_MS = 1_000
+/** HTTP/2 connections on which no session of ours has come to be, in all and from one address. */
+const STRANGERS = { total: 256, perAddress: 64 }
 /** Certificates live ten days (nine from now on); clients refuse an expired one. */
 const RENEW_MS = 5 * 86_400_000
 /** HTTP/2 and WebTransport windows: larger than what a path holds, since our muxer has its own credits. */
@@ -277,10 +280,18 @@ async function listen(options: ListenOptions, settings: Settings): Promise<Liste
   const live = new Set<Connection>()
   const connections = new Set<Http2Session>()
   const joined = new WeakSet<Http2Session>()
+  const strangers = createAdmission(STRANGERS)
+  const leaves = new WeakMap<Http2Session, () => void>()
   onHttp2Connection(server, http2 => {
-    connections.add(http2)
-    http2.on('close', () => connections.delete(http2))
     http2.on('error', () => {})
+    const leave = strangers.enter(http2.socket.remoteAddress ?? '')
+    if (!leave) return void http2.destroy()
+    leaves.set(http2, leave)
+    connections.add(http2)
+    http2.on('close', () => {
+      connections.delete(http2)
+      leave()
+    })
     raiseHttp2Window(http2, WINDOW_BYTES)
     // A connection on which no session of ours comes to be (a probe for the certificate, a stranger).
     setTimeout(() => !joined.has(http2) && http2.destroy(), JOIN_MS).unref()
@@ -290,7 +301,10 @@ async function listen(options: ListenOptions, settings: Settings): Promise<Liste
     const http2 = http2Of(session)
     try {
       const connection = await within(joinLanes(session, hash(), settings), { ms: JOIN_MS, what: 'the lanes of a session' })
-      if (http2) joined.add(http2)
+      if (http2) {
+        joined.add(http2)
+        leaves.get(http2)?.()
+      }
       if (!inbox.push(connection)) return await connection.close('too many connections wait')
       live.add(connection)
       connection.closed.then(() => live.delete(connection))

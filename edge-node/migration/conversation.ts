@@ -22,9 +22,15 @@ import { createPeer, isLoss, type Peer } from './peer.ts'
 export type Patience = { reconnectMs: number; switchoverMs: number /** First wait between two tries. Default 100. */; retryMs?: number }
 export const PATIENCE: Patience = { reconnectMs: 30_000, switchoverMs: 2_000 }
 
+/** A meeting's keys serve so long: then there is a new handshake, as after a lost link. Not while the guest stands still. (Within it libsodium's secretstream
+ * changes a stream's key every GiB; a new handshake keeps what a thief of the process's memory learns to an hour.) */
+export type Renewal = { bytes: number; ms: number }
+export const RENEWAL: Renewal = { bytes: 64 * 2 ** 30, ms: 3_600_000 }
+
 export type ConversationOptions = Omit<SessionOptions, 'side' | 'stream'> & {
   openStream: (index: number, attempt: number) => Promise<Stream>
   patience?: Patience | undefined
+  renewal?: Renewal | undefined
   /** performance.now() of the guest's stop in a live migration; undefined while it runs. */
   stoppedAtMs: () => number | undefined
   onReturnPath: (bytes: Uint8Array) => void
@@ -54,7 +60,14 @@ export type Conversation = {
   reset(reason: string): void
 }
 
-type Meeting = { attempt: number; session: Session; gate: Gate; streams: Stream[] }
+type Meeting = {
+  attempt: number
+  session: Session
+  gate: Gate
+  streams: Stream[]
+  sinceMs: number /** Frames that the target had taken when it began. */
+  taken: number
+}
 
 /** Why there may be no new meeting yet. Anything else is not a matter of time. */
 const PASSING: ReadonlySet<ErrorCode> = new Set<ErrorCode>(['CONNECTION_LOST', 'STREAM_RESET', 'TIMEOUT', 'SITE_OFFLINE', 'LIMIT_EXCEEDED'])
@@ -146,6 +159,15 @@ class Talk implements Conversation {
   #acked(total: number, frames: number[]): void {
     this.#meeting?.gate.acked(total)
     if (this.#meeting) this.#outgoing?.taken(frames)
+    if (this.#meeting && this.#outgoing && this.#isWornOut(this.#meeting, total, frames))
+      this.onLost(new GodwitError('CONNECTION_LOST', 'its keys have done their time'))
+  }
+
+  /** Only once it has brought the transfer on: meetings that follow each other without that would never end. */
+  #isWornOut({ sinceMs, taken }: Meeting, bytes: number, frames: number[]): boolean {
+    if (sum(frames) <= taken) return false
+    const { renewal = RENEWAL, stoppedAtMs } = this.#options
+    return stoppedAtMs() === undefined && (bytes >= renewal.bytes || performance.now() - sinceMs >= renewal.ms)
   }
 
   /** Told by whatever notices first; the others' word is the echo. */
@@ -215,7 +237,7 @@ class Talk implements Conversation {
       const streams = await inTime(data, deadline('the data streams'), late => resetAll(late, 'too late'))
       if (!this.#outgoing) throw new GodwitError('STREAM_RESET', 'no meeting is needed any more')
       this.#session?.reset('another meeting goes on')
-      this.#take(session, attempt, streams)
+      this.#take(session, attempt, streams, held.frames || [])
       // A target that has everything has heard everything, though it may be another life of its agent, which did not count.
       this.peer.resume(session, frames, held.frames && held.taken)
       if (held.frames) this.#outgoing.attach({ ...this.#meeting!, taken: held.frames })
@@ -233,10 +255,17 @@ class Talk implements Conversation {
     return { ...this.#options.plan, attempt }
   }
 
-  #take(session: Session, attempt = this.#attempt, streams: Stream[] = []): void {
+  #take(session: Session, attempt = this.#attempt, streams: Stream[] = [], taken: number[] = []): void {
     this.#earlierWireBytes = this.wireBytes
     this.#session = session
-    this.#meeting = { attempt, session, streams, gate: createGate(new Flight(), () => performance.now()) }
+    this.#meeting = {
+      attempt,
+      session,
+      streams,
+      gate: createGate(new Flight(), () => performance.now()),
+      sinceMs: performance.now(),
+      taken: sum(taken),
+    }
   }
 
   /** The skeleton stream and the page streams: all, or none. */
@@ -266,6 +295,8 @@ class Talk implements Conversation {
     }
   }
 }
+
+const sum = (numbers: number[]): number => numbers.reduce((all, each) => all + each, 0)
 
 const resetAll = (streams: Stream[], reason: string): void => {
   for (const stream of streams) stream.reset(reason)

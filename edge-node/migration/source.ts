@@ -20,7 +20,7 @@ import type { Log } from '../../wire/log.ts'
 import type { Bulk } from '../link/link.ts'
 import type { QmpClient } from '../qmp/client.ts'
 import { qmpCommands } from '../qmp/commands.ts'
-import { type Conversation, openConversation, type Patience } from './conversation.ts'
+import { type Conversation, openConversation, type Patience, type Renewal } from './conversation.ts'
 import { durably } from './durable.ts'
 import { handOver } from './hand-over.ts'
 import type { MessageOf } from './messages.ts'
@@ -65,6 +65,8 @@ export type SourceOptions = {
   checkPeer?: (() => Promise<void>) | undefined
   /** How long a lost link may stay away before the commit. */
   patience?: Patience | undefined
+  /** When a meeting's keys have done their time. Default RENEWAL. */
+  renewal?: Renewal | undefined
   /** zstd level; 'auto' (default) follows whether the path or the workers are the slow side. */
   compressionLevel?: number | 'auto'
   workers?: number

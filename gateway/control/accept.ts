@@ -1,8 +1,9 @@
 // From a fresh connection to a served site: first frame, authentication, registration, RPC, relay streams.
 // Enters: connections of strangers. Leaves: registered sites; enrolment answers; closed connections.
-// Always holds: a stranger has a few seconds and one stream; strangers at once are bounded; nothing of a stranger is stored but an enrolment
+// Always holds: a stranger has a few seconds and one stream; strangers at once are bounded, in all and from one address; nothing of a stranger is stored but an enrolment
 // request behind a valid token; every refusal tells its code, is counted, and closes the connection.
 import { sleep, within } from '../../ops/deadline.ts'
+import type { Admission } from '../../transport/admission.ts'
 import { createFrameStream, type FrameStream } from '../../transport/frames.ts'
 import { createRpc, type RpcPeer } from '../../transport/rpc.ts'
 import type { Connection, Listener, Stream } from '../../transport/types.ts'
@@ -14,7 +15,6 @@ import { allow, FRAME } from '../../wire/types.ts'
 import { type Authority, authenticateNode, type Peer } from './authenticate.ts'
 import type { SiteLink, Sites } from './sites.ts'
 
-export const STRANGERS_MAX = 256
 const STRANGER_MS = 10_000
 const GOODBYE_MS = 1_000
 /** Streams that one connection of a site may have open, joined or not yet. */
@@ -32,26 +32,22 @@ export type AcceptOptions = {
   onResult(link: SiteLink, result: MigrationResult): Promise<void>
   onJoin(join: Join, site: string, stream: Stream): Promise<void>
   onRefused(code: string): void
+  /** Connections that have proved nothing yet, over all listeners. */
+  strangers: Admission
   heartbeat?: { heartbeatMs: number; silenceMs: number } | undefined
   log: Log
 }
 
 /** Serves a listener until it closes. */
 export async function acceptConnections(listener: Listener, options: AcceptOptions): Promise<void> {
-  let strangers = 0
   for (;;) {
     const connection = await listener.accept()
     if (connection === null) return
-    if (strangers >= STRANGERS_MAX) {
+    const becomeKnown = options.strangers.enter(connection.remoteAddress)
+    if (!becomeKnown) {
       options.onRefused('LIMIT_EXCEEDED')
       connection.close('too many connections').catch(() => {})
       continue
-    }
-    strangers += 1
-    let known = false
-    const becomeKnown = () => {
-      if (!known) strangers -= 1
-      known = true
     }
     serveConnection(connection, options, becomeKnown)
       .catch(error => options.log.error('serving a connection failed', { error }))

@@ -13,8 +13,10 @@ import type { Sessions } from './sessions.ts'
 import { type Direction, splice } from './splice.ts'
 
 const OPEN_MS = 10_000
-/** A paused guest's control stream may be quiet for long; heartbeats tell dead connections far sooner than this. */
-const IDLE_MS = 30 * 60_000
+/** The minimum rate: a stream that carries less than MIN_BYTES (four of the smallest records) in this time is no migration's. The longest that an honest one is
+ * quiet is the target's load (2 min) and its answer to an offer (1 min); heartbeats tell dead connections far sooner. */
+const IDLE_MS = 5 * 60_000
+const MIN_BYTES = 4096
 
 export type RelayOptions = {
   sessions: Sessions
@@ -46,6 +48,7 @@ export async function relayStream(join: Join, site: string, stream: Stream, opti
     await splice(stream, target, {
       signal: permit.signal,
       idleMs,
+      minBytes: MIN_BYTES,
       onChunk(direction, chunk) {
         permit.count(direction, chunk.length)
         onBytes(direction, chunk.length, sites)

@@ -9,6 +9,7 @@
 // - Blind: nothing here looks at a byte; the gateway has no key with which looking would help.
 // - Bounded: one chunk a direction. The next read waits for the last write, so a slow reader slows its writer, through the gateway, and the
 //   gateway's memory does not depend on the size of the VM, the speed of either side or the distance between them.
+// - Moving: a stream on which next to nothing moves is not kept open for ever, however it drips.
 // - Faithful: one side's end() becomes the other's (each direction on its own); a reset or a lost connection on either side resets the other.
 
 import type { Stream } from '../../transport/types.ts'
@@ -21,21 +22,25 @@ export type SpliceOptions = {
   signal: AbortSignal
   /** Told of every chunk after it was handed on; must not keep it. */
   onChunk: (direction: Direction, chunk: Uint8Array) => void
-  /** Neither direction moved a byte for so long: both are reset. */
+  /** Both directions together moved less than `minBytes` in so long: both are reset. */
   idleMs: number
+  /** Default 1. */
+  minBytes?: number
 }
 
 /** Resolves when both directions have ended; rejects, both sides reset, with what broke it (or with the signal's reason). */
-export async function splice(source: Stream, target: Stream, { signal, onChunk, idleMs }: SpliceOptions): Promise<void> {
+export async function splice(source: Stream, target: Stream, { signal, onChunk, idleMs, minBytes = 1 }: SpliceOptions): Promise<void> {
   const broken = Promise.withResolvers<never>()
-  let movedAt = performance.now()
+  /** Bytes of this quarter of the window, and of the three before it. */
+  const quarters = [0, 0, 0, 0]
+  const startedAt = performance.now()
 
   async function pump(from: Stream, to: Stream, direction: Direction): Promise<void> {
     for (;;) {
       const chunk = await from.read()
       if (chunk === null) return to.end()
       await to.write(chunk)
-      movedAt = performance.now()
+      quarters[0]! += chunk.length
       onChunk(direction, chunk)
     }
   }
@@ -44,7 +49,11 @@ export async function splice(source: Stream, target: Stream, { signal, onChunk, 
   signal.addEventListener('abort', onAbort, { once: true })
   if (signal.aborted) onAbort()
   const watch = setInterval(() => {
-    if (performance.now() - movedAt >= idleMs) broken.reject(new GodwitError('TIMEOUT', `no byte moved for ${idleMs} ms`))
+    const moved = quarters.reduce((sum, bytes) => sum + bytes, 0)
+    quarters.pop()
+    quarters.unshift(0)
+    if (performance.now() - startedAt >= idleMs * 0.9 && moved < minBytes)
+      broken.reject(new GodwitError('TIMEOUT', `${moved} bytes moved in ${idleMs} ms, less than ${minBytes}`))
   }, idleMs / 4)
 
   try {

@@ -450,7 +450,8 @@ function connectionTests(test: Suite, { make, protocol, inProcess }: EngineUnder
       await mine.write(noise(100_000, 1))
       await mine.end()
       await readAll(theirs)
-      for (const [name, value] of Object.entries(pair.client.stats())) assert.ok(value === undefined || Number.isFinite(value) || name === 'congestion', name)
+      for (const [name, value] of Object.entries(pair.client.stats()))
+        assert.ok(value === undefined || Number.isFinite(value) || name === 'congestion', name)
       assert.ok((pair.client.stats().sentBytes ?? 100_000) >= 100_000)
     },
     { skip },

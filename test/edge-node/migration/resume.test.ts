@@ -3,7 +3,7 @@
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { generateSiteKeys, loadSodium } from '../../../crypto/identity.ts'
-import type { Patience } from '../../../edge-node/migration/conversation.ts'
+import type { Patience, Renewal } from '../../../edge-node/migration/conversation.ts'
 import { startSource } from '../../../edge-node/migration/source.ts'
 import { startTarget, type TargetMigration, type TargetOptions } from '../../../edge-node/migration/target.ts'
 import type { Plan } from '../../../wire/control.ts'
@@ -54,12 +54,13 @@ type Faults = {
   dies?: 'LOADED' | 'GRANTED'
   /** What the next agent reads as the manifest's hash, in place of the one that was recorded. */
   altered?: string
+  renewal?: Renewal
 }
 
 async function migrate(
   guest: FakeGuest,
   next: () => Cut | undefined,
-  { patience = QUICK, sourceAwayMs = 20_000, dies, altered }: Faults = {},
+  { patience = QUICK, sourceAwayMs = 20_000, dies, altered, renewal }: Faults = {},
 ) {
   await using folder = await tempFolder()
   const dir = (name: string) => join(folder.path, name)
@@ -90,7 +91,7 @@ async function migrate(
   })
   const source = startSource({
     ...shared,
-    ...{ keys: keys.source, peerBoxPublic: keys.target.boxPublic, dir: dir('s'), patience, patienceMs: altered ? 1_500 : 10_000 },
+    ...{ keys: keys.source, peerBoxPublic: keys.target.boxPublic, dir: dir('s'), patience, renewal, patienceMs: altered ? 1_500 : 10_000 },
     ...{ offer: { type: 'OFFER', needs: {} }, qmp: from.qmp, qemuExited: new Promise(() => {}), transport: 'memory' },
     openStream: link.openStream,
     record: async state => void states.source.push(state),
@@ -172,6 +173,18 @@ test('nothing is sent twice that had arrived: a transfer that was cut carries li
   assertMoved(cut, 'cut five times')
   assert.is(cut.sent.report?.reconnects, 5)
   assert.ok(cut.carried.bytes < 1.3 * whole.carried.bytes, `${cut.carried.bytes} bytes, ${whole.carried.bytes} without cuts`)
+})
+
+test('keys that have done their time are changed in a new meeting, by bytes and by age, and the transfer goes on from where it stood', async () => {
+  const guest = fakeGuest(23, { pages: 600, rounds: 2 })
+  const whole = await migrate(guest, never)
+  const byBytes = await migrate(guest, never, { renewal: { bytes: Math.floor(whole.carried.bytes / 8), ms: 3_600_000 } })
+  assertMoved(byBytes, 'renewed by bytes')
+  assert.ok((byBytes.sent.report?.reconnects ?? 0) >= 1, `${byBytes.sent.report?.reconnects} new handshakes`)
+  assert.ok(byBytes.carried.bytes < 2 * whole.carried.bytes, `${byBytes.carried.bytes} bytes, ${whole.carried.bytes} without`)
+  const byAge = await migrate(guest, never, { renewal: { bytes: 2 ** 40, ms: 5 } })
+  assertMoved(byAge, 'renewed by age')
+  assert.ok((byAge.sent.report?.reconnects ?? 0) >= 1)
 })
 
 test('a link that does not come back: the source keeps the VM when its patience ends, and the target keeps nothing', async () => {
