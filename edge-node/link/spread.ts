@@ -8,6 +8,8 @@ import type { Link } from './link.ts'
 
 const LOOK_EVERY_MS = 1_000
 const CONNECTIONS_LOSSY = 8
+/** A link that was cut loses packets too, for a moment: only loss that goes on counts. */
+const LOOKS_LOSSY = 12
 
 /** Looks from time to time until `stop()`. */
 export function watchSpread(
@@ -17,11 +19,13 @@ export function watchSpread(
 ): { look(atMs: number): void; stop(): void } {
   const watch = createLossWatch()
   let isSpread = false
+  let lossyLooks = 0
   const look = (atMs: number) => {
     const bulk = link.bulk()
     if (isSpread || !bulk || bulk.engine !== 'quic' || bulk.congestion === 'bbr') return
     const loss = watch({ atMs, ...bulk })
-    if (!loss?.isLossy) return
+    lossyLooks = loss?.isLossy ? lossyLooks + 1 : 0
+    if (!loss || lossyLooks < LOOKS_LOSSY) return
     isSpread = true
     log.info('the way to the gateway loses packets and there is no BBR: more connections', {
       connections: CONNECTIONS_LOSSY,

@@ -7,7 +7,7 @@ import { assert, suite } from '../../support/suite.ts'
 const test = suite('link: spread')
 
 /** What is asked for after `seconds` over a way that loses `ratio`. */
-function asked(bulk: Partial<Bulk>, ratio: number, seconds = 5): (EngineName | undefined)[][] {
+function asked(bulk: Partial<Bulk>, ratio: number, seconds = 20): (EngineName | undefined)[][] {
   const wanted: (EngineName | undefined)[][] = []
   const now: Bulk = { engine: 'quic', congestion: 'cubic', connections: 1, sentPackets: 0, lostPackets: 0, ...bulk }
   const link = { bulk: () => now, dataConnections: (list: unknown) => void wanted.push(list as (EngineName | undefined)[]) }
@@ -28,7 +28,8 @@ test('under loss and CUBIC eight connections are kept, and asked for once', () =
   assert.is(more.length, 0)
 })
 
-test('without loss, or with BBR, nothing changes', () => {
+test('without loss, with BBR, or after a moment of loss nothing changes', () => {
+  assert.equal(asked({}, 0.05, 8), [])
   assert.equal(asked({}, 0), [])
   assert.equal(asked({ engine: 'tls', congestion: 'bbr' }, 0.01), [])
 })
