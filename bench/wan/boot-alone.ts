@@ -1,4 +1,4 @@
-// A guest of the benchmark booted by itself, paused when it has filled its memory. Always holds: it is dead when it is disposed.
+// A guest of the benchmark booted by itself, paused when it has filled its memory. Always holds: it is dead when it is disposed, or when this process ends.
 import { spawn } from 'node:child_process'
 import { mkdirSync } from 'node:fs'
 import { symlink } from 'node:fs/promises'
@@ -23,8 +23,11 @@ export async function bootAlone(dir: string, cell: Cell, guest: GuestKind): Prom
   const argv = buildArgv(parseSpec(specOf(guest, cell)), { imagesDir: home }, { accelerator: 'tcg', incoming: false })
   const child = spawn('qemu-system-x86_64', argv, { cwd: home, stdio: 'ignore' })
   const ended = new Promise<void>(resolve => child.once('exit', () => resolve()))
+  const kill = () => void child.kill('SIGKILL')
+  process.once('exit', kill)
   const dispose = async () => {
-    child.kill('SIGKILL')
+    process.off('exit', kill)
+    kill()
     await ended
   }
   try {

@@ -2,8 +2,9 @@
 // Enters: a selection of cells, guests and variants. Leaves: a table with medians and ranges, the issue's targets held against it, a picture; results are kept
 // as they come. Figures are of one machine: compare what one run prints side by side.
 import { execFileSync } from 'node:child_process'
-import { existsSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { cpus, loadavg } from 'node:os'
+import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { loadSodium } from '../../crypto/identity.ts'
@@ -125,6 +126,11 @@ async function main(): Promise<number> {
   const runs = select(values)
   if (values.fresh) rmSync(values.results, { force: true })
   const results = openResults(values.results)
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const)
+    process.once(signal, () => {
+      if (!values.report) sweep(pid => pid === process.pid)
+      process.exit(130)
+    })
   if (!values.report) {
     const missing = namespacesMissing() ?? (guestImage() ? undefined : 'the guest image is not built: run node scripts/setup.js')
     if (missing) {
@@ -132,11 +138,6 @@ async function main(): Promise<number> {
       return 2
     }
     sweep(pid => !existsSync(`/proc/${pid}`))
-    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const)
-      process.once(signal, () => {
-        sweep(pid => pid === process.pid)
-        process.exit(130)
-      })
     await loadSodium()
     await runAll({ runs, results }, values.budget === undefined ? Number.POSITIVE_INFINITY : Number(values.budget) * 1000)
   }
@@ -161,6 +162,7 @@ async function show(runs: readonly RunOptions[], results: Results, { oracle, jso
   const bad = outcomes.filter(({ badLines }) => badLines > 0)
   for (const { cell, guest, variant } of bad) console.log(`\nBAD memory: ${cell} ${guest} ${variant}: the guest's own audit complained`)
   if (rows.length > 0) {
+    mkdirSync(dirname(plot), { recursive: true })
     writeFileSync(plot, plotSvg(rows))
     console.log(`\npicture: ${plot}`)
   }
