@@ -1,6 +1,7 @@
 // One run, whatever moves the VM: boots the guest at a, lets it settle, starts the move, watches, and measures until it is over. Enters: a mover. Leaves: an
 // outcome. Always holds: everything that was started is dead afterwards; a move that takes longer than the deadline is 'not done'.
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { rmSync } from 'node:fs'
+import { mkdtemp, readFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { sleep, within } from '../../ops/deadline.ts'
@@ -39,6 +40,8 @@ export type RunOptions = { cell: Cell; guest: GuestKind; variant: Variant; repet
 export async function runOne(make: MakeMover, options: RunOptions): Promise<Outcome> {
   const { cell, guest, variant, repetition, keep } = options
   const dir = await mkdtemp(join(tmpdir(), 'gwb-'))
+  const clear = () => keep || rmSync(dir, { recursive: true, force: true })
+  process.once('exit', clear)
   const seed = `${cell.name}/${guest.name}/${repetition}`
   try {
     await using bed = await layBed(cell, variant.congestion, { dir, seed })
@@ -49,7 +52,8 @@ export async function runOne(make: MakeMover, options: RunOptions): Promise<Outc
     await sleep(SETTLE_MS)
     return await measure(bed, mover, watch, options)
   } finally {
-    if (!keep) await rm(dir, { recursive: true, force: true })
+    process.off('exit', clear)
+    clear()
   }
 }
 
