@@ -63,6 +63,8 @@ const END_WAIT_MS = 60
 const END_LEVEL = 3
 const STOPPED_LEVEL = 1
 const PAGE_BYTES = 4096
+/** Time for final pages where nobody asked for a downtime. */
+const FINAL_MS = 200
 /** How long a round trip must have been too long. */
 const TOO_FAR_MS = 1_000
 
@@ -86,7 +88,8 @@ export class Controller {
   step(sample: ControllerSample): ControllerDecision {
     const { atMs, path, qemu, isStopped } = sample
     this.#startMs ??= atMs
-    const { downtimeMs, isLive } = this.#options
+    const { isLive } = this.#options
+    const downtimeMs = this.#downtimeMs(sample)
     const told = decide({ downtimeMs, ...path, waitingBytes: sample.waitingBytes, ratio: sample.ratio })
     const guestBytesPerSecond = told.switchoverBytesPerSecond ?? 0
     const remainingMs = qemu && guestBytesPerSecond > 0 ? (qemu.remainingBytes * 1000) / guestBytesPerSecond : Number.POSITIVE_INFINITY
@@ -128,6 +131,21 @@ export class Controller {
   note(atMs: number, what: string, value: string, reason: string): void {
     this.#startMs ??= atMs
     this.#tell(atMs, what, value, reason)
+  }
+
+  /** What is aimed at. A default that the path's round trips leave no time of would only make rounds without end (seen at 150 ms and 1 % of loss: 49 rounds). */
+  #downtimeMs({ atMs, path }: ControllerSample): number {
+    const { downtimeMs, isAsked } = this.#options
+    if (isAsked || path.rateBytesPerSecond === 0) return downtimeMs
+    const leastMs = Math.ceil(handOverMs(path.rttMinMs)) + FINAL_MS
+    if (leastMs <= downtimeMs) return downtimeMs
+    this.#tell(
+      atMs,
+      'downtime',
+      'longer',
+      `${leastMs} ms are aimed at: round trips of ${Math.round(path.rttMinMs)} ms leave nothing of the default ${downtimeMs} ms`,
+    )
+    return leastMs
   }
 
   /** Whether the hand-over alone takes longer than was asked for: known as soon as the path is. */

@@ -122,6 +122,14 @@ test('a path whose round trips alone take longer than was asked for is refused t
   assert.ok(refused && refused.predictedMs >= 930, JSON.stringify(refused))
 })
 
+test('a default downtime that the round trips leave nothing of is not waited for: final pages get 200 ms, and the decision says so', () => {
+  const world = { memoryBytes: 50 * MB, guestRate: 20 * MB, dirtyRate: 4 * MB, workingSetBytes: 30 * MB, rttMs: 250 }
+  const { finalBytes, rounds, controller } = migrate(world)
+  assert.ok(downtimeOf(finalBytes, world) <= 200, `${downtimeOf(finalBytes, world)} ms`)
+  assert.ok(rounds < 15, `${rounds} rounds`)
+  assert.ok(controller.changes.some(({ what, reason }) => what === 'downtime' && reason.includes('605 ms are aimed at')))
+})
+
 test('QEMU is never given more than what the downtime leaves beside the commit', () => {
   for (const dirtyRate of [0.1, 1, 4, 9]) {
     const { limitMs } = migrate({
