@@ -6,7 +6,7 @@ import { mqttTarget } from '../client.ts'
 import { command, shared } from '../command.ts'
 import type { Io } from '../io.ts'
 import { json } from '../output.ts'
-import type { PublishOptions } from '../sim/publish.ts'
+import type { PublishOptions } from '../sim-publish.ts'
 
 export const simCommands = [
   command({
@@ -86,7 +86,7 @@ export const simCommands = [
 
 /** Until the hours are over, or Ctrl-C. */
 async function publish(world: Pick<PublishOptions, 'scenario' | 'traces' | 'played' | 'hours'>, broker: string, io: Io): Promise<number> {
-  const { publishScenario } = await import('../sim/publish.ts')
+  const { publishScenario } = await import('../sim-publish.ts')
   const { target, tenant } = await mqttTarget(io, { broker })
   const stop = new AbortController()
   const off = io.onInterrupt(() => stop.abort())

@@ -1,15 +1,15 @@
 // A simulated telco at a real broker, in real time: a scenario's users move, and what its systems would measure of them is published (docs/CONTROL.md).
 // Enters: a scenario, a broker. Leaves: messages, until the hours are over or the caller says stop. User n has the VM vm-n; its place is read off the
 // broker. Always holds: a broker that is away costs measurements, nothing else.
-import { type BrokerTarget, connectMqtt, type Incoming, type MqttLink } from '../../gateway/control/mqtt/client.ts'
-import { type Topics, topicsOf } from '../../gateway/control/mqtt/topics.ts'
-import { sleep } from '../../ops/deadline.ts'
-import type { Scenario } from '../../sim-network/mobility/scenario.ts'
-import { Telco, type TelcoMessage } from '../../sim-network/mobility/telco.ts'
-import type { Trace } from '../../sim-network/mobility/trace.ts'
-import { World } from '../../sim-network/mobility/world.ts'
-import { GodwitError, hasCode } from '../../wire/errors.ts'
-import { silentLog } from '../../wire/log.ts'
+import { type BrokerTarget, connectMqtt, type Incoming, type MqttLink } from '../gateway/control/mqtt/client.ts'
+import { type Topics, topicsOf } from '../gateway/control/mqtt/topics.ts'
+import { sleep } from '../ops/deadline.ts'
+import type { Scenario } from '../sim-network/mobility/scenario.ts'
+import { Telco, type TelcoMessage } from '../sim-network/mobility/telco.ts'
+import type { Trace } from '../sim-network/mobility/trace.ts'
+import { World } from '../sim-network/mobility/world.ts'
+import { GodwitError, hasCode } from '../wire/errors.ts'
+import { silentLog } from '../wire/log.ts'
 
 /** In real time each user costs some five messages a second. */
 const USERS_MAX = 1000
