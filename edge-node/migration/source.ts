@@ -126,6 +126,7 @@ async function run(options: SourceOptions, life: Life, signal: AbortSignal, fail
     const { peer } = await openTalk(options, life, held, toQemu.write, signal, fail)
     await negotiate(options, peer)
     await advance(options, life, 'accepted')
+    signal.throwIfAborted()
 
     const flow = createFlow(options, held.talk!, life, signal, fail)
     held.outgoing = flow.outgoing
@@ -348,6 +349,8 @@ async function giveUp(options: SourceOptions, life: Life, held: Held, error: God
 /** The promise, or the signal's reason; never an unhandled rejection. */
 function raceAbort<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   const raced = new Promise<T>((resolve, reject) => {
+    // A signal that has fired already fires no more.
+    if (signal.aborted) reject(signal.reason)
     promise.then(resolve, reject)
     signal.addEventListener('abort', () => reject(signal.reason), { once: true })
   })
