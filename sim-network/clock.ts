@@ -28,6 +28,8 @@ export type VirtualClock = Clock & {
   /** Runs everything due up to and including `ms`, then stands at `ms`. */
   advanceTo(ms: number): void
   advanceBy(ms: number): void
+  /** Goes to the next callback and runs that one alone; false when none waits. */
+  runNext(): boolean
   /** Due time of the next callback, or undefined when none waits. */
   nextMs(): number | undefined
 }
@@ -42,6 +44,13 @@ export function createVirtualClock(startMs = 0): VirtualClock {
   const dropCancelled = () => {
     while (heap[0] && heap[0].run === undefined) pop(heap)
   }
+  const runFirst = () => {
+    const entry = pop(heap)
+    now = entry.atMs
+    const run = entry.run
+    entry.run = undefined
+    run?.()
+  }
   const clock: VirtualClock = {
     nowMs: () => now,
     at: (atMs, run) => {
@@ -55,16 +64,16 @@ export function createVirtualClock(startMs = 0): VirtualClock {
     },
     advanceTo: ms => {
       if (!(ms >= now)) throw new TypeError(`a clock at ${now} ms cannot go to ${ms} ms`)
-      for (dropCancelled(); heap[0] && heap[0].atMs <= ms; dropCancelled()) {
-        const entry = pop(heap)
-        now = entry.atMs
-        const run = entry.run
-        entry.run = undefined
-        run?.()
-      }
+      for (dropCancelled(); heap[0] && heap[0].atMs <= ms; dropCancelled()) runFirst()
       now = ms
     },
     advanceBy: ms => clock.advanceTo(now + ms),
+    runNext: () => {
+      dropCancelled()
+      if (!heap[0]) return false
+      runFirst()
+      return true
+    },
     nextMs: () => {
       dropCancelled()
       return heap[0]?.atMs

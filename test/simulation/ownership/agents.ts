@@ -1,0 +1,206 @@
+// The processes: an agent on each site's host, a gateway on its own. Enters: start, kill, power. Leaves: what production then does.
+// Always holds: one process of a kind on a host; a killed one leaves its QEMUs running, its disk as the kernel had it, its sockets closed.
+import type { Node } from '../../../edge-node/agent.ts'
+import type { NodeConfig } from '../../../edge-node/config.ts'
+import type { Migrations } from '../../../edge-node/migrations.ts'
+import type { Gateway } from '../../../gateway/gateway.ts'
+import type { Sessions } from '../../../gateway/relay/sessions.ts'
+import { dropSocketsOf } from './fakes/net.ts'
+import type { Host, HostProcess } from './host.ts'
+import type { Network } from './network.ts'
+import { say, stage, traceLog } from './stage.ts'
+import { processNow, runIn } from './time.ts'
+
+export type Production = typeof import('./production.ts')
+
+/** What the gateway asks of nodes, by process: the ear of a lying gateway's victims. */
+const ears = new Map<unknown, Migrations>()
+/** The gateway's leave for sites to meet. */
+let meetings: Sessions | undefined
+export const resetEars = (): void => {
+  ears.clear()
+  meetings = undefined
+}
+export function onSessions(sessions: Sessions): Sessions {
+  meetings = sessions
+  return sessions
+}
+export const sessionsNow = (): Sessions | undefined => meetings
+
+export function onMigrations(migrations: Migrations): Migrations {
+  const process = processNow()
+  const { handlers } = migrations
+  const heard: Migrations = {
+    ...migrations,
+    handlers: {
+      ...handlers,
+      prepare(params) {
+        onAsked(process as HostProcess, 'prepare', params)
+        return handlers.prepare(params)
+      },
+      start(params) {
+        onAsked(process as HostProcess, 'start', params)
+        return handlers.start(params)
+      },
+    },
+  }
+  ears.set(process, heard)
+  return heard
+}
+
+let onAsked: (process: HostProcess, what: 'prepare' | 'start', params: unknown) => void = () => {}
+export const listenToGateway = (listener: typeof onAsked): void => {
+  onAsked = listener
+}
+
+const configOf = (site: string): NodeConfig =>
+  ({
+    site,
+    stateDir: '/state',
+    runDir: '/run',
+    imagesDir: '/images',
+    gateway: { id: 'gw', host: 'gateway', ports: { quic: 1, tls: 'off', webtransport: 'off' } },
+    transport: 'auto',
+    identity: { keys: '-', certificate: '-', root: '-' },
+    api: { socket: '/run/api' },
+    log: { level: 'info', format: 'json' },
+    limits: { memoryReserve: 0, reconnectSeconds: 30, switchoverSeconds: 2 },
+  }) as NodeConfig
+
+/** A site's agent, through its lives. */
+export class Agent {
+  readonly host: Host
+  process: HostProcess | undefined
+  node: Node | undefined
+  lives = 0
+  readonly #network: Network
+  readonly #production: Production
+
+  constructor(host: Host, network: Network, production: Production) {
+    this.host = host
+    this.#network = network
+    this.#production = production
+  }
+
+  get alive(): boolean {
+    return this.process?.alive === true
+  }
+  /** Its migrations, once it is up. */
+  get migrations(): Migrations | undefined {
+    return this.alive ? ears.get(this.process) : undefined
+  }
+
+  start(): void {
+    if (this.alive) return
+    const process: HostProcess = { name: this.host.name, alive: true, host: this.host }
+    this.process = process
+    this.node = undefined
+    this.lives += 1
+    runIn(process, () => {
+      say('agent starts')
+      const engines = [this.#network.dialling(process, this.host.name)]
+      this.#production.startNode({ config: configOf(this.host.name), engines, version: '1', log: traceLog }).then(
+        node => {
+          this.node = node
+        },
+        error => {
+          say(`agent ends: ${error}`)
+          this.kill(true)
+        },
+      )
+    })
+  }
+
+  /** kill -9. `loud`: its peers are told by the kernel. */
+  kill(loud: boolean): void {
+    const { process } = this
+    if (!process?.alive) return
+    runIn(process, () => say(`agent is killed${loud ? '' : ', silently'}`))
+    process.alive = false
+    this.node = undefined
+    dropSocketsOf(process)
+    for (const [path, { process: owner }] of [...this.host.sockets]) if (owner === process) this.host.sockets.delete(path)
+    this.#network.died(process, loud)
+  }
+
+  /** The host loses power: agent and QEMUs are gone, what was not synced too. */
+  powerLoss(): void {
+    this.kill(false)
+    for (const qemu of this.host.qemus) qemu.end('fault')
+    losePower(this.host)
+  }
+}
+
+function losePower(host: Host): void {
+  host.disk.powerLoss()
+  host.boots += 1
+  host.bootId = `${host.name}-boot-${host.boots}`
+  say(`power loss of ${host.name}`)
+}
+
+/** The gateway's process, through its lives. */
+export class GatewayProcess {
+  readonly host: Host
+  process: HostProcess | undefined
+  gateway: Gateway | undefined
+  readonly #network: Network
+  readonly #production: Production
+  heartbeat = { heartbeatMs: 5_000, silenceMs: 15_000 }
+
+  constructor(host: Host, network: Network, production: Production) {
+    this.host = host
+    this.#network = network
+    this.#production = production
+  }
+
+  get alive(): boolean {
+    return this.process?.alive === true
+  }
+
+  start(): void {
+    if (this.alive) return
+    const process: HostProcess = { name: 'gateway', alive: true, host: this.host }
+    this.process = process
+    runIn(process, () => {
+      say('gateway starts')
+      this.#run(process).catch(error => {
+        say(`gateway ends: ${error}`)
+        this.kill(true)
+      })
+    })
+  }
+
+  async #run(process: HostProcess): Promise<void> {
+    const { openStore } = await storeModule()
+    const engine = this.#network.listening(process)
+    this.gateway = await this.#production.startGateway({
+      identity: this.host.identity!,
+      rootPublic: new Uint8Array(32),
+      version: '1',
+      listen: [{ engine, host: 'gateway', port: 1 }],
+      admin: { host: 'gateway', port: 2, token: '' },
+      store: await openStore(),
+      log: traceLog,
+      heartbeat: this.heartbeat,
+    })
+  }
+
+  kill(loud: boolean): void {
+    const { process } = this
+    if (!process?.alive) return
+    runIn(process, () => say(`gateway is killed${loud ? '' : ', silently'}`))
+    process.alive = false
+    this.gateway = undefined
+    this.#network.died(process, loud)
+  }
+
+  powerLoss(): void {
+    this.kill(false)
+    losePower(this.host)
+  }
+}
+
+const storeModule = () => import('./fakes/store.ts')
+
+/** Half of all deaths are silent: a QUIC endpoint in user space says nothing when it is killed. */
+export const isLoud = (): boolean => stage().random.chance(0.5)

@@ -1,0 +1,180 @@
+// Wrong versions of the protocol, each one change of production's text (hooks.ts), each to be caught by the simulation.
+// A mutant that no seed catches would mean that the simulation does not look, or that the line does not matter.
+import type { Patch } from './hooks.ts'
+
+/** `seed` has caught it (hunt.ts tries it first: seeds mean something else whenever production asks for other things in another order). */
+export type Mutant = { name: string; says: string; seed: number; patches: Patch[] }
+
+const SOURCE = 'edge-node/migration/source.ts'
+const TARGET = 'edge-node/migration/target.ts'
+const RECOVER = 'edge-node/migration/recover.ts'
+const JOURNAL = 'edge-node/migration/journal.ts'
+const STATES = 'edge-node/migration/states.ts'
+const RECORDS = 'edge-node/vm/records.ts'
+const NODE = 'edge-node/migrations.ts'
+const VERDICT = 'gateway/control/verdict.ts'
+const TRANSITIONS = 'gateway/control/transitions.ts'
+
+const PUT = 'await store.put(TABLE, keyOf(record), record, { sync: true })'
+const ADVANCE = '  await record(state, plan.epoch + (EPOCH_STEP[state] ?? 0), { manifestHash: life.manifestHash })'
+
+export const MUTANTS: Mutant[] = [
+  {
+    name: 'no-fsync-relinquished',
+    says: 'RELINQUISHED is written without fsync',
+    seed: 0,
+    patches: [{ file: JOURNAL, find: PUT, replace: "await store.put(TABLE, keyOf(record), record, { sync: state !== 'RELINQUISHED' })" }],
+  },
+  {
+    name: 'no-fsync-granted',
+    says: 'GRANTED, REFUSED and what else the target says are written without fsync',
+    seed: 0,
+    patches: [{ file: JOURNAL, find: PUT, replace: "await store.put(TABLE, keyOf(record), record, { sync: side !== 'target' })" }],
+  },
+  {
+    name: 'no-fsync-resuming',
+    says: 'RESUMING and the registry's record that the VM is its own are written without fsync',
+    seed: 84,
+    patches: [
+      { file: JOURNAL, find: PUT, replace: "await store.put(TABLE, keyOf(record), record, { sync: state !== 'RESUMING' })" },
+      {
+        file: RECORDS,
+        find: "      { type: 'put', table: EPOCHS, key: name, value: epoch },\n    ],\n    { sync: true },",
+        replace: "      { type: 'put', table: EPOCHS, key: name, value: epoch },\n    ],\n    { sync: !record.resumePending },",
+      },
+    ],
+  },
+  {
+    name: 'grant-before-relinquished',
+    says: 'GRANT is sent while RELINQUISHED is being written',
+    seed: 147,
+    patches: [
+      {
+        file: SOURCE,
+        find: ADVANCE,
+        replace: `${ADVANCE.replace('await record', 'const written = record')}\n  if (state === 'RELINQUISHED') void written.catch(() => {})\n  else await written`,
+      },
+    ],
+  },
+  {
+    name: 'run-before-resuming',
+    says: 'the target sends cont before it has written that the VM is its own',
+    seed: 0,
+    patches: [
+      {
+        file: TARGET,
+        find: '  await becomeOwner(options, life)\n',
+        replace: '  await vm.commands.cont()\n  await becomeOwner(options, life)\n',
+      },
+    ],
+  },
+  {
+    name: 'timeout-starts-the-vm',
+    says: 'when no GRANT comes in time the target takes the VM',
+    seed: 505,
+    patches: [
+      {
+        file: TARGET,
+        find: 'const grant = await within(life.grants.promise, {',
+        replace: 'const grant = await within(Promise.race([life.grants.promise, sleepy(plan, life)]), {',
+      },
+      {
+        file: TARGET,
+        find: 'type Running = {',
+        replace:
+          "const sleepy = (plan: Plan, life: Life) =>\n  new Promise<MessageOf<'GRANT'>>(resolve => setTimeout(() => resolve({ type: 'GRANT', vm: plan.vm, epoch: plan.epoch + 1, migrationId: plan.migrationId, manifestHash: life.manifestHash! }), 300_000))\n\ntype Running = {",
+      },
+    ],
+  },
+  {
+    name: 'source-resumes-in-doubt',
+    says: 'a source that has relinquished and hears nothing takes the VM back',
+    seed: 152,
+    patches: [
+      { file: STATES, find: "state !== 'RELINQUISHED' && state !== 'RETIRED'", replace: "state !== 'RETIRED'" },
+      {
+        file: STATES,
+        find: "RELINQUISHED: { running: 'RETIRED', refused: 'RECLAIMED' }",
+        replace: "RELINQUISHED: { running: 'RETIRED', refused: 'RECLAIMED', abort: 'ABORTED' }",
+      },
+    ],
+  },
+  {
+    name: 'refuse-after-resuming',
+    says: 'a target that has made the VM its own still refuses it',
+    seed: 6,
+    patches: [
+      {
+        file: TARGET,
+        find: "  if (life.state === 'RUNNING' || life.state === 'RESUMING') return { type: 'RUNNING', resumeMs: 0 }\n",
+        replace: '',
+      },
+      { file: TARGET, find: "  if (life.state === 'REFUSED') return refusal()\n", replace: '  return refusal()\n' },
+    ],
+  },
+  {
+    name: 'no-postmigrate',
+    says: 'the source relinquishes without asking QEMU whether it can still resume by itself',
+    seed: 0,
+    patches: [{ file: SOURCE, find: '    await postmigrate(options, signal)\n', replace: '' }],
+  },
+  {
+    name: 'no-loaded',
+    says: 'the source relinquishes when it has sent everything, without a LOADED',
+    seed: 0,
+    patches: [
+      {
+        file: SOURCE,
+        find: "const loaded = await peer.expect(['LOADED'], { ms: options.loadTimeoutMs ?? LOAD_TIMEOUT_MS, what: 'LOADED from the target' })",
+        replace: "const loaded = { type: 'LOADED' as const, manifestHash: [...flow.sent][0]!, stateMs: 0, loadMs: 0 }",
+      },
+      { file: SOURCE, find: '    await postmigrate(options, signal)\n', replace: '' },
+    ],
+  },
+  {
+    name: 'recover-takes-back',
+    says: 'after a restart the source takes a VM back that it has relinquished',
+    seed: 6,
+    patches: [
+      { file: RECOVER, find: "    if (record.state === 'RELINQUISHED') continue\n", replace: '' },
+      { file: RECOVER, find: "record.state === 'QUIESCED'\n", replace: "record.state === 'QUIESCED' || record.state === 'RELINQUISHED'\n" },
+      { file: RECOVER, find: 'hanging.length > 0 || isGone).catch', replace: 'false).catch' },
+    ],
+  },
+  {
+    name: 'plan-said-twice',
+    says: 'a migration that has been here before may begin once more',
+    seed: 62,
+    patches: [
+      {
+        file: NODE,
+        find: 'if (await journal.knows(migrationId, side)) throw',
+        replace: 'if ((await journal.knows(migrationId, side)) && !side) throw',
+      },
+    ],
+  },
+  {
+    name: 'reclaimed-at-the-old-epoch',
+    says: 'a VM that is taken back keeps the epoch that was offered',
+    seed: 61,
+    patches: [{ file: SOURCE, find: 'RECLAIMED: 2 }', replace: 'RECLAIMED: 0 }' }],
+  },
+  {
+    name: 'gateway-believes-the-target',
+    says: 'the gateway takes a failed source for a VM that has moved',
+    seed: 2,
+    patches: [
+      { file: VERDICT, find: "return target === 'completed' ? 'contradiction' : 'sourceFailed'", replace: "return 'bothCompleted'" },
+    ],
+  },
+  {
+    name: 'gateway-forgets-sessions',
+    says: 'after a restart the gateway lets the sites of a migration meet no more',
+    seed: 108,
+    patches: [
+      { file: TRANSITIONS, find: "restart: go('COMMIT_SEEN', 'openSession')", replace: "restart: go('COMMIT_SEEN')" },
+      { file: TRANSITIONS, find: "restart: go('STREAMING', 'openSession')", replace: "restart: go('STREAMING')" },
+      { file: 'gateway/control/migrations.ts', find: '    if (plan) this.#options.sessions.open(plan)\n', replace: '' },
+    ],
+  },
+]
