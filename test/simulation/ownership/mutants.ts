@@ -33,7 +33,7 @@ export const MUTANTS: Mutant[] = [
   },
   {
     name: 'no-fsync-resuming',
-    says: 'RESUMING and the registry's record that the VM is its own are written without fsync',
+    says: 'RESUMING, and the record by which the registry makes the VM its own, are written without fsync',
     seed: 84,
     patches: [
       { file: JOURNAL, find: PUT, replace: "await store.put(TABLE, keyOf(record), record, { sync: state !== 'RESUMING' })" },
