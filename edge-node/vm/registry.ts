@@ -327,6 +327,11 @@ export class Registry {
       if (entry.record.state !== 'incoming' || !entry.vm?.alive) throw this.#wrongState(name, 'is not reserved here')
       if (epoch <= entry.record.epoch) throw new GodwitError('EPOCH_STALE', `${name}: epoch ${epoch} is not above ${entry.record.epoch}`)
       await this.#update(entry, { state: 'running', epoch, resumePending: true })
+      // It ended while that was written, and was still counted as a reservation then: the VM is ours, and has failed.
+      if (!entry.vm?.alive) {
+        const failure = new GodwitError('QEMU_EXITED', `QEMU of ${name} ended`).toJSON()
+        await this.#update(entry, { state: 'failed', resumePending: false, failure })
+      }
       entry.halted = false
     })
   }
