@@ -55,7 +55,7 @@ function expected({ prediction, etaError }: Report): [string, string][] {
   if (etaError)
     lines.push([
       'time to go',
-      `told with an error of ${Math.round(etaError.median * 100)} % (median), ${Math.round(etaError.worst * 100)} % (worst)`,
+      `told with an error of ${Math.round(etaError.medianRatio * 100)} % (median), ${Math.round(etaError.worstRatio * 100)} % (worst)`,
     ])
   return lines
 }

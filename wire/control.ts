@@ -282,7 +282,7 @@ export const Report = z.looseObject({
   /** What was expected when it began; null where nothing was known of the path. */
   prediction: z.object({ totalMs: amount, downtimeMs: amount, wireBytes: amount }).nullish(),
   /** How far the times to go that were told were from the end as it came, as shares of the whole. */
-  etaError: z.object({ median: amount, worst: amount }).nullish(),
+  etaError: z.object({ medianRatio: amount, worstRatio: amount }).nullish(),
   /** What the controller decided, when (ms since the first sample), and why. */
   decisions: z
     .array(z.object({ atMs: amount, what: text(32), value: text(64), reason: prose(256) }))

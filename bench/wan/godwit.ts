@@ -152,7 +152,7 @@ function noteOf({ report }: MigrationRecord): string {
     `${(wireBytes / 1e6).toFixed(1)} MB sealed`,
     ...(pagesDelta > 0 ? [`${pagesDelta} pages as deltas of ${(deltaBytes / 1e6).toFixed(1)} MB`] : []),
     ...(etaError
-      ? [`time to go told with ${Math.round(etaError.median * 100)} % of error (worst ${Math.round(etaError.worst * 100)} %)`]
+      ? [`time to go told with ${Math.round(etaError.medianRatio * 100)} % of error (worst ${Math.round(etaError.worstRatio * 100)} %)`]
       : []),
     ...notes,
   ].join('; ')

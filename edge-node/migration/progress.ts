@@ -46,7 +46,7 @@ export type Meter = {
   /** What was decided, and why (rate/controller.ts). */
   readonly changes: readonly Change[]
   /** How wrong the times to go were that were told, as shares of the whole. */
-  etaError(): { median: number; worst: number } | null
+  etaError(): { medianRatio: number; worstRatio: number } | null
   stop(): void
 }
 

@@ -32,7 +32,7 @@ export type ReportInput = {
     rttMs: number
     rateBytesPerSecond: number
     changes: readonly Change[]
-    etaError(): { median: number; worst: number } | null
+    etaError(): { medianRatio: number; worstRatio: number } | null
   }
   talk: { wireBytes: number; lost: { reconnects: number; awayMs: number } }
 }

@@ -58,9 +58,9 @@ export class Eta {
   }
 
   /** How far what was said was from the end as it came, as a share of the whole: the median, and the worst; null when nothing was said. */
-  error(startMs: number, endMs: number): { median: number; worst: number } | null {
+  error(startMs: number, endMs: number): { medianRatio: number; worstRatio: number } | null {
     const wholeMs = Math.max(1, endMs - startMs)
     const errors = this.#said.map(({ endMs: said }) => Math.abs(said - endMs) / wholeMs).sort((a, b) => a - b)
-    return errors.length === 0 ? null : { median: errors[errors.length >> 1]!, worst: errors.at(-1)! }
+    return errors.length === 0 ? null : { medianRatio: errors[errors.length >> 1]!, worstRatio: errors.at(-1)! }
   }
 }

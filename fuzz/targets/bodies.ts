@@ -49,6 +49,8 @@ export const bodies: Target = {
   what: 'wire/admin.ts, gateway/standards/mec021.ts, edge-node/api.ts, vm/spec.ts: bodies of HTTP requests',
   codes: ['CONFIG_INVALID', 'FRAME_MALFORMED', 'VM_SPEC_INVALID', 'NOT_AVAILABLE', 'LIMIT_EXCEEDED'],
   testRuns: 1500,
+  // The YAML library keeps some 550 bytes for each bracket of a specification; specifications have at most 256 KiB, and come from this host's root.
+  memoryBytes: 32 * 1024 * 1024,
   bytesMax: 8192,
   jsonAt: 1,
   words: ['name: ', 'memory: 64MiB', '- &a [*a]', '<<: *a', '!!js/function', '"spec"', '127.0.0.1', 'http://', '\\u0000'],

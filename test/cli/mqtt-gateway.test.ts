@@ -27,6 +27,7 @@ test('MQTT is off unless asked for; paths count from the file', async () => {
     version: 'auto',
     commandKeys: {},
     places: {},
+    workers: 0,
   })
   const mqtt = await load(
     'mqtt: { mode: external, url: "mqtts://b:8883", passwordFile: pw, tls: { ca: ca.pem }, users: { x: { passwordFile: sub/x, may: [measure] } }, places: { oslo: {} } }\n',

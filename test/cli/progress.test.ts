@@ -128,7 +128,7 @@ test('the report as a person reads it', () => {
 test('the report tells what was expected, what was decided, and what deltas saved', () => {
   const text = renderReport({
     ...report,
-    ...{ pagesDelta: 12, bytesDelta: 12 * 4096, deltaBytes: 2048, etaError: { median: 0.08, worst: 0.4 } },
+    ...{ pagesDelta: 12, bytesDelta: 12 * 4096, deltaBytes: 2048, etaError: { medianRatio: 0.08, worstRatio: 0.4 } },
     prediction: { totalMs: 9000, downtimeMs: 210, wireBytes: 100 * MIB },
     decisions: [{ atMs: 1234, what: 'level', value: '9', reason: 'the link is the limit, workers 20 % busy' }],
   })

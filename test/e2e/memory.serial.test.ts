@@ -13,7 +13,7 @@ const test = suite('e2e/memory', { ms: 90_000 })
 const missing = labMissing()
 const HARD = { dirtyBytesPerSecond: 32 * MIB, hotBytes: 12 * MIB }
 /** So short a pause that QEMU has to go through several rounds of what the guest rewrites. */
-const downtimeMs = 40
+const downtimeMs = 200
 
 type Move = { report: Report; compared: Comparison; silenceMs: number }
 

@@ -45,22 +45,22 @@ function migrate(o: { rate: number; dirty: number; zero: number; memory: number;
 
 test('a guest that rewrites little: the end is known to a tenth, from the first seconds on', () => {
   const { eta, endMs } = migrate({ rate: 20 * MB, dirty: 1 * MB, zero: 0, memory: 400 * MB })
-  const { median, worst } = eta.error(0, endMs)!
+  const { medianRatio: median, worstRatio: worst } = eta.error(0, endMs)!
   assert.ok(median < 0.07 && worst < 0.12, `${median} ${worst}`)
 })
 
 test('zero memory behind what is filled: pessimistic where nobody has looked, right where memory was sampled', () => {
   const guest = { rate: 20 * MB, dirty: 1 * MB, zero: 0.5, memory: 400 * MB }
   const blind = migrate(guest)
-  assert.ok(blind.eta.error(0, blind.endMs)!.median < 1)
+  assert.ok(blind.eta.error(0, blind.endMs)!.medianRatio < 1)
   const { eta, endMs } = migrate({ ...guest, isSampled: true })
-  const { median, worst } = eta.error(0, endMs)!
+  const { medianRatio: median, worstRatio: worst } = eta.error(0, endMs)!
   assert.ok(median < 0.1 && worst < 0.2, `${median} ${worst}`)
 })
 
 test('a guest that rewrites half of what the path carries', () => {
   const { eta, endMs } = migrate({ rate: 20 * MB, dirty: 10 * MB, zero: 0, memory: 300 * MB })
-  assert.ok(eta.error(0, endMs)!.median < 0.5)
+  assert.ok(eta.error(0, endMs)!.medianRatio < 0.5)
 })
 
 test('no end is in sight when the guest rewrites faster than the path carries, or before anything went through', () => {
