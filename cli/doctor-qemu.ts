@@ -1,5 +1,6 @@
 // The QEMU lines of godwit doctor: which is installed, what really runs a guest, and so which methods this host can offer.
 
+import { confinementProblem, DEFAULT_USERS } from '../edge-node/vm/confine.ts'
 import { findQemu, type QemuAbilities, qemuAbilities } from '../edge-node/vm/qemu.ts'
 import { compareVersions } from '../edge-node/vm/version.ts'
 import { GodwitError } from '../wire/errors.ts'
@@ -22,6 +23,24 @@ export async function qemuChecks(): Promise<Check[]> {
       { name: 'method live', state: 'fail', detail: 'needs QEMU' },
       { name: 'method cold', state: 'fail', detail: 'needs QEMU' },
     ]
+  }
+}
+
+/** Pure but for this process's rights. `users`: what node.yaml says, if it says anything. */
+export function usersCheck(users: 'auto' | 'off' | { from: number; count: number } = 'auto'): Check {
+  const name = 'qemu users'
+  const shared = 'a guest that breaks out of its QEMU reaches the other VMs'
+  if (users === 'off')
+    return { name, state: 'warn', detail: `off: all QEMUs run as the node's user, ${shared}`, advice: 'set qemu.users: auto in node.yaml' }
+  const range = users === 'auto' ? DEFAULT_USERS : users
+  const problem = confinementProblem(range)
+  if (problem === undefined)
+    return { name, state: 'ok', detail: `each VM's QEMU runs as a user of its own, ${range.from} to ${range.from + range.count - 1}` }
+  return {
+    name,
+    state: users === 'auto' ? 'warn' : 'fail',
+    detail: `${problem}: all QEMUs run as its user, ${shared}`,
+    advice: 'run the node as root with the capabilities of packaging/godwit-node.service',
   }
 }
 

@@ -22,6 +22,7 @@ export async function runChecks(io: Io): Promise<Check[]> {
   const groups: [string, () => Promise<Check[]> | Check[]][] = [
     ['node', nodeVersion],
     ['qemu', checkQemu],
+    ['qemu users', () => qemuUsers(io)],
     ['memory', memory],
     ['disk', () => disk(io)],
     ['guest memory', guestMemory],
@@ -59,6 +60,13 @@ function nodeVersion(): Check[] {
 async function checkQemu(): Promise<Check[]> {
   const { qemuChecks } = await import('./doctor-qemu.ts')
   return await qemuChecks()
+}
+
+async function qemuUsers(io: Io): Promise<Check[]> {
+  const [{ usersCheck }, { loadNodeConfig }] = await Promise.all([import('./doctor-qemu.ts'), import('./config.ts')])
+  // A configuration that is wrong has its own line.
+  const config = await loadNodeConfig(io).catch(() => undefined)
+  return [usersCheck(config?.qemu?.users)]
 }
 
 async function memory(): Promise<Check[]> {

@@ -7,7 +7,7 @@ import { type HttpServer, startHttpServer } from '../ops/http.ts'
 import { openStore, type Store } from '../ops/store.ts'
 import type { Engine } from '../transport/types.ts'
 import type { HostFacts, VmFacts } from '../wire/control.ts'
-import type { GodwitError } from '../wire/errors.ts'
+import { GodwitError } from '../wire/errors.ts'
 import type { Log } from '../wire/log.ts'
 import { type Alerts, createAlerts } from './alerts.ts'
 import { nodeRoutes } from './api.ts'
@@ -23,6 +23,7 @@ import { createMigrations, type Migrations, type MigrationsOptions } from './mig
 import { createPredictor, type Predictor } from './predict.ts'
 import { createPrestage } from './prestage.ts'
 import { createServices, type Services } from './services.ts'
+import { confinementProblem, DEFAULT_USERS, type UserRange } from './vm/confine.ts'
 import { openRegistry, type Registry } from './vm/registry.ts'
 
 export type NodeOptions = {
@@ -70,6 +71,7 @@ export async function startNode(options: NodeOptions): Promise<Node> {
     const registry = await openRegistry({
       ...{ stateDir, imagesDir, memoryReserveBytes: config.limits.memoryReserve, qemuBinary, store, log },
       keepIncoming: name => loaded.has(name),
+      users: vmUsers(config, log),
     })
     undo.push(() => registry.close())
     const metrics = createNodeMetrics(registry)
@@ -135,6 +137,17 @@ const watched = (journal: Journal, onRecord: NodeOptions['onRecord']): Journal =
     }
   },
 })
+
+/** The range of users that the configuration means here. CONFIG_INVALID when it asks for what cannot be. */
+function vmUsers({ qemu }: NodeConfig, log: Log): UserRange | undefined {
+  const users = qemu?.users ?? 'auto'
+  if (users === 'off') return undefined
+  const problem = confinementProblem(users === 'auto' ? DEFAULT_USERS : users)
+  if (problem === undefined) return users === 'auto' ? DEFAULT_USERS : users
+  if (users !== 'auto') throw new GodwitError('CONFIG_INVALID', `qemu.users: ${problem}`)
+  if (process.getuid?.() === 0) log.warn('QEMUs run as root: no VM has a user of its own', { why: problem })
+  return undefined
+}
 
 /** The gateway takes a later life of this node for the node: later also where the clock has been set back meanwhile. */
 async function nextIncarnation(store: Store): Promise<number> {

@@ -47,6 +47,18 @@ export const NodeConfig = z.strictObject({
     reconnectSeconds: seconds(1, 3600).default(30),
     switchoverSeconds: seconds(0.1, 60).default(2),
   }),
+  qemu: z
+    .strictObject({
+      /**
+       * The users that VMs' QEMUs run as, one each, never shared. auto: 1000 users from 70000 on where the node is root (with a warning where it is and
+       * cannot), the node's own user elsewhere. off: the node's own user. A range: as told, or the node does not start.
+       */
+      users: z.union(
+        [z.enum(['auto', 'off']), z.strictObject({ from: z.int().min(1000).max(2_000_000_000), count: z.int().min(1).max(65_536) })],
+        { error: 'must be auto, off, or { from, count }' },
+      ),
+    })
+    .optional(),
   /** Which VMs may come here, and from where; the first rule that fits lets one in. Absent: all of our root's sites may send any. */
   accept: z.array(AcceptRule).max(64).optional(),
   /** File with the root's signed revocation list; absent: none is used. */
@@ -65,4 +77,5 @@ export const nodeDefaults = ({ configDir, stateDir, runDir }: { configDir: strin
   api: { socket: `${runDir}/node.sock` },
   log: { level: 'info', format: 'json' },
   limits: { memoryReserve: '256MiB', reconnectSeconds: 30, switchoverSeconds: 2 },
+  qemu: { users: 'auto' },
 })

@@ -1,8 +1,6 @@
 // The migrations of this node: the one slot of each VM, what the gateway may ask, and where incoming relay streams belong.
 // Enters: plans from the gateway (not believed further than certificates and the handshake reach), relay streams. Leaves: results, progress.
 // Always holds: a migration in the table is one that runs; what ends leaves it before its result is reported; a VM is never in two.
-import { mkdir, rm } from 'node:fs/promises'
-import { join } from 'node:path'
 import { fromBase64, toBase64 } from '../crypto/bytes.ts'
 import { type Certificate, decodeCertificate, verifyCertificate } from '../crypto/certificate.ts'
 import type { PlanFacts } from '../ops/cost.ts'
@@ -90,13 +88,8 @@ export function createMigrations(options: MigrationsOptions): Migrations {
       }
     }
   }
-  const misrouted = (plan: Plan, side: 'source' | 'target') => {
-    const error = new GodwitError('MIGRATION_STATE', `this is ${config.site}, not ${plan[side]}`)
-    alerts.raise(error, { migrationId: plan.migrationId, vm: plan.vm, side }, 'misrouted')
-    return error
-  }
   const prepare: LinkHandlers['prepare'] = async ({ plan, sourceCertificate }) => {
-    if (plan.target !== config.site) throw misrouted(plan, 'target')
+    if (plan.target !== config.site) throw misrouted(options, plan, 'target')
     const source = verifyPeer(identity, plan.source, sourceCertificate)
     checkAccept(config.accept, plan)
     await slots.take(plan, async () => {
@@ -107,7 +100,7 @@ export function createMigrations(options: MigrationsOptions): Migrations {
     log.info('waiting for a VM', { migrationId: plan.migrationId, vm: plan.vm, from: plan.source })
   }
   const start: LinkHandlers['start'] = async ({ plan, targetCertificate }) => {
-    if (plan.source !== config.site) throw misrouted(plan, 'source')
+    if (plan.source !== config.site) throw misrouted(options, plan, 'source')
     const target = verifyPeer(identity, plan.target, targetCertificate)
     const { epoch } = registry.get(plan.vm)
     if (epoch !== plan.epoch) throw new GodwitError('EPOCH_STALE', `${plan.vm} is at epoch ${epoch}, the plan says ${plan.epoch}`)
@@ -150,6 +143,12 @@ export function createMigrations(options: MigrationsOptions): Migrations {
       await slots.close(reason)
     },
   }
+}
+
+function misrouted({ config, alerts }: MigrationsOptions, plan: Plan, side: 'source' | 'target'): GodwitError {
+  const error = new GodwitError('MIGRATION_STATE', `this is ${config.site}, not ${plan[side]}`)
+  alerts.raise(error, { migrationId: plan.migrationId, vm: plan.vm, side }, 'misrouted')
+  return error
 }
 
 /** What a plan is refused for may be an attack: alerts.ts knows by the code. */
@@ -291,15 +290,9 @@ export function verifyPeer(identity: LoadedIdentity, site: string, text: string)
 
 const nowSeconds = () => Math.floor(Date.now() / 1000)
 
-const folderOf = async ({ config }: MigrationsOptions, { migrationId }: Plan): Promise<string> => {
-  const dir = join(config.stateDir, 'migrations', migrationId)
-  await mkdir(dir, { recursive: true, mode: 0o700 })
-  return dir
-}
-
 async function runTarget(options: MigrationsOptions, plan: Plan, source: Peer, link: () => Link, earlier?: Waiting): Promise<Entry> {
   const target = startTarget(
-    await targetOptions(options, plan, source, progress => link().progress(progress), earlier?.last),
+    targetOptions(options, plan, source, progress => link().progress(progress), earlier?.last),
     earlier?.loaded,
   )
   const done = target.done.then(() => undefined)
@@ -312,13 +305,13 @@ const waitOn = (options: MigrationsOptions, earlier: Waiting, link: () => Link):
   return runTarget(options, plan, { bytes, certificate: decodeCertificate(bytes) }, link, earlier)
 }
 
-async function targetOptions(
+function targetOptions(
   options: MigrationsOptions,
   plan: Plan,
   source: Peer,
   onProgress: TargetOptions['onProgress'],
   last?: OwnershipRecord,
-): Promise<TargetOptions> {
+): TargetOptions {
   const { identity, registry, log } = options
   return {
     plan,
@@ -338,7 +331,6 @@ async function targetOptions(
     record: options.journal.recorder(plan, 'target', source.bytes, last),
     onBreach: onBreach(options, plan, 'target'),
     onProgress,
-    dir: await folderOf(options, plan),
     log: log.child({ migrationId: plan.migrationId }),
     // The source decides, so the target waits longer than a source that is set up alike.
     sourceAwayMs: 1500 * options.config.limits.reconnectSeconds,
@@ -362,7 +354,6 @@ function runSource(
   let cancelled: GodwitError | undefined
   const migrate = async () => {
     const needs = await registry.needs(plan.vm, plan.method)
-    const dir = await folderOf(options, plan)
     let contentBytes: number | undefined
     const expected = expect(options, plan, ({ memoryBytes, zeroShare }) => {
       contentBytes = memoryBytes * (1 - zeroShare)
@@ -385,7 +376,7 @@ function runSource(
         // From here the two sites must be able to meet, also over a gateway that has forgotten us.
         if (progress.phase === PHASE_COMMITTED) link().announce()
       },
-      dir,
+      dir: vm.runDir,
       stop,
       patience: { reconnectMs: 1000 * limits.reconnectSeconds, switchoverMs: 1000 * limits.switchoverSeconds },
       patienceMs: options.waits?.answerMs,
@@ -496,7 +487,7 @@ function createAsking(): { unanswered(error: GodwitError): void; asked(): Asked 
   }
 }
 
-/** A migration's end as its result; its folder goes. */
+/** A migration's end as its result. */
 async function conclude(
   plan: Plan,
   side: 'source' | 'target',
@@ -514,7 +505,5 @@ async function conclude(
     options.alerts.raise(error, { migrationId, vm: plan.vm, side })
     options.log.warn('migration ended without moving the VM', { migrationId, vm: plan.vm, side, error })
     return { migrationId, side, outcome, error: error.toJSON() }
-  } finally {
-    await rm(join(options.config.stateDir, 'migrations', migrationId), { recursive: true, force: true }).catch(() => {})
   }
 }

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { createRoot, issueCertificate, newSerial, type Role, type Root } from '../../crypto/certificate.ts'
 import { encodeKeys, generateSiteKeys } from '../../crypto/identity.ts'
-import { RUNTIME_FILES } from '../../edge-node/vm/argv.ts'
+import { RUNTIME_FILES, VM_FILES } from '../../edge-node/vm/argv.ts'
 import { guestImage } from '../../guest/image.ts'
 import { eventually, sleep, within } from '../../ops/deadline.ts'
 import { armor } from '../../ops/files.ts'
@@ -99,7 +99,7 @@ async function startAsking(bed: Bed): Promise<Ask> {
 }
 
 const qemuPidOf = async (bed: Bed, at: 'a' | 'b'): Promise<number> =>
-  Number.parseInt(await readFile(join(bed.dir, at, 'state', 'vms', VM, RUNTIME_FILES.pid), 'utf8'), 10)
+  Number.parseInt(await readFile(join(bed.dir, at, 'state', 'vms', VM, VM_FILES.run, RUNTIME_FILES.pid), 'utf8'), 10)
 
 export const makeGodwit: MakeMover = async ({ bed, variant, specText }) => {
   const method = variant.kind === 'godwit' ? variant.method : 'live'
@@ -119,7 +119,7 @@ export const makeGodwit: MakeMover = async ({ bed, variant, specText }) => {
   await eventually(areOnline, { ms: READY_MS, what: 'both sites', everyMs: 100 })
   const api = <T>(method: string, path: string, body: unknown) =>
     requestJson<T>({ socketPath: join(bed.dir, 'a', 'node.sock'), method, path, body, timeoutMs: 60_000 })
-  const logOf = (at: 'a' | 'b') => join(bed.dir, at, 'state', 'vms', VM, RUNTIME_FILES.serialLog)
+  const logOf = (at: 'a' | 'b') => join(bed.dir, at, 'state', 'vms', VM, VM_FILES.serialLog)
   return {
     logs: { a: logOf('a'), b: logOf('b') },
     boot: async () => {

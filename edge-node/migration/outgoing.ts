@@ -2,7 +2,9 @@
 // Always holds: device state is behind a barrier, so the target has every page in guest memory before its QEMU reads the first device byte (virtio
 // reads its rings from there); reading from QEMU stops while the pipeline or the path is full, or the link is lost, so bytes in flight stay bounded by the gate.
 // A QEMU that is not read waits in its write, and the guest runs on (design: QEMU.md): so a lost link costs a live migration time, and the guest nothing.
+import { lchown, stat } from 'node:fs/promises'
 import { createServer, type Server, type Socket } from 'node:net'
+import { dirname } from 'node:path'
 import { toHex } from '../../crypto/bytes.ts'
 import { derivePageHashKey } from '../../crypto/keys.ts'
 import type { Manifest } from '../../crypto/manifest.ts'
@@ -238,7 +240,13 @@ export async function listenForQemu(path: string): Promise<{ server: Server; con
   })
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject)
+    // It is made within this call, so the mask is for it alone.
+    const before = process.umask(0o177)
     server.listen(path, () => resolve())
+    process.umask(before)
   })
+  // Who connects must be able to write to it, and is whoever owns the folder; QEMU could put a link in its place, which must not be followed.
+  const { uid, gid } = await stat(dirname(path))
+  await lchown(path, uid, gid)
   return { server, connection }
 }

@@ -20,6 +20,7 @@ import type { Log } from '../../wire/log.ts'
 import type { Bulk } from '../link/link.ts'
 import type { QmpClient } from '../qmp/client.ts'
 import { qmpCommands } from '../qmp/commands.ts'
+import { RUNTIME_FILES } from '../vm/argv.ts'
 import { type Conversation, openConversation, type Patience, type Renewal } from './conversation.ts'
 import { durably } from './durable.ts'
 import { handOver } from './hand-over.ts'
@@ -47,7 +48,7 @@ export type SourceOptions = {
   /** Told at once when sealed bytes or a handshake are not what they must be. */
   onBreach?: ((error: GodwitError) => void) | undefined
   onProgress: (progress: MigrationProgress) => void
-  /** Private folder for the socket that QEMU writes to. */
+  /** The working folder of the VM's QEMU: for the socket that it writes to. */
   dir: string
   transport: string
   /** What the engine that carries the pages says of its way; absent: nothing. */
@@ -243,14 +244,15 @@ async function startQemu(
 ): Promise<void> {
   const { plan, qmp, dir } = options
   const commands = qmpCommands(qmp)
-  const path = join(dir, 'outgoing.sock')
+  const path = join(dir, RUNTIME_FILES.outgoing)
   await rm(path, { force: true })
   const { server, connection } = await listenForQemu(path)
   try {
     await commands.setCapabilities({ events: true, 'return-path': true, 'validate-uuid': true, 'auto-converge': plan.method === 'live' })
     await commands.setParameters({ maxBandwidthBytesPerSecond: 0, downtimeLimitMs: 1, announceRounds: 0 })
     if (plan.method === 'cold') await commands.stop()
-    await commands.migrate(`unix:${path}`)
+    // By its name in QEMU's own folder: QEMU may not be able to come here by the whole path.
+    await commands.migrate(`unix:${RUNTIME_FILES.outgoing}`)
     const socket = await within(connection, { ms: QEMU_CONNECT_TIMEOUT_MS, what: "QEMU's migration socket", code: 'QEMU_TIMEOUT', signal })
     socket.on('error', () => {})
     toQemu.set(socket)

@@ -19,6 +19,7 @@ import type { Log } from '../../wire/log.ts'
 import { FRAME } from '../../wire/types.ts'
 import { openSession, type Session } from '../channel/session.ts'
 import { encodeMessage as encodeReturnPath, RETURN_PATH } from '../stream/return-path.ts'
+import { RUNTIME_FILES } from '../vm/argv.ts'
 import type { RunningVm } from '../vm/machine.ts'
 import { durably } from './durable.ts'
 import { refusal } from './hand-over.ts'
@@ -45,7 +46,6 @@ export type TargetOptions = {
   /** Told at once when sealed bytes or a handshake are not what they must be. */
   onBreach?: ((error: GodwitError) => void) | undefined
   onProgress: (progress: MigrationProgress) => void
-  dir: string
   workers?: number
   log: Log
   /** How long to wait for a source whose link is lost before the VM is loaded, ms. Default 45 s. */
@@ -233,10 +233,10 @@ const advance = async ({ plan, record }: TargetOptions, life: Life, event: strin
 
 /** QEMU listens, we connect, guest memory is opened: ready for the first byte. */
 async function openIncoming(options: TargetOptions, life: Life, peer: Peer, vm: RunningVm, fail: Fail): Promise<Incoming> {
-  const path = join(options.dir, 'incoming.sock')
+  const path = join(vm.runDir, RUNTIME_FILES.incoming)
   await vm.commands.setCapabilities({ events: true, 'return-path': true, 'validate-uuid': true })
   await vm.commands.setParameters({ announceRounds: 0 })
-  await vm.commands.migrateIncoming(`unix:${path}`)
+  await vm.commands.migrateIncoming(`unix:${RUNTIME_FILES.incoming}`)
   const qemu = await connectTo(path)
   qemu.on('error', () => {})
   const quietly = (sent: Promise<void>) => void sent.catch(() => {})

@@ -1,8 +1,9 @@
 // One QEMU process of a VM. Enters: a spec and the VM's folder. Leaves: a RunningVm with QMP, console, guest memory and an end that is always heard of.
 // Always holds: QEMU outlives the agent (own session, own log) and is found again by `adoptMachine`; it starts paused and only `cont` lets the guest run;
-// nobody else can reach its sockets (folder 0700, sockets 0600); only the very process that was started is ever signalled.
+// nobody else can reach its sockets (folder 0700, sockets 0600); only the very process that was started is ever signalled; where it has a user of its own,
+// that user can write to the `run` folder alone, and the agent trusts nothing in it.
 import { type ChildProcess, spawn } from 'node:child_process'
-import { chmodSync, closeSync, openSync } from 'node:fs'
+import { closeSync, constants, openSync } from 'node:fs'
 import { chmod, chown, mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Duplex } from 'node:stream'
@@ -12,7 +13,8 @@ import { GodwitError } from '../../wire/errors.ts'
 import { type Log, silentLog } from '../../wire/log.ts'
 import { connectQmp, connectUnix, type QmpClient } from '../qmp/client.ts'
 import { type QmpCommands, qmpCommands } from '../qmp/commands.ts'
-import { type Accelerator, type ArgvPaths, buildArgv, RUNTIME_FILES } from './argv.ts'
+import { type Accelerator, type ArgvPaths, buildArgv, openedFiles, RUNTIME_FILES, VM_FILES } from './argv.ts'
+import { assertUsable } from './confine.ts'
 import { RING_BYTES, VmConsole } from './console.ts'
 import { fileTail, identify, isAlive, killProcess, openMemoryFd, type ProcessIdentity } from './process.ts'
 import {
@@ -36,6 +38,8 @@ export type RunningVm = MachineFacts & {
   /** Whether this agent found the process rather than started it. */
   adopted: boolean
   dir: string
+  /** QEMU's working directory, which is its user's. */
+  runDir: string
   memoryBytes: number
   qmp: QmpClient
   commands: QmpCommands
@@ -64,7 +68,7 @@ export type StartOptions = {
   accelerator: Accelerator
   incoming: boolean
   qemu: { binary: string; version: string }
-  /** Runs QEMU as this user (the agent must be root); the VM's folder becomes theirs. */
+  /** Runs QEMU as this user, with no other group and no capability (the agent must be root). */
   runAs?: { uid: number; gid: number } | undefined
   startTimeoutMs?: number
   signal?: AbortSignal | undefined
@@ -148,7 +152,7 @@ export async function adoptMachine(options: {
 }
 
 async function prepareFolder({ dir, runAs, spec }: StartOptions): Promise<void> {
-  const longest = join(dir, RUNTIME_FILES.serial)
+  const longest = join(dir, VM_FILES.run, RUNTIME_FILES.outgoing)
   if (Buffer.byteLength(longest) > MAX_SOCKET_PATH_BYTES)
     throw new GodwitError('CONFIG_INVALID', `${longest}: longer than the ${MAX_SOCKET_PATH_BYTES} bytes of a socket's path`, {
       hint: 'use a shorter state folder',
@@ -159,20 +163,50 @@ async function prepareFolder({ dir, runAs, spec }: StartOptions): Promise<void> 
   if (running && isAlive(running.identity))
     throw new GodwitError('VM_STATE', `${spec.name}: a QEMU (pid ${running.identity.pid}) runs in ${dir} already`)
   await killLeftover(dir)
-  const logs = [RUNTIME_FILES.qemuLog, ...(spec.serial ? [RUNTIME_FILES.serialLog] : [])].map(name => join(dir, name))
+  const logs = [VM_FILES.qemuLog, ...(spec.serial ? [VM_FILES.serialLog] : [])].map(name => join(dir, name))
   for (const path of logs) closeSync(openSync(path, 'w', 0o600))
-  if (runAs) {
-    for (const path of [dir, ...logs]) await chown(path, runAs.uid, runAs.gid)
+  const run = join(dir, VM_FILES.run)
+  await mkdir(run, { mode: 0o700 })
+  if (runAs) await chown(run, runAs.uid, runAs.gid)
+}
+
+/** The files that QEMU gets open, in the order of `openedFiles`. */
+function openFiles({ spec, paths, dir }: StartOptions, opened: number[]): number[] {
+  for (const { path, use, isWritten } of openedFiles(spec, paths, dir)) {
+    const flags = use === 'log' ? constants.O_WRONLY | constants.O_APPEND : isWritten ? constants.O_RDWR : constants.O_RDONLY
+    try {
+      opened.push(openSync(path, flags))
+    } catch (cause) {
+      const missing = (cause as NodeJS.ErrnoException).code === 'ENOENT'
+      throw new GodwitError(missing ? 'PREFLIGHT_FILE_MISSING' : 'CONFIG_UNREADABLE', `${path}: cannot be opened for ${spec.name}`, {
+        cause,
+      })
+    }
+  }
+  return opened
+}
+
+/** Sockets that QEMU makes are 0600 from the first moment. The mask is the process's: nothing else may run between. */
+function spawnMasked(...args: Parameters<typeof spawn>): ChildProcess {
+  const before = process.umask(0o177)
+  try {
+    return spawn(...args)
+  } finally {
+    process.umask(before)
   }
 }
 
-async function spawnQemu({ spec, dir, paths, accelerator, incoming, qemu, runAs }: StartOptions): Promise<ChildProcess> {
-  const logFd = openSync(join(dir, RUNTIME_FILES.qemuLog), 'a', 0o600)
+async function spawnQemu(options: StartOptions): Promise<ChildProcess> {
+  const { spec, dir, paths, accelerator, incoming, qemu, runAs } = options
+  const fds = [openSync(join(dir, VM_FILES.qemuLog), 'a', 0o600)]
   try {
-    const child = spawn(qemu.binary, buildArgv(spec, paths, { accelerator, incoming }), {
-      cwd: dir,
+    openFiles(options, fds)
+    if (runAs) await assertUsable({ spec, user: runAs, files: openedFiles(spec, paths, dir), fds: fds.slice(1) })
+    const child = spawnMasked(qemu.binary, buildArgv(spec, paths, { accelerator, incoming, areOpened: true }), {
+      cwd: join(dir, VM_FILES.run),
       detached: true, // its own session: signals to the agent's terminal do not reach it
-      stdio: ['ignore', logFd, logFd],
+      // stdout and stderr to the log, then the opened files from FIRST_FD on
+      stdio: ['ignore', fds[0]!, ...fds],
       ...(runAs ?? {}),
     })
     await within(
@@ -188,7 +222,7 @@ async function spawnQemu({ spec, dir, paths, accelerator, incoming, qemu, runAs 
       throw new GodwitError('PREFLIGHT_QEMU_MISSING', `${qemu.binary}: no such program`, { cause })
     throw cause
   } finally {
-    closeSync(logFd)
+    for (const fd of fds) closeSync(fd)
   }
 }
 
@@ -202,20 +236,18 @@ async function connectParts(
   log: Log = silentLog,
 ): Promise<Parts> {
   const end = performance.now() + timeoutMs
-  const qmp = await connectQmp({ path: join(dir, RUNTIME_FILES.qmp), timeoutMs, signal, log })
+  const qmp = await connectQmp({ path: join(dir, VM_FILES.run, RUNTIME_FILES.qmp), timeoutMs, signal, log })
   try {
-    chmodSync(join(dir, RUNTIME_FILES.qmp), 0o600)
     if (!spec.serial) return { qmp, console: undefined }
-    const path = join(dir, RUNTIME_FILES.serial)
+    const path = join(dir, VM_FILES.run, RUNTIME_FILES.serial)
     const stream = await eventually<Duplex>(() => connectUnix(path, Math.max(1, end - performance.now()), signal).catch(() => undefined), {
       ms: Math.max(1, end - performance.now()),
       what: path,
       code: 'QEMU_TIMEOUT',
       signal,
     })
-    chmodSync(path, 0o600)
     // What the guest wrote while no agent was there is in the log only; a byte written during these lines may be replayed twice, none is lost.
-    return { qmp, console: new VmConsole(stream, { seed: await fileTail(join(dir, RUNTIME_FILES.serialLog), RING_BYTES) }) }
+    return { qmp, console: new VmConsole(stream, { seed: await fileTail(join(dir, VM_FILES.serialLog), RING_BYTES) }) }
   } catch (error) {
     qmp.close()
     throw error
@@ -272,6 +304,7 @@ function runningVm({ spec, dir, identity, facts, exited, adopted, log, onDetach,
     identity,
     adopted,
     dir,
+    runDir: join(dir, VM_FILES.run),
     memoryBytes: spec.memoryBytes,
     qmp,
     commands,

@@ -81,7 +81,8 @@ export async function allocatedMemoryBytes(identity: ProcessIdentity, sizeBytes:
 
 /** The last `maxBytes` of a file, '' when there is none. */
 export async function fileTail(path: string, maxBytes: number): Promise<Buffer> {
-  const file = await open(path, 'r').catch(() => undefined)
+  // A QEMU may own the folder: no link of its making is followed, no FIFO waited for.
+  const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch(() => undefined)
   if (!file) return Buffer.alloc(0)
   try {
     const { size } = await file.stat()

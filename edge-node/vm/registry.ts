@@ -7,7 +7,8 @@ import { openStore, type Store } from '../../ops/store.ts'
 import { type ErrorBody, GodwitError, toGodwitError } from '../../wire/errors.ts'
 import { type Log, silentLog } from '../../wire/log.ts'
 import { adopt } from './adopt.ts'
-import { type Accelerator, type ArgvPaths, RUNTIME_FILES } from './argv.ts'
+import { type Accelerator, type ArgvPaths, VM_FILES } from './argv.ts'
+import { kvmGroup, type UserRange, type VmUser } from './confine.ts'
 import type { VmConsole } from './console.ts'
 import { checkSpecFiles, createFileDigests, type FileDigests, sharedFolderId, specFileFacts } from './files.ts'
 import { Holds } from './holds.ts'
@@ -19,6 +20,7 @@ import { chooseAccelerator, findQemu, QEMU_BINARY, type QemuAbilities, type Qemu
 import { highestEpoch, isName, readRecord, removeRecord, type VmRecord, type VmState, writeRecord } from './records.ts'
 import { killLeftover } from './runtime-folder.ts'
 import { formatSize, MIB, parseSpec, specToYaml, type VmSpec } from './spec.ts'
+import { openUsers, type VmUsers } from './users.ts'
 
 export type { VmState } from './records.ts'
 
@@ -44,7 +46,8 @@ export type RegistryOptions = {
   qemuBinary?: string | undefined
   /** Of the host's memory, never given to VMs. Default 0. */
   memoryReserveBytes?: number | undefined
-  runAs?: { uid: number; gid: number } | undefined
+  /** Each VM's QEMU runs as a user of its own from here (the agent must be root); absent: as the agent's user. */
+  users?: UserRange | undefined
   /** Whether an incoming VM of an earlier life of the agent is still of use: a loaded one that may be granted yet. Default: none is; their QEMUs are ended. */
   keepIncoming?: ((name: string) => boolean) | undefined
   log?: Log
@@ -72,7 +75,8 @@ export async function openRegistry(options: RegistryOptions): Promise<Registry> 
   await mkdir(join(stateDir, 'vms'), { recursive: true, mode: 0o700 })
   await chmod(stateDir, 0o700)
   const store = options.store ?? (await openStore(join(stateDir, 'store'), options.log ? { log: options.log } : {}))
-  const registry = new Registry(options, store)
+  const users = options.users && (await openUsers({ store, range: options.users }))
+  const registry = new Registry(options, store, users)
   try {
     await registry.adoptAll()
     return registry
@@ -87,6 +91,7 @@ export class Registry {
   readonly #store: Store
   readonly #log: Log
   readonly #paths: ArgvPaths
+  readonly #users: VmUsers | undefined
   readonly #qemuBinary: string
   readonly #digests: FileDigests
   readonly #entries = new Map<string, Entry>()
@@ -95,9 +100,10 @@ export class Registry {
   #qemu: Promise<{ info: QemuInfo; abilities: QemuAbilities }> | undefined
   #closed = false
 
-  constructor(options: RegistryOptions, store: Store) {
+  constructor(options: RegistryOptions, store: Store, users: VmUsers | undefined) {
     this.#options = options
     this.#store = store
+    this.#users = users
     this.#log = options.log ?? silentLog
     this.#paths = { imagesDir: options.imagesDir, sharedDir: options.sharedDir }
     this.#qemuBinary = options.qemuBinary ?? QEMU_BINARY
@@ -413,7 +419,7 @@ export class Registry {
     for (const name of await readdir(join(this.#options.stateDir, 'vms'))) {
       const dir = this.#folder(name)
       try {
-        const spec = parseSpec(await readFile(join(dir, RUNTIME_FILES.spec), 'utf8'))
+        const spec = parseSpec(await readFile(join(dir, VM_FILES.spec), 'utf8'))
         if (spec.name !== name) throw new GodwitError('CONFIG_INVALID', `${dir} holds the spec of ${spec.name}`)
         const known = await readRecord(this.#store, name)
         // An epoch (be it 0) without a record: the VM was forgotten, and the agent died before its folder was removed.
@@ -424,6 +430,7 @@ export class Registry {
           await killLeftover(dir)
           await removeRecord(this.#store, name, known?.epoch ?? 0)
           await rm(dir, { recursive: true, force: true })
+          await this.#users?.release(name)
           continue
         }
         const { record, vm } = waiting ? { record: known!, vm: waiting } : await adopt(spec, dir, known, this.#log)
@@ -477,8 +484,8 @@ export class Registry {
       await writeRecord(this.#store, spec.name, record)
       const dir = this.#folder(spec.name)
       await mkdir(dir, { recursive: true, mode: 0o700 })
-      await writeFile(join(dir, `${RUNTIME_FILES.spec}.new`), specToYaml(spec), { mode: 0o600, flush: true })
-      await rename(join(dir, `${RUNTIME_FILES.spec}.new`), join(dir, RUNTIME_FILES.spec))
+      await writeFile(join(dir, `${VM_FILES.spec}.new`), specToYaml(spec), { mode: 0o600, flush: true })
+      await rename(join(dir, `${VM_FILES.spec}.new`), join(dir, VM_FILES.spec))
     } catch (error) {
       this.#entries.delete(spec.name)
       throw toGodwitError(error, 'CONFIG_UNREADABLE')
@@ -492,6 +499,7 @@ export class Registry {
     await removeRecord(this.#store, name, epoch)
     await killLeftover(this.#folder(name))
     await rm(this.#folder(name), { recursive: true, force: true })
+    await this.#users?.release(name)
     this.#entries.delete(name)
     this.#changed()
   }
@@ -528,14 +536,15 @@ export class Registry {
     await checkSpecFiles(spec, this.#paths)
     const { info, abilities } = await this.#measuredQemu()
     await this.#checkMemory(spec, entry)
+    const chosen = chooseAccelerator(accelerator ?? spec.accelerator, abilities.accelerators)
     const vm = await startMachine({
       spec,
       dir: this.#folder(spec.name),
       paths: this.#paths,
-      accelerator: chooseAccelerator(accelerator ?? spec.accelerator, abilities.accelerators),
+      accelerator: chosen,
       incoming,
       qemu: info,
-      runAs: this.#options.runAs,
+      runAs: await this.#userOf(spec.name, chosen),
       signal,
       log: this.#log,
     })
@@ -544,6 +553,11 @@ export class Registry {
     entry.ending = false
     this.#watch(entry, vm)
     return vm
+  }
+
+  async #userOf(name: string, accelerator: Accelerator): Promise<VmUser | undefined> {
+    const uid = await this.#users?.take(name)
+    return uid === undefined ? undefined : { uid, gid: (accelerator === 'kvm' ? kvmGroup() : undefined) ?? uid }
   }
 
   async #checkMemory(spec: VmSpec, entry: Entry): Promise<void> {

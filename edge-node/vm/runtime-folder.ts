@@ -1,9 +1,10 @@
 // What a VM's folder holds while its QEMU runs: who the process is, its logs, its sockets.
-// Always holds: a process is recorded by identity, never by pid alone; logs are bounded; what is left of a dead QEMU is removed before a new one starts.
+// Always holds: a process is recorded by identity, never by pid alone; logs are bounded; what is left of a dead QEMU is removed before a new one starts;
+// QEMU's user owns the `run` folder and nothing else: what the agent (perhaps root) writes, shortens or believes is not there.
 import { readFile, readlink, realpath, rename, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { eventually } from '../../ops/deadline.ts'
-import { type Accelerator, RUNTIME_FILES } from './argv.ts'
+import { type Accelerator, RUNTIME_FILES, VM_FILES } from './argv.ts'
 import { RING_BYTES } from './console.ts'
 import { fileTail, identify, isAlive, killProcess, type ProcessIdentity } from './process.ts'
 
@@ -26,11 +27,11 @@ export async function killLeftover(dir: string): Promise<void> {
 
 /** The last lines of qemu.log. */
 export const qemuLogTail = async (dir: string): Promise<string> =>
-  (await fileTail(join(dir, RUNTIME_FILES.qemuLog), LOG_TAIL_BYTES)).toString('utf8').trimEnd()
+  (await fileTail(join(dir, VM_FILES.qemuLog), LOG_TAIL_BYTES)).toString('utf8').trimEnd()
 
 /** A guest can write to its serial port for ever, not to our disk: beyond 8 MiB a log keeps its last 64 KiB in `.old` and starts anew (QEMU appends, so it follows). */
 export async function boundLogs(dir: string): Promise<void> {
-  for (const name of [RUNTIME_FILES.serialLog, RUNTIME_FILES.qemuLog]) {
+  for (const name of [VM_FILES.serialLog, VM_FILES.qemuLog]) {
     const path = join(dir, name)
     const size = await stat(path).then(
       found => found.size,
@@ -42,14 +43,14 @@ export async function boundLogs(dir: string): Promise<void> {
   }
 }
 
-/** Removes sockets and the record of the process; logs and spec stay. */
+/** Removes the `run` folder, whatever a QEMU that is dead has left in it, and the record of the process; logs and spec stay. */
 export async function removeRuntimeFiles(dir: string): Promise<void> {
-  for (const name of [RUNTIME_FILES.process, RUNTIME_FILES.pid, RUNTIME_FILES.qmp, RUNTIME_FILES.serial])
-    await rm(join(dir, name), { force: true })
+  await rm(join(dir, VM_FILES.process), { force: true })
+  await rm(join(dir, VM_FILES.run), { recursive: true, force: true })
 }
 
 export async function writeProcessFile(dir: string, file: ProcessFile): Promise<void> {
-  const path = join(dir, RUNTIME_FILES.process)
+  const path = join(dir, VM_FILES.process)
   await writeFile(`${path}.new`, JSON.stringify(file), { mode: 0o600 })
   await rename(`${path}.new`, path)
 }
@@ -57,8 +58,10 @@ export async function writeProcessFile(dir: string, file: ProcessFile): Promise<
 /** A QEMU of this folder that its agent could not write down before it died: the guest never ran in it (it starts paused). */
 async function unrecordedProcess(dir: string): Promise<ProcessIdentity | undefined> {
   try {
-    const pid = Number.parseInt(await readFile(join(dir, RUNTIME_FILES.pid), 'utf8'), 10)
-    const ours = (await readlink(`/proc/${pid}/cwd`)) === (await realpath(dir))
+    const run = join(dir, VM_FILES.run)
+    // QEMU writes this file: no more is believed of it than that the process works in this very folder.
+    const pid = Number.parseInt((await fileTail(join(run, RUNTIME_FILES.pid), 32)).toString('latin1'), 10)
+    const ours = (await readlink(`/proc/${pid}/cwd`)) === (await realpath(run))
     return ours ? identify(pid) : undefined
   } catch {
     return undefined
@@ -68,7 +71,7 @@ async function unrecordedProcess(dir: string): Promise<ProcessIdentity | undefin
 /** The record of the process; undefined when there is none that can be read. */
 export async function readProcessFile(dir: string): Promise<ProcessFile | undefined> {
   try {
-    const file = JSON.parse(await readFile(join(dir, RUNTIME_FILES.process), 'utf8')) as ProcessFile
+    const file = JSON.parse(await readFile(join(dir, VM_FILES.process), 'utf8')) as ProcessFile
     return typeof file.identity?.pid === 'number' ? file : undefined
   } catch {
     return undefined

@@ -37,6 +37,7 @@ test('a node needs its site and its gateway, all else has a default', async () =
     api: { socket: '~/run/node.sock' },
     log: { level: 'info', format: 'json' },
     limits: { memoryReserve: 268_435_456, reconnectSeconds: 30, switchoverSeconds: 2 },
+    qemu: { users: 'auto' },
   })
 })
 

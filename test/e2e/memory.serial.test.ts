@@ -23,7 +23,7 @@ async function moved(lab: Lab, vm: LabGuest, to: string, more: Partial<Migration
   const source = lab.site(from!)
   let compared: Comparison | undefined
   lab.site(to).onLoaded = async target => {
-    compared = await compareMemory(lab, source.node.registry.machine(vm.name), target)
+    compared = await compareMemory(source.node.registry.machine(vm.name), target)
   }
   const startMs = performance.now()
   const { outcome, error, report } = await lab.migrate({ vm: vm.name, to, downtimeMs, ...more })

@@ -46,7 +46,7 @@ test(
     const spec = specToYaml(lab.site('a').node.registry.spec(vm.name))
     let memory: Buffer | undefined
     lab.site('b').onLoaded = async target => {
-      memory = await readMemory(lab, target)
+      memory = await readMemory(target)
     }
     const { outcome, report } = await lab.migrate({ vm: vm.name, to: 'b' })
     assert.is(outcome, 'completed', lab.logTail())

@@ -3,6 +3,7 @@
 // Always holds: as in QEMU, a socket that is not read holds the writer back; SHUT(0) completes the source, a closed socket makes it fail and run on.
 import { openSync, readFileSync, writeFileSync } from 'node:fs'
 import { connect, createServer, type Socket } from 'node:net'
+import { dirname, join } from 'node:path'
 import type { QmpClient } from '../../edge-node/qmp/client.ts'
 import { COMMAND, PAGE_BYTES } from '../../edge-node/stream/layout.ts'
 import { createParser } from '../../edge-node/stream/parse.ts'
@@ -83,7 +84,8 @@ const SHUT = Buffer.from(encodeMessage(RETURN_PATH.shut, new Uint8Array(4)))
 
 export type FakeSource = { qmp: QmpClient; readonly running: boolean; readonly returned: Buffer }
 
-export function fakeSource({ stream, stopAt }: FakeGuest): FakeSource {
+/** `dir`: the working folder of this QEMU, in which it finds the migration socket. */
+export function fakeSource({ stream, stopAt }: FakeGuest, dir: string): FakeSource {
   const listeners = new Map<string, Set<() => void>>()
   const state = { migration: 'none', run: 'running', returned: Buffer.alloc(0) }
   const write = async (socket: Socket) => {
@@ -111,7 +113,7 @@ export function fakeSource({ stream, stopAt }: FakeGuest): FakeSource {
     void write(socket)
   }
   const answers: Record<string, (args: Record<string, unknown>) => unknown> = {
-    migrate: ({ uri }) => migrate(String(uri).slice('unix:'.length)),
+    migrate: ({ uri }) => migrate(join(dir, String(uri).slice('unix:'.length))),
     'query-migrate': () => ({ status: state.migration }),
     'query-status': () => ({ status: state.run, running: state.run === 'running' }),
     migrate_cancel: () => Object.assign(state, { migration: 'cancelled' }),
@@ -143,7 +145,7 @@ export const RETURNED = Buffer.concat([PONG, SHUT])
 
 export type FakeTarget = { vm: RunningVm; readonly running: boolean; memory(): Buffer; readonly skeleton: Buffer; kill(): void }
 
-/** `file`: where its memory lies. It holds something else before, as a memfd of an earlier attempt would. */
+/** `file`: where its memory lies; its folder is the working folder of this QEMU. It holds something else before, as a memfd of an earlier attempt would. */
 export function fakeTarget({ memory, skeleton }: FakeGuest, file: string): FakeTarget {
   writeFileSync(file, Buffer.alloc(memory.length, 0xee))
   const state = { run: 'inmigrate', got: Buffer.alloc(0) }
@@ -162,7 +164,7 @@ export function fakeTarget({ memory, skeleton }: FakeGuest, file: string): FakeT
   const commands = {
     setCapabilities: async () => {},
     setParameters: async () => {},
-    migrateIncoming: (uri: string) => new Promise<void>(resolve => server.listen(uri.slice('unix:'.length), resolve)),
+    migrateIncoming: (uri: string) => new Promise<void>(resolve => server.listen(join(dirname(file), uri.slice('unix:'.length)), resolve)),
     queryStatus: async () => ({ status: state.run, running: state.run === 'running' }),
     cont: async () => void Object.assign(state, { run: 'running' }),
     announceSelf: async () => {},
@@ -170,6 +172,7 @@ export function fakeTarget({ memory, skeleton }: FakeGuest, file: string): FakeT
   }
   const vm = {
     commands,
+    runDir: dirname(file),
     memoryBytes: memory.length,
     memoryFd: async () => openSync(file, 'r+'),
     exited: new Promise(() => {}),

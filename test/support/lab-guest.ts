@@ -102,13 +102,14 @@ export async function bootGuest(lab: Pick<Lab, 'site' | 'sites'>, siteName: stri
 export type Comparison = { pages: number; zeroPages: number /** Page numbers that are not the same, at most 16. */; different: number[] }
 
 /** Dumps all guest-physical memory of two paused VMs through their own QEMUs (pmemsave) and compares it byte for byte. */
-export async function compareMemory(lab: Lab, source: RunningVm, target: RunningVm): Promise<Comparison> {
-  const paths = { source: join(lab.dir, 'source.mem'), target: join(lab.dir, 'target.mem') }
+export async function compareMemory(source: RunningVm, target: RunningVm): Promise<Comparison> {
+  // In QEMU's own folder: it can write nowhere else, and cannot come there by the whole path.
+  const paths = { source: join(source.runDir, 'source.mem'), target: join(target.runDir, 'target.mem') }
   try {
     for (const vm of [source, target]) assert.is((await vm.commands.queryStatus()).running, false, `${vm.name} runs while it is dumped`)
     await Promise.all([
-      source.commands.pmemsave(0, source.memoryBytes, paths.source),
-      target.commands.pmemsave(0, target.memoryBytes, paths.target),
+      source.commands.pmemsave(0, source.memoryBytes, 'source.mem'),
+      target.commands.pmemsave(0, target.memoryBytes, 'target.mem'),
     ])
     return await compareFiles(paths.source, paths.target, source.memoryBytes)
   } finally {
@@ -117,10 +118,10 @@ export async function compareMemory(lab: Lab, source: RunningVm, target: Running
 }
 
 /** All guest-physical memory of a paused VM. */
-export async function readMemory(lab: Lab, vm: RunningVm): Promise<Buffer> {
-  const path = join(lab.dir, 'whole.mem')
+export async function readMemory(vm: RunningVm): Promise<Buffer> {
+  const path = join(vm.runDir, 'whole.mem')
   try {
-    await vm.commands.pmemsave(0, vm.memoryBytes, path)
+    await vm.commands.pmemsave(0, vm.memoryBytes, 'whole.mem')
     return await readFile(path)
   } finally {
     await rm(path, { force: true })

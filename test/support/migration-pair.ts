@@ -110,8 +110,7 @@ async function setStage(options: PairOptions) {
   await loadSodium()
   const folder = await tempFolder()
   const images = join(folder.path, 'images')
-  const dirs = { source: join(folder.path, 'ms'), target: join(folder.path, 'mt') }
-  await Promise.all([images, dirs.source, dirs.target].map(dir => mkdir(dir)))
+  await mkdir(images)
   await writeFile(join(images, 'boot.img'), bootSectorDisk(COUNTER))
   const spec = parseSpec(SPEC)
   const qemu = await findQemu()
@@ -149,8 +148,8 @@ async function setStage(options: PairOptions) {
     sourceVm,
     targetVm: () => targetVm,
     committedEpoch: () => committed,
-    onSource: { ...shared, ...qemuSide, keys: keys.source, peerBoxPublic: keys.target.boxPublic, dir: dirs.source },
-    onTarget: { ...shared, ...hooks, keys: keys.target, peerBoxPublic: keys.source.boxPublic, dir: dirs.target },
+    onSource: { ...shared, ...qemuSide, keys: keys.source, peerBoxPublic: keys.target.boxPublic, dir: sourceVm.runDir },
+    onTarget: { ...shared, ...hooks, keys: keys.target, peerBoxPublic: keys.source.boxPublic },
   }
 }
 

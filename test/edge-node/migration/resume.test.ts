@@ -65,13 +65,13 @@ async function migrate(
   await using folder = await tempFolder()
   const dir = (name: string) => join(folder.path, name)
   await Promise.all(['s', 't'].map(name => mkdir(dir(name))))
-  const [from, to] = [fakeSource(guest), fakeTarget(guest, dir('memory'))]
+  const [from, to] = [fakeSource(guest, dir('s')), fakeTarget(guest, dir('t/memory'))]
   const states: { source: string[]; target: string[] } = { source: [], target: [] }
   let target: TargetMigration | undefined
   const link: CuttableLink = cuttableLink((index, attempt, stream) => target?.accept(index, attempt, stream), next)
   const ofTarget: TargetOptions = {
     ...shared,
-    ...{ keys: keys.target, peerBoxPublic: keys.source.boxPublic, dir: dir('t'), sourceAwayMs, grantPatienceMs: altered ? 1_000 : 5_000 },
+    ...{ keys: keys.target, peerBoxPublic: keys.source.boxPublic, sourceAwayMs, grantPatienceMs: altered ? 1_000 : 5_000 },
     reserve: async () => to.vm,
     drop: async () => to.kill(),
     commit: async () => {},

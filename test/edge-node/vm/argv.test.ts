@@ -1,4 +1,4 @@
-import { buildArgv } from '../../../edge-node/vm/argv.ts'
+import { buildArgv, openedFiles } from '../../../edge-node/vm/argv.ts'
 import { parseSpec } from '../../../edge-node/vm/spec.ts'
 import { assert, suite, thrown } from '../../support/suite.ts'
 
@@ -17,6 +17,14 @@ nics:
   - {type: none}
   - {type: tap, tap: tap0}
 `)
+function thrownBy(body: () => unknown): unknown {
+  try {
+    body()
+  } catch (error) {
+    return error
+  }
+  return undefined
+}
 const here = { imagesDir: '/a,b/images', sharedDir: '/mnt/shared' }
 const there = { imagesDir: '/elsewhere', sharedDir: '/srv/shared' }
 const valuesOf = (argv: string[], option: string) => argv.flatMap((item, index) => (item === option ? [argv[index + 1]!] : []))
@@ -51,6 +59,84 @@ test('disks name their format, read-only ones are so for QEMU, shared ones go pa
 
 test('the kernel command line is one argument, whatever is in it', () => {
   assert.equal(valuesOf(buildArgv(spec, here, { accelerator: 'tcg', incoming: false }), '-append'), ['a=b,c "d"'])
+})
+
+test('log, kernel and disks that nobody writes to are descriptors, whose order both sides of the spawn agree on', () => {
+  const argv = buildArgv(spec, here, { accelerator: 'tcg', incoming: false, areOpened: true })
+  assert.equal(
+    openedFiles(spec, here, '/vm').map(({ path, use }) => `${use} ${path}`),
+    ['log /vm/serial.log', 'kernel /a,b/images/vmlinuz', 'disk /a,b/images/base.img', 'disk /mnt/shared/data.qcow2'],
+  )
+  assert.equal(valuesOf(argv, '-kernel'), ['/proc/self/fd/4'])
+  assert.equal(valuesOf(argv, '-add-fd'), ['fd=3,set=3,opaque=serial.log', 'fd=5,set=5,opaque=base.img', 'fd=6,set=6,opaque=data.qcow2'])
+  assert.match(argv.join(' '), 'logfile=/dev/fdset/3,logappend=on')
+})
+
+/** Every option that a VM can give to QEMU; a new one is a decision of its own. */
+const OPTIONS = [
+  ...['-name', '-nodefaults', '-no-user-config', '-display', '-object', '-machine', '-m', '-cpu', '-smp', '-uuid', '-sandbox', '-action'],
+  ...[
+    '-add-fd',
+    '-chardev',
+    '-mon',
+    '-serial',
+    '-kernel',
+    '-initrd',
+    '-append',
+    '-blockdev',
+    '-device',
+    '-netdev',
+    '-pidfile',
+    '-S',
+    '-incoming',
+  ],
+]
+const DEVICES = /^(virtio-blk-pci|virtio-net-pci),/
+
+test('a VM gets the options and devices of a short list, the sandbox whole, and no path but ours', () => {
+  const everything = parseSpec(
+    'name: web-1\nmemory: 64MiB\nkernel: vmlinuz\ninitrd: initrd.img\nappend: init=/x -device usb-host,id=1\nservices: [{name: http, port: 80}]\n' +
+      'disks:\n  - {file: a.img, mode: readonly, format: raw}\n  - {file: b.img, mode: ephemeral, format: qcow2}\n  - {file: c.img, mode: writable, format: raw}\n  - {file: d.img, mode: shared, format: raw}\n' +
+      'nics:\n  - {type: user}\n  - {type: tap, tap: tap0}\n',
+  )
+  for (const incoming of [false, true]) {
+    const argv = buildArgv(everything, here, { accelerator: 'kvm', incoming, areOpened: true })
+    for (let at = 0; at < argv.length; at++) {
+      const option = argv[at]!
+      assert.ok(OPTIONS.includes(option), option)
+      if (!['-nodefaults', '-no-user-config', '-S'].includes(option)) at++
+    }
+    assert.equal(valuesOf(argv, '-sandbox'), ['on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny'])
+    for (const device of valuesOf(argv, '-device')) assert.match(device, DEVICES)
+    const paths = argv.filter((_, at) => argv[at - 1] !== '-append').flatMap(item => item.match(/\/[^"]*/g) ?? [])
+    for (const path of paths) assert.match(path, /^\/(dev\/fdset\/[0-9]+(,logappend=on)?|proc\/self\/fd\/[0-9]+)$/)
+  }
+})
+
+test('a specification from another site brings no path, no option and no name that is more than a name', () => {
+  const hostile = [
+    ...['../etc/shadow', '/etc/shadow', 'a/b', '.hidden', 'x,readonly=off', 'x y', '-device', 'a\u0000b', '..', '', 'a'.repeat(129)].map(
+      file => `disks: [{file: ${JSON.stringify(file)}, mode: readonly, format: raw}]`,
+    ),
+    ...['../vmlinuz', '/proc/self/mem', '-S'].map(kernel => `kernel: ${JSON.stringify(kernel)}`),
+    ...['pc', 'microvm', 'pc-i440fx-9.0,accel=kvm', 'none'].map(machine => `kernel: k\nmachine: ${JSON.stringify(machine)}`),
+    ...['host', 'max', 'qemu64,+vmx', '-cpu'].map(cpu => `kernel: k\ncpu: ${JSON.stringify(cpu)}`),
+    ...['tap0,script=/bin/sh', 'a/b', '../x', ''].map(tap => `kernel: k\nnics: [{type: tap, tap: ${JSON.stringify(tap)}}]`),
+    ...['52:54:00:12:34:56,x=1', 'ff:ff:ff:ff:ff:ff'].map(mac => `kernel: k\nnics: [{type: user, mac: ${JSON.stringify(mac)}}]`),
+    'kernel: k\nargs: [-monitor, stdio]',
+    'kernel: k\nappend: "a\\nb"',
+    'disks: [{file: a, mode: readonly, format: vmdk}]',
+    'disks: [{file: a, mode: readonly, format: raw, backing: /etc/shadow}]',
+    'kernel: k\nnics: [{type: bridge, br: br0}]',
+  ]
+  for (const lines of hostile)
+    assert.is((thrownBy(() => parseSpec(`name: x\nmemory: 64MiB\n${lines}\n`)) as { code?: string }).code, 'VM_SPEC_INVALID', lines)
+  for (const name of ['../x', 'a/b', 'x,y', '', 'X', 'a'.repeat(65), '-x/..'])
+    assert.is(
+      (thrownBy(() => parseSpec(`name: ${JSON.stringify(name)}\nmemory: 64MiB\nkernel: k\n`)) as { code?: string }).code,
+      'VM_SPEC_INVALID',
+      name,
+    )
 })
 
 test('taps run no scripts and NICs load no ROM', () => {

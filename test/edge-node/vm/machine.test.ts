@@ -56,7 +56,7 @@ test(
     await using site = await testSite()
     await using vm = await start(site)
     const mode = (path: string) => (statSync(path).mode & 0o777).toString(8)
-    assert.equal([vm.dir, join(vm.dir, 'qmp.sock'), join(vm.dir, 'serial.sock')].map(mode), ['700', '600', '600'])
+    assert.equal([vm.dir, vm.runDir, join(vm.runDir, 'qmp.sock'), join(vm.runDir, 'serial.sock')].map(mode), ['700', '700', '600', '600'])
   },
   { skip },
 )

@@ -369,7 +369,11 @@ test(
     await to.commands.migrateIncoming(uri)
     await from.commands.migrate(uri)
     await from.qmp.waitFor(({ event, data }) => event === 'MIGRATION' && data.status === 'completed', { ms: 30_000 })
-    assert.is((await from.commands.queryStatus()).status, 'postmigrate')
+    // The event comes a moment before the state.
+    await eventually(async () => ((await from.commands.queryStatus()).status === 'postmigrate' ? true : undefined), {
+      ms: 10_000,
+      what: 'postmigrate',
+    })
     await target.commitIncoming('vm-1', 2)
     await to.commands.cont()
     await source.endMigration('vm-1', 'moved', 2)

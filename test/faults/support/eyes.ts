@@ -7,6 +7,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { connectQmp, type QmpClient } from '../../../edge-node/qmp/client.ts'
 import { qmpCommands } from '../../../edge-node/qmp/commands.ts'
+import { VM_FILES } from '../../../edge-node/vm/argv.ts'
 import { sleep } from '../../../ops/deadline.ts'
 
 const SOCKET = 'eyes.sock'
@@ -79,7 +80,7 @@ export function openEyes(sites: { name: string; dir: string }[], vm: string): Ey
     open.delete(site)
   }
   const look = async (site: string, dir: string) => {
-    const qmp = await connectQmp({ path: join(dir, 'state', 'vms', vm, SOCKET), timeoutMs: ANSWER_MS, signal: stop.signal })
+    const qmp = await connectQmp({ path: join(dir, 'state', 'vms', vm, VM_FILES.run, SOCKET), timeoutMs: ANSWER_MS, signal: stop.signal })
     qmp.on('STOP', ({ atMs }) => end(site, atMs))
     qmp.on('RESUME', ({ atMs }) => begin(site, atMs))
     const { running } = await qmpCommands(qmp).queryStatus({ timeoutMs: 60_000 })

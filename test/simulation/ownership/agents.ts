@@ -65,6 +65,7 @@ const configOf = (site: string): NodeConfig =>
     api: { socket: '/run/api' },
     log: { level: 'info', format: 'json' },
     limits: { memoryReserve: 0, reconnectSeconds: 30, switchoverSeconds: 2 },
+    qemu: { users: 'off' },
   }) as NodeConfig
 
 /** A site's agent, through its lives. */

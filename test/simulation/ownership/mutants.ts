@@ -89,7 +89,7 @@ export const MUTANTS: Mutant[] = [
   {
     name: 'source-resumes-in-doubt',
     says: 'a source that has relinquished and hears nothing takes the VM back',
-    seed: 152,
+    seed: 542,
     patches: [
       { file: STATES, find: "state !== 'RELINQUISHED' && state !== 'RETIRED'", replace: "state !== 'RETIRED'" },
       {
@@ -144,7 +144,7 @@ export const MUTANTS: Mutant[] = [
   {
     name: 'plan-said-twice',
     says: 'a migration that has been here before may begin once more',
-    seed: 62,
+    seed: 490,
     patches: [
       {
         file: NODE,

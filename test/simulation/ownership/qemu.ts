@@ -68,6 +68,14 @@ export class Qemu {
     this.process = { name: `${host.name}:qemu${this.pid}`, alive: true, host } as Process
   }
 
+  /** Its working folder: sockets are named from there. */
+  get runDir(): string {
+    return `${this.dir}/run`
+  }
+  #pathOf(uri: string): string {
+    return `${this.runDir}/${uri.slice('unix:'.length)}`
+  }
+
   get alive(): boolean {
     return this.process.alive
   }
@@ -154,7 +162,7 @@ export class Qemu {
   #migrate(uri: string): unknown {
     if (this.state === 'postmigrate') throw new GodwitError('QEMU_COMMAND', 'migrate: the guest is in postmigrate')
     if (['setup', 'active', 'device', 'cancelling'].includes(this.status)) throw new GodwitError('QEMU_COMMAND', 'migrate: there is one')
-    const listening = this.host.sockets.get(uri.replace('unix:', ''))
+    const listening = this.host.sockets.get(this.#pathOf(uri))
     this.status = 'setup'
     this.#resumes = this.state === 'running'
     if (!listening) {
@@ -243,7 +251,7 @@ export class Qemu {
   // --- target ---
 
   #listen(uri: string): unknown {
-    const path = uri.replace('unix:', '')
+    const path = this.#pathOf(uri)
     this.status = 'setup'
     this.host.sockets.set(path, {
       process: this.process,

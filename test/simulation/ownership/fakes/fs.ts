@@ -8,3 +8,6 @@ export const existsSync = (path: string): boolean =>
 export const readSync = (): number => 0
 export const openSync = (): number => 0
 export const readFileSync = (): string => ''
+// Who has users of their own is not simulated: these are only named.
+export const readdirSync = (): string[] => []
+export const statSync = (): { uid: number; gid: number; mode: number } => ({ uid: 0, gid: 0, mode: 0 })

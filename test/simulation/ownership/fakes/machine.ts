@@ -116,6 +116,7 @@ function runningVm(qemu: Qemu, name: string, memoryBytes: number, adopted: boole
     identity: { pid: qemu.pid, startTicks: '0', bootId: '' },
     adopted,
     dir: qemu.dir,
+    runDir: qemu.runDir,
     memoryBytes,
     qmp,
     commands: qmpCommands(qmp as unknown as Parameters<typeof qmpCommands>[0]),
