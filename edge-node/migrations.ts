@@ -1,6 +1,6 @@
-// The migrations of this node: the one slot of each VM, what the gateway may ask, and where incoming relay streams belong.
+// The migrations of this node: what the gateway may ask, and where incoming relay streams belong.
 // Enters: plans from the gateway (not believed further than certificates and the handshake reach), relay streams. Leaves: results, progress.
-// Always holds: a migration in the table is one that runs; what ends leaves it before its result is reported; a VM is never in two.
+// Always holds: whatever begins here holds its VM's slot (slots.ts) until its result is known; a migration id is used once.
 import { fromBase64, toBase64 } from '../crypto/bytes.ts'
 import { type Certificate, decodeCertificate, verifyCertificate } from '../crypto/certificate.ts'
 import type { PlanFacts } from '../ops/cost.ts'
@@ -18,10 +18,11 @@ import type { NodeMetrics } from './metrics.ts'
 import { checkAccept } from './migration/accept.ts'
 import { durably } from './migration/durable.ts'
 import type { Journal, OwnershipRecord } from './migration/journal.ts'
-import { type Answering, type recover, recoverVm, type Unanswered, type Waiting } from './migration/recover.ts'
+import { type recover, recoverVm, type Unanswered, type Waiting } from './migration/recover.ts'
 import { type SourceMigration, startSource } from './migration/source.ts'
-import { startTarget, type TargetMigration, type TargetOptions } from './migration/target.ts'
+import { startTarget, type TargetOptions } from './migration/target.ts'
 import type { Predictor } from './predict.ts'
+import { createSlots, type Entry, type Slots } from './slots.ts'
 import { needsToJson, parseNeeds } from './vm/preflight.ts'
 import type { Registry } from './vm/registry.ts'
 
@@ -55,12 +56,9 @@ export type Migrations = {
   close(): Promise<void>
 }
 
-const ACTIVE_MAX = 32
-const ENDED_MAX = 256
 /** Between a hand-over that ended in doubt and its going on. */
 const CLEAR_UP_MS = 5_000
 
-type Running = Omit<Entry, 'result'> & { plan: Plan; done: Promise<void> }
 export type Peer = { certificate: Certificate; bytes: Uint8Array }
 
 export function createMigrations(options: MigrationsOptions): Migrations {
@@ -170,88 +168,7 @@ const onBreach =
   (error: GodwitError): void =>
     alerts.raise(error, { migrationId, vm, side })
 
-type Entry = {
-  side: 'source' | 'target'
-  target?: TargetMigration
-  cancel(reason?: GodwitError): void
-  /** Source only: it has handed the VM over, and is not answered yet. */
-  isAsking?: () => boolean
-  asked?: () => Asked | undefined
-  /** Ends the asking of a hand-over that a person ends. */
-  abandon?: () => void
-  result: Promise<MigrationResult>
-}
-
-/** One slot for a VM. What runs is named from the first moment (in site.state, or the gateway would take it for lost) until its result is known. */
-function createSlots(onEnd: (running: Running, result: MigrationResult) => void) {
-  const entering = new Map<string, Plan>()
-  const table = new Map<string, Running>()
-  /** Targets that have ended: a source that has not heard the answer asks again. */
-  const ended = new Map<string, Running>()
-  const earlierLives = new Map<string, Answering>()
-  let isClosing = false
-
-  const admit = (plan: Plan) => {
-    if (isClosing) throw new GodwitError('SITE_OFFLINE', 'the node is shutting down')
-    if (table.has(plan.migrationId) || entering.has(plan.migrationId))
-      throw new GodwitError('MIGRATION_STATE', `migration ${plan.migrationId} is known already`)
-    const plans = [...entering.values(), ...[...table.values()].map(running => running.plan)]
-    if (plans.some(({ vm }) => vm === plan.vm)) throw new GodwitError('MIGRATION_BUSY', `${plan.vm} is migrating already`)
-    if (plans.length >= ACTIVE_MAX) throw new GodwitError('LIMIT_EXCEEDED', `${ACTIVE_MAX} migrations run here already`)
-  }
-  const enter = (plan: Plan, { result, ...entry }: Entry) => {
-    const running: Running = { plan, ...entry, done: Promise.resolve() }
-    running.done = result.then(value => {
-      table.delete(plan.migrationId)
-      if (running.target) remember(ended, plan.migrationId, running)
-      onEnd(running, value)
-    })
-    table.set(plan.migrationId, running)
-  }
-  return {
-    /** MIGRATION_BUSY, LIMIT_EXCEEDED, MIGRATION_STATE; otherwise `begin` runs with the slot taken. */
-    async take(plan: Plan, begin: () => Promise<Entry>): Promise<void> {
-      admit(plan)
-      entering.set(plan.migrationId, plan)
-      try {
-        enter(plan, await begin())
-      } finally {
-        entering.delete(plan.migrationId)
-      }
-    },
-    running: (migrationId: string) => table.get(migrationId),
-    target(migrationId: string): (Running & { target: TargetMigration }) | undefined {
-      const running = table.get(migrationId) ?? ended.get(migrationId)
-      return running?.target ? { ...running, target: running.target } : undefined
-    },
-    /** Targets of an earlier life of the agent. */
-    answer(earlier: Answering) {
-      earlierLives.set(earlier.plan.migrationId, earlier)
-    },
-    answering: (migrationId: string) => earlierLives.get(migrationId),
-    ids: () => [...table.keys(), ...entering.keys()],
-    handovers: () => [...table.values()].filter(({ isAsking }) => isAsking?.()).map(({ plan }) => plan),
-    async abandon(vm: string): Promise<void> {
-      const asking = [...table.values()].filter(({ plan, abandon }) => plan.vm === vm && abandon)
-      for (const { abandon } of asking) abandon!()
-      await Promise.all(asking.map(({ done }) => done))
-    },
-    /** Cancels what may still be cancelled and waits for the rest. */
-    async close(reason: GodwitError): Promise<void> {
-      isClosing = true
-      for (const running of table.values()) {
-        try {
-          running.cancel(reason)
-        } catch {
-          // too late to cancel: it goes forward
-        }
-      }
-      await Promise.all([...table.values()].map(({ done }) => done))
-    },
-  }
-}
-
-const doubtsOf = ({ config, identity, registry, journal, log }: MigrationsOptions, slots: ReturnType<typeof createSlots>): Doubts =>
+const doubtsOf = ({ config, identity, registry, journal, log }: MigrationsOptions, slots: Slots): Doubts =>
   createDoubts({
     ...{ site: config.site, rootPublic: identity.rootPublic, registry, journal, log },
     asked: migrationId => slots.running(migrationId)?.asked?.(),
@@ -259,7 +176,7 @@ const doubtsOf = ({ config, identity, registry, journal, log }: MigrationsOption
   })
 
 /** A stream that the gateway has brought, to the migration that it names. */
-function route(slots: ReturnType<typeof createSlots>, alerts: Alerts, relay: Join, stream: Stream): void {
+function route(slots: Slots, alerts: Alerts, relay: Join, stream: Stream): void {
   const target = slots.target(relay.sessionId)
   const answering = relay.index === 0 ? slots.answering(relay.sessionId) : undefined
   if (target) target.target.accept(relay.index, relay.attempt, stream)
@@ -271,15 +188,6 @@ function route(slots: ReturnType<typeof createSlots>, alerts: Alerts, relay: Joi
   }
 }
 
-function remember(ended: Map<string, Running>, migrationId: string, running: Running): void {
-  ended.set(migrationId, running)
-  for (const oldest of ended.keys()) {
-    if (ended.size <= ENDED_MAX) return
-    ended.delete(oldest)
-  }
-}
-
-/** A certificate of our root for the very site the plan names. */
 /** The certificate of the site that a plan names, as another node showed it to the gateway. CERT_*. */
 export function verifyPeer(identity: LoadedIdentity, site: string, text: string): Peer {
   const bytes = fromBase64(text)

@@ -1,8 +1,9 @@
 // Watches the guest from outside, as its users would: reads its serial console at every site where it appears and times each beat.
+
 import { type BeatSummary, createWitness, type GuestRecord, type Silence } from '../../guest/beats.ts'
 import { sleep } from '../../ops/deadline.ts'
 import { requestUpgrade } from '../../ops/http-client.ts'
-import { GodwitError } from '../../wire/errors.ts'
+import { createRecordWaiters } from './record-waiters.ts'
 
 export type Observer = {
   summary(): BeatSummary
@@ -21,7 +22,7 @@ export function observe(vm: string, consoles: { site: string; socketPath: string
   const witness = createWitness()
   const stop = new AbortController()
   const writers = new Map<string, (text: string) => void>()
-  const waiting = new Set<(record: GuestRecord) => void>()
+  const waiters = createRecordWaiters()
 
   const listen = async (site: string, socketPath: string) => {
     // replay=0: what the console kept from before would look like beats seen now.
@@ -31,7 +32,7 @@ export function observe(vm: string, consoles: { site: string; socketPath: string
     try {
       for await (const chunk of socket) {
         const records = witness.push(site, (chunk as Buffer).toString('latin1'), performance.now())
-        for (const record of records) for (const take of waiting) take(record)
+        for (const record of records) waiters.give(record)
       }
     } finally {
       writers.delete(site)
@@ -50,23 +51,7 @@ export function observe(vm: string, consoles: { site: string; socketPath: string
     type: line => {
       for (const write of writers.values()) write(`${line}\n`)
     },
-    next: <K extends GuestRecord['kind']>(kind: K, ms: number) =>
-      new Promise<Extract<GuestRecord, { kind: K }>>((resolve, reject) => {
-        const done = () => {
-          clearTimeout(timer)
-          waiting.delete(take)
-        }
-        const timer = setTimeout(() => {
-          done()
-          reject(new GodwitError('TIMEOUT', `the guest did not say '${kind}' within ${ms / 1000} s`))
-        }, ms)
-        const take = (record: GuestRecord) => {
-          if (record.kind !== kind) return
-          done()
-          resolve(record as Extract<GuestRecord, { kind: K }>)
-        }
-        waiting.add(take)
-      }),
+    next: waiters.next,
     close: () => stop.abort(),
   }
 }

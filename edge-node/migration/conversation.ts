@@ -172,6 +172,8 @@ class Talk implements Conversation {
 
   /** Told by whatever notices first; the others' word is the echo. */
   onLost(error: GodwitError): void {
+    // The migration has failed, and that is what ended the streams: nobody is to be met again.
+    if (this.#options.signal.aborted) return
     if (!this.#outgoing || !isLoss(error)) this.#options.fail(error)
     else if (this.#meeting) this.#part(error, this.#meeting, this.#outgoing)
   }

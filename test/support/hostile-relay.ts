@@ -6,6 +6,7 @@ import type { Connection, Engine, Stream } from '../../transport/types.ts'
 import type { Join } from '../../wire/control.ts'
 import { encodeFrame, type Frame, FrameDecoder } from '../../wire/frame.ts'
 import { FRAME } from '../../wire/types.ts'
+import { wrapEngine } from './wrap-engine.ts'
 
 /** What becomes of a frame: these bytes instead (none: dropped), or null: the stream is ended here, politely. */
 export type Fate = Uint8Array[] | null
@@ -67,7 +68,7 @@ export function createHostileRelay(): HostileRelay {
     set attack(attack) {
       gate.attack = attack
     },
-    wrap: engine => wrapEngine(gate, engine),
+    wrap: engine => wrapEngine(engine, connection => wrapConnection(gate, connection)),
     async say(site, method, params) {
       const { control } = gate.siteOf(site)
       if (!control) throw new Error(`no control stream of site ${site}`)
@@ -80,23 +81,6 @@ export function createHostileRelay(): HostileRelay {
     },
   }
 }
-
-const wrapEngine = (gate: Gate, engine: Engine): Engine => ({
-  name: engine.name,
-  available: () => engine.available(),
-  connect: options => engine.connect(options),
-  async listen(options) {
-    const listener = await engine.listen(options)
-    return {
-      address: listener.address,
-      close: () => listener.close(),
-      async accept() {
-        const connection = await listener.accept()
-        return connection && wrapConnection(gate, connection)
-      },
-    }
-  },
-})
 
 /** The stream that a site opened first: HELLO tells whose it is; then what the gateway says passes `rpc`. */
 function controlStream(gate: Gate, stream: Stream, connection: Connection, known: (site: string) => void): Stream {

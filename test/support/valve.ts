@@ -4,6 +4,7 @@
 import type { Connection, Engine, Stream } from '../../transport/types.ts'
 import { FRAME_HEADER_BYTES } from '../../wire/frame.ts'
 import { FRAME } from '../../wire/types.ts'
+import { wrapEngine } from './wrap-engine.ts'
 
 export type Valve = {
   wrap(engine: Engine): Engine
@@ -60,22 +61,7 @@ export function createValve(): Valve {
     close: reason => connection.close(reason),
   })
   return {
-    wrap: engine => ({
-      name: engine.name,
-      available: () => engine.available(),
-      connect: options => engine.connect(options),
-      async listen(options) {
-        const listener = await engine.listen(options)
-        return {
-          address: listener.address,
-          close: () => listener.close(),
-          async accept() {
-            const connection = await listener.accept()
-            return connection && wrapConnection(connection)
-          },
-        }
-      },
-    }),
+    wrap: engine => wrapEngine(engine, wrapConnection),
     hold(indexes, { afterBytes = 0 } = {}) {
       const { promise, resolve } = Promise.withResolvers<void>()
       arrival = Promise.withResolvers<void>()

@@ -3,11 +3,12 @@
 // the other sites are looked at before the one that spoke last); a log whose folder has gone is read to its end. QEMU writes a character twice into its
 // log when the agent's end of the line is full for a moment (qemu_chr_write logs what it could not write, and again when it could): such a line is mended
 // only where it then is the very beat that was due, so no lost or doubled beat hides behind it.
+
 import { type FileHandle, open } from 'node:fs/promises'
 import { join } from 'node:path'
+import { createRecordWaiters } from '../../../cli/demo/record-waiters.ts'
 import { type BeatSummary, createWitness, type GuestRecord, parseGuestLine } from '../../../guest/beats.ts'
 import { sleep } from '../../../ops/deadline.ts'
-import { GodwitError } from '../../../wire/errors.ts'
 
 const LOOK_MS = 25
 const CHUNK_BYTES = 256 * 1024
@@ -63,7 +64,7 @@ function gaps(text: string): string[] {
 export function readSerial(sites: { name: string; dir: string }[], vm: string): Serial {
   const witness = createWitness()
   const stop = new AbortController()
-  const waiting = new Set<(record: GuestRecord) => void>()
+  const waiters = createRecordWaiters()
   const logs = sites.map(
     ({ name, dir }): Log => ({ site: name, path: join(dir, 'state', 'vms', vm, 'serial.log'), file: undefined, inode: 0, at: 0 }),
   )
@@ -97,7 +98,7 @@ export function readSerial(sites: { name: string; dir: string }[], vm: string): 
     return Buffer.concat(parts)
   }
   const push = (site: string, text: string) => {
-    for (const record of witness.push(site, text, performance.now())) for (const take of waiting) take(record)
+    for (const record of witness.push(site, text, performance.now())) waiters.give(record)
   }
   const hear = (site: string, text: string) => {
     if (site !== speaker) {
@@ -128,23 +129,7 @@ export function readSerial(sites: { name: string; dir: string }[], vm: string): 
     summary: () => witness.summary(),
     speaker: () => speaker,
     seams: () => [...seams, ...gaps(all)],
-    next: <K extends GuestRecord['kind']>(kind: K, ms: number) =>
-      new Promise<Extract<GuestRecord, { kind: K }>>((resolve, reject) => {
-        const done = () => {
-          clearTimeout(timer)
-          waiting.delete(take)
-        }
-        const timer = setTimeout(() => {
-          done()
-          reject(new GodwitError('TIMEOUT', `the guest did not say '${kind}' within ${ms / 1000} s`))
-        }, ms)
-        const take = (record: GuestRecord) => {
-          if (record.kind !== kind) return
-          done()
-          resolve(record as Extract<GuestRecord, { kind: K }>)
-        }
-        waiting.add(take)
-      }),
+    next: waiters.next,
     async [Symbol.asyncDispose]() {
       stop.abort()
       await reading
