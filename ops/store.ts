@@ -1,7 +1,8 @@
 // Durable state on this host: tables of JSON values in one LevelDB folder (the one importer of `level`).
 // Enters: table, key, JSON value (not null). Leaves: the same value, also after a crash when it was written with `sync`.
 // Always holds: one process per folder (STORE_LOCKED); a `sync` write has reached the disk when its promise resolves, so a message that
-// depends on it may be sent; any other failure is STORE_FAILED, and a damaged folder is never repaired in silence.
+// depends on it may be sent, and no failure of another write takes it back; any other failure is STORE_FAILED (the write may show up or not), and a
+// damaged folder is never repaired in silence.
 import { mkdir } from 'node:fs/promises'
 import { Level } from 'level'
 import { GodwitError } from '../wire/errors.ts'
@@ -29,59 +30,122 @@ const keyOf = (table: string, key: string): string => {
   return `${table}:${key}`
 }
 
-/** Opens (and creates) the folder. `onBroken`: a write has failed, and so will all others until the store is opened anew. STORE_LOCKED when another process has it; STORE_FAILED, with what to do, when it cannot be read. */
+/**
+ * Opens (and creates) the folder. `onBroken`: a write has failed, and what of it is on the disk is not known yet. STORE_LOCKED when another process has it;
+ * STORE_FAILED, with what to do, when it cannot be read.
+ */
 export async function openStore(
   path: string,
   { log, onBroken }: { log?: Log; onBroken?: ((error: GodwitError) => void) | undefined } = {},
 ): Promise<Store> {
-  let level: Level<string, unknown>
+  let level: Level<string, string>
   try {
     await mkdir(path, { recursive: true, mode: 0o700 })
-    level = new Level<string, unknown>(path, { valueEncoding: 'json' })
+    level = new Level<string, string>(path, { valueEncoding: 'utf8' })
     await level.open()
   } catch (error) {
     throw openingError(error, path)
   }
   log?.debug('store open', { path })
-  const failed = (what: string) => (cause: unknown) => {
-    throw new GodwitError('STORE_FAILED', `${path}: ${what}: ${deepest(cause)}`, { cause })
-  }
-  // LevelDB takes no more writes after one that has failed: what the log file holds is known only when it is opened again.
-  const broken = (what: string) => (cause: unknown) => {
-    try {
-      failed(what)(cause)
-    } catch (error) {
-      onBroken?.(error as GodwitError)
-      throw error
-    }
-  }
+  const failed = (what: string, cause: unknown) => new GodwitError('STORE_FAILED', `${path}: ${what}: ${deepest(cause)}`, { cause })
+  const write = createWriter(level, cause => {
+    const error = failed('write', cause)
+    onBroken?.(error)
+    return error
+  })
   return {
-    get: async <T>(table: string, key: string) => (await level.get(keyOf(table, key)).catch(failed(`read ${table}`))) as T | undefined,
-    put: async (table, key, value, { sync = false } = {}) => {
-      await level.put(keyOf(table, key), value, { sync }).catch(broken(`write ${table}`))
+    async get<T>(table: string, key: string) {
+      try {
+        await write.reopened()
+        const text = await level.get(keyOf(table, key))
+        return text === undefined ? undefined : (JSON.parse(text) as T)
+      } catch (error) {
+        throw error instanceof TypeError ? error : failed(`read ${table}`, error)
+      }
     },
-    delete: async (table, key, { sync = false } = {}) => {
-      await level.del(keyOf(table, key), { sync }).catch(broken(`delete from ${table}`))
-    },
+    put: (table, key, value, { sync = false } = {}) => write.all([put(table, key, value)], sync),
+    delete: (table, key, { sync = false } = {}) => write.all([del(table, key)], sync),
     async *entries<T>(table: string) {
       const first = keyOf(table, ' ').slice(0, -1)
       try {
-        for await (const [key, value] of level.iterator({ gte: first, lt: `${table};` })) yield [key.slice(first.length), value as T]
+        await write.reopened()
+        for await (const [key, text] of level.iterator({ gte: first, lt: `${table};` }))
+          yield [key.slice(first.length), JSON.parse(text) as T]
       } catch (error) {
-        failed(`list ${table}`)(error)
+        throw failed(`list ${table}`, error)
       }
     },
-    async batch(writes, { sync = false } = {}) {
-      const operations = writes.map(write =>
-        write.type === 'put'
-          ? { type: 'put' as const, key: keyOf(write.table, write.key), value: write.value }
-          : { type: 'del' as const, key: keyOf(write.table, write.key) },
-      )
-      await level.batch(operations, { sync }).catch(broken('write'))
+    batch: (writes, { sync = false } = {}) =>
+      write.all(
+        writes.map(one => (one.type === 'put' ? put(one.table, one.key, one.value) : del(one.table, one.key))),
+        sync,
+      ),
+    async close() {
+      await write.idle()
+      await level.close().catch(error => {
+        throw failed('close', error)
+      })
     },
-    close: async () => {
-      await level.close().catch(failed('close'))
+  }
+}
+
+type Operation = { type: 'put'; key: string; value: string } | { type: 'del'; key: string }
+type Waiting = { operations: Operation[]; sync: boolean; done: PromiseWithResolvers<void> }
+
+const del = (table: string, key: string): Operation => ({ type: 'del', key: keyOf(table, key) })
+function put(table: string, key: string, value: unknown): Operation {
+  if (value === null || value === undefined) throw new TypeError(`nothing cannot be stored (${table})`)
+  return { type: 'put', key: keyOf(table, key), value: JSON.stringify(value) }
+}
+
+/**
+ * Writes in turn, all that wait as one batch. After a write that failed the folder is opened anew before the next: LevelDB goes on behind a record that was
+ * written in part, and everything up to the end of that block (32 KiB), synced or not, is lost at the next opening (doc/log_format.md, db/log_reader.cc).
+ */
+function createWriter(level: Level<string, string>, onFailure: (cause: unknown) => GodwitError) {
+  const queue: Waiting[] = []
+  let isTorn = false
+  let opening: Promise<void> | undefined
+  let turn: Promise<void> | undefined
+  const open = async () => {
+    await level.close()
+    await level.open()
+    isTorn = false
+  }
+  const writeOne = async (group: Waiting[]) => {
+    if (isTorn) {
+      opening = open()
+      await opening
+    }
+    await level.batch(
+      group.flatMap(({ operations }) => operations),
+      { sync: group.some(({ sync }) => sync) },
+    )
+  }
+  const drain = async () => {
+    while (queue.length > 0) {
+      const group = queue.splice(0)
+      try {
+        await writeOne(group)
+        for (const { done } of group) done.resolve()
+      } catch (cause) {
+        isTorn ||= level.status === 'open'
+        const error = onFailure(cause)
+        for (const { done } of group) done.reject(error)
+      }
+    }
+    turn = undefined
+  }
+  return {
+    async all(operations: Operation[], sync: boolean): Promise<void> {
+      const done = Promise.withResolvers<void>()
+      queue.push({ operations, sync, done })
+      turn ??= drain()
+      await done.promise
     },
+    /** What is read is what is on the disk. */
+    reopened: async () => await opening?.catch(() => {}),
+    idle: async () => await turn,
   }
 }
 

@@ -60,6 +60,12 @@ export const ERRORS = {
   QEMU_EXITED: row(failed, false, 'QEMU ended by itself', "see the VM's qemu.log"),
   QEMU_COMMAND: row(failed, false, 'QEMU refused a command', "see the message and the VM's qemu.log"),
   QEMU_TIMEOUT: row(timeout, true, 'QEMU did not answer in time', 'see whether the host is overloaded'),
+  QEMU_UNTRUSTED: row(
+    failed,
+    false,
+    'a socket in the folder of QEMU is not what QEMU made',
+    'the VM may have broken out of QEMU: stop it, and keep its folder for the report',
+  ),
   QEMU_STREAM: row(failed, false, 'the migration stream of QEMU is not what the format says', 'report it with both QEMU versions'),
   QEMU_LOAD: row(failed, false, 'the target QEMU did not accept the state', "see the target VM's qemu.log"),
   // Migration

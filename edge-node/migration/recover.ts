@@ -44,6 +44,8 @@ export type Waiting = { plan: Plan; sourceCertificate: Uint8Array; loaded: Loade
 export type Left = { unanswered: Unanswered[]; answering: Answering[]; waiting: Waiting[] }
 
 const MAY_BE_GRANTED: ReadonlySet<string> = new Set<TargetState>(['LOADED', 'GRANTED'])
+/** Only after GRANTED is on paper does the registry make the VM ours. */
+const MAY_BE_OURS: ReadonlySet<string> = new Set<TargetState>(['GRANTED', 'RESUMING', 'RUNNING'])
 
 /** The VMs whose waiting QEMUs are still of use: asked before the registry takes up what runs. */
 export async function loadedVms(journal: Journal): Promise<Set<string>> {
@@ -56,15 +58,17 @@ export async function recover(options: RecoverOptions): Promise<Left> {
   const answering: Answering[] = []
   const waiting: Waiting[] = []
   const records = await options.journal.last()
-  for (const record of records) {
-    if (record.side !== 'target') continue
+  const asTarget = records.filter(({ side }) => side === 'target')
+  for (const record of asTarget) {
     const loaded = await loadedVm(options, record)
     if (loaded) waiting.push({ plan: record.plan, sourceCertificate: fromBase64(record.peerCertificate), loaded, last: record })
-    else
-      await recoverTarget(options, record).then(
-        earlier => answering.push(earlier),
-        error => notRecovered(options, record, error),
-      )
+  }
+  for (const record of asTarget) {
+    if (waiting.some(({ last }) => last === record)) continue
+    await recoverTarget(options, record, waiting).then(
+      earlier => answering.push(earlier),
+      error => notRecovered(options, record, error),
+    )
   }
   const vms = new Set([...records.map(record => record.vm), ...options.registry.list().map(({ name }) => name)])
   for (const vm of vms) unanswered.push(...(await recoverVm(options, vm, records)))
@@ -221,14 +225,17 @@ async function loadedVm({ registry, log }: RecoverOptions, record: OwnershipReco
   }
 }
 
-/** Whether the VM became ours decides; if it did not, it never will: REFUSED goes on paper before anyone hears it. */
-async function recoverTarget(options: RecoverOptions, record: OwnershipRecord): Promise<Answering> {
+/**
+ * Whether the VM became ours by this migration decides; if it did not, it never will: REFUSED goes on paper before anyone hears it. A migration that was
+ * left open may be followed by one that moved the VM at the same epoch, or that has it loaded here.
+ */
+async function recoverTarget(options: RecoverOptions, record: OwnershipRecord, waiting: Waiting[]): Promise<Answering> {
   const { registry, keys, certificate, log } = options
   const { plan } = record
-  const isOurs = (await registry.highestEpoch(plan.vm)) > plan.epoch
+  const isOurs = MAY_BE_OURS.has(record.state) && (await registry.highestEpoch(plan.vm)) > plan.epoch
   if (!isOurs && record.state !== 'REFUSED') {
     await recorderAfter(options, record)('REFUSED', plan.epoch + 1)
-    await registry.dropIncoming(plan.vm)
+    if (!waiting.some(({ plan: { vm } }) => vm === plan.vm)) await registry.dropIncoming(plan.vm)
   }
   const source: Certificate = decodeCertificate(fromBase64(record.peerCertificate))
   const meeting = {

@@ -5,7 +5,6 @@
 // Enters: a plan, relay streams as they come, a way to make and drop a waiting QEMU. Leaves: the VM running here, or nothing of it.
 // Always holds: the guest runs only after GRANT for this VM, epoch, migration and manifest; until RESUMING is recorded the target may refuse,
 // after that it only goes forward; it never runs because of a timeout.
-import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { toHex } from '../../crypto/bytes.ts'
 import type { SiteKeys } from '../../crypto/identity.ts'
@@ -21,6 +20,7 @@ import { openSession, type Session } from '../channel/session.ts'
 import { encodeMessage as encodeReturnPath, RETURN_PATH } from '../stream/return-path.ts'
 import { RUNTIME_FILES } from '../vm/argv.ts'
 import type { RunningVm } from '../vm/machine.ts'
+import { connectUnix } from '../vm/socket.ts'
 import { durably } from './durable.ts'
 import { refusal } from './hand-over.ts'
 import { createIncoming, type Incoming } from './incoming.ts'
@@ -237,8 +237,7 @@ async function openIncoming(options: TargetOptions, life: Life, peer: Peer, vm: 
   await vm.commands.setCapabilities({ events: true, 'return-path': true, 'validate-uuid': true })
   await vm.commands.setParameters({ announceRounds: 0 })
   await vm.commands.migrateIncoming(`unix:${RUNTIME_FILES.incoming}`)
-  const qemu = await connectTo(path)
-  qemu.on('error', () => {})
+  const qemu = await connectUnix(path, INCOMING_TIMEOUT_MS, { code: 'QEMU_TIMEOUT' })
   const quietly = (sent: Promise<void>) => void sent.catch(() => {})
   return createIncoming({
     pageStreams: options.plan.streams,
@@ -461,18 +460,6 @@ async function recordRefused(options: TargetOptions, life: Life): Promise<boolea
 /** Best effort: the other site may be gone. */
 async function tell(peer: Peer | undefined, message: Message): Promise<void> {
   await Promise.race([peer?.send(message).catch(() => {}), new Promise(resolve => setTimeout(resolve, 500))])
-}
-
-async function connectTo(path: string): Promise<Socket> {
-  const socket = connect(path)
-  await within(
-    new Promise<void>((resolve, reject) => {
-      socket.once('connect', resolve)
-      socket.once('error', reject)
-    }),
-    { ms: INCOMING_TIMEOUT_MS, what: "QEMU's incoming socket", code: 'QEMU_TIMEOUT' },
-  )
-  return socket
 }
 
 function arrival<T>(): { promise: Promise<T>; arrive: (value: T) => void } {

@@ -1,11 +1,11 @@
 // A QMP connection: commands with ids, events, and an end that everyone waiting hears of.
 // Enters: a unix socket (or any duplex). Leaves: answers, events, coded errors (QEMU_COMMAND, QEMU_TIMEOUT, QEMU_EXITED).
 // Always holds: every command settles (answer, timeout, abort or end of the connection); an answer that comes after its timeout is thrown away.
-import { connect as connectSocket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { sleep, within } from '../../ops/deadline.ts'
-import { GodwitError, toGodwitError } from '../../wire/errors.ts'
+import { GodwitError, hasCode, toGodwitError } from '../../wire/errors.ts'
 import { type Log, silentLog } from '../../wire/log.ts'
+import { connectUnix } from '../vm/socket.ts'
 import { encodeCommand, QmpDecoder, type QmpObject } from './codec.ts'
 
 /** An asynchronous message of QEMU, e.g. STOP, RESUME, MIGRATION, SHUTDOWN. `atMs` is QEMU's own wall clock, Unix ms. */
@@ -198,7 +198,7 @@ export async function connectQmp({ path, timeoutMs = 10_000, signal, log = silen
   for (;;) {
     const leftMs = Math.max(1, end - performance.now())
     try {
-      const client = new QmpClient(await connectUnix(path, leftMs, signal), { log })
+      const client = new QmpClient(await connectUnix(path, leftMs, { signal }), { log })
       try {
         return await client.open({ timeoutMs: leftMs, signal })
       } catch (error) {
@@ -207,28 +207,10 @@ export async function connectQmp({ path, timeoutMs = 10_000, signal, log = silen
       }
     } catch (error) {
       signal?.throwIfAborted()
+      if (hasCode(error, 'QEMU_UNTRUSTED')) throw error
       if (performance.now() >= end) throw new GodwitError('QEMU_TIMEOUT', `${path}: no QMP within ${timeoutMs} ms`, { cause: error })
     }
     await sleep(20, signal)
-  }
-}
-
-/** A connected unix socket. Rejects with the system's error, or TIMEOUT. */
-export async function connectUnix(path: string, timeoutMs: number, signal?: AbortSignal): Promise<Duplex> {
-  const socket = connectSocket({ path })
-  const connected = new Promise<Duplex>((resolve, reject) => {
-    socket.once('connect', () => resolve(socket))
-    socket.once('error', reject)
-  })
-  try {
-    const stream = await within(connected, { ms: timeoutMs, what: path, signal })
-    socket.removeAllListeners('error')
-    socket.on('error', () => {}) // a 'close' follows; the owner adds its own listener
-    return stream
-  } catch (error) {
-    connected.catch(() => {})
-    socket.destroy()
-    throw error
   }
 }
 

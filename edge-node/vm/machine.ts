@@ -11,7 +11,7 @@ import { setTimeout as wait } from 'node:timers/promises'
 import { eventually, within } from '../../ops/deadline.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { type Log, silentLog } from '../../wire/log.ts'
-import { connectQmp, connectUnix, type QmpClient } from '../qmp/client.ts'
+import { connectQmp, type QmpClient } from '../qmp/client.ts'
 import { type QmpCommands, qmpCommands } from '../qmp/commands.ts'
 import { type Accelerator, type ArgvPaths, buildArgv, openedFiles, RUNTIME_FILES, VM_FILES } from './argv.ts'
 import { assertUsable } from './confine.ts'
@@ -26,6 +26,7 @@ import {
   removeRuntimeFiles,
   writeProcessFile,
 } from './runtime-folder.ts'
+import { connectUnix } from './socket.ts'
 import type { VmSpec } from './spec.ts'
 
 /** How a QEMU ended. `code` and `signal` are null when the agent had adopted the process (its exit status went to init). */
@@ -240,12 +241,15 @@ async function connectParts(
   try {
     if (!spec.serial) return { qmp, console: undefined }
     const path = join(dir, VM_FILES.run, RUNTIME_FILES.serial)
-    const stream = await eventually<Duplex>(() => connectUnix(path, Math.max(1, end - performance.now()), signal).catch(() => undefined), {
-      ms: Math.max(1, end - performance.now()),
-      what: path,
-      code: 'QEMU_TIMEOUT',
-      signal,
-    })
+    const stream = await eventually<Duplex>(
+      () => connectUnix(path, Math.max(1, end - performance.now()), { signal }).catch(() => undefined),
+      {
+        ms: Math.max(1, end - performance.now()),
+        what: path,
+        code: 'QEMU_TIMEOUT',
+        signal,
+      },
+    )
     // What the guest wrote while no agent was there is in the log only; a byte written during these lines may be replayed twice, none is lost.
     return { qmp, console: new VmConsole(stream, { seed: await fileTail(join(dir, VM_FILES.serialLog), RING_BYTES) }) }
   } catch (error) {

@@ -588,7 +588,10 @@ export class Registry {
   async #resume(entry: Entry): Promise<void> {
     await entry.vm?.commands.cont()
     entry.halted = false
-    await this.#update(entry, { resumePending: false })
+    // It runs: a disk that refuses this takes nothing back, and the next agent's `cont` of a running guest changes nothing.
+    await this.#update(entry, { resumePending: false }).catch(error =>
+      this.#log.warn('not recorded that the VM runs', { vm: entry.spec.name, error }),
+    )
   }
 
   /** Ends a VM's QEMU on our own account. */

@@ -1,5 +1,5 @@
 // Faults before the commit: whatever dies, fills up or lies then, the VM runs at its source and nothing of it stays at the target.
-import { writeFile } from 'node:fs/promises'
+import { chmod, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { decodeCertificate, issueRevocations } from '../../crypto/certificate.ts'
 import { eventually } from '../../ops/deadline.ts'
@@ -109,6 +109,8 @@ faultCase(
   "the QEMU that waits at the target is another VM's (its UUID is wrong): it does not load, the VM runs at the source",
   async () => {
     const folder = await tempFolder()
+    // For the VM's own user.
+    await chmod(folder.path, 0o755)
     const other = await qemuWithEyes(join(folder.path, 'qemu'), '-uuid 11111111-2222-4333-8444-555555555555')
     await using scene = await openScene({ b: { qemuBinary: other } })
     await scene.begin()

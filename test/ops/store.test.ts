@@ -1,5 +1,6 @@
 // The durable store: values, tables, batches, one process per folder, damage.
-import { readdir, writeFile } from 'node:fs/promises'
+import { execFileSync } from 'node:child_process'
+import { readdir, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { openStore } from '../../ops/store.ts'
 import { GodwitError } from '../../wire/errors.ts'
@@ -56,6 +57,40 @@ test('a damaged folder is STORE_FAILED and says what to do; so is a closed store
   assert.ok(error instanceof GodwitError && error.code === 'STORE_FAILED')
   assert.match((error as GodwitError).hint, /move the folder away/)
 })
+
+test('a write that the disk takes in part takes nothing else along: what was synced after it is there at the next opening', async () => {
+  await using folder = await tempFolder()
+  const failures: string[] = []
+  const store = await openStore(folder.path, { onBroken: ({ code }) => failures.push(code) })
+  await store.put('t', 'before', 'x'.repeat(200), { sync: true })
+  const logFile = (await readdir(folder.path)).find(name => name.endsWith('.log'))!
+  const { size } = await stat(join(folder.path, logFile))
+  // The signal would end us: Linux sends it beside EFBIG.
+  const onSignal = () => {}
+  process.on('SIGXFSZ', onSignal)
+  limitFiles(`${size + 100}:unlimited`)
+  const refused = await Promise.allSettled(['one', 'two', 'three'].map(key => store.put('t', key, 'y'.repeat(500), { sync: true })))
+  const meanwhile = await codeOf(() => store.put('t', 'again', 'y'.repeat(500)))
+  limitFiles('unlimited:unlimited')
+  process.off('SIGXFSZ', onSignal)
+  assert.equal(
+    refused.map(({ status }) => status),
+    ['rejected', 'rejected', 'rejected'],
+  )
+  assert.is(meanwhile, 'STORE_FAILED')
+  assert.is(failures.length >= 2, true)
+  for (const key of ['c', 'd', 'e']) await store.put('t', key, 'z'.repeat(300), { sync: true })
+  assert.is(await store.get<string>('t', 'before'), 'x'.repeat(200))
+  await store.close()
+  const again = await openStore(folder.path)
+  const keys: string[] = []
+  for await (const [key] of again.entries('t')) keys.push(key)
+  assert.equal(keys, ['before', 'c', 'd', 'e'])
+  await again.close()
+})
+
+/** RLIMIT_FSIZE of this process: every write to a file beyond it fails (setrlimit(2)). */
+const limitFiles = (limits: string) => execFileSync('prlimit', ['--pid', String(process.pid), `--fsize=${limits}`])
 
 test('a path that cannot be a folder is STORE_FAILED; names that are none are our own mistake', async () => {
   await using folder = await tempFolder()

@@ -142,7 +142,13 @@ function act(stage: Stage): Omit<Scene, typeof Symbol.asyncDispose> {
   const whenLoaded = async (loaded: Point, to: string) => {
     try {
       await loaded.arrival
-      compared.push(await compareMemory(site(to === 'b' ? 'a' : 'b'), site(to)))
+      const from = to === 'b' ? 'a' : 'b'
+      await stage.eyes.status(from)
+      const sinceMs = Date.now()
+      const found = await compareMemory(site(from), site(to))
+      // A source that was cancelled before it had heard of this copy runs on meanwhile: its answer comes after whatever it did.
+      await stage.eyes.status(from)
+      if (!stage.eyes.ranAt(from, sinceMs)) compared.push(found)
       await loaded.release()
     } catch {
       // It never came so far: the oracle asks for what was compared.

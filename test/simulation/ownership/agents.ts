@@ -9,7 +9,7 @@ import { dropSocketsOf } from './fakes/net.ts'
 import type { Host, HostProcess } from './host.ts'
 import type { Network } from './network.ts'
 import { say, stage, traceLog } from './stage.ts'
-import { processNow, runIn } from './time.ts'
+import { later, processNow, runIn } from './time.ts'
 
 export type Production = typeof import('./production.ts')
 
@@ -100,7 +100,8 @@ export class Agent {
     runIn(process, () => {
       say('agent starts')
       const engines = [this.#network.dialling(process, this.host.name)]
-      this.#production.startNode({ config: configOf(this.host.name), engines, version: '1', log: traceLog }).then(
+      const onBroken = () => this.#endSoon(process)
+      this.#production.startNode({ config: configOf(this.host.name), engines, version: '1', log: traceLog, onBroken }).then(
         node => {
           this.node = node
         },
@@ -109,6 +110,17 @@ export class Agent {
           this.kill(true)
         },
       )
+    })
+  }
+
+  /** The command ends, and is started anew, after a write that failed (cli/commands/node.ts); how long it lives on until then is anybody's guess. */
+  #endSoon(process: HostProcess): void {
+    const { random } = stage()
+    const nature = { name: 'service manager', alive: true, host: this.host }
+    later(nature, random.chance(0.5) ? random.between(0, 100) : random.between(100, 60_000), () => {
+      if (this.process !== process) return
+      this.kill(true)
+      later(nature, random.between(100, 5_000), () => this.start())
     })
   }
 

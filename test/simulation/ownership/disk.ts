@@ -1,7 +1,7 @@
 // A disk as power loss sees it. Enters: writes, with and without sync. Leaves: what is there now, and what would be there after a power loss.
 // Always holds: an agent that is killed loses nothing that was written (the kernel has it); a power loss keeps all synced writes and, of those
 // behind the last sync, some first ones (LevelDB's log is one file, written in order). A failed sync leaves the write where it may or may not
-// show up later, and the store refuses every further write until it is opened anew, as LevelDB does.
+// show up when the folder is opened anew, which the store does before its next write (ops/store.ts).
 import { GodwitError } from '../../../wire/errors.ts'
 import { breach, pass, say, stage } from './stage.ts'
 import { type Process, pause, processNow } from './time.ts'
@@ -26,9 +26,8 @@ export class Disk {
   /** The process that has it open was refused a write. */
   refused = false
   onDurable: () => void = () => {}
-  /** Counts openings: a store that failed a sync refuses writes until the next. */
+  /** Counts the processes that opened it. */
   #life = 0
-  #sick = -1
   #lock: Process | undefined
 
   open(): number {
@@ -52,7 +51,7 @@ export class Disk {
     await pass(`before ${label}`)
     await pause(processNow(), stage().diskMs())
     if (life !== this.#life) throw new GodwitError('STORE_FAILED', 'closed')
-    if (this.#sick === life) throw new GodwitError('STORE_FAILED', 'an earlier sync failed')
+    if (this.#hidden.length > 0) this.reopened()
     const failing = this.#failing(sync, label)
     if (failing === 'refused') {
       say(`disk refuses: ${label}`)
@@ -60,7 +59,6 @@ export class Disk {
     }
     if (failing === 'sync') {
       say(`sync fails: ${label}`)
-      this.#sick = life
       // In the file, not in what this process reads: it may show up when the store is opened anew.
       if (stage().random.chance(0.5)) this.#hidden.push(writes)
       throw new GodwitError('STORE_FAILED', 'fsync failed')
@@ -94,7 +92,7 @@ export class Disk {
     this.onDurable()
   }
 
-  /** The process that had it open is gone: what was in the file shows up, and LevelDB's recovery writes it into a table that it syncs. */
+  /** Opened anew after a failed write, or by another process: what was in the file shows up, and LevelDB's recovery writes it into a table that it syncs. */
   reopened(): void {
     for (const writes of this.#hidden.splice(0)) {
       apply(this.view, writes)

@@ -72,7 +72,7 @@ const KINDS: Kind[] = [
   { weight: 2, name: 'slow link', strike: (world, at) => slowLink(world, at) },
   { weight: 3, name: 'disk refuses', strike: (world, at) => failDisk(world, at, 'refused') },
   { weight: 3, name: 'sync fails', strike: (world, at) => failDisk(world, at, 'sync') },
-  { weight: 5, name: 'disk fails at a record', strike: (world, at) => failAtRecord(world, at) },
+  { weight: 8, name: 'disk fails at a record', strike: (world, at) => failAtRecord(world, at) },
   { weight: 2, name: 'clock jumps', strike: (world, at) => jumpClock(world, at) },
   { weight: 3, name: 'cancel', strike: world => cancel(world) },
   { weight: 3, name: 'agent stopped for a while', strike: (world, at) => freeze(world, at) },
@@ -125,7 +125,8 @@ function failDisk(world: World, at: string, failing: 'refused' | 'sync'): void {
 function failAtRecord(world: World, at: string): void {
   const { random } = stage()
   const from = pick(random.chance(0.6) ? [...NARROW, 'source RETIRED', 'source RECLAIMED', 'target REFUSED'] : RECORDS)
-  const writes = random.chance(0.6) ? 1 + Math.floor(random.next() * 3) : 40
+  // Less than production's patience, more, or more than twice that.
+  const writes = random.chance(0.5) ? 1 + Math.floor(random.next() * 3) : pick([12, 40])
   world.agent(at).host.disk.failures = { failing: pick(['refused', 'sync']), writes, from }
 }
 

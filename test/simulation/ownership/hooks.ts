@@ -22,6 +22,7 @@ const FILES: Record<string, string> = {
   'edge-node/vm/process.ts': 'process.ts',
   'edge-node/vm/files.ts': 'files.ts',
   'edge-node/vm/host.ts': 'host.ts',
+  'edge-node/vm/socket.ts': 'net.ts',
   'edge-node/vm/qemu.ts': 'qemu-binary.ts',
   'edge-node/identity.ts': 'identity.ts',
   'transport/select.ts': 'select.ts',

@@ -49,7 +49,7 @@ const changed = (world: World): void => {
   const asked = pick(world.asked)
   if (!asked) return
   const { plan } = asked.params
-  const migrationId = stage().random.uint32().toString(16).padStart(8, '0').repeat(4)
+  const migrationId = newId()
   const change: Partial<Plan> =
     pick<Partial<Plan>>([
       { epoch: plan.epoch + 1 },
@@ -61,6 +61,19 @@ const changed = (world: World): void => {
   for (const one of world.asked.filter(({ params }) => params.plan.migrationId === plan.migrationId))
     tell(world, one.site, one.what, { ...one.params, plan: { ...one.params.plan, ...change } })
 }
+
+/** Every plan there was, in its old words but as a new migration. When the last has moved the VM, its epoch has passed them all. */
+export function oldPlansAgain(world: World): void {
+  const ids = new Map<string, string>()
+  for (const { site, what, params } of [...world.asked]) {
+    const { plan } = params
+    const migrationId = ids.get(plan.migrationId) ?? newId()
+    ids.set(plan.migrationId, migrationId)
+    tell(world, site, what, { ...params, plan: { ...plan, migrationId } })
+  }
+}
+
+const newId = (): string => stage().random.uint32().toString(16).padStart(8, '0').repeat(4)
 
 const cancelEverywhere = (world: World): void => {
   const plan = pick(world.asked)?.params.plan

@@ -8,10 +8,12 @@ export type Mutant = { name: string; says: string; seed: number; patches: Patch[
 const SOURCE = 'edge-node/migration/source.ts'
 const TARGET = 'edge-node/migration/target.ts'
 const RECOVER = 'edge-node/migration/recover.ts'
+const DURABLE = 'edge-node/migration/durable.ts'
 const JOURNAL = 'edge-node/migration/journal.ts'
 const STATES = 'edge-node/migration/states.ts'
 const RECORDS = 'edge-node/vm/records.ts'
 const NODE = 'edge-node/migrations.ts'
+const REGISTRY = 'edge-node/vm/registry.ts'
 const VERDICT = 'gateway/control/verdict.ts'
 const TRANSITIONS = 'gateway/control/transitions.ts'
 
@@ -144,7 +146,7 @@ export const MUTANTS: Mutant[] = [
   {
     name: 'plan-said-twice',
     says: 'a migration that has been here before may begin once more',
-    seed: 490,
+    seed: 645,
     patches: [
       {
         file: NODE,
@@ -175,6 +177,43 @@ export const MUTANTS: Mutant[] = [
       { file: TRANSITIONS, find: "restart: go('COMMIT_SEEN', 'openSession')", replace: "restart: go('COMMIT_SEEN')" },
       { file: TRANSITIONS, find: "restart: go('STREAMING', 'openSession')", replace: "restart: go('STREAMING')" },
       { file: 'gateway/control/migrations.ts', find: '    if (plan) this.#options.sessions.open(plan)\n', replace: '' },
+    ],
+  },
+  {
+    name: 'old-epochs-accepted',
+    says: 'a plan of an epoch that has passed is taken for the present, by the source and by the target',
+    seed: 3,
+    patches: [
+      { file: NODE, find: '    if (epoch !== plan.epoch) throw', replace: '    if (epoch < plan.epoch) throw' },
+      {
+        file: REGISTRY,
+        find: 'async reserveIncoming(spec: VmSpec, epoch: number, accelerator: Accelerator, signal?: AbortSignal): Promise<RunningVm> {\n',
+        replace:
+          'async reserveIncoming(spec: VmSpec, _: number, accelerator: Accelerator, signal?: AbortSignal): Promise<RunningVm> {\n    const epoch = Infinity\n',
+      },
+      { file: REGISTRY, find: '      if (epoch <= entry.record.epoch) throw', replace: '      if (epoch < 0) throw' },
+    ],
+  },
+  {
+    name: 'refuse-without-refused',
+    says: 'a target whose disk refuses REFUSED says REFUSE all the same, at once',
+    seed: 193,
+    patches: [
+      { file: DURABLE, find: 'const TRIES = 10', replace: 'const TRIES = 1' },
+      {
+        file: TARGET,
+        find: '    return !wasLoaded\n',
+        replace: "    life.state = 'REFUSED'\n    return true\n",
+      },
+    ],
+  },
+  {
+    name: 'refused-record-refuses',
+    says: 'a target whose disk refuses the record that makes the VM its own takes that for the end of the VM here',
+    seed: 1412,
+    patches: [
+      { file: DURABLE, find: 'const TRIES = 10', replace: 'const TRIES = 1' },
+      { file: TARGET, find: "      life.inDoubt ||= hasCode(error, 'STORE_FAILED')\n", replace: '' },
     ],
   },
 ]

@@ -6,8 +6,9 @@ import type { Production } from './agents.ts'
 import { arm, drawFaults, heal, NATURE } from './faults.ts'
 import { VM } from './host.ts'
 import { watched } from './invariants.ts'
+import { oldPlansAgain } from './lies.ts'
 import { breach, say, stage, type Violation } from './stage.ts'
-import { later } from './time.ts'
+import { later, nowMs } from './time.ts'
 import { complaints, type Ending, endingOf } from './verdict.ts'
 import { begin, createWorld, order, request, type World } from './world.ts'
 
@@ -81,13 +82,19 @@ async function usable(world: World): Promise<void> {
   watched.ramLost = false
   const state = world.agent(from).node!.registry.get(VM).state
   if (state !== 'running') order(world, from, node => node.registry.start(VM))
-  // Of those who notice slowly that the gateway was away.
-  await world.run(40_000)
   const runsAt = (site: string) => () => world.agent(site).node?.registry.runs(VM) === true && complaints(world).length === 0
   await world.run(FINAL_WITHIN_MS, every(10, runsAt(from)))
-  request(world, to, 'live')
-  await world.run(FINAL_WITHIN_MS, every(10, runsAt(to)))
+  // Some notice slowly that the gateway was away, or that they were: whoever asks again is heard.
+  for (const until = nowMs() + FINAL_WITHIN_MS; nowMs() < until && !runsAt(to)(); ) {
+    request(world, to, 'live')
+    await world.run(30_000, every(10, runsAt(to)))
+  }
   if (!runsAt(to)()) breach('END', `the VM cannot be moved on: ${complaints(world).join('; ') || 'it stayed'}`)
+  say('what was asked once, asked anew')
+  oldPlansAgain(world)
+  await world.run(20_000)
+  await world.run(FINAL_WITHIN_MS, every(10, runsAt(to)))
+  if (!runsAt(to)()) breach('END', `an old plan has done something: ${complaints(world).join('; ') || 'the VM has moved'}`)
   if (stage().violation) throw stage().violation
 }
 

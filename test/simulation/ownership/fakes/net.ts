@@ -1,7 +1,7 @@
-// node:net for the two sockets between an agent and its QEMU: unix sockets of a host, in memory. Enters: paths. Leaves: sockets.
+// node:net and edge-node/vm/socket.ts for the two sockets between an agent and its QEMU: unix sockets of a host, in memory. Enters: paths. Leaves: sockets.
 // Always holds: bytes come in order; when either side's process is gone, or destroys its end, the other hears the end after what was sent before.
 import { hostOf } from '../host.ts'
-import { later, type Process, processNow, runIn } from '../time.ts'
+import { later, type Process, pause, processNow, runIn } from '../time.ts'
 
 export type Listening = { process: Process; accept: (socket: FakeSocket) => void; connect: (from: Process) => FakeSocket }
 type Listener = (value?: unknown) => void
@@ -141,22 +141,21 @@ export function dropSocketsOf(process: Process): void {
   for (const socket of opened) if (socket.process === process) socket.drop()
 }
 
-export function connect(path: string | { path: string }): FakeSocket {
+/** edge-node/vm/socket.ts. */
+export async function connectUnix(path: string): Promise<FakeSocket> {
   const process = processNow()
-  const host = hostOf(process)
-  const name = typeof path === 'string' ? path : path.path
-  const listening = host.sockets.get(name)
+  const listening = hostOf(process).sockets.get(path)
   if (!listening?.process.alive) {
-    const refused = new FakeSocket(process)
-    later(process, WAY_MS, () => refused.emit('error', new Error(`ECONNREFUSED ${name}`)))
-    return refused
+    await pause(process, WAY_MS)
+    throw new Error(`ECONNREFUSED ${path}`)
   }
   const [ours, theirs] = pair(process, listening.process)
+  const connected = Promise.withResolvers<FakeSocket>()
   later(KERNEL, WAY_MS, () => {
     if (listening.process.alive) runIn(listening.process, () => listening.accept(theirs))
-    if (process.alive) runIn(process, () => ours.emit('connect'))
+    if (process.alive) runIn(process, () => connected.resolve(ours))
   })
-  return ours
+  return await connected.promise
 }
 
 export function createServer(): unknown {

@@ -5,7 +5,9 @@ import { deleted, stored, type Write } from '../disk.ts'
 import { hostOf } from '../host.ts'
 import { never, pause, processNow } from '../time.ts'
 
-export async function openStore(): Promise<Store> {
+type Options = { onBroken?: ((error: GodwitError) => void) | undefined }
+
+export async function openStore(_path = '', { onBroken }: Options = {}): Promise<Store> {
   const process = processNow()
   const { disk } = hostOf(process)
   disk.reopened()
@@ -14,6 +16,11 @@ export async function openStore(): Promise<Store> {
     if (!process.alive) await never()
     await pause(process, 0.05)
   }
+  const write = (writes: Write[], sync: boolean) =>
+    disk.write(writes, sync, life).catch(error => {
+      onBroken?.(error)
+      throw error
+    })
   const put = (table: string, key: string, value: unknown): Write => ({ table, key, value: stored(value) })
   return {
     async get<T>(table: string, key: string) {
@@ -21,18 +28,17 @@ export async function openStore(): Promise<Store> {
       const value = disk.get(table, key)
       return (value === undefined ? undefined : stored(value)) as T | undefined
     },
-    put: (table, key, value, { sync = false } = {}) => disk.write([put(table, key, value)], sync, life),
-    delete: (table, key, { sync = false } = {}) => disk.write([{ table, key, value: deleted() }], sync, life),
+    put: (table, key, value, { sync = false } = {}) => write([put(table, key, value)], sync),
+    delete: (table, key, { sync = false } = {}) => write([{ table, key, value: deleted() }], sync),
     async *entries<T>(table: string) {
       await read()
       for (const [key, value] of disk.entries(table)) yield [key, stored(value) as T] as [string, T]
     },
     batch(writes, { sync = false } = {}) {
       const all = writes.map(write => (write.type === 'put' ? put(write.table, write.key, write.value) : { ...write, value: deleted() }))
-      return disk.write(
+      return write(
         all.map(({ table, key, value }) => ({ table, key, value })),
         sync,
-        life,
       )
     },
     async close() {
