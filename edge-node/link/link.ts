@@ -86,7 +86,16 @@ export type LinkOptions = {
   log: Log
 }
 
-export type Bulk = { engine: EngineName; congestion?: string | undefined; connections: number; sentPackets: number; lostPackets: number }
+export type Bulk = {
+  engine: EngineName
+  congestion?: string | undefined
+  connections: number
+  sentPackets: number
+  lostPackets: number
+  /** Of the way to the gateway alone, of late and at the least; where the engine knows them. */
+  rttMs?: number | undefined
+  rttMinMs?: number | undefined
+}
 export type LinkState = 'connecting' | 'online' | 'closed'
 export type LinkStats = { state: LinkState; attempts: number; lastError: GodwitError | null; control: PathStats | null; data: PathStats[] }
 
@@ -210,7 +219,8 @@ class NodeLink implements Link {
     const stats = all.map(({ connection }) => connection.stats())
     const sum = (of: (each: PathStats) => number | undefined) => stats.reduce((total, each) => total + (of(each) ?? 0), 0)
     const packets = { sentPackets: sum(each => each.sentPackets), lostPackets: sum(each => each.lostPackets) }
-    return { engine: first.connection.engine, congestion: stats[0]?.congestion, connections: all.length, ...packets }
+    const { congestion, rttMs, rttMinMs } = stats[0] ?? {}
+    return { engine: first.connection.engine, congestion, rttMs, rttMinMs, connections: all.length, ...packets }
   }
 
   #dataLive(): Live[] {

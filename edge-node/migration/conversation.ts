@@ -12,7 +12,8 @@ import type { Frame } from '../../wire/frame.ts'
 import type { Log } from '../../wire/log.ts'
 import { FRAME } from '../../wire/types.ts'
 import { openSession, type Session, type SessionOptions } from '../channel/session.ts'
-import { Flight } from '../rate/flight.ts'
+import type { Bulk } from '../link/link.ts'
+import { Flight, firstWindowBytes } from '../rate/flight.ts'
 import { createGate, type Gate } from '../rate/gate.ts'
 import { decodeMessage, encodeMessage, type MessageOf } from './messages.ts'
 import type { Outgoing } from './outgoing.ts'
@@ -34,6 +35,8 @@ export type ConversationOptions = Omit<SessionOptions, 'side' | 'stream'> & {
   /** performance.now() of the guest's stop in a live migration; undefined while it runs. */
   stoppedAtMs: () => number | undefined
   onReturnPath: (bytes: Uint8Array) => void
+  /** What the engine that carries the pages says of its way. */
+  bulk?: (() => Bulk | null) | undefined
   signal: AbortSignal
   fail: (error: GodwitError) => void
   log: Log
@@ -264,7 +267,7 @@ class Talk implements Conversation {
       attempt,
       session,
       streams,
-      gate: createGate(new Flight(), () => performance.now()),
+      gate: createGate(new Flight({ windowInitialBytes: firstWindowBytes(this.#options.bulk?.()?.rttMs) }), () => performance.now()),
       sinceMs: performance.now(),
       taken: sum(taken),
     }

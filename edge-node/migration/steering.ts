@@ -86,6 +86,7 @@ export function createSteering(options: SteeringOptions): Steering {
       }
       const decision = controller.step(sample)
       logChanges()
+      gate().flight.setFar(!decision.isEnd)
       outgoing.pipeline?.setLevel(decision.level)
       outgoing.pipeline?.setBatching(decision.batching)
       if (decision.refuse) {

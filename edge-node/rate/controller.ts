@@ -11,7 +11,7 @@ import { type RoundsDecision, RoundsPolicy, type RoundsSample } from './rounds.t
 export type ControllerSample = {
   atMs: number
   isStopped: boolean
-  path: Pick<ControlSample, 'rateBytesPerSecond' | 'rttMinMs' | 'inFlightBytes'>
+  path: Pick<ControlSample, 'rateBytesPerSecond' | 'rttMinMs' | 'inFlightBytes'> & { isStarting?: boolean }
   /** See ControlSample. */
   waitingBytes: number
   ratio: number
@@ -25,6 +25,8 @@ export type Batching = { pages: number; batchesMax: number }
 export type ControllerDecision = {
   level: Level
   batching: Batching
+  /** The guest may stop soon: little may be on the way then. */
+  isEnd: boolean
   downtimeLimitMs: number
   switchoverBytesPerSecond: number | undefined
   throttle: RoundsDecision['throttle']
@@ -94,7 +96,8 @@ export class Controller {
     const guestBytesPerSecond = told.switchoverBytesPerSecond ?? 0
     const remainingMs = qemu && guestBytesPerSecond > 0 ? (qemu.remainingBytes * 1000) / guestBytesPerSecond : Number.POSITIVE_INFINITY
     const isEnd = isLive && (isStopped || (qemu !== undefined && remainingMs <= END_MS))
-    if (guestBytesPerSecond > 0) this.#isSlow = guestBytesPerSecond < (this.#isSlow ? SLOW_NO_MORE_BYTES_PER_SECOND : SLOW_BYTES_PER_SECOND)
+    if (guestBytesPerSecond > 0 && !path.isStarting)
+      this.#isSlow = guestBytesPerSecond < (this.#isSlow ? SLOW_NO_MORE_BYTES_PER_SECOND : SLOW_BYTES_PER_SECOND)
     const batching = batchingFor(guestBytesPerSecond, isEnd, this.#isSlow, this.#options)
     const why = isEnd ? 'the end is near: little may wait' : this.#isSlow ? 'the path is slow' : 'the path is fast'
     this.#tell(atMs, 'batch', `${batching.pages} pages`, why)
@@ -108,6 +111,7 @@ export class Controller {
     return {
       level: this.#levelFor(sample, isEnd),
       batching,
+      isEnd,
       downtimeLimitMs: Math.round(rounds?.limitMs ?? told.downtimeLimitMs),
       switchoverBytesPerSecond: told.switchoverBytesPerSecond,
       throttle: rounds?.throttle,

@@ -22,6 +22,8 @@ export type PathEstimate = {
   queueMs: number
   inFlightBytes: number
   windowBytes: number
+  /** The rate still rises from round trip to round trip: it says little of what the path carries. */
+  isStarting: boolean
 }
 
 type Checkpoint = {
@@ -44,6 +46,8 @@ const GAIN_CRUISE = 1.25
 /** Where packets are lost for no reason of ours, what comes behind a lost one waits for it: round trips grow though no queue does, and a window of the path's
  * content would hold the rate down, which would make the window smaller, and so on (seen at 200 Mbit/s, 150 ms, 1 %: 8 Mbit/s were left). */
 const GAIN_LOSSY = 2
+/** The same while the end is far: what waits is no downtime yet, and with less the rate took 6 s to come up (same path). */
+const GAIN_LOSSY_FAR = 3
 /** Our own window may be what holds the rate down (then RTT is long for another reason than our queue): it is tried larger now and then. */
 const PROBE_UP_MS = 60
 const PROBE_UP_EVERY_MS = 1_000
@@ -52,9 +56,23 @@ const STARTUP_GROWTH = 1.15
 const STARTUP_FLAT_ROUNDS = 2
 const STARTUP_RTT_SHARE = 1.25
 const STARTUP_RTT_MS = 15
+/** From 10 packets to 4 MiB takes a window that doubles each round trip 9 of these (RFC 6928, RFC 9002). */
+const STARTUP_ROUNDS = 9
+const STARTUP_RTT_MAX_MS = 1_000
 /** A standing queue hides the true RTT minimum: when none as small was seen for this long, the window dips for a round trip to see it again. */
 const PROBE_DOWN_AFTER_MS = 5_000
 const PROBE_DOWN_GAIN = 0.75
+
+const FIRST_MIN_BYTES = 512 * 1024
+const FIRST_MAX_BYTES = 4 * 1024 * 1024
+const FIRST_BYTES_PER_SECOND = 25_000_000
+
+/**
+ * `windowInitialBytes` for a path whose first hop has this round trip: what 200 Mbit/s hold. From less than a long path's content the path's own congestion
+ * control never sees what it can carry (20 Mbit/s, 600 ms: 7 s for the first 3 MB); much more than a short path's content only overflows its queue.
+ */
+export const firstWindowBytes = (rttMs = 0): number =>
+  Math.min(FIRST_MAX_BYTES, Math.max(FIRST_MIN_BYTES, Math.round((rttMs * FIRST_BYTES_PER_SECOND) / 1000)))
 
 /** Counts bytes in flight of one migration, over all its streams. */
 export class Flight {
@@ -78,6 +96,8 @@ export class Flight {
   #upAtMs = 0
   #nowMs = 0
   #isLossy = false
+  #isFar = false
+  #startedAtMs = 0
   #rttLeastMs = Number.POSITIVE_INFINITY
   readonly #options: Required<FlightOptions>
 
@@ -86,7 +106,7 @@ export class Flight {
       queueBudgetMs: 50,
       windowMinBytes: 128 * 1024,
       windowMaxBytes: 64 * 1024 * 1024,
-      windowInitialBytes: 512 * 1024,
+      windowInitialBytes: FIRST_MIN_BYTES,
       ...options,
     }
   }
@@ -108,6 +128,11 @@ export class Flight {
     this.#isLossy = isLossy
   }
 
+  /** Whether the guest will run on for a while yet, whatever is on the way. */
+  setFar(isFar: boolean): void {
+    this.#isFar = isFar
+  }
+
   /** May `bytes` more be sent now? One record is always let through on an empty path. */
   maySend(bytes: number): boolean {
     return this.inFlightBytes === 0 || this.inFlightBytes + bytes <= this.windowBytes()
@@ -118,7 +143,10 @@ export class Flight {
       this.#ackedAtMs = nowMs
       this.#ackedSentAtMs = nowMs
     }
-    if (this.#arrivals.length === 0) this.#arrivals.push({ atMs: nowMs, total: this.#acked })
+    if (this.#arrivals.length === 0) {
+      this.#arrivals.push({ atMs: nowMs, total: this.#acked })
+      this.#startedAtMs = nowMs
+    }
     this.#sent += bytes
     if (this.#checkpoints.length >= CHECKPOINTS_MAX) return
     this.#checkpoints.push({
@@ -195,6 +223,11 @@ export class Flight {
     if (this.#flatRounds >= STARTUP_FLAT_ROUNDS) this.#gain = GAIN_CRUISE
   }
 
+  /** The window is no smaller than at first until the engine's own slow start must be over. */
+  get isStarting(): boolean {
+    return this.#gain === GAIN_STARTUP || this.#nowMs - this.#startedAtMs < STARTUP_ROUNDS * Math.min(this.#rttLeastMs, STARTUP_RTT_MAX_MS)
+  }
+
   /** How many bytes may be on the way: rate x (gain x RTT minimum + queue budget), within bounds. */
   windowBytes(): number {
     const { queueBudgetMs, windowMinBytes, windowMaxBytes, windowInitialBytes } = this.#options
@@ -202,12 +235,12 @@ export class Flight {
     if (rate === 0) return windowInitialBytes
     // A larger window fills the path's queue, and then the minimum of late is no minimum: the one of all time bounds it.
     const best = this.#isLossy ? this.#rttLeastMs : this.#rtts.best()
-    const cruiseMs = (this.#isLossy ? Math.max(this.#gain, GAIN_LOSSY) : this.#gain) * best + queueBudgetMs
+    const cruiseMs = (this.#isLossy ? Math.max(this.#gain, this.#isFar ? GAIN_LOSSY_FAR : GAIN_LOSSY) : this.#gain) * best + queueBudgetMs
     const isDown = this.#nowMs < this.#downUntilMs && !this.#isLossy
     const contentMs = isDown ? PROBE_DOWN_GAIN * best : this.#nowMs < this.#upUntilMs ? cruiseMs + PROBE_UP_MS : cruiseMs
     const wanted = (rate * contentMs) / 1000
-    // The first samples are of a few bytes and say little: the start-up never falls below what it began with.
-    const leastBytes = this.#gain === GAIN_STARTUP ? windowInitialBytes : windowMinBytes
+    // The first samples are of a few bytes, or of bytes that waited while the engine's own window was small: they say little.
+    const leastBytes = this.isStarting ? windowInitialBytes : windowMinBytes
     return Math.min(windowMaxBytes, Math.max(leastBytes, Math.round(wanted)))
   }
 
@@ -220,6 +253,7 @@ export class Flight {
       rttMinMs: this.#rtts.best(),
       inFlightBytes: this.inFlightBytes,
       windowBytes: this.windowBytes(),
+      isStarting: this.isStarting,
     }
   }
 }

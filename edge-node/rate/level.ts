@@ -38,6 +38,8 @@ const SPAN_MAX_MS = 3_000
 const BATCHES_MIN = 6
 /** Load of the workers up to which a higher level is taken, and from which on a lower one must go. */
 const LOAD_MAX = 0.75
+/** Load that is worth taking off. */
+const LOAD_WORTH = 0.3
 const STEPS_UP_MAX = 2
 const REST_FIRST_MS = 4_000
 const REST_MAX_MS = 60_000
@@ -72,6 +74,8 @@ export class LevelPolicy {
     this.#from = now
     if (batches === 0) return undefined
     if (workerShare > 0.5 && linkShare < 0.25) return this.#down(load, now)
+    // Only the link's waiting pays for more than level 1: where nobody waits for it, this is time taken from the guest and from our own threads.
+    if (linkShare < 0.25 && load > LOAD_WORTH && LEVELS[this.#step]!.cost > 1) return this.#down(load, now, 'nobody waits for the link')
     if (linkShare > 0.5 && workerShare < 0.25) return this.#up(load, most, now)
     return undefined
   }
@@ -91,7 +95,7 @@ export class LevelPolicy {
     return step === this.#step ? undefined : this.#move(step, now, `the link is the limit, workers ${percent(load)} busy`)
   }
 
-  #down(load: number, now: LevelSample): LevelChange | undefined {
+  #down(load: number, now: LevelSample, why = 'the workers are the limit'): LevelChange | undefined {
     if (this.#step === 0) return undefined
     const cost = LEVELS[this.#step]!.cost
     let step = this.#step - 1
@@ -100,7 +104,7 @@ export class LevelPolicy {
     else this.#restMs = REST_FIRST_MS
     this.#restStep = step + 1
     this.#restUntilMs = now.atMs + this.#restMs
-    return this.#move(step, now, `the workers are the limit, ${percent(load)} busy`)
+    return this.#move(step, now, `${why}, workers ${percent(load)} busy`)
   }
 
   #move(step: number, now: LevelSample, reason: string): LevelChange {

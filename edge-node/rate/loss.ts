@@ -6,7 +6,20 @@ const PACKETS_MIN = 200
 const LOSSY_RATIO = 0.0003
 const CALM_MS = 6_000
 
-export type LossSample = { atMs: number; sentPackets: number; lostPackets: number }
+/** A packet's round trip, of late and at the least: losses where it is this much longer are of a queue that is full, and more in flight would mean more of them. */
+const QUEUE_RTT_SHARE = 1.3
+const QUEUE_RTT_MS = 5
+
+export type LossSample = {
+  atMs: number
+  sentPackets: number
+  lostPackets: number
+  rttMs?: number | undefined
+  rttMinMs?: number | undefined
+}
+
+const isQueueing = ({ rttMs, rttMinMs }: LossSample): boolean =>
+  rttMs !== undefined && rttMinMs !== undefined && rttMs > QUEUE_RTT_SHARE * rttMinMs + QUEUE_RTT_MS
 
 export function createLossWatch(): (now: LossSample) => { ratio: number; isLossy: boolean } | undefined {
   const history: LossSample[] = []
@@ -22,7 +35,7 @@ export function createLossWatch(): (now: LossSample) => { ratio: number; isLossy
     const sent = now.sentPackets - first!.sentPackets
     if (sent < PACKETS_MIN) return last && { ...last, isLossy: now.atMs - lossyAtMs < CALM_MS }
     const ratio = (now.lostPackets - first!.lostPackets) / sent
-    if (ratio > LOSSY_RATIO) lossyAtMs = now.atMs
+    if (ratio > LOSSY_RATIO && !isQueueing(now)) lossyAtMs = now.atMs
     last = { ratio, isLossy: now.atMs - lossyAtMs < CALM_MS }
     return last
   }

@@ -1,5 +1,5 @@
 // The flight's estimates against a simulated path, in virtual time: rate, RTT, and above all that the window fills the path and not much more.
-import { Flight } from '../../../edge-node/rate/flight.ts'
+import { Flight, firstWindowBytes } from '../../../edge-node/rate/flight.ts'
 import { assert, suite } from '../../support/suite.ts'
 import { seeded } from '../pages/support.ts'
 
@@ -115,6 +115,36 @@ test('what arrived of late, and time in queues, are told apart from what the pat
   assert.ok(seen.at(-1)!.queueMs < 30)
   assert.ok(Math.abs(seen[1]!.goodput - 1_250_000) < 250_000, `${seen[1]!.goodput}`)
   assert.ok(Math.abs(seen.at(-1)!.goodput - 624_000) < 60_000, `${seen.at(-1)!.goodput}`)
+})
+
+test('the first window is what 200 Mbit/s hold at the round trip that is known, within bounds', () => {
+  assert.equal(
+    [undefined, 0, 20, 50, 150, 600].map(rttMs => firstWindowBytes(rttMs)),
+    [524_288, 524_288, 524_288, 1_250_000, 3_750_000, 4_194_304],
+  )
+})
+
+test("while the engine's own window must still be small, late acknowledgements do not shrink ours", () => {
+  const flight = new Flight({ windowInitialBytes: 4_000_000 })
+  // A slow start of the engine: the first bytes come back in time, the next wait in it for some round trips of 150 ms.
+  for (let i = 0; i < 50; i++) flight.sent(RECORD, 0)
+  flight.acked(RECORD, 150)
+  for (let i = 2; i <= 6; i++) flight.acked(i * RECORD, 150 * i)
+  assert.is(flight.estimate().isStarting, true)
+  assert.ok(flight.windowBytes() >= 4_000_000)
+  for (let i = 7; i <= 50; i++) flight.acked(i * RECORD, 150 * i)
+  assert.is(flight.estimate().isStarting, false)
+  assert.ok(flight.windowBytes() < 1_000_000, `${flight.windowBytes()}`)
+})
+
+test('far from the end a lossy path gets a larger window than near it', () => {
+  const flight = new Flight()
+  flight.setLossy(true)
+  overLossyPath(flight, { megabits: 200, rttMs: 150, loss: 0.01 }, 6)
+  const near = flight.windowBytes()
+  flight.setFar(true)
+  const far = flight.windowBytes()
+  assert.ok(far > 1.3 * near && far < 1.6 * near, `${near} and ${far}`)
 })
 
 /** A path that loses packets at random, under an engine that sends them again: what comes behind a lost one on its lane waits for it. Mbit/s that arrive. */

@@ -61,6 +61,25 @@ test('a cap holds at once, and what it held down rises again after it', () => {
   assert.ok(Number(policy.level) >= 15)
 })
 
+test('a level above 1 that no link asks for is given up where it costs', () => {
+  const policy = new LevelPolicy(1)
+  const state = { atMs: 0, batches: 0, linkWaits: 0, workerWaits: 0, busyMs: 0 }
+  const second = (waitShare: number, busyMs: number) => {
+    for (let i = 0; i < 10; i++) {
+      state.atMs += 100
+      state.batches += 20
+      state.linkWaits += 20 * waitShare
+      state.busyMs += busyMs
+      policy.step({ ...state }, 3)
+    }
+    return policy.level
+  }
+  // A start-up in which batches wait for a window that is still small, then a path that takes all.
+  assert.is(second(1, 20), 3)
+  assert.is(second(0, 20), 3, 'workers with time to spare take nothing from anybody')
+  assert.is(second(0, 60), 1)
+})
+
 test('where nobody waits for anybody nothing changes', () => {
   const policy = new LevelPolicy(2)
   for (let atMs = 0; atMs < 20_000; atMs += 100)

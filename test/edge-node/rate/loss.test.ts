@@ -25,6 +25,20 @@ test('a path that loses a tenth of a per cent is lossy, one that loses nothing i
   assert.is(Math.round(run([[8000, 0.01, 3]])[0]!.ratio * 1000), 10)
 })
 
+test('packets lost while a queue stands are lost to that queue', () => {
+  const watch = createLossWatch()
+  const verdict = (rttMs: number) => {
+    let last: ReturnType<typeof watch>
+    for (let i = 1; i <= 30; i++) last = watch({ atMs: 100 * i, sentPackets: 800 * i, lostPackets: 60 * i, rttMs, rttMinMs: 20 })
+    return last
+  }
+  assert.equal(verdict(40), { ratio: 0.075, isLossy: false })
+  assert.equal(createLossWatch()({ atMs: 0, sentPackets: 0, lostPackets: 0, rttMs: 21, rttMinMs: 20 }), undefined)
+  const random = createLossWatch()
+  for (let i = 0; i < 30; i++) random({ atMs: 100 * i, sentPackets: 800 * i, lostPackets: 8 * i, rttMs: 26, rttMinMs: 20 })
+  assert.is(random({ atMs: 3_000, sentPackets: 24_000, lostPackets: 240, rttMs: 26, rttMinMs: 20 })?.isLossy, true)
+})
+
 test('too few packets say nothing', () => {
   assert.is(run([[20, 0.5, 3]])[0], undefined)
 })
