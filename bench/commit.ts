@@ -81,8 +81,6 @@ async function openBed(dir: string, rttMs: number): Promise<Bed & { close(): Pro
 async function move(bed: Bed, n: number, durable: boolean): Promise<{ downtimeMs: number; report: Report }> {
   const dir = join(bed.dir, `move-${n}`)
   await mkdir(dir)
-  const dirs = { source: join(dir, 'ms'), target: join(dir, 'mt') }
-  await Promise.all(Object.values(dirs).map(path => mkdir(path)))
   const machine = (name: string, incoming: boolean) =>
     startMachine({
       spec: parseSpec(SPEC),
@@ -108,7 +106,7 @@ async function move(bed: Bed, n: number, durable: boolean): Promise<{ downtimeMs
       createJournal({ store: stores[side], keys: keys[side], now: Date.now, log: silentLog }).recorder(plan, side, Buffer.from(side))
     const shared = { plan, sourceCertificate: Buffer.from('a'), targetCertificate: Buffer.from('b'), log: silentLog, onProgress: () => {} }
     const target = startTarget({
-      ...{ ...shared, keys: keys.target, peerBoxPublic: keys.source.boxPublic, dir: dirs.target, record: journal('target') },
+      ...{ ...shared, keys: keys.target, peerBoxPublic: keys.source.boxPublic, record: journal('target') },
       async reserve() {
         to = await machine('t', true)
         to.qmp.on('RESUME', note('resumeMs'))
@@ -120,7 +118,7 @@ async function move(bed: Bed, n: number, durable: boolean): Promise<{ downtimeMs
     })
     bed.setTarget(target)
     const source = startSource({
-      ...{ ...shared, keys: keys.source, peerBoxPublic: keys.target.boxPublic, dir: dirs.source, record: journal('source') },
+      ...{ ...shared, keys: keys.source, peerBoxPublic: keys.target.boxPublic, dir: from.runDir, record: journal('source') },
       ...{ offer: { type: 'OFFER', needs: {} }, qmp: from.qmp, qemuExited: from.exited, transport: 'quic' },
       async openStream(index, attempt) {
         const stream = await bed.connection.openStream()

@@ -1,4 +1,5 @@
 // The benchmarks run to their ends and measure something. How fast is not asked here: no test is timed.
+import { benchCommit } from '../../bench/commit.ts'
 import { benchMqtt } from '../../bench/mqtt.ts'
 import { benchPipeline } from '../../bench/pipeline.ts'
 import { benchRelay } from '../../bench/relay.ts'
@@ -30,6 +31,15 @@ test('every measurement sent is taken, every command answered, with each broker 
     assert.is(taken, sent, `${broker} lost measurements`)
     assert.is(commands.answered, commands.sent, `${broker} lost commands`)
   }
+})
+
+test('a guest moves with durable records and with others, and both have a downtime and its parts', async () => {
+  const costs = await benchCommit({ migrations: 1 })
+  assert.equal(
+    costs.map(({ durable }) => durable),
+    [true, false, true, false],
+  )
+  for (const { downtimeMs, parts } of costs) assert.ok(downtimeMs > 0 && Object.keys(parts).length === 5, JSON.stringify(parts))
 })
 
 test.run()
