@@ -6,7 +6,7 @@ import type { GatewayConfig } from '../gateway/config.ts'
 import type { BrokerTarget } from '../gateway/control/mqtt/client.ts'
 import type { MqttOptions } from '../gateway/control/mqtt/start.ts'
 import type { Mec021Listen } from '../gateway/standards/server.ts'
-import { tuneCollector } from '../ops/collector.ts'
+import { markInOneGo } from '../ops/collector.ts'
 import { exists, readSecret, readText, writeFileSafely } from '../ops/files.ts'
 import type { Engine } from '../transport/types.ts'
 import type { GodwitError } from '../wire/errors.ts'
@@ -25,7 +25,6 @@ const nowSeconds = () => Math.floor(Date.now() / 1000)
 
 /** The gateway, until close(): identity checked, store open, engines that load here listening. */
 export async function runGateway(config: GatewayConfig, write: Write): Promise<Running & { adminUrl: string }> {
-  tuneCollector({ isSmall: false })
   const log = (await logFor(config.log, write)).child({ gateway: config.id })
   const [{ startGateway }, { openStore }, { loadIdentity }] = await Promise.all([
     import('../gateway/gateway.ts'),
@@ -144,7 +143,7 @@ export async function enrolSite({ config, ...rest }: EnrolSite): Promise<{ bytes
 
 /** The node, until close(). Its VMs go on. */
 export async function runNode(config: NodeConfig, write: Write): Promise<Running & { broken: Promise<GodwitError> }> {
-  tuneCollector({ isSmall: true })
+  markInOneGo()
   const log = (await logFor(config.log, write)).child({ site: config.site })
   const { startNode } = await import('../edge-node/agent.ts')
   const { promise: broken, resolve: onBroken } = Promise.withResolvers<GodwitError>()
