@@ -63,8 +63,8 @@ export async function openStore(
         throw error instanceof TypeError ? error : failed(`read ${table}`, error)
       }
     },
-    put: (table, key, value, { sync = false } = {}) => write.all([put(table, key, value)], sync),
-    delete: (table, key, { sync = false } = {}) => write.all([del(table, key)], sync),
+    put: async (table, key, value, { sync = false } = {}) => await write.all([put(table, key, value)], sync),
+    delete: async (table, key, { sync = false } = {}) => await write.all([del(table, key)], sync),
     async *entries<T>(table: string) {
       const first = keyOf(table, ' ').slice(0, -1)
       try {
@@ -75,13 +75,13 @@ export async function openStore(
         throw failed(`list ${table}`, error)
       }
     },
-    batch: (writes, { sync = false } = {}) =>
-      write.all(
+    batch: async (writes, { sync = false } = {}) =>
+      await write.all(
         writes.map(one => (one.type === 'put' ? put(one.table, one.key, one.value) : del(one.table, one.key))),
         sync,
       ),
     async close() {
-      await write.idle()
+      await write.end()
       await level.close().catch(error => {
         throw failed('close', error)
       })
@@ -105,6 +105,7 @@ function put(table: string, key: string, value: unknown): Operation {
 function createWriter(level: Level<string, string>, onFailure: (cause: unknown) => GodwitError) {
   const queue: Waiting[] = []
   let isTorn = false
+  let isOver = false
   let opening: Promise<void> | undefined
   let turn: Promise<void> | undefined
   const open = async () => {
@@ -113,6 +114,7 @@ function createWriter(level: Level<string, string>, onFailure: (cause: unknown) 
     isTorn = false
   }
   const writeOne = async (group: Waiting[]) => {
+    if (isOver) throw new Error('the store is closed')
     if (isTorn) {
       opening = open()
       await opening
@@ -145,7 +147,11 @@ function createWriter(level: Level<string, string>, onFailure: (cause: unknown) 
     },
     /** What is read is what is on the disk. */
     reopened: async () => await opening?.catch(() => {}),
-    idle: async () => await turn,
+    /** After what was asked before; a later write opens nothing any more. */
+    async end() {
+      await turn
+      isOver = true
+    },
   }
 }
 

@@ -1,6 +1,7 @@
 // Whether a path loses packets at random, from an engine's counters. Pure; time is passed in.
-// Enters: packets sent and lost so far. Leaves: the share of late, and whether that counts as lossy; undefined while too few were sent to say.
-// Always holds: it turns lossy at once and back only after a while without: a burst that overran a queue ends, random loss goes on.
+// Enters: packets sent and lost so far, round trips where they are known. Leaves: the share of late, and whether that counts as lossy; undefined while too few were sent to say.
+// Always holds: it turns lossy at once and back only after a while without: a burst that overran a queue ends, random loss goes on; what is lost
+// while a queue stands counts for that queue.
 const SPAN_MS = 2_000
 const PACKETS_MIN = 200
 const LOSSY_RATIO = 0.0003

@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import type { Duplex } from 'node:stream'
 import { setTimeout as wait } from 'node:timers/promises'
 import { eventually, within } from '../../ops/deadline.ts'
-import { GodwitError } from '../../wire/errors.ts'
+import { GodwitError, hasCode } from '../../wire/errors.ts'
 import { type Log, silentLog } from '../../wire/log.ts'
 import { connectQmp, type QmpClient } from '../qmp/client.ts'
 import { type QmpCommands, qmpCommands } from '../qmp/commands.ts'
@@ -241,15 +241,10 @@ async function connectParts(
   try {
     if (!spec.serial) return { qmp, console: undefined }
     const path = join(dir, VM_FILES.run, RUNTIME_FILES.serial)
-    const stream = await eventually<Duplex>(
-      () => connectUnix(path, Math.max(1, end - performance.now()), { signal }).catch(() => undefined),
-      {
-        ms: Math.max(1, end - performance.now()),
-        what: path,
-        code: 'QEMU_TIMEOUT',
-        signal,
-      },
-    )
+    const leftMs = () => Math.max(1, end - performance.now())
+    const connect = () =>
+      connectUnix(path, leftMs(), { signal }).catch(error => (hasCode(error, 'QEMU_UNTRUSTED') ? Promise.reject(error) : undefined))
+    const stream = await eventually<Duplex>(connect, { ms: leftMs(), what: path, code: 'QEMU_TIMEOUT', signal })
     // What the guest wrote while no agent was there is in the log only; a byte written during these lines may be replayed twice, none is lost.
     return { qmp, console: new VmConsole(stream, { seed: await fileTail(join(dir, VM_FILES.serialLog), RING_BYTES) }) }
   } catch (error) {

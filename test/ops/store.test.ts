@@ -89,6 +89,21 @@ test('a write that the disk takes in part takes nothing else along: what was syn
   await again.close()
 })
 
+test('a store that was closed after a failed write stays closed', async () => {
+  await using folder = await tempFolder()
+  const store = await openStore(folder.path)
+  const onSignal = () => {}
+  process.on('SIGXFSZ', onSignal)
+  limitFiles('0:unlimited')
+  assert.is(await codeOf(() => store.put('t', 'k', 'x'.repeat(500), { sync: true })), 'STORE_FAILED')
+  limitFiles('unlimited:unlimited')
+  process.off('SIGXFSZ', onSignal)
+  await store.close()
+  assert.is(await codeOf(() => store.put('t', 'late', 1)), 'STORE_FAILED')
+  // Its lock is free: the late write has not opened the folder again.
+  await (await openStore(folder.path)).close()
+})
+
 /** RLIMIT_FSIZE of this process: every write to a file beyond it fails (setrlimit(2)). */
 const limitFiles = (limits: string) => execFileSync('prlimit', ['--pid', String(process.pid), `--fsize=${limits}`])
 
