@@ -1,10 +1,10 @@
 // Cuts a byte stream into full records, so that the size of what was written (a compressed batch) does not show on the wire.
 // Enters: bytes of any length. Leaves: RECORD frames ready to be written. Each byte is copied once, into the frame in which it is sealed.
-import { FRAME_BUFFER_BYTES, FRAME_DATA_OFFSET, RECORD_DATA_BYTES_MAX, type Sealer } from './record.ts'
+import { FRAME_BUFFER_BYTES, FRAME_DATA_OFFSET, RECORD_DATA_BYTES_MAX, type Sealer, SMALL_RECORD_DATA_BYTES } from './record.ts'
 
 export type Cutter = {
-  /** Frames completed by these bytes; the rest waits for more, for flush() or end(). */
-  write(bytes: Uint8Array): Uint8Array[]
+  /** Frames completed by these bytes; the rest waits for more, for flush() or end(). `isSmall`: records of 16 KiB are full, not of 64. */
+  write(bytes: Uint8Array, isSmall?: boolean): Uint8Array[]
   /** What waits, as one smaller frame; none when nothing waits. */
   flush(): Uint8Array[]
   /** What waits (perhaps nothing) as the final record. */
@@ -28,14 +28,16 @@ export function createCutter(sealer: Sealer): Cutter {
     return frame
   }
   return {
-    write(bytes) {
+    write(bytes, isSmall = false) {
       const frames: Uint8Array[] = []
+      const fullBytes = isSmall ? SMALL_RECORD_DATA_BYTES : RECORD_DATA_BYTES_MAX
+      if (fill >= fullBytes) frames.push(seal(false))
       for (let at = 0; at < bytes.length; ) {
-        const take = Math.min(bytes.length - at, RECORD_DATA_BYTES_MAX - fill)
+        const take = Math.min(bytes.length - at, fullBytes - fill)
         room().set(bytes.subarray(at, at + take), FRAME_DATA_OFFSET + fill)
         fill += take
         at += take
-        if (fill === RECORD_DATA_BYTES_MAX) frames.push(seal(false))
+        if (fill === fullBytes) frames.push(seal(false))
       }
       return frames
     },

@@ -15,6 +15,8 @@ export const PADDING_CLASSES: readonly number[] = [1024, 4096, 16384, RECORD_PLA
 const LENGTH_BYTES = 4
 /** Largest data of one record, bytes. */
 export const RECORD_DATA_BYTES_MAX = RECORD_PLAINTEXT_BYTES_MAX - LENGTH_BYTES
+/** The same of a record of the next smaller class. */
+export const SMALL_RECORD_DATA_BYTES = 16384 - LENGTH_BYTES
 /** TAG_REKEY after this much padded plaintext, bytes. */
 export const REKEY_BYTES = 1024 ** 3
 

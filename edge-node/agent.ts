@@ -205,6 +205,7 @@ function startLink({
     onServiceStream: (request, frames) => void services.onServiceStream(request, frames),
     onBreach: error => alerts.raise(error, {}, 'protocol_breach'),
     dataConnections: dataEngines(config, engines),
+    warmUpBytes: config.limits.warmUp,
     log,
   })
   migrations.useLink(link)

@@ -46,6 +46,8 @@ export const NodeConfig = z.strictObject({
     /** How long a migration waits for a link that was lost: while the guest runs, and while it stands still for the switch-over. */
     reconnectSeconds: seconds(1, 3600).default(30),
     switchoverSeconds: seconds(0.1, 60).default(2),
+    /** What trying out a fresh connection to the gateway may take, each way, so that migrations begin at full rate; at most every 10 minutes. 0: never. */
+    warmUp: size.default(4 * 1024 * 1024),
   }),
   qemu: z
     .strictObject({
@@ -76,6 +78,6 @@ export const nodeDefaults = ({ configDir, stateDir, runDir }: { configDir: strin
   identity: { keys: `${configDir}/site.keys`, certificate: `${configDir}/site.cert`, root: `${configDir}/root.pub` },
   api: { socket: `${runDir}/node.sock` },
   log: { level: 'info', format: 'json' },
-  limits: { memoryReserve: '256MiB', reconnectSeconds: 30, switchoverSeconds: 2 },
+  limits: { memoryReserve: '256MiB', reconnectSeconds: 30, switchoverSeconds: 2, warmUp: '4MiB' },
   qemu: { users: 'auto' },
 })

@@ -83,6 +83,8 @@ export type Gateway = {
 
 /** A site has two connections, so a hundred sites behind one address come back at once; the rest of a crowd waits its turn (10 s at most). */
 export const STRANGERS: AdmissionLimits = { total: 1024, perAddress: 256 }
+/** Four connections of one place, sixteen in all. */
+const WARM_UPS: AdmissionLimits = { total: 64, perAddress: 16 }
 const EXPIRE_EVERY_MS = 30_000
 const CLOSE_GRACE_MS = 500
 
@@ -229,6 +231,7 @@ function acceptOptions(options: GatewayOptions, parts: Parts, gatewayId: string,
     },
     onRefused: code => count.refused.inc({ code }),
     strangers: parts.strangers,
+    warmUps: createAdmission(WARM_UPS),
     heartbeat,
     log: quietly(log),
   }

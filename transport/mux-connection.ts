@@ -120,6 +120,7 @@ export function createMuxConnection(options: {
     engine,
     remoteAddress,
     binding,
+    lanes: lanes.length,
     openStream: async () => lanes[next++ % lanes.length]!.mux.openStream(),
     acceptStream: () => inbox.next(),
     stats(): PathStats {

@@ -5,6 +5,8 @@
 import type { Socket } from 'node:net'
 import { loadSocketOptions, type SocketOptions } from './socket-options.ts'
 
+const SOL_SOCKET = 1
+const SO_MAX_PACING_RATE = 47
 const IPPROTO_TCP = 6
 const TCP_INFO = 11
 const TCP_CONGESTION = 13
@@ -15,14 +17,28 @@ const TCP_INFO_BYTES = 232
 export type TcpPath = {
   rttMs: number
   rttMinMs: number
+  /** How far round trips are from their mean, on average. */
+  rttDeviationMs: number
   congestionWindowBytes: number
   sentPackets: number
   lostPackets: number
   deliveryBytesPerSecond: number
+  /** What has arrived, also behind what was lost. */
+  deliveredBytes: number
 }
 
 /** Offsets in struct tcp_info (linux/tcp.h; only ever extended at its end). */
-const AT = { mss: 16, rtt: 68, window: 80, retransmitted: 100, rttMin: 148, dataSegments: 156, deliveryRate: 160 } as const
+const AT = {
+  mss: 16,
+  rtt: 68,
+  deviation: 72,
+  window: 80,
+  retransmitted: 100,
+  rttMin: 148,
+  dataSegments: 156,
+  deliveryRate: 160,
+  delivered: 192,
+} as const
 
 let options: SocketOptions | undefined
 
@@ -58,19 +74,28 @@ export function limitUnsent(socket: Socket, bytes: number): void {
   if (options && fd !== undefined) options.set(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, new Uint8Array(new Uint32Array([bytes]).buffer))
 }
 
+/** The kernel sends no faster than this, evenly; undefined: as fast as its congestion control likes. */
+export function limitPace(socket: Socket, bytesPerSecond: number | undefined): void {
+  const fd = descriptorOf(socket)
+  const value = bytesPerSecond === undefined ? 0xffff_ffff_ffff_ffffn : BigInt(Math.max(1, Math.round(bytesPerSecond)))
+  if (options && fd !== undefined) options.set(fd, SOL_SOCKET, SO_MAX_PACING_RATE, new Uint8Array(new BigUint64Array([value]).buffer))
+}
+
 /** The socket's path as the kernel sees it now. */
 export function tcpPath(socket: Socket): TcpPath | undefined {
   const fd = descriptorOf(socket)
   const info = options && fd !== undefined ? options.get(fd, IPPROTO_TCP, TCP_INFO, TCP_INFO_BYTES) : undefined
-  if (!info || info.length < AT.deliveryRate + 8) return undefined
+  if (!info || info.length < AT.delivered + 4) return undefined
   const view = new DataView(info.buffer, info.byteOffset, info.length)
   const word = (at: number) => view.getUint32(at, true)
   return {
     rttMs: word(AT.rtt) / 1000,
     rttMinMs: word(AT.rttMin) / 1000,
+    rttDeviationMs: word(AT.deviation) / 1000,
     congestionWindowBytes: word(AT.window) * word(AT.mss),
     sentPackets: word(AT.dataSegments),
     lostPackets: word(AT.retransmitted),
     deliveryBytesPerSecond: Number(view.getBigUint64(AT.deliveryRate, true)),
+    deliveredBytes: word(AT.delivered) * word(AT.mss),
   }
 }

@@ -14,8 +14,9 @@ import { createAdmission } from './admission.ts'
 import { createInbox, type Inbox } from './inbox.ts'
 import type { Mux } from './mux.ts'
 import { createLinkMux, createMuxConnection, type LinkOptions, type LinkSettings, linkSettings, type MuxedLane } from './mux-connection.ts'
+import { Pace } from './pace.ts'
 import { createServerCertificate } from './self-signed.ts'
-import { limitUnsent, loadTcpInfo, preferBbr, tcpPath } from './tcp-info.ts'
+import { limitPace, limitUnsent, loadTcpInfo, preferBbr, type TcpPath, tcpPath } from './tcp-info.ts'
 import { decodePreamble, encodePreamble, LANES_MAX, PREAMBLE_BYTES, type Preamble, TOKEN_BYTES } from './tls-preamble.ts'
 import type { Connection, ConnectOptions, Engine, Listener, ListenOptions } from './types.ts'
 
@@ -28,10 +29,16 @@ const ALPN = 'godwit/1'
 const BACKLOG_CONNECTIONS = 256
 /** From the TCP connection to the last lane's preamble. */
 const JOIN_MS = 10_000
-/** What a lane's kernel may hold unsent: so much time's worth, looked at so often. */
+/** How often the lanes' sockets are looked after while they carry something. */
+const TEND_EVERY_MS = 100
+/** What a lane's kernel may hold unsent: so much time's worth. */
 const UNSENT_MS = 30
-const UNSENT_EVERY_MS = 250
-const UNSENT_BYTES_MIN = 64 * 1024
+const TEND_BYTES_MIN = 16 * 1024
+/** With 4 packets BBR looks for the shortest round trip: the others have that lane's share meanwhile. */
+const STANDSTILL_BYTES = 8 * 1448
+/** What a packet of 1,500 bytes is for each of its bytes of payload. */
+const HEADERS = 1500 / 1448
+const UNSENT_BYTES_MIN = 16 * 1024
 const UNSENT_BYTES_MAX = 1024 * 1024
 /** Connections of which some lanes are still missing. */
 const JOINING_MAX = 256
@@ -40,16 +47,55 @@ const STRANGERS = { total: 1024, perAddress: 256 }
 
 const endpoint = (socket: tls.TLSSocket) => `${socket.remoteAddress}:${socket.remotePort}`
 
+function joinLanes(remoteAddress: string, binding: Uint8Array, lanes: TlsLane[], { maxStreams }: LinkSettings): Connection {
+  return tend(createMuxConnection({ engine: 'tls', remoteAddress, binding, lanes, maxStreams }), lanes)
+}
+
+type TlsLane = MuxedLane & { socket: tls.TLSSocket }
+
+/** Looks after the sockets of one connection for as long as it lives: how much they hold, how fast they send. */
+function tend(connection: Connection, lanes: TlsLane[]): Connection {
+  const pace = new Pace()
+  const delivered = lanes.map(() => 0)
+  let written = 0
+  const look = () => {
+    const sum = lanes.reduce((total, { socket }) => total + socket.bytesWritten, 0)
+    // Heartbeats alone need no looking after.
+    if (sum - written < TEND_BYTES_MIN) return
+    written = sum
+    const busy: { socket: tls.TLSSocket; path: TcpPath }[] = []
+    lanes.forEach(({ socket }, i) => {
+      const path = tcpPath(socket)
+      if (!path || path.deliveredBytes === delivered[i]) return
+      delivered[i] = path.deliveredBytes
+      const wanted = (path.deliveryBytesPerSecond * UNSENT_MS) / 1000
+      limitUnsent(socket, Math.round(Math.min(UNSENT_BYTES_MAX, Math.max(UNSENT_BYTES_MIN, wanted))))
+      busy.push({ socket, path })
+    })
+    if (busy.length === 0) return
+    const moving = busy.filter(({ path }) => path.congestionWindowBytes > STANDSTILL_BYTES)
+    const mean = (of: (path: TcpPath) => number) => busy.reduce((total, { path }) => total + of(path), 0) / busy.length
+    const limit = pace.step({
+      atMs: performance.now(),
+      deliveredBytes: delivered.reduce((total, bytes) => total + bytes, 0),
+      deliveryBytesPerSecond: busy.length * mean(path => path.deliveryBytesPerSecond),
+      rttMs: mean(path => path.rttMs),
+      rttDeviationMs: mean(path => path.rttDeviationMs),
+      isWhole: moving.length === busy.length,
+      rttMinMs: Math.min(...busy.map(({ path }) => path.rttMinMs)),
+    })
+    for (const { socket } of busy) limitPace(socket, limit && (limit * HEADERS) / Math.max(1, moving.length))
+  }
+  const timer = setInterval(look, TEND_EVERY_MS)
+  timer.unref()
+  void connection.closed.then(() => clearInterval(timer))
+  return connection
+}
+
 /** A muxer on a socket that has been greeted. `early` came before the muxer was there. */
-function createLane(socket: tls.TLSSocket, side: 'client' | 'server', settings: LinkSettings, early?: Uint8Array): MuxedLane {
+function createLane(socket: tls.TLSSocket, side: 'client' | 'server', settings: LinkSettings, early?: Uint8Array): TlsLane {
   let trouble = 'the connection broke'
   const congestion = preferBbr(socket)
-  const unsent = setInterval(() => {
-    const path = tcpPath(socket)
-    const wanted = ((path?.deliveryBytesPerSecond ?? 0) * UNSENT_MS) / 1000
-    limitUnsent(socket, Math.round(Math.min(UNSENT_BYTES_MAX, Math.max(UNSENT_BYTES_MIN, wanted))))
-  }, UNSENT_EVERY_MS)
-  socket.on('close', () => clearInterval(unsent))
   const mux: Mux = createLinkMux(side, { send: bytes => socket.write(bytes), queuedBytes: () => socket.writableLength }, settings)
   socket.on('error', error => {
     trouble = error.message
@@ -63,6 +109,7 @@ function createLane(socket: tls.TLSSocket, side: 'client' | 'server', settings: 
   if (early?.length) mux.push(early)
   socket.resume()
   return {
+    socket,
     mux,
     end() {
       // The peer closes when it has read the farewell. Closing here before that, with bytes unread, would make the kernel send a reset, which
@@ -123,13 +170,8 @@ async function connect(options: ConnectOptions, lanes: number, settings: LinkSet
     const opened = await within(Promise.all(opening), { ms: timeoutMs, what, code: 'CONNECT_TIMEOUT', signal })
     const [first] = opened
     if (opened.some(({ hash }) => !hash.equals(first!.hash))) throw new Error('the lanes lead to different servers')
-    return createMuxConnection({
-      engine: 'tls',
-      remoteAddress: `${host}:${port}`,
-      binding: first!.hash,
-      lanes: opened.map(({ socket }) => createLane(socket, 'client', settings)),
-      maxStreams: settings.maxStreams,
-    })
+    const made = opened.map(({ socket }) => createLane(socket, 'client', settings))
+    return joinLanes(`${host}:${port}`, first!.hash, made, settings)
   } catch (error) {
     giveUp.abort()
     for (const each of opening) {
@@ -164,7 +206,7 @@ async function readPreamble(socket: tls.TLSSocket): Promise<Preamble> {
 
 /** Brings the lanes of each client together. */
 function createJoiner(binding: Uint8Array, settings: LinkSettings, onConnection: (connection: Connection) => void) {
-  type Joining = { lanes: (MuxedLane | undefined)[]; missing: number; timer: NodeJS.Timeout; leave: (() => void)[] }
+  type Joining = { lanes: (TlsLane | undefined)[]; missing: number; timer: NodeJS.Timeout; leave: (() => void)[] }
   const joining = new Map<string, Joining>()
   const drop = (token: string) => {
     const entry = joining.get(token)
@@ -195,15 +237,8 @@ function createJoiner(binding: Uint8Array, settings: LinkSettings, onConnection:
       joining.delete(token)
       clearTimeout(entry.timer)
       for (const each of entry.leave) each()
-      onConnection(
-        createMuxConnection({
-          engine: 'tls',
-          remoteAddress: endpoint(socket),
-          binding,
-          lanes: entry.lanes.filter(each => each !== undefined),
-          maxStreams: settings.maxStreams,
-        }),
-      )
+      const whole = entry.lanes.filter(each => each !== undefined)
+      onConnection(joinLanes(endpoint(socket), binding, whole, settings))
     },
     close() {
       for (const token of [...joining.keys()]) drop(token)

@@ -43,6 +43,8 @@ export type Connection = {
   /** Next stream the peer opened, or null when the connection has ended. A stream is visible to the peer after its first write. */
   acceptStream(): Promise<Stream | null>
   stats(): PathStats
+  /** Pipes that its streams go over in turn; absent: one. */
+  readonly lanes?: number
   close(reason?: string): Promise<void>
   /** Resolves (never rejects) when the connection is gone, however that came. */
   readonly closed: Promise<CloseReason>

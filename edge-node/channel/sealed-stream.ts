@@ -56,8 +56,9 @@ export function createSealedWriter({ stream, key, context, gate }: WriterOptions
       inOrder(async () => {
         if (finished) throw new Error('send after finish')
         writeFrameHeader(header, 0, type, payload.length)
-        await put(cutter.write(header))
-        await put(cutter.write(payload))
+        const isSmall = gate?.flight.isThin === true
+        await put(cutter.write(header, isSmall))
+        await put(cutter.write(payload, isSmall))
       }),
     flush: () => inOrder(() => put(cutter.flush())),
     finish: () =>

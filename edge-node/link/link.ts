@@ -10,7 +10,8 @@ import { type Clock, systemClock } from '../../ops/clock.ts'
 import { sleep, within } from '../../ops/deadline.ts'
 import { bulkOf, carrierOf } from '../../transport/bulk.ts'
 import type { RequestOptions, RpcHandlers } from '../../transport/rpc.ts'
-import type { EngineName, PathStats, Selection, Stream } from '../../transport/types.ts'
+import type { Connection, EngineName, PathStats, Selection, Stream } from '../../transport/types.ts'
+import { warmUp } from '../../transport/warm-up.ts'
 import {
   CancelParams,
   HoldParams,
@@ -42,6 +43,7 @@ export type { OnRelayStream, OnServiceStream } from './incoming.ts'
 const OPEN_STREAM_MS = 10_000
 const CLOSE_FLUSH_MS = 500
 const DATA_CONNECTIONS_MAX = 16
+const WARM_UP_EVERY_MS = 600_000
 
 /** What the gateway may ask of a node. A thrown GodwitError is the answer. */
 export type LinkHandlers = {
@@ -78,6 +80,8 @@ export type LinkOptions = {
   /** Connections beside the control one: how many, or the engine of each (undefined: whichever works). Relay streams but the first of a migration are spread
    * over those that carry bulk best (transport/bulk.ts), so they do not share a congestion window with the control channel. Default 0: all on one connection. */
   dataConnections?: number | readonly (EngineName | undefined)[]
+  /** What trying out a fresh data connection may take, each way; 0: it is not tried. Default 0. */
+  warmUpBytes?: number
   heartbeat?: { heartbeatMs: number; silenceMs: number }
   backoff?: { firstMs: number; maxMs: number }
   random?: (bytes: number) => Uint8Array
@@ -142,6 +146,7 @@ class NodeLink implements Link {
   #lastError: GodwitError | null = null
   #announcing: Promise<void> | undefined
   #announceAgain = false
+  #warmedAtMs = Number.NEGATIVE_INFINITY
 
   constructor(options: LinkOptions) {
     this.#options = options
@@ -244,9 +249,23 @@ class NodeLink implements Link {
       ...this.#shared('data'),
       engine,
       handlers: {},
-      onLive: () => {},
+      onLive: ({ connection }) => void this.#warmUp(connection),
       onDown: error => this.#options.log.debug('data connection down', { engine, error }),
     })
+  }
+
+  /** Only BBR remembers. A link that comes and goes is not tried each time. */
+  async #warmUp(connection: Connection): Promise<void> {
+    const { warmUpBytes = 0, log } = this.#options
+    const nowMs = performance.now()
+    if (warmUpBytes === 0 || connection.stats().congestion !== 'bbr' || nowMs - this.#warmedAtMs < WARM_UP_EVERY_MS) return
+    this.#warmedAtMs = nowMs
+    try {
+      const bytes = await warmUp(connection, warmUpBytes)
+      log.debug('a data connection is warm', { bytes, tookMs: Math.round(performance.now() - nowMs) })
+    } catch (error) {
+      log.debug('a data connection stays cold', { error })
+    }
   }
 
   stats(): LinkStats {

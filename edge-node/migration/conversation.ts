@@ -2,7 +2,7 @@
 // number, and the data streams beside it.
 // Enters: a way to open relay streams; the corridor that is to be carried (outgoing.ts). Leaves: the peer, one through all meetings; a failure when a lost link
 // does not come back in time.
-// Always holds: from carry() to settle() a lost meeting is followed by another, which goes on exactly where the target stands (HELD); before and after, its loss is the
+// Always holds: from accepted() to settle() a lost meeting is followed by another, which goes on exactly where the target stands (HELD); before and after, its loss is the
 // migration's. Only a link that breaks is healed: what looks like an attack, and what the target says itself, ends the migration at once.
 import { sleep, within } from '../../ops/deadline.ts'
 import type { Stream } from '../../transport/types.ts'
@@ -54,8 +54,10 @@ export type Conversation = {
   readonly wireBytes: number
   /** Meetings after lost ones, and how long there was none, ms. */
   readonly lost: { reconnects: number; awayMs: number }
-  /** Opens the data streams for the corridor; from now on lost links are healed. */
+  /** Opens the data streams for the corridor. */
   carry(outgoing: Outgoing): Promise<void>
+  /** The target has accepted: from now on lost links are healed. */
+  accepted(): void
   /** All has arrived: from now on the loss of a meeting is not healed here. */
   settle(): void
   /** A stream of the corridor has failed. */
@@ -101,6 +103,7 @@ class Talk implements Conversation {
   #session: Session | undefined
   #earlierWireBytes = 0
   #outgoing: Outgoing | undefined
+  #heals = false
 
   constructor(options: ConversationOptions) {
     this.#options = options
@@ -139,7 +142,7 @@ class Talk implements Conversation {
       onReturnPath,
       signal,
       fail: (error, how) => (how === 'lost' ? this.onLost(error) : this.#options.fail(error)),
-      heals: () => this.#outgoing !== undefined,
+      heals: () => this.#heals,
     })
   }
 
@@ -150,7 +153,12 @@ class Talk implements Conversation {
     outgoing.attach({ ...meeting, taken: meeting.streams.map(() => 0) })
   }
 
+  accepted(): void {
+    this.#heals = true
+  }
+
   settle(): void {
+    this.#heals = false
     this.#outgoing = undefined
   }
 
@@ -162,7 +170,7 @@ class Talk implements Conversation {
   #acked(total: number, frames: number[]): void {
     this.#meeting?.gate.acked(total)
     if (this.#meeting) this.#outgoing?.taken(frames)
-    if (this.#meeting && this.#outgoing && this.#isWornOut(this.#meeting, total, frames))
+    if (this.#meeting && this.#heals && this.#isWornOut(this.#meeting, total, frames))
       this.onLost(new GodwitError('CONNECTION_LOST', 'its keys have done their time'))
   }
 
@@ -177,7 +185,7 @@ class Talk implements Conversation {
   onLost(error: GodwitError): void {
     // The migration has failed, and that is what ended the streams: nobody is to be met again.
     if (this.#options.signal.aborted) return
-    if (!this.#outgoing || !isLoss(error)) this.#options.fail(error)
+    if (!this.#outgoing || !this.#heals || !isLoss(error)) this.#options.fail(error)
     else if (this.#meeting) this.#part(error, this.#meeting, this.#outgoing)
   }
 

@@ -125,8 +125,9 @@ async function run(options: SourceOptions, life: Life, signal: AbortSignal, fail
     options.onProgress({ migrationId: options.plan.migrationId, side: 'source', phase: 'preflight' })
     const toQemu = createReturnPath()
     const { peer } = await openTalk(options, life, held, toQemu.write, signal, fail)
-    await negotiate(options, peer)
-    await advance(options, life, 'accepted')
+    const { accepted } = await negotiate(options, peer)
+    // A guest that is to stand still runs until the target has room for it; pages of one that runs on are on their way meanwhile.
+    if (options.plan.method === 'cold') await accepted
     signal.throwIfAborted()
 
     const flow = createFlow(options, held.talk!, life, signal, fail)
@@ -134,6 +135,9 @@ async function run(options: SourceOptions, life: Life, signal: AbortSignal, fail
     await held.talk!.carry(flow.outgoing)
     held.meter = createMeter({ ...options, talk: held.talk!, outgoing: flow.outgoing, timeline: life.timeline, signal, fail })
     await startQemu(options, toQemu, flow.outgoing, signal, fail)
+    await accepted
+    held.talk!.accepted()
+    await advance(options, life, 'accepted')
 
     await flow.ended
     await advance(options, life, 'quiesced')
@@ -229,9 +233,13 @@ function createFlow(options: SourceOptions, talk: Conversation, life: Life, sign
   return { outgoing, sent, ended: raceAbort(end.promise, signal) }
 }
 
-async function negotiate({ offer }: SourceOptions, peer: Peer): Promise<void> {
+/** Sends the offer; gives the answer that is to come. */
+async function negotiate({ offer }: SourceOptions, peer: Peer): Promise<{ accepted: Promise<unknown> }> {
   await peer.send(offer)
-  await peer.expect(['ACCEPT'], { ms: ACCEPT_TIMEOUT_MS, what: 'the answer to the offer' })
+  const accepted = peer.expect(['ACCEPT'], { ms: ACCEPT_TIMEOUT_MS, what: 'the answer to the offer' })
+  // Whoever waits for it hears it; until then it must not be an unhandled one.
+  accepted.catch(() => {})
+  return { accepted }
 }
 
 /** Tells QEMU to migrate into our socket. Cold: the guest stops first, and its memory travels once. */

@@ -102,9 +102,11 @@ class PageApplier implements Applier {
     await this.#room()
     this.#stats.batches++
     this.#stats.bytesIn += payload.length
-    const input = this.#bufferFor(payload.length)
+    const bytes = payload.length
+    const input = this.#bufferFor(bytes)
     new Uint8Array(input).set(payload)
-    this.#pool.run({ kind: 'batch', input, bytes: payload.length }, [input]).then(
+    const job = () => ({ kind: 'batch', input, bytes }) as const
+    this.#pool.run(job, [input]).then(
       result => this.#written(result as BatchResult),
       error => this.#fail(error),
     )
@@ -177,7 +179,7 @@ class PageApplier implements Applier {
   /** Each job reads only holders, which no job writes, and writes pages that no other job has: so all jobs at once. */
   async #resolveReferences(): Promise<void> {
     const jobs = joined(this.#references, 2 * REFERENCES_PER_JOB).map(references =>
-      this.#pool.run({ kind: 'resolve', references }, [references.buffer]),
+      this.#pool.run(() => ({ kind: 'resolve', references }), [references.buffer]),
     )
     this.#pages.duplicate += this.#referenceCount
     this.#references = []

@@ -212,13 +212,15 @@ class PagePipeline implements Pipeline {
     const interval = this.#interval
     this.#lanes.expect(interval)
     const output = this.#output!
-    this.#pool.run({ input, output, bytes, level: this.#levelNow() }, [input, output]).then(
-      result => {
-        this.#learn(pages, bytes, result)
-        this.#send(interval, { pages, bytes }, result)
-      },
-      error => this.abort(error),
-    )
+    this.#pool
+      .run(() => ({ input, output, bytes, level: this.#levelNow() }), [input, output])
+      .then(
+        result => {
+          this.#learn(pages, bytes, result)
+          this.#send(interval, { pages, bytes }, result)
+        },
+        error => this.abort(error),
+      )
   }
 
   #levelNow(): Level {

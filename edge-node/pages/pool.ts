@@ -10,15 +10,15 @@ import type { Answer, Performer, Task, WorkerRole } from './perform.ts'
 export type Pool<Job, Result> = {
   /** Threads; 0: in process. */
   readonly size: number
-  /** `transfer`: the job's ArrayBuffers; the caller has them no more. */
-  run(job: Job, transfer: ArrayBuffer[]): Promise<Result>
+  /** `job`: made when a worker takes it. `transfer`: its ArrayBuffers; the caller has them no more. */
+  run(job: () => Job, transfer: ArrayBuffer[]): Promise<Result>
   /** Fails what is under way, ends the threads. */
   close(): Promise<void>
 }
 
 const JOBS_PER_WORKER = 2
 
-type Waiting = { task: Task; transfer: ArrayBuffer[]; resolve(result: unknown): void; reject(error: unknown): void }
+type Waiting = { job: () => Task['job']; transfer: ArrayBuffer[]; resolve(result: unknown): void; reject(error: unknown): void }
 type Thread = { worker: Worker; jobs: Map<number, Waiting> }
 
 export function createThreadPool<Job extends CompressJob | ApplyJob, Result>(size: number, role: WorkerRole): Pool<Job, Result> {
@@ -40,8 +40,9 @@ export function createThreadPool<Job extends CompressJob | ApplyJob, Result>(siz
       const thread = threads.reduce((least, other) => (other.jobs.size < least.jobs.size ? other : least))
       if (thread.jobs.size >= JOBS_PER_WORKER) return
       const waiting = backlog.shift()!
-      thread.jobs.set(waiting.task.id, waiting)
-      thread.worker.postMessage(waiting.task, waiting.transfer)
+      const task = { id: nextId++, job: waiting.job() } as Task
+      thread.jobs.set(task.id, waiting)
+      thread.worker.postMessage(task, waiting.transfer)
     }
   }
 
@@ -70,7 +71,7 @@ export function createThreadPool<Job extends CompressJob | ApplyJob, Result>(siz
     run(job, transfer) {
       if (failure) return Promise.reject(failure)
       return new Promise<Result>((resolve, reject) => {
-        backlog.push({ task: { id: nextId++, job }, transfer, resolve: resolve as (result: unknown) => void, reject })
+        backlog.push({ job, transfer, resolve: resolve as (result: unknown) => void, reject })
         hand()
       })
     },
@@ -89,7 +90,7 @@ export function createInlinePool<Job, Result>(performer: Promise<Performer<Job, 
     async run(job) {
       const perform = await performer
       if (closed) throw new GodwitError('INTERNAL', 'the page workers were closed')
-      return perform(job).result
+      return perform(job()).result
     },
     async close() {
       closed = true

@@ -41,7 +41,7 @@ const RATE_WINDOW_MS = 2_000
 const CHECKPOINTS_MAX = 4096
 const GOODPUT_SPAN_MS = 2_000
 const ARRIVALS_MAX = 1024
-const GAIN_STARTUP = 2
+const GAIN_STARTUP = 3
 const GAIN_CRUISE = 1.25
 /** Where packets are lost for no reason of ours, what comes behind a lost one waits for it: round trips grow though no queue does, and a window of the path's
  * content would hold the rate down, which would make the window smaller, and so on (seen at 200 Mbit/s, 150 ms, 1 %: 8 Mbit/s were left). */
@@ -63,16 +63,19 @@ const STARTUP_RTT_MAX_MS = 1_000
 const PROBE_DOWN_AFTER_MS = 5_000
 const PROBE_DOWN_GAIN = 0.75
 
-const FIRST_MIN_BYTES = 512 * 1024
-const FIRST_MAX_BYTES = 4 * 1024 * 1024
-const FIRST_BYTES_PER_SECOND = 25_000_000
+const THIN_BYTES_PER_SECOND = 4_000_000
+const THIN_NO_MORE_BYTES_PER_SECOND = 6_000_000
+
+const FIRST_MIN_BYTES = 256 * 1024
+const FIRST_MAX_BYTES = 6 * 1024 * 1024
+const FIRST_BYTES_PER_MS_SQUARED = 260
 
 /**
- * `windowInitialBytes` for a path whose first hop has this round trip: what 200 Mbit/s hold. From less than a long path's content the path's own congestion
- * control never sees what it can carry (20 Mbit/s, 600 ms: 7 s for the first 3 MB); much more than a short path's content only overflows its queue.
+ * `windowInitialBytes` for a path whose first hop has this round trip. Each round trip that is lost to starting low is dear where it is long (20 Mbit/s, 600 ms: 7 s
+ * for the first 3 MB) and cheap where it is short, while more than the path's content overflows its queue: so it grows with the square.
  */
 export const firstWindowBytes = (rttMs = 0): number =>
-  Math.min(FIRST_MAX_BYTES, Math.max(FIRST_MIN_BYTES, Math.round((rttMs * FIRST_BYTES_PER_SECOND) / 1000)))
+  Math.min(FIRST_MAX_BYTES, Math.max(FIRST_MIN_BYTES, Math.round(FIRST_BYTES_PER_MS_SQUARED * rttMs * rttMs)))
 
 /** Counts bytes in flight of one migration, over all its streams. */
 export class Flight {
@@ -97,6 +100,7 @@ export class Flight {
   #nowMs = 0
   #isLossy = false
   #isFar = false
+  #isThin = false
   #startedAtMs = 0
   #rttLeastMs = Number.POSITIVE_INFINITY
   readonly #options: Required<FlightOptions>
@@ -131,6 +135,13 @@ export class Flight {
   /** Whether the guest will run on for a while yet, whatever is on the way. */
   setFar(isFar: boolean): void {
     this.#isFar = isFar
+  }
+
+  /** A record of 64 KiB on each stream takes longer than a round trip: smaller ones keep the path full with less on the way. */
+  get isThin(): boolean {
+    const rate = this.#rates.best()
+    if (rate > 0) this.#isThin = rate < (this.#isThin ? THIN_NO_MORE_BYTES_PER_SECOND : THIN_BYTES_PER_SECOND)
+    return this.#isThin
   }
 
   /** May `bytes` more be sent now? One record is always let through on an empty path. */
@@ -233,9 +244,9 @@ export class Flight {
     const { queueBudgetMs, windowMinBytes, windowMaxBytes, windowInitialBytes } = this.#options
     const rate = this.#rates.best()
     if (rate === 0) return windowInitialBytes
-    // A larger window fills the path's queue, and then the minimum of late is no minimum: the one of all time bounds it.
-    const best = this.#isLossy ? this.#rttLeastMs : this.#rtts.best()
-    const cruiseMs = (this.#isLossy ? Math.max(this.#gain, this.#isFar ? GAIN_LOSSY_FAR : GAIN_LOSSY) : this.#gain) * best + queueBudgetMs
+    const best = this.#rttMinMs
+    const gain = this.#isLossy ? Math.max(this.#gain, this.#isFar ? GAIN_LOSSY_FAR : GAIN_LOSSY) : this.#gain
+    const cruiseMs = gain * best + queueBudgetMs
     const isDown = this.#nowMs < this.#downUntilMs && !this.#isLossy
     const contentMs = isDown ? PROBE_DOWN_GAIN * best : this.#nowMs < this.#upUntilMs ? cruiseMs + PROBE_UP_MS : cruiseMs
     const wanted = (rate * contentMs) / 1000
@@ -244,13 +255,18 @@ export class Flight {
     return Math.min(windowMaxBytes, Math.max(leastBytes, Math.round(wanted)))
   }
 
+  /** A larger window makes a queue, and then the minimum of late is no minimum: the one of all time bounds it. */
+  get #rttMinMs(): number {
+    return this.#isLossy ? this.#rttLeastMs : this.#rtts.best()
+  }
+
   estimate(): PathEstimate {
     return {
       rateBytesPerSecond: this.#rates.best(),
       goodputBytesPerSecond: this.#goodput(),
       queueMs: Math.max(0, this.#rttMs - this.#rtts.best()),
       rttMs: this.#rttMs,
-      rttMinMs: this.#rtts.best(),
+      rttMinMs: Number.isFinite(this.#rttMinMs) ? this.#rttMinMs : 0,
       inFlightBytes: this.inFlightBytes,
       windowBytes: this.windowBytes(),
       isStarting: this.isStarting,

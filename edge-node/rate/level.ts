@@ -38,9 +38,13 @@ const SPAN_MAX_MS = 3_000
 const BATCHES_MIN = 6
 /** Load of the workers up to which a higher level is taken, and from which on a lower one must go. */
 const LOAD_MAX = 0.75
+/** All of their time, or nearly so. */
+const LOAD_FULL = 0.9
 /** Load that is worth taking off. */
 const LOAD_WORTH = 0.3
 const STEPS_UP_MAX = 2
+/** What a batch may take a worker, ms, as far as the last ones tell: the next may be harder, and all behind it wait. */
+const BATCH_MAX_MS = 200
 const REST_FIRST_MS = 4_000
 const REST_MAX_MS = 60_000
 
@@ -67,20 +71,25 @@ export class LevelPolicy {
     if (this.#step > most) return this.#move(most, now, `capped at ${cap}`)
     const spanMs = now.atMs - this.#from.atMs
     const batches = now.batches - this.#from.batches
-    if (spanMs < SPAN_MS || (batches < BATCHES_MIN && spanMs < SPAN_MAX_MS)) return undefined
+    if (spanMs < SPAN_MS) return undefined
     const linkShare = (now.linkWaits - this.#from.linkWaits) / Math.max(1, batches)
     const workerShare = (now.workerWaits - this.#from.workerWaits) / Math.max(1, batches)
     const load = (now.busyMs - this.#from.busyMs) / (spanMs * this.#workers)
+    const batchMs = (now.busyMs - this.#from.busyMs) / Math.max(1, batches)
+    // Few batches say little, unless they are few because each takes so long.
+    if (batches < BATCHES_MIN && spanMs < SPAN_MAX_MS && load < LOAD_FULL) return undefined
     this.#from = now
     if (batches === 0) return undefined
     if (workerShare > 0.5 && linkShare < 0.25) return this.#down(load, now)
     // Only the link's waiting pays for more than level 1: where nobody waits for it, this is time taken from the guest and from our own threads.
     if (linkShare < 0.25 && load > LOAD_WORTH && LEVELS[this.#step]!.cost > 1) return this.#down(load, now, 'nobody waits for the link')
-    if (linkShare > 0.5 && workerShare < 0.25) return this.#up(load, most, now)
+    // Workers without a reserve, and a link that is not always busy: it may be theirs to keep it so.
+    if (linkShare < 0.5 && load > LOAD_MAX && LEVELS[this.#step]!.cost > 1) return this.#down(load, now)
+    if (linkShare > 0.5 && workerShare < 0.25) return this.#up(load, batchMs, most, now)
     return undefined
   }
 
-  #up(load: number, most: number, now: LevelSample): LevelChange | undefined {
+  #up(load: number, batchMs: number, most: number, now: LevelSample): LevelChange | undefined {
     const cost = LEVELS[this.#step]!.cost
     const rests = now.atMs < this.#restUntilMs
     let step = this.#step
@@ -88,7 +97,8 @@ export class LevelPolicy {
       const next = step + 1
       // What raw batches cost tells nothing of compression: one step, then it is measured.
       const expected = cost < LEVELS[1]!.cost ? 0 : (load * LEVELS[next]!.cost) / cost
-      if (expected > LOAD_MAX || (rests && next >= this.#restStep)) break
+      const isLong = (batchMs * LEVELS[next]!.cost) / cost > BATCH_MAX_MS
+      if (expected > LOAD_MAX || isLong || (rests && next >= this.#restStep)) break
       step = next
       if (cost < LEVELS[1]!.cost) break
     }
@@ -99,7 +109,9 @@ export class LevelPolicy {
     if (this.#step === 0) return undefined
     const cost = LEVELS[this.#step]!.cost
     let step = this.#step - 1
-    while (step > 1 && (load * LEVELS[step]!.cost) / cost > LOAD_MAX) step--
+    // Workers that are full do not tell how much too much it is.
+    const most = load >= LOAD_FULL ? LOAD_MAX / 2 : LOAD_MAX
+    while (step > 1 && (load * LEVELS[step]!.cost) / cost > most) step--
     if (this.#restStep === step + 1 && now.atMs < this.#restUntilMs + this.#restMs) this.#restMs = Math.min(REST_MAX_MS, 2 * this.#restMs)
     else this.#restMs = REST_FIRST_MS
     this.#restStep = step + 1

@@ -7,6 +7,7 @@ import type { Admission } from '../../transport/admission.ts'
 import { createFrameStream, type FrameStream } from '../../transport/frames.ts'
 import { createRpc, type RpcPeer } from '../../transport/rpc.ts'
 import type { Connection, Listener, Stream } from '../../transport/types.ts'
+import { answerWarmUp } from '../../transport/warm-up.ts'
 import { Enrol, type EnrolReply, Join, MigrationProgress, MigrationResult, SiteState, type Welcome } from '../../wire/control.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
@@ -17,6 +18,7 @@ import type { SiteLink, Sites } from './sites.ts'
 
 const STRANGER_MS = 10_000
 const GOODBYE_MS = 1_000
+const WARM_UP_MS = 20_000
 /** Streams that one connection of a site may have open, joined or not yet. */
 export const STREAMS_MAX = 1024
 
@@ -34,6 +36,8 @@ export type AcceptOptions = {
   onRefused(code: string): void
   /** Connections that have proved nothing yet, over all listeners. */
   strangers: Admission
+  /** Streams that warm a connection up, over all sites: after a restart all sites come back at once. */
+  warmUps: Admission
   heartbeat?: { heartbeatMs: number; silenceMs: number } | undefined
   log: Log
 }
@@ -110,11 +114,15 @@ async function serveSite(peer: Peer, connection: Connection, frames: FrameStream
     link.rpc.close(toGodwitError(error))
     throw error
   }
+  const serveStream = async (stream: Stream, from: string) => {
+    const { join, rest } = await readFirst(stream)
+    await (join ? onJoin(join, site, rest) : warmUp(rest, from, options.warmUps))
+  }
   try {
     const welcome: Welcome = { gateway: gatewayId, site, version }
     await within(frames.write(FRAME.WELCOME, toJson(welcome)), { ms: STRANGER_MS, what: 'WELCOME' })
     log.info('a site has connected', { engine: connection.engine, from: connection.remoteAddress })
-    acceptStreams(connection, stream => readJoin(stream).then(({ join, rest }) => onJoin(join, site, rest)), onRefused).catch(() => {})
+    acceptStreams(connection, stream => serveStream(stream, connection.remoteAddress), onRefused).catch(() => {})
     const why = await Promise.race([link.rpc.closed, connection.closed.then(({ message }) => new GodwitError('CONNECTION_LOST', message))])
     log.info('a site has gone', { why: why?.message ?? 'closed' })
   } finally {
@@ -177,11 +185,26 @@ async function acceptStreams(
   }
 }
 
-async function readJoin(stream: Stream): Promise<{ join: Join; rest: Stream }> {
+/** `join` is absent where the stream only warms the connection up. */
+async function readFirst(stream: Stream): Promise<{ join?: Join; rest: Stream }> {
   const frames = createFrameStream(stream)
-  const frame = await within(frames.next(allow('JOIN')), { ms: STRANGER_MS, what: 'the first frame of a stream' })
+  const frame = await within(frames.next(allow('JOIN', 'WARM_UP')), { ms: STRANGER_MS, what: 'the first frame of a stream' })
   if (frame === null) throw new GodwitError('FRAME_TRUNCATED', 'a stream without a first frame')
+  if (frame.type === FRAME.WARM_UP) return { rest: frames.rest() }
   return { join: checkJson(Join, frame.payload, { what: 'JOIN frame' }), rest: frames.rest() }
+}
+
+/** No place for it is no fault of the site's: it does without. */
+async function warmUp(stream: Stream, from: string, warmUps: Admission): Promise<void> {
+  const leave = warmUps.enter(from)
+  if (!leave) return stream.reset('too many warm up')
+  try {
+    await within(answerWarmUp(stream), { ms: WARM_UP_MS, what: 'a warm-up' })
+  } catch {
+    stream.reset('no warm-up')
+  } finally {
+    leave()
+  }
 }
 
 /** Tells why, and gives the peer a moment to read it. */

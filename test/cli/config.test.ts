@@ -36,7 +36,7 @@ test('a node needs its site and its gateway, all else has a default', async () =
     identity: { keys: '~/config/site.keys', certificate: '~/config/site.cert', root: '~/config/root.pub' },
     api: { socket: '~/run/node.sock' },
     log: { level: 'info', format: 'json' },
-    limits: { memoryReserve: 268_435_456, reconnectSeconds: 30, switchoverSeconds: 2 },
+    limits: { memoryReserve: 268_435_456, reconnectSeconds: 30, switchoverSeconds: 2, warmUp: 4_194_304 },
     qemu: { users: 'auto' },
   })
 })

@@ -30,7 +30,7 @@ function worldPool<Job, Result>(steps: Step[], perform: (job: Job) => Result): P
       new Promise((resolve, reject) => {
         steps.push(() => {
           try {
-            const result = perform(job)
+            const result = perform(job())
             steps.push(() => resolve(result))
           } catch (error) {
             reject(error)

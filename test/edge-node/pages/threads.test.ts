@@ -123,19 +123,24 @@ test('the error of a worker keeps its code, and a closed pool does no more', asy
   const pool = createThreadPool(1, { role: 'apply', regions: [{ block: 0, fd: file.fd, bytes: BYTES, offset: 0 }] })
   const input = new ArrayBuffer(100)
   assert.is(
-    await codeOf(() => within(pool.run({ kind: 'batch', input, bytes: 100 }, [input]), { ms: 10_000, what: 'a job' })),
+    await codeOf(() =>
+      within(
+        pool.run(() => ({ kind: 'batch', input, bytes: 100 }), [input]),
+        { ms: 10_000, what: 'a job' },
+      ),
+    ),
     'FRAME_MALFORMED',
   )
   assert.is(input.byteLength, 0)
-  const late = codeOf(() => pool.run({ kind: 'resolve', references: new Float64Array(0) }, []))
+  const late = codeOf(() => pool.run(() => ({ kind: 'resolve', references: new Float64Array(0) }), []))
   await within(pool.close(), { ms: 10_000, what: 'closing' })
   assert.is(await late, 'INTERNAL')
-  assert.is(await codeOf(() => pool.run({ kind: 'resolve', references: new Float64Array(0) }, [])), 'INTERNAL')
+  assert.is(await codeOf(() => pool.run(() => ({ kind: 'resolve', references: new Float64Array(0) }), [])), 'INTERNAL')
 })
 
 test('a worker that cannot start fails its jobs', async () => {
   const pool = createThreadPool(1, { role: 'apply', regions: [] })
-  const job = pool.run({ kind: 'resolve', references: new Float64Array(0) }, [])
+  const job = pool.run(() => ({ kind: 'resolve', references: new Float64Array(0) }), [])
   assert.is(await codeOf(() => within(job, { ms: 10_000, what: 'a job' })), 'INTERNAL')
   await pool.close()
 })

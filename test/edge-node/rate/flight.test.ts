@@ -117,10 +117,10 @@ test('what arrived of late, and time in queues, are told apart from what the pat
   assert.ok(Math.abs(seen.at(-1)!.goodput - 624_000) < 60_000, `${seen.at(-1)!.goodput}`)
 })
 
-test('the first window is what 200 Mbit/s hold at the round trip that is known, within bounds', () => {
+test('the first window grows with the square of the round trip that is known, within bounds', () => {
   assert.equal(
     [undefined, 0, 20, 50, 150, 600].map(rttMs => firstWindowBytes(rttMs)),
-    [524_288, 524_288, 524_288, 1_250_000, 3_750_000, 4_194_304],
+    [262_144, 262_144, 262_144, 650_000, 5_850_000, 6_291_456],
   )
 })
 
