@@ -51,6 +51,9 @@ const GAIN_LOSSY_FAR = 3
 /** Our own window may be what holds the rate down (then RTT is long for another reason than our queue): it is tried larger now and then. */
 const PROBE_UP_MS = 60
 const PROBE_UP_EVERY_MS = 1_000
+/** Nothing has arrived for so long, and for so many round trips: an outage. What was on the way then says nothing of the path's rate. */
+const OUTAGE_MS = 400
+const OUTAGE_ROUND_TRIPS = 4
 /** Rounds without growth of the rate by this share end the start-up. */
 const STARTUP_GROWTH = 1.15
 const STARTUP_FLAT_ROUNDS = 2
@@ -102,6 +105,7 @@ export class Flight {
   #isFar = false
   #isThin = false
   #startedAtMs = 0
+  #outageEndMs = 0
   #rttLeastMs = Number.POSITIVE_INFINITY
   readonly #options: Required<FlightOptions>
 
@@ -173,6 +177,7 @@ export class Flight {
   /** The target has received `total` bytes in all (cumulative: a lost or late acknowledgement does no harm). */
   acked(total: number, nowMs: number): void {
     if (total <= this.#acked || total > this.#sent) return
+    this.#endOutage(nowMs)
     this.#acked = total
     this.#ackedAtMs = nowMs
     this.#arrived(total, nowMs)
@@ -186,12 +191,21 @@ export class Flight {
     this.#probe(nowMs)
     // Acknowledgements may come in bursts (a lost packet holds back all behind it): bytes never count faster than they were sent.
     const elapsedMs = Math.max(nowMs - last.ackedAtMs, last.atMs - last.ackedSentAtMs)
-    if (elapsedMs > 0) {
+    if (elapsedMs > 0 && last.atMs >= this.#outageEndMs) {
       const rate = ((total - last.ackedTotal) * 1000) / elapsedMs
       // A sample taken while we had nothing to send says what we offered, not what the path can carry: it may only raise the estimate.
       if (last.limited || rate > this.#rates.best()) this.#rates.add(rate, nowMs, Math.max(RATE_WINDOW_MS, 10 * this.#rtts.best()))
     }
     this.#endRound(total)
+  }
+
+  /** What was known before it is known after it: a window of what came through meanwhile would keep the path empty (seen: 4 s, after 1 s of blackout). */
+  #endOutage(nowMs: number): void {
+    const gapMs = nowMs - this.#ackedAtMs
+    if (gapMs < Math.max(OUTAGE_MS, OUTAGE_ROUND_TRIPS * Math.min(this.#rttLeastMs, STARTUP_RTT_MAX_MS))) return
+    this.#outageEndMs = nowMs
+    this.#rates.delay(gapMs)
+    this.#minSeenAtMs += gapMs
   }
 
   #arrived(total: number, atMs: number): void {
@@ -287,6 +301,11 @@ class Window {
     while (this.#samples.length > 0 && this.#better(this.#samples.at(-1)!.value, value) === value) this.#samples.pop()
     this.#samples.push({ value, atMs: nowMs })
     while (this.#samples.length > 1 && this.#samples[0]!.atMs < nowMs - spanMs) this.#samples.shift()
+  }
+
+  /** Time that does not count. */
+  delay(ms: number): void {
+    for (const sample of this.#samples) sample.atMs += ms
   }
 
   best(): number {

@@ -56,6 +56,31 @@ test('recovers when round trips become long for another reason than our queue', 
   assert.ok(acked / 16 > 0.6 * rate, `goodput ${acked / 16} of ${rate}`)
 })
 
+test('an outage of a second changes nothing of what is known of the path', () => {
+  const flight = new Flight()
+  const rate = 6_250_000
+  const isOut = (nowMs: number) => nowMs >= 4_000 && nowMs < 5_000
+  const acks: { atMs: number; total: number }[] = []
+  let freeAtMs = 0
+  let sent = 0
+  for (let now = 0; now < 5_400; now++) {
+    while (acks[0] && acks[0].atMs <= now && !isOut(now)) flight.acked(acks.shift()!.total, now)
+    while (flight.maySend(RECORD)) {
+      flight.sent(RECORD, now)
+      sent += RECORD
+      // What is lost in the outage is sent again some time after it, one after the other, as TCP does.
+      const readyMs = isOut(now) || isOut(freeAtMs) ? 5_700 : now
+      freeAtMs = Math.max(freeAtMs, readyMs) + (RECORD * 1000) / rate
+      acks.push({ atMs: freeAtMs + 40, total: sent })
+    }
+  }
+  const before = flight.windowBytes()
+  for (let now = 5_400; now < 7_000; now++) {
+    while (acks[0] && acks[0].atMs <= now) flight.acked(acks.shift()!.total, now)
+    assert.ok(flight.windowBytes() > 0.7 * before, `${flight.windowBytes()} of ${before} at ${now} ms`)
+  }
+})
+
 test('a path that becomes slower shrinks the window within a few seconds', () => {
   const flight = new Flight()
   drive(flight, now => ({ rateBytesPerSecond: now < 5_000 ? 4_375_000 : 625_000, rttMs: 50 }), 12_000)
