@@ -60,10 +60,16 @@ function expected({ prediction, etaError }: Report): [string, string][] {
   return lines
 }
 
-function lostLinks({ reconnects = 0, awayMs = 0 }: Report): [string, string][] {
-  if (reconnects === 0) return []
-  return [['link', `lost ${reconnects === 1 ? 'once' : `${reconnects} times`}, away for ${formatDuration(awayMs)}; the transfer went on`]]
+function lostLinks({ reconnects = 0, awayMs = 0, changeOvers = 0 }: Report): [string, string][] {
+  const lost = `lost ${times(reconnects)}, away for ${formatDuration(awayMs)}; the transfer went on`
+  const changed = `changed over ${times(changeOvers)} to other connections, or for new keys`
+  return [
+    ...(reconnects > 0 ? [['link', lost] as [string, string]] : []),
+    ...(changeOvers > 0 ? [['link', changed] as [string, string]] : []),
+  ]
 }
+
+const times = (count: number): string => (count === 1 ? 'once' : `${count} times`)
 
 function parts({ downtimeParts }: Report): string {
   const known = PARTS.flatMap(([key, name]) => {

@@ -5,18 +5,20 @@
 // With BBR at hand there is no cell to choose QUIC for; without it, TLS over CUBIC has nothing that QUIC has not.
 import type { Connection } from './types.ts'
 
-export function bulkOf<T extends { connection: Connection }>(all: readonly T[]): T[] {
+/** `isSpread`: there are more connections than one, because packets are lost: without BBR all of them carry, by whichever engine. */
+export function bulkOf<T extends { connection: Connection }>(all: readonly T[], isSpread = false): T[] {
   const stats = all.map(({ connection }) => connection.stats().congestion)
   const withBbr = all.filter((_, i) => stats[i] === 'bbr')
   if (withBbr.length > 0) return withBbr
+  if (isSpread) return [...all]
   const quic = all.filter(({ connection }) => connection.engine === 'quic')
   return quic.length > 0 ? quic : [...all]
 }
 
 /** The one that takes relay stream `index` of a migration. Index 0, with acknowledgements and the hand-over, goes beside the heartbeats, where bulk does not delay
  * it; but over BBR where that is: under loss CUBIC carries not even the acknowledgements (seen at 200 Mbit/s, 150 ms, 1 %: a migration that did not end). */
-export function carrierOf<T extends { connection: Connection }>(index: number, control: T, data: readonly T[]): T {
-  const bulk = bulkOf(data)
+export function carrierOf<T extends { connection: Connection }>(index: number, control: T, data: readonly T[], isSpread = false): T {
+  const bulk = bulkOf(data, isSpread)
   const first = bulk[0]
   if (first === undefined || (index === 0 && first.connection.stats().congestion !== 'bbr')) return control
   return bulk[index % bulk.length]!

@@ -276,6 +276,8 @@ export const Report = z.looseObject({
   /** How often the link was lost and the transfer went on, and how long it was away in all, ms. */
   reconnects: count.optional(),
   awayMs: amount.optional(),
+  /** How often it left connections that still carried for others: better ones, or for new keys. */
+  changeOvers: count.optional(),
   notes: z.array(prose(1024)).max(64),
   /** Wire bytes a second that the path carried, at the end. */
   rateBytesPerSecond: amount.optional(),

@@ -33,6 +33,7 @@ import { encodeFrame } from '../../wire/frame.ts'
 import type { Log } from '../../wire/log.ts'
 import { check, toJson, type z } from '../../wire/schema.ts'
 import { FRAME } from '../../wire/types.ts'
+import type { Carriers } from '../rate/carriers.ts'
 import { type Dial, type Kept, type KeptOptions, keepConnected, type Live } from './connection.ts'
 import type { OnRelayStream, OnServiceStream } from './incoming.ts'
 import { createOutbox, type Outbox } from './outbox.ts'
@@ -99,6 +100,7 @@ export type Bulk = {
   /** Of the way to the gateway alone, of late and at the least; where the engine knows them. */
   rttMs?: number | undefined
   rttMinMs?: number | undefined
+  carriers?: Carriers | undefined
 }
 export type LinkState = 'connecting' | 'online' | 'closed'
 export type LinkStats = { state: LinkState; attempts: number; lastError: GodwitError | null; control: PathStats | null; data: PathStats[] }
@@ -119,8 +121,8 @@ export type Link = {
   announce(): void
   /** A stream to the other site of a session. SITE_OFFLINE style refusals come as STREAM_RESET on its first read. CONNECTION_LOST while offline. */
   openRelayStream(join: Join): Promise<Stream>
-  /** How many data connections to keep, or the engine of each. Those that stay are not touched. */
-  dataConnections(wanted: number | readonly (EngineName | undefined)[]): void
+  /** How many data connections to keep, or the engine of each. Those that stay are not touched. `isSpread`: see bulk.ts. */
+  dataConnections(wanted: number | readonly (EngineName | undefined)[], isSpread?: boolean): void
   /** What page streams would take now, and what it has sent and lost so far; null while offline. */
   bulk(): Bulk | null
   stats(): LinkStats
@@ -147,6 +149,9 @@ class NodeLink implements Link {
   #announcing: Promise<void> | undefined
   #announceAgain = false
   #warmedAtMs = Number.NEGATIVE_INFINITY
+  readonly #ids = new WeakMap<Live, number>()
+  #nextId = 1
+  #isSpread = false
 
   constructor(options: LinkOptions) {
     this.#options = options
@@ -206,7 +211,7 @@ class NodeLink implements Link {
   }
 
   async openRelayStream(join: Join): Promise<Stream> {
-    const { connection } = carrierOf(join.index, this.#live(), this.#dataLive())
+    const { connection } = carrierOf(join.index, this.#live(), this.#dataLive(), this.#isSpread)
     const opening = connection.openStream()
     const stream = await within(opening, { ms: OPEN_STREAM_MS, what: `stream ${join.index} to the gateway` }).catch(error => {
       opening.then(late => late.reset('too late')).catch(() => {})
@@ -217,7 +222,7 @@ class NodeLink implements Link {
   }
 
   bulk(): Bulk | null {
-    const bulk = bulkOf(this.#dataLive())
+    const bulk = bulkOf(this.#dataLive(), this.#isSpread)
     const all = bulk.length > 0 || !this.#online ? bulk : [this.#online]
     const [first] = all
     if (!first) return null
@@ -225,14 +230,22 @@ class NodeLink implements Link {
     const sum = (of: (each: PathStats) => number | undefined) => stats.reduce((total, each) => total + (of(each) ?? 0), 0)
     const packets = { sentPackets: sum(each => each.sentPackets), lostPackets: sum(each => each.lostPackets) }
     const { congestion, rttMs, rttMinMs } = stats[0] ?? {}
-    return { engine: first.connection.engine, congestion, rttMs, rttMinMs, connections: all.length, ...packets }
+    const carriers = { ids: all.map(live => this.#idOf(live)), congestion }
+    return { engine: first.connection.engine, congestion, rttMs, rttMinMs, connections: all.length, carriers, ...packets }
+  }
+
+  #idOf(live: Live): number {
+    const id = this.#ids.get(live) ?? this.#nextId++
+    this.#ids.set(live, id)
+    return id
   }
 
   #dataLive(): Live[] {
     return this.#data.flatMap(({ kept }) => kept.live() ?? [])
   }
 
-  dataConnections(wanted: number | readonly (EngineName | undefined)[]): void {
+  dataConnections(wanted: number | readonly (EngineName | undefined)[], isSpread = false): void {
+    this.#isSpread = isSpread
     const engines = typeof wanted === 'number' ? new Array<undefined>(Math.min(wanted, DATA_CONNECTIONS_MAX)).fill(undefined) : wanted
     const missing = this.#stop.signal.aborted ? [] : engines.slice(0, DATA_CONNECTIONS_MAX)
     const stay = this.#data.splice(0).filter(data => {

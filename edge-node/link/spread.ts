@@ -1,5 +1,6 @@
 // How many connections carry page streams where there is no BBR: one CUBIC connection collapses under random loss, and eight of them get five to eight times as
-// much (FACTS: 200 Mbit/s, 150 ms, 1 %: 0.8 -> 5 Mbit/s). Enters: what the link says of its bulk connections. Leaves: more of them, once, while loss is seen.
+// much (FACTS: 200 Mbit/s, 150 ms, 1 %: 0.8 -> 5 Mbit/s). Enters: what the link says of its bulk connections. Leaves: more of them, once, while loss is seen: from then on
+// page streams go over all of them, QUIC and TLS at once, and a migration that runs changes over to them (rate/carriers.ts).
 // Always holds: connections are only added: one that is taken away could carry a migration. With BBR (transport/bulk.ts) there is nothing to do.
 import type { EngineName } from '../../transport/types.ts'
 import type { Log } from '../../wire/log.ts'
@@ -31,7 +32,7 @@ export function watchSpread(
       connections: CONNECTIONS_LOSSY,
       ratio: loss.ratio,
     })
-    link.dataConnections([...engines, ...new Array<undefined>(Math.max(0, CONNECTIONS_LOSSY - engines.length)).fill(undefined)])
+    link.dataConnections([...engines, ...new Array<undefined>(Math.max(0, CONNECTIONS_LOSSY - engines.length)).fill(undefined)], true)
   }
   const timer = setInterval(() => look(performance.now()), LOOK_EVERY_MS)
   timer.unref()

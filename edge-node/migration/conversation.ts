@@ -3,7 +3,7 @@
 // Enters: a way to open relay streams; the corridor that is to be carried (outgoing.ts). Leaves: the peer, one through all meetings; a failure when a lost link
 // does not come back in time.
 // Always holds: from accepted() to settle() a lost meeting is followed by another, which goes on exactly where the target stands (HELD); before and after, its loss is the
-// migration's. Only a link that breaks is healed: what looks like an attack, and what the target says itself, ends the migration at once.
+// migration's. A meeting may also be left for a better one while it still carries (changeOver): the new one has shaken hands before the old one is quiet. Only a link that breaks is healed: what looks like an attack, and what the target says itself, ends the migration at once.
 import { sleep, within } from '../../ops/deadline.ts'
 import type { Stream } from '../../transport/types.ts'
 import type { Plan } from '../../wire/control.ts'
@@ -13,6 +13,7 @@ import type { Log } from '../../wire/log.ts'
 import { FRAME } from '../../wire/types.ts'
 import { openSession, type Session, type SessionOptions } from '../channel/session.ts'
 import type { Bulk } from '../link/link.ts'
+import type { Carriers } from '../rate/carriers.ts'
 import { Flight, firstWindowBytes } from '../rate/flight.ts'
 import { createGate, type Gate } from '../rate/gate.ts'
 import { decodeMessage, encodeMessage, type MessageOf } from './messages.ts'
@@ -54,12 +55,18 @@ export type Conversation = {
   readonly wireBytes: number
   /** Meetings after lost ones, and how long there was none, ms. */
   readonly lost: { reconnects: number; awayMs: number }
+  /** Meetings that were left for another one. */
+  readonly changeOvers: number
+  /** What carries the meeting at hand; undefined while there is none, or where it is not known. */
+  readonly carriers: Carriers | undefined
   /** Opens the data streams for the corridor. */
   carry(outgoing: Outgoing): Promise<void>
   /** The target has accepted: from now on lost links are healed. */
   accepted(): void
   /** All has arrived: from now on the loss of a meeting is not healed here. */
   settle(): void
+  /** Leaves the meeting for a new one, over what carries best now; not once the guest stands still. Harmless where it cannot be. */
+  changeOver(reason: string): void
   /** A stream of the corridor has failed. */
   onLost(error: GodwitError): void
   reset(reason: string): void
@@ -70,6 +77,7 @@ type Meeting = {
   session: Session
   gate: Gate
   streams: Stream[]
+  carriers: Carriers | undefined
   sinceMs: number /** Frames that the target had taken when it began. */
   taken: number
 }
@@ -78,6 +86,11 @@ type Meeting = {
 const PASSING: ReadonlySet<ErrorCode> = new Set<ErrorCode>(['CONNECTION_LOST', 'STREAM_RESET', 'TIMEOUT', 'SITE_OFFLINE', 'LIMIT_EXCEEDED'])
 const ATTEMPT_MS = 5_000
 const HANDSHAKE_MS = 20_000
+/** How long what is on the way may take to arrive before a meeting is left. */
+const QUIET_MS = 500
+const QUIET_LOOK_MS = 5
+/** After one that came to nothing. */
+const MOVE_AGAIN_MS = 5_000
 const RETRY_FIRST_MS = 100
 const RETRY_MAX_MS = 1_000
 /** Index 0 is control. */
@@ -104,6 +117,9 @@ class Talk implements Conversation {
   #earlierWireBytes = 0
   #outgoing: Outgoing | undefined
   #heals = false
+  #isMoving = false
+  #moveAgainAtMs = 0
+  changeOvers = 0
 
   constructor(options: ConversationOptions) {
     this.#options = options
@@ -121,6 +137,9 @@ class Talk implements Conversation {
   }
   get attempt(): number {
     return this.#attempt
+  }
+  get carriers(): Carriers | undefined {
+    return this.#meeting?.carriers
   }
   get wireBytes(): number {
     return this.#earlierWireBytes + (this.#session?.wireBytes ?? 0)
@@ -170,8 +189,47 @@ class Talk implements Conversation {
   #acked(total: number, frames: number[]): void {
     this.#meeting?.gate.acked(total)
     if (this.#meeting) this.#outgoing?.taken(frames)
-    if (this.#meeting && this.#heals && this.#isWornOut(this.#meeting, total, frames))
-      this.onLost(new GodwitError('CONNECTION_LOST', 'its keys have done their time'))
+    if (this.#meeting && this.#heals && this.#isWornOut(this.#meeting, total, frames)) this.changeOver('its keys have done their time')
+  }
+
+  changeOver(reason: string): void {
+    if (!this.#heals || !this.#meeting || this.#isMoving || performance.now() < this.#moveAgainAtMs) return
+    this.#isMoving = true
+    this.#move(reason)
+      .catch(thrown => this.#options.fail(toGodwitError(thrown, 'CONNECTION_LOST')))
+      .finally(() => {
+        this.#isMoving = false
+      })
+  }
+
+  async #move(reason: string): Promise<void> {
+    const { log, signal } = this.#options
+    try {
+      await this.#meetAgain(ATTEMPT_MS)
+      this.changeOvers += 1
+      log.info('the migration has changed over', { attempt: this.#attempt, reason })
+    } catch (error) {
+      signal.throwIfAborted()
+      this.#moveAgainAtMs = performance.now() + MOVE_AGAIN_MS
+      if (this.#meeting) log.debug('the migration stays where it is', { reason, error })
+      else await this.#reconnect(toGodwitError(error))
+    }
+  }
+
+  /** Nothing more goes over the meeting there is, and what is on the way has a moment to arrive: so next to nothing is sent twice. */
+  async #quiet(): Promise<void> {
+    const { signal, stoppedAtMs } = this.#options
+    const meeting = this.#meeting
+    if (!meeting) return
+    if (!this.#heals || stoppedAtMs() !== undefined) throw new GodwitError('STREAM_RESET', 'no time for another meeting')
+    this.#outgoing?.detach()
+    const endMs = performance.now() + QUIET_MS
+    while (this.#meeting === meeting && meeting.gate.flight.inFlightBytes > 0 && performance.now() < endMs)
+      await sleep(QUIET_LOOK_MS, signal)
+    if (this.#meeting !== meeting) return
+    this.#meeting = undefined
+    meeting.gate.close(new GodwitError('CONNECTION_LOST', 'another meeting goes on'))
+    resetAll(meeting.streams, 'another meeting goes on')
   }
 
   /** Only once it has brought the transfer on: meetings that follow each other without that would never end. */
@@ -194,7 +252,8 @@ class Talk implements Conversation {
     outgoing.detach()
     gate.close(error)
     resetAll(streams, 'lost')
-    this.#reconnect(error).catch(thrown => this.#options.fail(toGodwitError(thrown, 'CONNECTION_LOST')))
+    // Who is on the way to another meeting already sees to it.
+    if (!this.#isMoving) this.#reconnect(error).catch(thrown => this.#options.fail(toGodwitError(thrown, 'CONNECTION_LOST')))
   }
 
   async #reconnect(cause: GodwitError): Promise<void> {
@@ -243,6 +302,7 @@ class Talk implements Conversation {
     this.#attempt = attempt
     try {
       const session = await within(this.#handshake(stream, attempt), deadline('the handshake'))
+      await this.#quiet()
       const frames = session.frames()
       await session.send(FRAME.MESSAGE, encodeMessage({ type: 'CONTINUE', taken: this.peer.taken }))
       const held = await within(readHeld(frames), deadline('where the target stands'))
@@ -276,6 +336,7 @@ class Talk implements Conversation {
       session,
       streams,
       gate: createGate(new Flight({ windowInitialBytes: firstWindowBytes(this.#options.bulk?.()?.rttMs) }), () => performance.now()),
+      carriers: this.#options.bulk?.()?.carriers,
       sinceMs: performance.now(),
       taken: sum(taken),
     }

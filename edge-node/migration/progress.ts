@@ -22,7 +22,7 @@ const STALL_MS = 30_000
 export type MeterOptions = {
   plan: Plan
   qmp: QmpClient
-  talk: Pick<Conversation, 'gate' | 'lost'>
+  talk: Pick<Conversation, 'gate' | 'lost' | 'carriers' | 'changeOver'>
   outgoing: Outgoing
   /** Fixed zstd level, or 'auto': the controller's. */
   compressionLevel?: number | 'auto' | undefined

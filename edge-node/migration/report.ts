@@ -34,7 +34,7 @@ export type ReportInput = {
     changes: readonly Change[]
     etaError(): { medianRatio: number; worstRatio: number } | null
   }
-  talk: { wireBytes: number; lost: { reconnects: number; awayMs: number } }
+  talk: { wireBytes: number; changeOvers: number; lost: { reconnects: number; awayMs: number } }
 }
 
 const round = (ms: number) => Math.max(0, Math.round(ms * 10) / 10)
@@ -92,6 +92,7 @@ export function createReport({ plan, transport, life, loaded, running, outgoing,
     transport,
     streams: plan.streams,
     reconnects: talk.lost.reconnects,
+    changeOvers: talk.changeOvers,
     awayMs: round(talk.lost.awayMs),
     etaError: meter.etaError(),
     decisions: [...meter.changes],

@@ -7,10 +7,12 @@ import type { Log } from '../../wire/log.ts'
 import type { Bulk } from '../link/link.ts'
 import { PAGE_BYTES } from '../pages/address.ts'
 import type { MigrationInfo, QmpCommands } from '../qmp/commands.ts'
+import { createCarriersWatch } from '../rate/carriers.ts'
 import { createRatio } from '../rate/control.ts'
 import { type Change, Controller, type ControllerDecision, type ControllerSample } from '../rate/controller.ts'
 import type { Gate } from '../rate/gate.ts'
 import { createLossWatch } from '../rate/loss.ts'
+import type { Conversation } from './conversation.ts'
 import type { Outgoing } from './outgoing.ts'
 
 /** Parameters are set anew only when they change by more than this share. */
@@ -31,6 +33,7 @@ export type SteeringOptions = {
   /** What carries the page streams, and why: for the list. */
   transport: string
   bulk?: (() => Bulk | null) | undefined
+  talk: Pick<Conversation, 'carriers' | 'changeOver'>
   fail: (error: GodwitError) => void
   log: Log
 }
@@ -54,6 +57,7 @@ export function createSteering(options: SteeringOptions): Steering {
   })
   const ratio = createRatio()
   const lossWatch = createLossWatch()
+  const carriersWatch = createCarriersWatch()
   let told: ControllerDecision | undefined
   let logged = 0
   let pathLoggedAtMs = Number.NEGATIVE_INFINITY
@@ -85,6 +89,13 @@ export function createSteering(options: SteeringOptions): Steering {
         log.debug('path', { ...sample.path, ...sample.qemu, ratio: sample.ratio, waitingBytes: sample.waitingBytes, loss: loss?.ratio })
       }
       const decision = controller.step(sample)
+      const why = carriersWatch({
+        ...{ atMs, used: options.talk.carriers, best: bulk?.carriers, isLossy: loss?.isLossy === true, isEnd: isStopped || decision.isEnd },
+      })
+      if (why) {
+        controller.note(atMs, 'carriers', `${bulk?.carriers?.ids.join(' ')}`, why)
+        options.talk.changeOver(why)
+      }
       logChanges()
       gate().flight.setFar(!decision.isEnd)
       outgoing.pipeline?.setLevel(decision.level)

@@ -79,7 +79,7 @@ test(
       { vm: report.vm, source: report.source, target: report.target, outcome: report.outcome, streams: report.streams },
       { vm: VM, source: from, target: to, outcome: 'completed', streams: 2 },
     )
-    const named = /(Ms|At|Bytes|^bytes[A-Z]\w+|^pages[A-Z]\w+|^rounds|^streams|^reconnects|^ratio|Ratio|PerSecond)$/
+    const named = /(Ms|At|Bytes|^bytes[A-Z]\w+|^pages[A-Z]\w+|^rounds|^streams|^reconnects|^changeOvers|^ratio|Ratio|PerSecond)$/
     const numbers = (value: object): string[] =>
       Object.entries(value).flatMap(([key, inner]) =>
         typeof inner === 'number' ? [key] : inner && typeof inner === 'object' && !Array.isArray(inner) ? numbers(inner) : [],

@@ -3,6 +3,7 @@
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { generateSiteKeys, loadSodium } from '../../../crypto/identity.ts'
+import type { Bulk } from '../../../edge-node/link/link.ts'
 import type { Patience, Renewal } from '../../../edge-node/migration/conversation.ts'
 import { startSource } from '../../../edge-node/migration/source.ts'
 import { startTarget, type TargetMigration, type TargetOptions } from '../../../edge-node/migration/target.ts'
@@ -55,17 +56,19 @@ type Faults = {
   /** What the next agent reads as the manifest's hash, in place of the one that was recorded. */
   altered?: string
   renewal?: Renewal
+  bulk?: () => Bulk
+  pauseMs?: number
 }
 
 async function migrate(
   guest: FakeGuest,
   next: () => Cut | undefined,
-  { patience = QUICK, sourceAwayMs = 20_000, dies, altered, renewal }: Faults = {},
+  { patience = QUICK, sourceAwayMs = 20_000, dies, altered, renewal, bulk, pauseMs }: Faults = {},
 ) {
   await using folder = await tempFolder()
   const dir = (name: string) => join(folder.path, name)
   await Promise.all(['s', 't'].map(name => mkdir(dir(name))))
-  const [from, to] = [fakeSource(guest, dir('s')), fakeTarget(guest, dir('t/memory'))]
+  const [from, to] = [fakeSource(guest, dir('s'), pauseMs), fakeTarget(guest, dir('t/memory'))]
   const states: { source: string[]; target: string[] } = { source: [], target: [] }
   let target: TargetMigration | undefined
   const link: CuttableLink = cuttableLink((index, attempt, stream) => target?.accept(index, attempt, stream), next)
@@ -91,7 +94,15 @@ async function migrate(
   })
   const source = startSource({
     ...shared,
-    ...{ keys: keys.source, peerBoxPublic: keys.target.boxPublic, dir: dir('s'), patience, renewal, patienceMs: altered ? 1_500 : 10_000 },
+    ...{
+      keys: keys.source,
+      peerBoxPublic: keys.target.boxPublic,
+      dir: dir('s'),
+      patience,
+      renewal,
+      bulk,
+      patienceMs: altered ? 1_500 : 10_000,
+    },
     ...{ offer: { type: 'OFFER', needs: {} }, qmp: from.qmp, qemuExited: new Promise(() => {}), transport: 'memory' },
     openStream: link.openStream,
     record: async state => void states.source.push(state),
@@ -175,16 +186,56 @@ test('nothing is sent twice that had arrived: a transfer that was cut carries li
   assert.ok(cut.carried.bytes < 1.3 * whole.carried.bytes, `${cut.carried.bytes} bytes, ${whole.carried.bytes} without cuts`)
 })
 
-test('keys that have done their time are changed in a new meeting, by bytes and by age, and the transfer goes on from where it stood', async () => {
+test('keys that have done their time are changed in a new meeting, by bytes and by age, while the old one carries on', async () => {
   const guest = fakeGuest(23, { pages: 600, rounds: 2 })
   const whole = await migrate(guest, never)
   const byBytes = await migrate(guest, never, { renewal: { bytes: Math.floor(whole.carried.bytes / 8), ms: 3_600_000 } })
   assertMoved(byBytes, 'renewed by bytes')
-  assert.ok((byBytes.sent.report?.reconnects ?? 0) >= 1, `${byBytes.sent.report?.reconnects} new handshakes`)
-  assert.ok(byBytes.carried.bytes < 2 * whole.carried.bytes, `${byBytes.carried.bytes} bytes, ${whole.carried.bytes} without`)
+  assert.ok((byBytes.sent.report?.changeOvers ?? 0) >= 1, `${byBytes.sent.report?.changeOvers} new handshakes`)
+  assert.is(byBytes.sent.report?.reconnects, 0)
+  assert.ok(byBytes.carried.bytes < 1.2 * whole.carried.bytes, `${byBytes.carried.bytes} bytes, ${whole.carried.bytes} without`)
   const byAge = await migrate(guest, never, { renewal: { bytes: 2 ** 40, ms: 5 } })
   assertMoved(byAge, 'renewed by age')
-  assert.ok((byAge.sent.report?.reconnects ?? 0) >= 1)
+  assert.ok((byAge.sent.report?.changeOvers ?? 0) >= 1)
+})
+
+test('change-overs without end, and cuts among them, over many seeds: every one ends with the same memory', async () => {
+  const counts = { changeOvers: 0, reconnects: 0 }
+  for (let seed = 500; seed < 500 + SEEDS / 4; seed++) {
+    const random = randomFrom(seed)
+    const guest = fakeGuest(seed, { pages: 500 + random(700), rounds: 1 + random(3) })
+    let left = random(5)
+    let first = true
+    const next = () => {
+      if (left-- <= 0) return undefined
+      const afterBytes = (first ? 40_000 : 2_048) + random(200_000)
+      first = false
+      return { afterBytes, silentMs: random(3) === 0 ? random(15) : 0, awayMs: random(4) === 0 ? random(20) : 0 }
+    }
+    const result = await migrate(guest, next, {
+      ...{ renewal: { bytes: 100_000 + random(600_000), ms: 3_600_000 }, pauseMs: 2 },
+    })
+    if (result.fate === 'moved') assertMoved(result, `seed ${seed}`)
+    else assert.equal(result.running, [true, false], `seed ${seed}: ${JSON.stringify(result.sent)}`)
+    counts.changeOvers += result.sent.report?.changeOvers ?? 0
+    counts.reconnects += result.sent.report?.reconnects ?? 0
+  }
+  assert.ok(counts.changeOvers > SEEDS / 8 && counts.reconnects > 0, JSON.stringify(counts))
+})
+
+test('when BBR comes back the migration changes over to it, and says why', async () => {
+  const guest = fakeGuest(41, { pages: 3_000, rounds: 2 })
+  const began = performance.now()
+  const bulk = () => {
+    const isBack = performance.now() - began > 100
+    const carriers = isBack ? { ids: [2], congestion: 'bbr' } : { ids: [1], congestion: 'cubic' }
+    return { engine: isBack ? 'tls' : 'quic', connections: 1, sentPackets: 0, lostPackets: 0, carriers } as const
+  }
+  const result = await migrate(guest, never, { bulk, pauseMs: 2 })
+  assertMoved(result, 'changed over')
+  assert.equal([result.sent.report?.changeOvers, result.sent.report?.reconnects], [1, 0])
+  const decision = result.sent.report?.decisions?.find(({ what }) => what === 'carriers')
+  assert.match(decision?.reason ?? '', /^BBR is at hand again/)
 })
 
 test('a link that does not come back: the source keeps the VM when its patience ends, and the target keeps nothing', async () => {
