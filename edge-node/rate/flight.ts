@@ -265,7 +265,8 @@ export class Flight {
     const contentMs = isDown ? PROBE_DOWN_GAIN * best : this.#nowMs < this.#upUntilMs ? cruiseMs + PROBE_UP_MS : cruiseMs
     const wanted = (rate * contentMs) / 1000
     // The first samples are of a few bytes, or of bytes that waited while the engine's own window was small: they say little.
-    const leastBytes = this.isStarting ? windowInitialBytes : windowMinBytes
+    // At least four records: one that a hostile relay keeps must not keep back the next, which gives it away.
+    const leastBytes = this.isStarting ? windowInitialBytes : this.isThin ? windowMinBytes : 2 * windowMinBytes
     return Math.min(windowMaxBytes, Math.max(leastBytes, Math.round(wanted)))
   }
 

@@ -239,8 +239,11 @@ test('when BBR comes back the migration changes over to it, and says why', async
 })
 
 test('a link that does not come back: the source keeps the VM when its patience ends, and the target keeps nothing', async () => {
-  const cuts: Cut[] = [{ afterBytes: 200_000, awayMs: 60_000 }]
-  const result = await migrate(fakeGuest(3, { pages: 400, rounds: 2 }), () => cuts.shift(), {
+  const guest = fakeGuest(3, { pages: 400, rounds: 2 })
+  const { carried } = await migrate(guest, never)
+  // Before the offer has been answered nothing is healed.
+  const cuts: Cut[] = [{ afterBytes: 0.6 * carried.bytes, awayMs: 60_000 }]
+  const result = await migrate(guest, () => cuts.shift(), {
     ...{ patience: { ...QUICK, reconnectMs: 300 }, sourceAwayMs: 600 },
   })
   assert.equal([result.sent.code, result.received.code], ['CONNECTION_LOST', 'CONNECTION_LOST'])
@@ -249,7 +252,7 @@ test('a link that does not come back: the source keeps the VM when its patience 
 })
 
 test('a guest that stands still waits less: the switch-over is given up after its own patience', async () => {
-  const guest = fakeGuest(5, { pages: 400, rounds: 0 })
+  const guest = fakeGuest(5, { pages: 1_200, rounds: 0 })
   const { carried } = await migrate(guest, never)
   // The guest stops with its first page: all of the transfer is switch-over.
   const cuts: Cut[] = [{ afterBytes: carried.bytes / 2, awayMs: 60_000 }]
