@@ -159,13 +159,13 @@ test('cut again and again after random numbers of bytes, over many seeds: every 
   let reconnects = 0
   for (let seed = 100; seed < 100 + SEEDS; seed++) {
     const random = randomFrom(seed)
-    const guest = fakeGuest(seed, { pages: 50 + random(250), rounds: random(4) })
+    const guest = fakeGuest(seed, { pages: 150 + random(250), rounds: random(4) })
     let left = 12
     let first = true
     const result = await migrate(guest, () => {
       if (left-- <= 0) return undefined
       // The first cut comes when the offer has been answered; the last before the commit.
-      const afterBytes = (first ? 16_384 : 2_048) + random(first ? 100_000 : 60_000)
+      const afterBytes = (first ? 280_000 : 2_048) + random(first ? 100_000 : 60_000)
       first = false
       return { afterBytes, silentMs: random(3) === 0 ? random(15) : 0, awayMs: random(4) === 0 ? random(20) : 0 }
     })
@@ -208,7 +208,7 @@ test('change-overs without end, and cuts among them, over many seeds: every one 
     let first = true
     const next = () => {
       if (left-- <= 0) return undefined
-      const afterBytes = (first ? 40_000 : 2_048) + random(200_000)
+      const afterBytes = (first ? 280_000 : 2_048) + random(200_000)
       first = false
       return { afterBytes, silentMs: random(3) === 0 ? random(15) : 0, awayMs: random(4) === 0 ? random(20) : 0 }
     }
