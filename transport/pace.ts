@@ -35,6 +35,8 @@ const FILLS_SHARE = 0.4
 const DRAIN = 0.95
 const DRAINS_MAX = 8
 const REST_MS = 10_000
+/** After so long without a sample the path may be another. */
+const FORGET_MS = 30_000
 /** More is tried so often while the limit is what holds the rate down, by so much, and by more each time as long as that makes no queue. */
 const TRY_EVERY_MS = 1_500
 const TRY_FIRST = 0.03
@@ -61,6 +63,7 @@ export class Pace {
     const queueMs = rttMs - rttMinMs - now.rttDeviationMs
     const hasQueue = rttMinMs >= RTT_MIN_MS && queueMs > QUEUE_RTT_SHARE * rttMinMs + QUEUE_MS
     const last = this.#history.at(-1)
+    if (last && atMs - last.atMs >= FORGET_MS) this.#forget()
     // What came through before the queue stood, or while nothing came at all, says nothing of the path.
     if (hasQueue !== this.#hadQueue || now.deliveredBytes === last?.deliveredBytes || !now.isWhole) this.#history.length = 0
     this.#hadQueue = hasQueue
@@ -73,6 +76,14 @@ export class Pace {
     if (!hasQueue) this.#onFree(rate, atMs)
     else if (rate > Math.max(BYTES_PER_SECOND_MIN, FILLS_SHARE * now.deliveryBytesPerSecond)) this.#onQueue(rate, atMs)
     return this.#limit
+  }
+
+  #forget(): void {
+    this.#limit = undefined
+    this.#capacity = 0
+    this.#drains = 0
+    this.#more = TRY_FIRST
+    this.#history.length = 0
   }
 
   #onQueue(rate: number, atMs: number): void {

@@ -195,14 +195,10 @@ class Talk implements Conversation {
   changeOver(reason: string): void {
     if (!this.#heals || !this.#meeting || this.#isMoving || performance.now() < this.#moveAgainAtMs) return
     this.#isMoving = true
-    this.#move(reason)
-      .catch(thrown => this.#options.fail(toGodwitError(thrown, 'CONNECTION_LOST')))
-      .finally(() => {
-        this.#isMoving = false
-      })
+    this.#move(reason, this.#meeting).catch(thrown => this.#options.fail(toGodwitError(thrown, 'CONNECTION_LOST')))
   }
 
-  async #move(reason: string): Promise<void> {
+  async #move(reason: string, from: Meeting): Promise<void> {
     const { log, signal } = this.#options
     try {
       await this.#meetAgain(ATTEMPT_MS)
@@ -210,9 +206,12 @@ class Talk implements Conversation {
       log.info('the migration has changed over', { attempt: this.#attempt, reason })
     } catch (error) {
       signal.throwIfAborted()
+      this.#isMoving = false
       this.#moveAgainAtMs = performance.now() + MOVE_AGAIN_MS
-      if (this.#meeting) log.debug('the migration stays where it is', { reason, error })
-      else await this.#reconnect(toGodwitError(error))
+      const coded = toGodwitError(error)
+      if (this.#meeting === from) log.debug('the migration stays where it is', { reason, error })
+      else if (!PASSING.has(coded.code)) throw coded
+      else if (!this.#meeting) await this.#reconnect(coded)
     }
   }
 
@@ -331,6 +330,8 @@ class Talk implements Conversation {
   #take(session: Session, attempt = this.#attempt, streams: Stream[] = [], taken: number[] = []): void {
     this.#earlierWireBytes = this.wireBytes
     this.#session = session
+    // From here on a loss is this meeting's.
+    this.#isMoving = false
     this.#meeting = {
       attempt,
       session,

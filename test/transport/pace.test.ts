@@ -116,6 +116,16 @@ test('a moment of standstill, or with a part of the sockets, says nothing of the
   for (let atMs = 3_000; atMs < 5_000; atMs += 100) assert.is(step(atMs, 6_000_000, { isWhole: false }), limit)
 })
 
+test('after a long silence nothing is known of the path any more', () => {
+  const pace = new Pace()
+  const sample = (atMs: number, rttMs: number): PaceSample => ({
+    ...{ atMs, deliveredBytes: atMs * 12_000, deliveryBytesPerSecond: 12_000_000, rttMs, rttMinMs: 20, rttDeviationMs: 0, isWhole: true },
+  })
+  for (let atMs = 0; atMs <= 400; atMs += 100) pace.step(sample(atMs, 45))
+  assert.ok(pace.step(sample(500, 45))! > 0)
+  assert.is(pace.step(sample(40_000, 21)), undefined)
+})
+
 test('a thin or a near path is left alone', () => {
   for (const [rate, rttMs] of [
     [100_000, 50],
