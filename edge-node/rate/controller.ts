@@ -56,6 +56,8 @@ const END_MS = 2_500
  * where level 1 in 256 KiB batches made 138 MB, FACTS). On others a level above 3 gives a few per cent and takes the processor from the guest. */
 const SLOW_BYTES_PER_SECOND = 12_000_000
 const SLOW_NO_MORE_BYTES_PER_SECOND = 24_000_000
+/** Nor is one slow, whatever its pages shrink to, that carries more than this on the wire: pages that do not shrink are followed by others that do. */
+const SLOW_WIRE_BYTES_PER_SECOND = 9_000_000
 const FAST_LEVEL = 3
 const BATCH_PAGES = 64
 const BATCH_PAGES_SLOW = 256
@@ -97,7 +99,9 @@ export class Controller {
     const remainingMs = qemu && guestBytesPerSecond > 0 ? (qemu.remainingBytes * 1000) / guestBytesPerSecond : Number.POSITIVE_INFINITY
     const isEnd = isLive && (isStopped || (qemu !== undefined && remainingMs <= END_MS))
     if (guestBytesPerSecond > 0 && !path.isStarting)
-      this.#isSlow = guestBytesPerSecond < (this.#isSlow ? SLOW_NO_MORE_BYTES_PER_SECOND : SLOW_BYTES_PER_SECOND)
+      this.#isSlow =
+        path.rateBytesPerSecond < SLOW_WIRE_BYTES_PER_SECOND &&
+        guestBytesPerSecond < (this.#isSlow ? SLOW_NO_MORE_BYTES_PER_SECOND : SLOW_BYTES_PER_SECOND)
     const batching = batchingFor(guestBytesPerSecond, isEnd, this.#isSlow, this.#options)
     const why = isEnd ? 'the end is near: little may wait' : this.#isSlow ? 'the path is slow' : 'the path is fast'
     this.#tell(atMs, 'batch', `${batching.pages} pages`, why)

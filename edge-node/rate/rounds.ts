@@ -35,7 +35,7 @@ const MARGIN = 0.04
 const GOOD_MS = 30
 /** Rounds, and time, that are spent on going lower once it is low enough. */
 const LOWER_ROUNDS_MAX = 6
-const LOWER_MS_MAX = 4_000
+const LOWER_MS_MAX = 2_000
 /** Device state and what QEMU counts beside pages. */
 const SLACK_BYTES = 256 * 1024
 const HOLD_MS = 1
