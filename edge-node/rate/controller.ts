@@ -110,6 +110,8 @@ export class Controller {
         ? this.#rounds.step({ atMs, ...qemu, guestBytesPerSecond, allowedMs: told.allowedMs })
         : undefined
     if (rounds) this.#tell(atMs, 'switchover', nameOf(rounds.limitMs, told.allowedMs), rounds.reason)
+    // Pre-copy does not converge: what is left is copied while the guest stands still.
+    if (rounds && rounds.limitMs > Math.max(1, told.allowedMs + 1)) this.#tell(atMs, 'method', 'stop and copy the rest', rounds.reason)
     if (rounds?.throttle) this.#tell(atMs, 'throttle', `from ${rounds.throttle.initialPercent} %`, rounds.throttle.reason)
     if (qemu && qemu.throttlePercent > 0) this.#tell(atMs, 'throttled', `${qemu.throttlePercent} %`, 'QEMU slows the guest down')
     return {

@@ -114,6 +114,7 @@ test('a default downtime that cannot be kept is taken at the minimum, and the re
   const { finalBytes, controller } = migrate(world)
   assert.ok(finalBytes! <= 33 * MB)
   assert.ok(controller.changes.some(({ value, reason }) => value === 'above the downtime' && reason.includes('no downtime was asked for')))
+  assert.ok(controller.changes.some(({ what, value }) => what === 'method' && value === 'stop and copy the rest'))
 })
 
 test('a path whose round trips alone take longer than was asked for is refused too', () => {
