@@ -2,6 +2,7 @@
 //
 //   offer -> accept -> stream rounds while the guest runs -> guest stops -> final pages, device state -> LOADED -> commit -> GRANT -> RUNNING
 //
+// The pages of a live migration leave behind the offer without waiting for the answer; nothing counts before it has come.
 // A link that is lost between accept and LOADED is waited for, and the migration goes on from what the target has (conversation.ts).
 // Enters: a plan, a running QEMU, a way to open relay streams. Leaves: a report, or a coded error with the VM running here.
 // Always holds: until the record RELINQUISHED is durable every failure ends with the VM running at the source; after it the source never

@@ -18,6 +18,8 @@ import type { Outgoing } from './outgoing.ts'
 /** Parameters are set anew only when they change by more than this share. */
 const CHANGE_SHARE = 0.1
 const PATH_LOG_MS = 1_000
+/** Of a decision's value in a report (wire/control.ts). */
+const VALUE_CHARS_MAX = 64
 /** What the unix socket between QEMU and us holds (net.core.wmem_default and our read buffer). */
 const SOCKET_BYTES = 256 * 1024
 
@@ -93,7 +95,7 @@ export function createSteering(options: SteeringOptions): Steering {
         ...{ atMs, used: options.talk.carriers, best: bulk?.carriers, isLossy: loss?.isLossy === true, isEnd: isStopped || decision.isEnd },
       })
       if (why) {
-        controller.note(atMs, 'carriers', `${bulk?.carriers?.ids.join(' ')}`, why)
+        controller.note(atMs, 'carriers', `${bulk?.carriers?.ids.join(' ')}`.slice(0, VALUE_CHARS_MAX), why)
         options.talk.changeOver(why)
       }
       logChanges()

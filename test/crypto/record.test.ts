@@ -177,6 +177,27 @@ for (const primitives of builds) {
     assert.ok(same(sealer.digest(), opener.digest()))
   })
 
+  test(named('the cutter goes to small records and back in the middle of one, and the reader finds the bytes again'), () => {
+    const { sealer, opener } = pair()
+    const cutter = createCutter(sealer)
+    const written = data(200_000)
+    const frames = [
+      ...cutter.write(written.subarray(0, 30_000)),
+      ...cutter.write(written.subarray(30_000, 100_000), true),
+      ...cutter.write(written.subarray(100_000)),
+      ...cutter.end(),
+    ]
+    // What waited was more than a small record holds: it goes as it is, in the class that it needs.
+    assert.equal(
+      frames.map(frame => frame.length - 5 - 17),
+      [65536, 16384, 16384, 16384, 16384, 65536, 65536],
+    )
+    const decoder = new FrameDecoder(allow('RECORD'))
+    const read = decoder.push(new Uint8Array(Buffer.concat(frames))).map(frame => opener.open(frame.payload, { inPlace: true }).data)
+    opener.end()
+    assert.ok(same(Buffer.concat(read), written))
+  })
+
   test(named('sealFrame is a RECORD frame around what seal gives'), () => {
     const header = randomBytes(24)
     const record = createSealer({ key, context, primitives, header }).seal(data(50))

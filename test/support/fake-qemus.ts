@@ -1,7 +1,6 @@
 // Two QEMUs that are none, for the stories of source and target without a guest: one writes a migration stream that a seed makes, the other takes it and says SHUT when
 // it is whole. Enters: a seed. Leaves: a guest (its stream, the memory that it must leave, the skeleton of it) and what the stories ask of a machine.
 // Always holds: as in QEMU, a socket that is not read holds the writer back; SHUT(0) completes the source, a closed socket makes it fail and run on.
-
 import { openSync, readFileSync, writeFileSync } from 'node:fs'
 import { connect, createServer, type Socket } from 'node:net'
 import { dirname, join } from 'node:path'
@@ -86,8 +85,7 @@ const SHUT = Buffer.from(encodeMessage(RETURN_PATH.shut, new Uint8Array(4)))
 
 export type FakeSource = { qmp: QmpClient; readonly running: boolean; readonly returned: Buffer }
 
-/** `dir`: the working folder of this QEMU, in which it finds the migration socket. */
-/** `pauseMs`: between two chunks of 16 KiB. */
+/** `dir`: the working folder of this QEMU, in which it finds the migration socket. `pauseMs`: between two chunks of 16 KiB. */
 export function fakeSource({ stream, stopAt }: FakeGuest, dir: string, pauseMs = 0): FakeSource {
   const listeners = new Map<string, Set<() => void>>()
   const state = { migration: 'none', run: 'running', returned: Buffer.alloc(0) }
