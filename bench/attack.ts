@@ -1,17 +1,18 @@
-// npm run bench:attack: what an honest transfer keeps of its rate while a gateway is attacked, attack by attack, side by side with none.
-// Enters: seconds for each. Leaves: Mbit/s, the share of the quiet rate, the gateway's memory at its highest. Gateway, source, target and attacker are processes
-// of their own on loopback: on few cores the attacker's own work counts as well, which makes the figures worse than a real attack from outside would.
+// npm run bench:attack: the rate of an honest transfer while a gateway is attacked, for each attack, compared with no
+// attack. Enters: seconds for each. Leaves: Mbit/s, the share of the quiet rate, the gateway's peak memory. Gateway,
+// source, target and attacker are separate processes on loopback: on few cores the attacker's own work counts as well,
+// which makes the figures worse than an attack from another machine.
 import { type ChildProcess, fork } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
 import { createRoot, issueCertificate, newSerial, type Role, type Root } from '../crypto/certificate.ts'
 import { generateSiteKeys, loadSodium } from '../crypto/identity.ts'
 import type { LinkIdentity } from '../crypto/link-auth.ts'
 import { startGateway } from '../gateway/gateway.ts'
 import { sleep, within } from '../ops/deadline.ts'
 import { requestJson } from '../ops/http-client.ts'
+import { decimalNumber, readArguments, runScript } from '../ops/script.ts'
 import { openStore } from '../ops/store.ts'
 import { createQuicEngine } from '../transport/quic.ts'
 import { createTlsEngine } from '../transport/tls.ts'
@@ -20,8 +21,11 @@ import type { AttackTask } from './attack/attacker.ts'
 import { ATTACKS, type AttackName } from './attack/floods.ts'
 import type { Answer, Task } from './relay-node.ts'
 
-/** The share of its quiet rate that an honest transfer keeps under each of these attacks, attacker on the same machine. Stated in docs/THREAT_MODEL.md. */
-export const FLOOR = 0.1
+/**
+ * Minimum share of the quiet rate of an honest transfer under each of these attacks, with the attacker on the same
+ * machine. docs/internals/threat-model.md states it.
+ */
+const FLOOR = 0.1
 const ENGINES = { quic: createQuicEngine, tls: createTlsEngine }
 const STREAMS = 4
 const TOKEN = 'bench'
@@ -47,7 +51,7 @@ function issue(root: Root, role: Role, id: string): LinkIdentity {
 function answerOf<T extends { kind: string }>(child: ChildProcess, kind: T['kind'], ms: number): Promise<T> {
   const come = new Promise<T>((resolve, reject) => {
     child.on('message', (message: T) => message.kind === kind && resolve(message))
-    child.once('exit', code => reject(new Error(`a process of the bench ended with ${code}`)))
+    child.once('exit', code => reject(new Error(`a process of the benchmark ended with ${code}`)))
   })
   return within(come, { ms, what: `'${kind}' of a bench process` })
 }
@@ -119,14 +123,17 @@ async function measure(engine: 'quic' | 'tls', attack: AttackName, seconds: numb
 }
 
 async function main(): Promise<number> {
-  const { values } = parseArgs({ options: { seconds: { type: 'string', default: '3' }, json: { type: 'boolean', default: false } } })
+  const { values } = readArguments({ options: { seconds: { type: 'string', default: '3' }, json: { type: 'boolean', default: false } } })
+  const seconds = decimalNumber('--seconds', values.seconds, { min: 0.1, max: 600 })
   await loadSodium()
   let isHeld = true
+  let engines = 0
   for (const engine of ['quic', 'tls'] as const) {
     if (!(await ENGINES[engine]().available()).ok) continue
-    // Twice, before and after: one of them may have met a busy machine.
+    engines++
+    // Twice, before and after, because the machine may be busy during one of them.
     const all = []
-    for (const attack of [...ATTACKS, 'none'] as const) all.push(await measure(engine, attack, Number(values.seconds)))
+    for (const attack of [...ATTACKS, 'none'] as const) all.push(await measure(engine, attack, seconds))
     const quiet = Math.max(...all.filter(({ attack }) => attack === 'none').map(({ megabitsPerSecond }) => megabitsPerSecond))
     for (const measured of all) {
       const { attack } = measured
@@ -140,8 +147,12 @@ async function main(): Promise<number> {
         )
     }
   }
+  if (engines === 0) {
+    console.error('no transport engine can be loaded: nothing was measured')
+    return 1
+  }
   console.log(isHeld ? `the floor of ${FLOOR * 100} % holds` : `below the floor of ${FLOOR * 100} %`)
   return isHeld ? 0 : 1
 }
 
-process.exitCode = await main()
+await runScript('Usage: npm run bench:attack -- [--seconds N] [--json]', main)

@@ -1,6 +1,7 @@
-// What the durable commit costs: a tiny real guest moves again and again, with records on the disk before what follows from them (as always), and without (the same
-// store, not synced: in this file only). Source and target are the real stories over QUIC, one beside the other, without a gateway.
-// Enters: how many migrations. Leaves: downtime by one clock outside both, from the source QEMU's STOP to the target QEMU's RESUME, and the report's parts of it.
+// The cost of the durable commit: a tiny real guest migrates repeatedly, with durable records (as always), and without
+// (the same store without sync, only in this file). Source and target run the real code over QUIC, without a gateway.
+// Enters: number of migrations. Leaves: downtime measured by one external clock, from the STOP of the source QEMU to
+// the RESUME of the target QEMU, and its parts from the report.
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -9,8 +10,9 @@ import { acceptStreams } from '../edge-node/link/incoming.ts'
 import { createJournal } from '../edge-node/migration/journal.ts'
 import { startSource } from '../edge-node/migration/source.ts'
 import { startTarget, type TargetMigration } from '../edge-node/migration/target.ts'
+import { bootSectorDisk } from '../edge-node/vm/accelerators.ts'
 import { type RunningVm, startMachine } from '../edge-node/vm/machine.ts'
-import { bootSectorDisk, findQemu, type QemuInfo } from '../edge-node/vm/qemu.ts'
+import { findQemu, type QemuInfo } from '../edge-node/vm/qemu.ts'
 import { parseSpec } from '../edge-node/vm/spec.ts'
 import { within } from '../ops/deadline.ts'
 import { openStore, type Store } from '../ops/store.ts'
@@ -24,13 +26,13 @@ import { toJson } from '../wire/schema.ts'
 import { FRAME } from '../wire/types.ts'
 
 const HOST = '127.0.0.1'
-/** Counts in the u32 at 0x8000, for ever. */
+/** Increments the u32 at 0x8000 for ever. */
 const COUNTER = Uint8Array.of(0xfa, 0x31, 0xc0, 0x8e, 0xd8, 0x66, 0xff, 0x06, 0x00, 0x80, 0xeb, 0xf9)
 const SPEC = 'name: tiny\nmemory: 32MiB\nmachine: pc-i440fx-9.0\ndisks: [{ file: boot.img, mode: readonly, format: raw }]\nserial: false\n'
 const LINK_RTT_MS = 40
 const MOVE_MS = 30_000
 
-export type Cost = { link: string; durable: boolean; migrations: number; downtimeMs: number; parts: Record<string, number> }
+type Cost = { link: string; durable: boolean; migrations: number; downtimeMs: number; parts: Record<string, number> }
 
 type Bed = {
   dir: string
@@ -40,7 +42,7 @@ type Bed = {
   setTarget(target: TargetMigration): void
 }
 
-/** Every write of these says at once that it is durable when `isDurable` is false. */
+/** With `isDurable` false every write resolves at once without being durable. */
 const unsynced = (store: Store): Store => ({
   ...store,
   put: (table, key, value) => store.put(table, key, value, { sync: false }),
@@ -77,7 +79,7 @@ async function openBed(dir: string, rttMs: number): Promise<Bed & { close(): Pro
   }
 }
 
-/** One guest that runs, moved once. */
+/** One migration of a running guest. */
 async function move(bed: Bed, n: number, durable: boolean): Promise<{ downtimeMs: number; report: Report }> {
   const dir = join(bed.dir, `move-${n}`)
   await mkdir(dir)
@@ -113,7 +115,7 @@ async function move(bed: Bed, n: number, durable: boolean): Promise<{ downtimeMs
         return to
       },
       drop: async () => {},
-      // As the registry writes it (vm/records.ts).
+      // The same write as in registry/records.ts.
       commit: epoch => stores.target.put('vms', plan.vm, { state: 'running', epoch }, { sync: true }),
     })
     bed.setTarget(target)
@@ -153,7 +155,7 @@ const median = (values: number[]): number => [...values].sort((a, b) => a - b)[M
 
 const PARTS = ['finalPagesMs', 'deviceStateMs', 'loadMs', 'commitMs', 'resumeMs'] as const
 
-/** `migrations` of each kind, taking turns so that what the machine does meanwhile falls on both. */
+/** `migrations` of each kind, alternating, so that other load of the machine affects both. */
 export async function benchCommit({ migrations }: { migrations: number }): Promise<Cost[]> {
   const costs: Cost[] = []
   for (const [link, rttMs] of [
@@ -164,7 +166,7 @@ export async function benchCommit({ migrations }: { migrations: number }): Promi
     const bed = await openBed(dir, rttMs)
     try {
       const moves: { durable: boolean; downtimeMs: number; report: Report }[] = []
-      // The first warms up.
+      // The first one is a warm-up.
       await move(bed, 0, true)
       for (let n = 1; n <= 2 * migrations; n++) moves.push({ durable: n % 2 === 1, ...(await move(bed, n, n % 2 === 1)) })
       for (const durable of [true, false]) {
@@ -183,7 +185,7 @@ export async function benchCommit({ migrations }: { migrations: number }): Promi
 
 function showCommit(costs: Cost[]): void {
   console.log(
-    '\nthe cost of the durable commit: 32 MiB guest, TCG, medians; downtime from STOP at the source to RESUME at the target, by one clock outside both',
+    '\ncost of the durable commit: 32 MiB guest, TCG, medians; downtime from STOP at the source to RESUME at the target, measured by one external clock',
   )
   console.log('  link         commit      downtime   final pages  device state   load   commit  resume')
   for (const { link, durable, downtimeMs, parts } of costs) {
@@ -194,7 +196,7 @@ function showCommit(costs: Cost[]): void {
     const [durable, plain] = [costs[i]!, costs[i + 1]!]
     const more = durable.downtimeMs - plain.downtimeMs
     console.log(
-      `  ${durable.link}: durable takes ${(durable.downtimeMs / plain.downtimeMs).toFixed(2)} times as long (${more.toFixed(1)} ms more)`,
+      `  ${durable.link}: the downtime of durable is ${(durable.downtimeMs / plain.downtimeMs).toFixed(2)} times as long (${more.toFixed(1)} ms more)`,
     )
   }
 }

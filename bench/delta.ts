@@ -1,14 +1,15 @@
-// What deltas save: a guest that rewrites memory in one of several ways, sent round after round with and without them, side by side; and what the target holds
-// is compared with the guest. Enters: nothing. Leaves: bytes of the rewritten pages on the wire and CPU time at the source, for each way of rewriting.
-import { createPageHasher } from '../crypto/page-hash.ts'
+// The savings of deltas: a guest rewrites memory in several ways; the rounds are sent with and without deltas, and the
+// target's memory is compared with the guest's. Enters: nothing. Leaves: wire bytes of the rewritten pages and CPU time
+// at the source, for each way of rewriting.
+import { createPageHasher } from '../crypto/channel/page-hash.ts'
 import { loadSodium } from '../crypto/sodium.ts'
-import { PAGE_BYTES } from '../edge-node/pages/address.ts'
 import { createPipeline, type FrameSink } from '../edge-node/pages/pipeline.ts'
 import { createRandom } from '../sim-network/random.ts'
+import { PAGE_BYTES } from '../wire/types.ts'
 
 const GUEST_PAGES = 4096
 const ROUNDS = 6
-/** Of the guest, rewritten in each round. */
+/** Share of the guest that each round rewrites. */
 const SHARE = 0.25
 
 type Rewrite = (page: DataView, random: () => number) => void
@@ -34,7 +35,7 @@ const REWRITES: Record<string, Rewrite> = {
   },
 }
 
-/** Records with pointers and small numbers, as structures in memory look. */
+/** Records with pointers and small numbers, like structures in memory. */
 function createGuest(random: () => number): Uint8Array {
   const guest = new Uint8Array(GUEST_PAGES * PAGE_BYTES)
   const view = new DataView(guest.buffer)
@@ -47,7 +48,7 @@ function createGuest(random: () => number): Uint8Array {
   return guest
 }
 
-export type DeltaResult = {
+type DeltaResult = {
   rewriting: string
   deltas: boolean
   rewrittenBytes: number
@@ -96,13 +97,11 @@ async function run(rewriting: string, deltas: boolean): Promise<DeltaResult> {
   }
 }
 
-/** Prints a table; needs no quiet machine, for bytes are what it compares. */
+/** Prints a table; it compares bytes, so the machine may be busy. */
 export async function benchDelta(): Promise<DeltaResult[]> {
   await loadSodium()
   const results: DeltaResult[] = []
-  console.log(
-    `\nbytes of rewritten pages on the wire, zstd 1, ${ROUNDS} rounds of ${Math.round(SHARE * 100)} % of ${GUEST_PAGES / 256} MiB`,
-  )
+  console.log(`\nwire bytes of rewritten pages, zstd 1, ${ROUNDS} rounds of ${Math.round(SHARE * 100)} % of ${GUEST_PAGES / 256} MiB`)
   for (const rewriting of Object.keys(REWRITES)) {
     const without = await run(rewriting, false)
     const withDeltas = await run(rewriting, true)
@@ -110,7 +109,7 @@ export async function benchDelta(): Promise<DeltaResult[]> {
     const kib = (bytes: number) => `${(bytes / 1024).toFixed(0)} KiB`.padStart(10)
     console.log(
       `  ${rewriting.padEnd(28)} ${kib(without.rewrittenBytes)} rewritten, whole ${kib(without.wireBytes)}, as deltas ${kib(withDeltas.wireBytes)}`,
-      ` (${(without.wireBytes / withDeltas.wireBytes).toFixed(1)} times fewer; classify ${without.classifyMs} -> ${withDeltas.classifyMs} ms)`,
+      ` (factor ${(without.wireBytes / withDeltas.wireBytes).toFixed(1)}; classify ${without.classifyMs} -> ${withDeltas.classifyMs} ms)`,
     )
   }
   return results

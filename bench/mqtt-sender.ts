@@ -1,7 +1,7 @@
-// The telco of bench/mqtt.ts: a process of its own that publishes measurements at an even rate.
-// Enters: a task by IPC. Leaves: how many were sent. A measurement's `seq` is the moment it was sent, in µs: that is how the lag is measured.
-import { connectMqtt } from '../gateway/control/mqtt/client.ts'
-import { topicsOf } from '../gateway/control/mqtt/topics.ts'
+// The telco process of bench/mqtt.ts, which publishes measurements at a constant rate. Enters: a task by IPC. Leaves:
+// the number of sent measurements. The `seq` of a measurement is its time of sending in µs, which gives the lag.
+import { connectMqtt } from '../mqtt/client.ts'
+import { topicsOf } from '../mqtt/topics.ts'
 import { silentLog } from '../wire/log.ts'
 
 export type SenderTask = {
@@ -16,7 +16,7 @@ export type SenderTask = {
 export type SenderAnswer = { kind: 'ready' } | { kind: 'done'; sent: number }
 
 const TICK_MS = 10
-/** Not yet written to the socket: a sender that is ahead of its broker waits. */
+/** Limit of bytes that are not written to the socket yet: a sender faster than its broker waits. */
 const AHEAD_MAX = 500
 
 export const nowMicros = (): number => Math.round((performance.timeOrigin + performance.now()) * 1000)

@@ -1,24 +1,25 @@
-// How the gateway bears a telco's measurements: 1,000 a second through a broker, signed commands among them.
-// Enters: seconds and rate. Leaves: for Mosquitto (where it is installed) and the embedded broker: what was lost, the lag from the sender to the
-// gateway's decision maker (p50, p99), the lag of commands until their reply, and the gateway's memory over time.
-// Sender and broker (Mosquitto) are processes of their own; this one is the gateway and the commander.
+// The gateway under a telco's measurements: 1,000 a second through a broker, with signed commands among them. Enters:
+// seconds and rate. Leaves: for Mosquitto (if installed) and the embedded broker: lost measurements, the lag from the
+// sender to the gateway's decision (p50, p99), the lag of commands until their reply, and the gateway's memory over
+// time. Sender and broker (Mosquitto) are separate processes; this process is the gateway and the sender of commands.
 import { type ChildProcess, fork, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { createRoot, issueCertificate, newSerial } from '../crypto/certificate.ts'
+import { generateCommandKey, signCommand } from '../crypto/command-keys.ts'
 import { generateSiteKeys, loadSodium } from '../crypto/identity.ts'
-import { connectMqtt, type MqttLink } from '../gateway/control/mqtt/client.ts'
-import { generateCommandKey, signCommand } from '../gateway/control/mqtt/command-keys.ts'
-import type { MqttOptions } from '../gateway/control/mqtt/start.ts'
-import { topicsOf } from '../gateway/control/mqtt/topics.ts'
+import type { MqttOptions } from '../gateway/fronts/mqtt/start.ts'
 import { type Gateway, startGateway } from '../gateway/gateway.ts'
+import { createRecords } from '../gateway/store/records.ts'
+import { connectMqtt, type MqttLink } from '../mqtt/client.ts'
+import { topicsOf } from '../mqtt/topics.ts'
 import { eventually, sleep, within } from '../ops/deadline.ts'
+import { readArguments, runScript, wholeNumber } from '../ops/script.ts'
 import { openStore } from '../ops/store.ts'
 import { createMemoryEngine } from '../transport/memory.ts'
 import { silentLog } from '../wire/log.ts'
@@ -31,7 +32,7 @@ const topics = topicsOf(TENANT)
 const key = generateCommandKey('bench')
 const commandKeys: MqttOptions['commandKeys'] = [{ name: 'bench', publicKey: key.publicKey, actions: ['cancel'] }]
 
-export type MqttBenchResult = {
+type MqttBenchResult = {
   broker: 'mosquitto' | 'embedded'
   perSecond: number
   seconds: number
@@ -39,9 +40,9 @@ export type MqttBenchResult = {
   taken: number
   lagMs: { p50: number; p99: number; max: number }
   commands: { sent: number; answered: number; p50Ms: number; p99Ms: number }
-  /** RSS of the gateway's process in MiB: after a fifth of the time, at the end, at its highest. */
+  /** RSS of the gateway's process in MiB: after a fifth of the time, at the end, and the peak. */
   rssMiB: { early: number; late: number; peak: number }
-  /** The heap after a collection: after a fifth of the time, and at the end. */
+  /** The heap after a garbage collection: after a fifth of the time, and at the end. */
   heldMiB: { early: number; late: number }
 }
 
@@ -49,7 +50,7 @@ const percentile = (sorted: number[], share: number) => sorted[Math.min(sorted.l
 const mib = (bytes: number) => Math.round(bytes / 2 ** 20)
 const round = (ms: number) => Math.round(ms * 10) / 10
 
-/** Mosquitto on loopback with no passwords: its access lists are the tests' business. Undefined where it is not installed. */
+/** Mosquitto on loopback without passwords: tests cover its access lists. Undefined if it is not installed. */
 async function startMosquitto(folder: string): Promise<{ url: string; child: ChildProcess } | undefined> {
   const server = createServer()
   await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
@@ -81,6 +82,16 @@ async function startBenchGateway(folder: string, mqtt: MqttOptions, onLagMicros:
     serial: newSerial(),
   } as const
   const store = await openStore(join(folder, 'store'))
+  // The gateway only accepts measurements of known sites and VMs: a stored site is enough.
+  const host = { accelerators: ['tcg' as const], memoryFreeBytes: 1e9, diskFreeBytes: 1e9, vcpus: 2 }
+  const vms = Array.from({ length: USERS }, (_, at) => ({
+    name: `vm-${at}`,
+    state: 'running' as const,
+    epoch: 1,
+    memoryBytes: 1 << 20,
+    vcpus: 1,
+  }))
+  await createRecords(store).saveSite({ site: 'a', version: 'bench', host, vms, lastSeenAt: 0, certificateNotAfter: 0 })
   const gateway = await startGateway({
     identity: { keys, certificate: issueCertificate(root, claims) },
     rootPublic: root.signPublic,
@@ -97,7 +108,7 @@ async function startBenchGateway(folder: string, mqtt: MqttOptions, onLagMicros:
   return { gateway, store }
 }
 
-/** Sends commands that are refused (no such handoff) after all checks, and counts their replies. */
+/** Sends commands that are rejected (unknown handoff) after all checks, and counts their replies. */
 function commander(url: string, credentials: { username?: string; password?: string }) {
   const pending = new Map<string, number>()
   const lags: number[] = []
@@ -141,7 +152,7 @@ function commander(url: string, credentials: { username?: string; password?: str
 setFlagsFromString('--expose-gc')
 const collect = runInNewContext('gc') as () => void
 
-/** What is held after a collection, a fifth into the time and at its end; RSS all along. */
+/** Measures the heap after a garbage collection at a fifth of the time and at the end; RSS all the time. */
 function watchMemory(seconds: number) {
   const rss: number[] = []
   const heldMiB = () => {
@@ -166,7 +177,7 @@ type Options = { perSecond: number; seconds: number }
 async function run(broker: MqttBenchResult['broker'], { perSecond, seconds }: Options): Promise<MqttBenchResult | undefined> {
   const folder = await mkdtemp(join(tmpdir(), 'godwit-bench-'))
   const mosquitto = broker === 'mosquitto' ? await startMosquitto(folder) : undefined
-  // One piece from the beginning: the bench's own notes must not look like the gateway's memory.
+  // Allocated once at the start, so that the benchmark's own data does not count as the gateway's memory.
   const notes = { lags: new Float64Array(perSecond * seconds), count: 0 }
   let gateway: Gateway | undefined
   let store: Awaited<ReturnType<typeof startBenchGateway>>['store'] | undefined
@@ -229,26 +240,26 @@ async function run(broker: MqttBenchResult['broker'], { perSecond, seconds }: Op
   }
 }
 
-/** Lets the sender send, with commands in between, and watches memory meanwhile. */
+/** Runs the sender with commands in between, and measures memory. */
 async function drive(sender: ChildProcess, task: SenderTask, noc: ReturnType<typeof commander>) {
   const done = new Promise<number>((resolve, reject) => {
     sender.on('message', (message: SenderAnswer) => {
       if (message.kind === 'done') resolve(message.sent)
     })
-    sender.once('exit', code => reject(new Error(`the sender of the bench ended with ${code}`)))
+    sender.once('exit', code => reject(new Error(`the sender of the benchmark ended with ${code}`)))
   })
   sender.send(task)
   const memory = watchMemory(task.seconds)
   const timer = setInterval(() => noc.send(), 1000 / COMMANDS_PER_SECOND)
   try {
-    const sent = await within(done, { ms: task.seconds * 1000 + 30_000, what: 'the sender of the bench' })
+    const sent = await within(done, { ms: task.seconds * 1000 + 30_000, what: 'the sender of the benchmark' })
     return { sent, memory: memory() }
   } finally {
     clearInterval(timer)
   }
 }
 
-/** Runs for `seconds` with each broker that is there, and prints. */
+/** Runs for `seconds` with each available broker, and prints the result. */
 export async function benchMqtt({
   seconds = 10,
   perSecond = 1000,
@@ -274,12 +285,16 @@ export async function benchMqtt({
 }
 
 if (process.argv[1] === import.meta.filename) {
-  const { values } = parseArgs({
-    options: {
-      seconds: { type: 'string', default: '10' },
-      rate: { type: 'string', default: '1000' },
-      json: { type: 'boolean', default: false },
-    },
+  await runScript('Usage: node bin/run.js bench/mqtt.ts [--seconds N] [--rate N] [--json]', async () => {
+    const { values } = readArguments({
+      options: {
+        seconds: { type: 'string', default: '10' },
+        rate: { type: 'string', default: '1000' },
+        json: { type: 'boolean', default: false },
+      },
+    })
+    const seconds = wholeNumber('--seconds', values.seconds, { min: 1, max: 86_400 })
+    const perSecond = wholeNumber('--rate', values.rate, { min: 1, max: 1_000_000 })
+    await benchMqtt({ seconds, perSecond, json: values.json })
   })
-  await benchMqtt({ seconds: Number(values.seconds), perSecond: Number(values.rate), json: values.json })
 }

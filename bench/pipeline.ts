@@ -1,24 +1,26 @@
-// How fast memory goes through Godwit on this machine, stage by stage and whole, without network and QEMU.
-// Enters: a seeded guest (below). Leaves: MB/s of guest memory for each stage, and which stage is the limit. Wall time on a shared machine is noisy,
-// so whole paths also say how many MB one second of CPU carries (all threads).
+// The speed of the page pipeline on this machine, for each stage and as a whole, without network and QEMU. Enters: a
+// seeded guest. Leaves: MB/s of guest memory for each stage, and the slowest stage. Wall time on a shared
+// machine is noisy, so whole paths also show the MB for one second of CPU time (all threads).
 import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { createPageHasher } from '../crypto/page-hash.ts'
-import { createOpener, createSealer, RECORD_DATA_BYTES_MAX, type RecordContext } from '../crypto/record.ts'
+import { createPageHasher } from '../crypto/channel/page-hash.ts'
+import { createOpener, createSealer, RECORD_DATA_BYTES_MAX, type RecordContext } from '../crypto/channel/record.ts'
 import { fastest, loadSodium } from '../crypto/sodium.ts'
-import { PAGE_BYTES, PageMap } from '../edge-node/pages/address.ts'
+import { PageMap } from '../edge-node/pages/address.ts'
 import { createApplier } from '../edge-node/pages/apply.ts'
 import { batchBufferBytes, decodeBarrier } from '../edge-node/pages/batch.ts'
 import { Classifier, type PageHasher } from '../edge-node/pages/classify.ts'
-import { type CompressJob, type CompressResult, compressBatch, loadZstd, openBatch, type Zstd } from '../edge-node/pages/compress.ts'
+import { type CompressJob, type CompressResult, compressBatch, loadZstd, openBatch } from '../edge-node/pages/compress.ts'
 import { type ApplyJob, type ApplyResult, applyBatch, createFileMemory, type MemoryRegion } from '../edge-node/pages/memory.ts'
 import { createPipeline, type FrameSink, type PipelineStats } from '../edge-node/pages/pipeline.ts'
 import { createThreadPool, type Pool } from '../edge-node/pages/pool.ts'
+import type { Zstd } from '../edge-node/pages/zstd.ts'
 import { createParser } from '../edge-node/stream/parse.ts'
 import { type Token, write } from '../edge-node/stream/write.ts'
-import { FRAME } from '../wire/types.ts'
+import { readArguments, runScript } from '../ops/script.ts'
+import { FRAME, PAGE_BYTES } from '../wire/types.ts'
 
 const MIB = 1024 * 1024
 const GUEST_BYTES = 48 * MIB
@@ -26,8 +28,8 @@ const LEVELS = [-5, -1, 1, 3] as const
 const BATCH_PAGES = 64
 
 type Page = { offset: number; kind: 'zero' | 'duplicate' | 'random' | 'text'; bytes: Uint8Array }
-export type BenchStage = { stage: string; guestMBPerSecond: number; note: string }
-export type BenchResult = { guestBytes: number; stages: BenchStage[]; limit: string }
+type BenchStage = { stage: string; guestMBPerSecond: number; note: string }
+type BenchResult = { guestBytes: number; stages: BenchStage[]; limit: string }
 
 /** mulberry32 */
 function seeded(seed: number): () => number {
@@ -40,7 +42,7 @@ function seeded(seed: number): () => number {
   }
 }
 
-/** 25 % zero, 10 % duplicate, 15 % random, 50 % like text and code; in clusters, as guests have them. */
+/** 25 % zero, 10 % duplicate, 15 % random, 50 % like text and code; in clusters, as in real guests. */
 function createGuest(seed: number): Page[] {
   const random = seeded(seed)
   const text = createText(random)
@@ -62,7 +64,10 @@ function createGuest(seed: number): Page[] {
   return pages
 }
 
-/** Half pages of words, half pages of records with pointers and small numbers: zstd 1 makes them 2 to 3 times smaller. */
+/**
+ * Half pages of words, half pages of records with pointers and small numbers: zstd 1 compresses them by a factor of 2
+ * to 3.
+ */
 function createText(random: () => number): () => Uint8Array {
   const letters = 'etaoinshrdlucmfwypvbgkqjxz'
   const words = Array.from({ length: 4000 }, () =>
@@ -91,7 +96,7 @@ function createText(random: () => number): () => Uint8Array {
   return () => (random() < 0.5 ? prose() : records())
 }
 
-/** Guest MB/s of `body`, which handles the whole guest once; run until `ms` are over, at least once after a warm-up. */
+/** Guest MB/s of `body`, which processes the whole guest once; repeated for `ms`, at least once after a warm-up. */
 function rate(ms: number, body: () => void): number {
   body()
   const started = performance.now()
@@ -103,7 +108,7 @@ function rate(ms: number, body: () => void): number {
   return (runs * GUEST_BYTES) / 1e3 / (performance.now() - started)
 }
 
-/** Classifies the whole guest; the batches. */
+/** Classifies the whole guest; returns the batches. */
 function planGuest(pages: readonly Page[], hasher: PageHasher, keep: boolean): { buffer: ArrayBuffer; bytes: number }[] {
   const batches: { buffer: ArrayBuffer; bytes: number }[] = []
   const bufferBytes = batchBufferBytes(BATCH_PAGES)
@@ -129,7 +134,7 @@ function planGuest(pages: readonly Page[], hasher: PageHasher, keep: boolean): {
   return batches
 }
 
-/** The guest as QEMU sends it, in chunks as a socket gives them. */
+/** The guest as a QEMU stream, in chunks as from a socket. */
 function createStream(pages: readonly Page[]): Uint8Array[] {
   const tokens: Token[] = [
     { kind: 'magic', version: 3 },
@@ -196,7 +201,7 @@ function benchCompress(zstd: Zstd, batches: readonly { buffer: ArrayBuffer; byte
   return stages
 }
 
-/** Payloads as they are sent at `level`. */
+/** The payloads at `level`. */
 function compressed(zstd: Zstd, batches: readonly { buffer: ArrayBuffer; bytes: number }[], level: number): Uint8Array[] {
   return batches.map(({ buffer, bytes }) => {
     const result = compressBatch(zstd, { input: buffer, output: new ArrayBuffer(buffer.byteLength), bytes, level })
@@ -280,7 +285,10 @@ async function send(
   return pipeline.stats()
 }
 
-/** Whole paths, one worker a side: the source alone, then source to target, at a low level and at the one it begins with. */
+/**
+ * Whole paths with one worker at each side: the source alone, then source to target, at a low level and at the initial
+ * level.
+ */
 async function benchWhole(pages: readonly Page[], hasher: PageHasher, region: MemoryRegion, ms: number): Promise<BenchStage[]> {
   const source = createThreadPool<CompressJob, CompressResult>(1, { role: 'compress' })
   const target = createThreadPool<ApplyJob, ApplyResult>(1, { role: 'apply', regions: [region] })
@@ -292,7 +300,7 @@ async function benchWhole(pages: readonly Page[], hasher: PageHasher, region: Me
       stages.push({ stage: `source, whole (${level})`, guestMBPerSecond: alone.perSecond, note: `hash to sink; ${alone.note}` })
       const both = await rateOf(ms, async () => {
         const applier = createApplier({ streams: 1, memory: [region], workers: 1, pool: keepOpen(target) })
-        // As on a wire: a barrier is sent at once, and what comes after it waits until the target reads on.
+        // As on a network: a barrier is sent at once, and the data after it waits until the target continues to read.
         let passed = Promise.resolve()
         const sink: FrameSink = {
           streams: 1,
@@ -327,18 +335,18 @@ async function rateOf(ms: number, body: () => Promise<PipelineStats>): Promise<{
   const { user, system } = process.cpuUsage(cpu)
   const megabytes = (runs * GUEST_BYTES) / 1e6
   const perCpuSecond = megabytes / ((user + system) / 1e6)
-  const note = `${perCpuSecond.toFixed(0)} MB per CPU second, at the end level ${stats.level}, guest / wire ${(stats.guestBytes / stats.bytesOut).toFixed(2)}`
+  const note = `${perCpuSecond.toFixed(0)} MB per CPU second, final level ${stats.level}, guest / wire ${(stats.guestBytes / stats.bytesOut).toFixed(2)}`
   return { perSecond: megabytes / ((performance.now() - started) / 1e3), note }
 }
 
-/** The slowest stage of the way of a page, at the level that the pipeline takes by default. */
+/** The slowest stage of a page's path, at the default level of the pipeline. */
 function limitOf(stages: readonly BenchStage[]): string {
   const way = stages.filter(({ stage }) => !stage.includes('source') && (!stage.startsWith('compress') || stage === 'compress 1'))
   const slowest = way.reduce((least, stage) => (stage.guestMBPerSecond < least.guestMBPerSecond ? stage : least))
   return `${slowest.stage} (${slowest.guestMBPerSecond.toFixed(0)} MB/s)`
 }
 
-/** Runs all stages for about `seconds` in all; prints a table, or JSON. */
+/** Runs all stages for about `seconds` in total; prints a table, or JSON. */
 export async function benchPipeline({ seconds, json }: { seconds: number; json: boolean }): Promise<BenchResult> {
   await loadSodium()
   const zstd = await loadZstd()
@@ -379,4 +387,8 @@ function print(result: BenchResult, json: boolean): void {
   console.log(`the slowest stage is ${result.limit}`)
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) await benchPipeline({ seconds: 10, json: process.argv.includes('--json') })
+if (process.argv[1] === fileURLToPath(import.meta.url))
+  await runScript('Usage: node bin/run.js bench/pipeline.ts [--json]', async () => {
+    const { values } = readArguments({ options: { json: { type: 'boolean', default: false } } })
+    await benchPipeline({ seconds: 10, json: values.json })
+  })

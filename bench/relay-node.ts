@@ -1,5 +1,5 @@
-// One site of bench/relay.ts, in a process of its own: the source writes as fast as it can, the target reads and counts.
-// Enters: one IPC message. Leaves: 'online', then (target) the bytes that came and the time they took.
+// One site of bench/relay.ts as a process: the source writes as fast as it can, the target reads and counts. Enters:
+// one IPC message. Leaves: 'online', then (target) the received bytes and their time.
 import { loadSodium } from '../crypto/identity.ts'
 import type { LinkIdentity } from '../crypto/link-auth.ts'
 import { connectLink } from '../edge-node/link/link.ts'
@@ -7,9 +7,10 @@ import { createQuicEngine } from '../transport/quic.ts'
 import { createTlsEngine } from '../transport/tls.ts'
 import type { Engine, Stream } from '../transport/types.ts'
 import { silentLog } from '../wire/log.ts'
+import { indexOf, pages } from '../wire/roles.ts'
 
-export const VM = 'bench'
-/** What a page stream writes at once: a few sealed records. */
+const VM = 'bench'
+/** Size of one write of a page stream: a few sealed records. */
 const WRITE_BYTES = 256 * 1024
 
 export type Task = {
@@ -44,8 +45,8 @@ async function run({ site, engine: name, port, identity, rootPublic, streams, da
     handlers: {
       prepare: async () => {},
       start: async ({ plan }) => {
-        for (let index = 2; index < 2 + streams; index++)
-          link.openRelayStream({ sessionId: plan.migrationId, index, attempt: 1 }).then(stream => send(stream, seconds))
+        for (let n = 0; n < streams; n++)
+          link.openRelayStream({ sessionId: plan.migrationId, index: indexOf(pages(n)), attempt: 1 }).then(stream => send(stream, seconds))
       },
       cancel: async () => {},
     },

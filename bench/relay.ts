@@ -1,6 +1,6 @@
-// How fast the gateway relays: source site -> gateway -> target site on loopback, each in a process of its own (three processes).
-// Enters: seconds for each engine. Leaves: Mbit/s of relayed payload, and the gateway's memory at its highest.
-// The nodes write and read raw bytes: sealing is the pipeline's bench. Both hops are encrypted by the engine, as always.
+// The throughput of the gateway: source site -> gateway -> target site on loopback, three processes. Enters: seconds
+// for each engine. Leaves: Mbit/s of relayed payload, and the gateway's peak memory. The nodes write and read raw
+// bytes: bench/pipeline.ts measures sealing. The engine encrypts both hops, as always.
 import { type ChildProcess, fork } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -17,7 +17,7 @@ import { createTlsEngine } from '../transport/tls.ts'
 import { silentLog } from '../wire/log.ts'
 import type { Answer, Task } from './relay-node.ts'
 
-export type RelayResult = {
+type RelayResult = {
   engine: 'quic' | 'tls'
   processes: 3
   streams: number
@@ -49,13 +49,13 @@ function issue(root: Root, role: Role, id: string): LinkIdentity {
   }
 }
 
-/** The next message of this kind from a node; rejects when its process ends first. */
+/** The next message of this kind from a node; rejects if its process ends first. */
 function answerOf<K extends Answer['kind']>(child: ChildProcess, kind: K, ms: number): Promise<Extract<Answer, { kind: K }>> {
   const come = new Promise<Extract<Answer, { kind: K }>>((resolve, reject) => {
     child.on('message', (message: Answer) => {
       if (message.kind === kind) resolve(message as Extract<Answer, { kind: K }>)
     })
-    child.once('exit', code => reject(new Error(`a node of the bench ended with ${code}`)))
+    child.once('exit', code => reject(new Error(`a node of the benchmark ended with ${code}`)))
   })
   return within(come, { ms, what: `'${kind}' of a bench node` })
 }
@@ -109,7 +109,7 @@ async function benchEngine(engine: 'quic' | 'tls', seconds: number): Promise<Rel
   }
 }
 
-/** Relays for `seconds` over each engine that loads, and prints (JSON lines or text). */
+/** Relays for `seconds` over each available engine, and prints (JSON lines or text). */
 export async function benchRelay({ seconds = 3, json = false }: { seconds?: number; json?: boolean } = {}): Promise<RelayResult[]> {
   await loadSodium()
   const results: RelayResult[] = []

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// Runs one of the project's own TypeScript files: node bin/run.js test/run.ts [arguments]
+// Runs a TypeScript file of this project: node bin/run.js test/run.ts [arguments]
 import { resolve } from 'node:path'
 import { launch } from './launch.js'
 

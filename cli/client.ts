@@ -1,4 +1,5 @@
-// How commands ask the gateway and the node. Light: configuration, schemas and HTTP are loaded at the first question, so that --help is quick.
+// Requests of commands to the gateway and the node. Configuration, schemas and HTTP are loaded at the first request, so
+// --help stays fast.
 
 import type { NodeConfig } from '../edge-node/config.ts'
 import type { GatewayConfig } from '../gateway/config.ts'
@@ -6,7 +7,7 @@ import type { HttpTarget } from '../ops/http-client.ts'
 import type { ClientFlags, LoadOptions, MqttFlags } from './config.ts'
 import type { Io } from './io.ts'
 
-export type Question = { method?: 'GET' | 'POST' | 'PUT' | 'DELETE'; path: string; body?: unknown; timeoutMs?: number }
+type Question = { method?: 'GET' | 'POST' | 'PUT' | 'DELETE'; path: string; body?: unknown; timeoutMs?: number }
 
 const config = () => import('./config.ts')
 const http = () => import('../ops/http-client.ts')

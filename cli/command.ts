@@ -1,4 +1,5 @@
-// What a command is: its words, options and help in one value, so that parsing, --help and the tests all read the same table.
+// The definition of a command: its name, options and help in one value, which the parser, --help and the tests all
+// read.
 import type { Io } from './io.ts'
 
 export type OptionSpec = { help: string; required?: boolean; short?: string } & (
@@ -9,8 +10,8 @@ export type OptionSpec = { help: string; required?: boolean; short?: string } & 
 )
 export type OptionSpecs = Record<string, OptionSpec>
 
-/** What the parser gives for an option: ms for durations, bytes for sizes. */
-export type OptionValue<S extends OptionSpec> = S extends { kind: 'flag' }
+/** The value that the parser returns for an option: ms for durations, bytes for sizes. */
+type OptionValue<S extends OptionSpec> = S extends { kind: 'flag' }
   ? boolean
   : S extends { kind: 'integer' | 'duration' | 'size' }
     ? number
@@ -18,17 +19,17 @@ export type OptionValue<S extends OptionSpec> = S extends { kind: 'flag' }
       ? C
       : string
 
-/** A flag is always there, a required option too; any other may be undefined. */
-export type OptionValues<O extends OptionSpecs> = {
+/** Flags and required options are always set; other options may be undefined. */
+type OptionValues<O extends OptionSpecs> = {
   [K in keyof O]: O[K] extends { kind: 'flag' } | { required: true } ? OptionValue<O[K]> : OptionValue<O[K]> | undefined
 }
 
-export type Positional = { name: string; help: string; optional?: boolean; many?: boolean }
+type Positional = { name: string; help: string; optional?: boolean; many?: boolean }
 
-export type Context<O extends OptionSpecs = OptionSpecs> = { options: OptionValues<O>; args: string[]; io: Io }
+type Context<O extends OptionSpecs = OptionSpecs> = { options: OptionValues<O>; args: string[]; io: Io }
 
 export type Command = {
-  /** One word or two: `root sign`. */
+  /** One word or two, such as `root sign`. */
   name: string
   summary: string
   /** Paragraphs below the usage line. */
@@ -36,13 +37,13 @@ export type Command = {
   positionals: Positional[]
   options: OptionSpecs
   examples: string[]
-  /** All words after the name go to `run` as they are (it has its own --help). */
+  /** `run` receives all arguments after the name unparsed (it has its own --help). */
   isPassThrough?: boolean
-  /** Gives the exit code; throws GodwitError. */
+  /** Returns the exit code; throws GodwitError. */
   run(context: Context): Promise<number>
 }
 
-/** A command whose `run` sees its own options' types. */
+/** Creates a command; `run` has the types of its own options. */
 export function command<const O extends OptionSpecs>(
   spec: Omit<Command, 'options' | 'run' | 'positionals'> & {
     positionals?: Positional[]
@@ -58,6 +59,11 @@ export function command<const O extends OptionSpecs>(
 export const shared = {
   json: { kind: 'flag', help: 'print one JSON value on stdout, units in the names; errors as {"error": {code, message, hint}}' },
   gateway: { kind: 'text', value: 'URL', help: "the gateway's admin API (GODWIT_GATEWAY; default http://127.0.0.1:7445)" },
+  gatewayCa: {
+    kind: 'path',
+    value: 'FILE',
+    help: "certificate authority (PEM) for an https:// gateway (GODWIT_GATEWAY_CA; default: the system's authorities)",
+  },
   tokenFile: {
     kind: 'path',
     value: 'FILE',

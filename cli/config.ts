@@ -1,12 +1,14 @@
-// The only reader of configuration files and of the environment. Enters: flags, environment, YAML. Leaves: checked configurations, or CONFIG_INVALID
-// that names every wrong field with its line. Precedence: flag > environment > file > default. Relative paths in a file count from that file's folder.
+// The only reader of configuration files and of the environment. Enters: flags, environment, YAML. Leaves: checked
+// configurations, or CONFIG_INVALID that names every wrong field with its line. Precedence: flag, environment, file,
+// default. Relative paths in a file count from the folder of that file.
 import { dirname, resolve } from 'node:path'
 import { NodeConfig, nodeDefaults } from '../edge-node/config.ts'
 import { GatewayConfig, gatewayDefaults } from '../gateway/config.ts'
-import type { BrokerTarget } from '../gateway/control/mqtt/client.ts'
-import { DEFAULT_MQTT_PORT, MQTT_PATHS, mqttDefaults } from '../gateway/control/mqtt/config.ts'
+import { DEFAULT_MQTT_PORT, MQTT_PATHS, mqttDefaults } from '../gateway/fronts/mqtt/config.ts'
+import type { BrokerTarget } from '../mqtt/client.ts'
 import { exists, readSecret, readText } from '../ops/files.ts'
 import type { HttpTarget } from '../ops/http-client.ts'
+import { hasCredentials } from '../ops/redact.ts'
 import { parseYaml, type YamlValue } from '../ops/yaml.ts'
 import { GodwitError } from '../wire/errors.ts'
 import { z } from '../wire/schema.ts'
@@ -16,7 +18,7 @@ import { didYouMean } from './suggest.ts'
 
 type Tree = { [key: string]: unknown }
 
-/** Environment variables that overrule a field of the gateway's and the node's file. */
+/** Environment variables that override a field of the gateway's or the node's file. */
 const FIELD_ENV: Record<string, readonly string[]> = {
   GODWIT_LOG_LEVEL: ['log', 'level'],
   GODWIT_LOG_FORMAT: ['log', 'format'],
@@ -25,12 +27,14 @@ const NODE_ENV: Record<string, readonly string[]> = { ...FIELD_ENV, GODWIT_TRANS
 
 const GATEWAY_PATHS = [
   ...['stateDir', 'admin.tokenFile', 'identity.keys', 'identity.certificate', 'identity.root', 'revocations', 'mec021.tokenFile'],
+  ...['admin.tls.certificate', 'admin.tls.key', 'mec021.clients.*.tokenFile', 'mec021.tls.certificate', 'mec021.tls.key'],
   ...MQTT_PATHS.map(path => `mqtt.${path}`),
 ]
 const NODE_PATHS = [
   'stateDir',
   'runDir',
   'imagesDir',
+  'sharedDir',
   'identity.keys',
   'identity.certificate',
   'identity.root',
@@ -59,8 +63,8 @@ export async function loadNodeConfig(io: Io, { file, flags = {} }: LoadOptions =
   return checkConfig(NodeConfig, source, merge(nodeDefaults(paths), source.tree, fromEnv(io, NODE_ENV), flags))
 }
 
-const ClientConfig = z.strictObject({
-  gateway: z.strictObject({ url: z.string().optional(), tokenFile: z.string().optional() }).optional(),
+export const ClientConfig = z.strictObject({
+  gateway: z.strictObject({ url: z.string().optional(), tokenFile: z.string().optional(), ca: z.string().optional() }).optional(),
   socket: z.string().optional(),
   mqtt: z
     .strictObject({
@@ -75,23 +79,34 @@ const ClientConfig = z.strictObject({
     .optional(),
 })
 
-export type ClientFlags = { gateway?: string | undefined; 'token-file'?: string | undefined; socket?: string | undefined }
+export type ClientFlags = {
+  gateway?: string | undefined
+  'token-file'?: string | undefined
+  'gateway-ca'?: string | undefined
+  socket?: string | undefined
+}
 
 /** The gateway's admin API as the commands reach it. */
 export async function gatewayTarget(io: Io, flags: ClientFlags): Promise<HttpTarget> {
   const paths = defaultPaths(io)
   const { gateway = {} } = await clientConfig(io)
   const url = flags.gateway ?? io.env['GODWIT_GATEWAY'] ?? gateway.url ?? 'http://127.0.0.1:7445'
+  if (hasCredentials(url))
+    throw new GodwitError('USAGE', "the gateway's URL must not contain a user name or a password: ps and logs would show them", {
+      hint: 'give the token with --token-file or GODWIT_TOKEN',
+    })
+  const caFile = flags['gateway-ca'] ?? io.env['GODWIT_GATEWAY_CA'] ?? gateway.ca
+  const where = { url, ...(caFile === undefined ? {} : { ca: await readText(caFile) }) }
   const inline = flags['token-file'] === undefined ? io.env['GODWIT_TOKEN'] : undefined
-  if (inline) return { url, token: inline }
+  if (inline) return { ...where, token: inline }
   const tokenFile = flags['token-file'] ?? io.env['GODWIT_TOKEN_FILE'] ?? gateway.tokenFile ?? gatewayDefaults(paths).admin.tokenFile
   try {
-    return { url, token: (await readSecret(tokenFile)).trim() }
+    return { ...where, token: (await readSecret(tokenFile)).trim() }
   } catch (error) {
     if (!(error instanceof GodwitError) || error.code !== 'CONFIG_UNREADABLE') throw error
     throw new GodwitError('CONFIG_UNREADABLE', `the gateway's admin token: ${error.message}`, {
       cause: error,
-      hint: 'the gateway writes it when it first starts (admin.tokenFile); give it with --token-file or GODWIT_TOKEN',
+      hint: 'the gateway writes it at its first start (admin.tokenFile); give it with --token-file or GODWIT_TOKEN',
     })
   }
 }
@@ -111,7 +126,11 @@ export async function mqttTarget(io: Io, flags: MqttFlags): Promise<{ target: Br
   const { mqtt = {} } = await clientConfig(io)
   const { env } = io
   const url = flags.broker ?? env['GODWIT_MQTT_URL'] ?? mqtt.url ?? `mqtt://127.0.0.1:${DEFAULT_MQTT_PORT}`
-  if (!/^mqtts?:\/\/[^/]+$/.test(url)) throw new GodwitError('USAGE', `'${url}': expected mqtt://host:port or mqtts://host:port`)
+  if (hasCredentials(url))
+    throw new GodwitError('USAGE', "the broker's URL must not contain a user name or a password: ps and logs would show them", {
+      hint: 'give them with --user and --password-file (GODWIT_MQTT_USER, GODWIT_MQTT_PASSWORD_FILE)',
+    })
+  if (!/^mqtts?:\/\/[^/@]+$/.test(url)) throw new GodwitError('USAGE', `'${url}': expected mqtt://host:port or mqtts://host:port`)
   const user = flags.user ?? env['GODWIT_MQTT_USER'] ?? mqtt.user
   const passwordFile = flags['password-file'] ?? env['GODWIT_MQTT_PASSWORD_FILE'] ?? mqtt.passwordFile
   const read = async (path: string | undefined, how: (path: string) => Promise<string>) =>
@@ -122,8 +141,13 @@ export async function mqttTarget(io: Io, flags: MqttFlags): Promise<{ target: Br
     certificate: await read(flags.certificate ?? mqtt.certificate, readText),
     key: await read(flags['certificate-key'] ?? mqtt.key, readSecret),
   }
-  const tenant = flags.tenant ?? env['GODWIT_MQTT_TENANT'] ?? mqtt.tenant ?? mqttDefaults.tenant
+  const tenant = await commandTenant(io, flags.tenant)
   return { target: { url, username: user, password, tls, version: 'auto' }, tenant, user }
+}
+
+/** The tenant that commands are signed for. */
+export async function commandTenant(io: Io, flag: string | undefined): Promise<string> {
+  return flag ?? io.env['GODWIT_MQTT_TENANT'] ?? (await clientConfig(io)).mqtt?.tenant ?? mqttDefaults.tenant
 }
 
 /** The node's API as the vm commands reach it. */
@@ -137,7 +161,7 @@ async function clientConfig(io: Io): Promise<z.output<typeof ClientConfig>> {
     io,
     undefined,
     `${defaultPaths(io).configDir}/client.yaml`,
-    ['gateway.tokenFile', 'socket', 'mqtt.passwordFile', 'mqtt.ca', 'mqtt.certificate', 'mqtt.key'],
+    ['gateway.tokenFile', 'gateway.ca', 'socket', 'mqtt.passwordFile', 'mqtt.ca', 'mqtt.certificate', 'mqtt.key'],
     'GODWIT_CLIENT_CONFIG',
   )
   return checkConfig(ClientConfig, source, source.tree)
@@ -157,7 +181,7 @@ async function readSource(
   const path = resolve(asked ?? fallback)
   const yaml = parseYaml(await readText(path), { what: path })
   const tree = yaml.value ?? {}
-  if (!isTree(tree)) throw new GodwitError('CONFIG_INVALID', `${path}: must be fields with values, such as 'site: berlin-1'`)
+  if (!isTree(tree)) throw new GodwitError('CONFIG_INVALID', `${path}: expected fields with values, such as 'site: berlin-1'`)
   for (const field of pathFields) resolvePath(tree, field.split('.'), dirname(path))
   return { what: path, tree, yaml }
 }
@@ -188,13 +212,13 @@ function faultOf(schema: z.ZodType, issue: z.core.$ZodIssue, yaml: YamlValue | u
     const key = issue.keys[0]!
     const name = [...path, key].join('.')
     const keyLine = yaml?.lineOf([...path, key])
-    return `${keyLine === undefined ? '' : `line ${keyLine}: `}${name}: no such field${didYouMean(key, fieldsAt(schema, path))}`
+    return `${keyLine === undefined ? '' : `line ${keyLine}: `}${name}: unknown field${didYouMean(key, fieldsAt(schema, path))}`
   }
   const isMissing = issue.code === 'invalid_type' && issue.input === undefined && /received undefined|must be/.test(issue.message)
   return `${at}${path.join('.')}: ${isMissing ? 'is missing' : issue.message.replace(/^Invalid input: /, '')}`
 }
 
-/** Field names that a strict object of ours knows at a path. */
+/** Field names of the strict schema object at a path. */
 function fieldsAt(schema: z.ZodType, path: readonly (string | number)[]): string[] {
   let at: unknown = schema
   for (const part of path) at = at instanceof z.ZodObject ? unwrap(at.shape[part]) : undefined
@@ -220,7 +244,7 @@ function fromEnv({ env }: Io, names: Record<string, readonly string[]>): Tree {
 
 const isTree = (value: unknown): value is Tree => typeof value === 'object' && value !== null && !Array.isArray(value)
 
-/** Later ones win, field by field; undefined never does. */
+/** Later trees override earlier ones field by field; undefined does not. */
 export function merge(...trees: Tree[]): Tree {
   const merged: Tree = {}
   for (const tree of trees) {

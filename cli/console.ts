@@ -1,4 +1,5 @@
-// A terminal on a guest's serial port. Bytes pass both ways as they are; Ctrl-] (0x1d), and only it, is ours.
+// A terminal on the serial port of a guest. Bytes pass unchanged in both directions; only Ctrl-] (0x1d) has a meaning
+// here: it exits.
 import { type JsonRequest, requestUpgrade } from '../ops/http-client.ts'
 import type { Io } from './io.ts'
 
@@ -8,7 +9,7 @@ const LEAVE = 0x1d
 export async function attachConsole(io: Io, request: JsonRequest): Promise<number> {
   const socket = await requestUpgrade(request)
   const { input, output } = io
-  if (input.isTTY) io.err('connected; Ctrl-] leaves\n')
+  if (input.isTTY) io.err('connected; Ctrl-] exits\n')
   input.setRawMode?.(true)
   try {
     await new Promise<void>((resolve, reject) => {
@@ -35,7 +36,7 @@ export async function attachConsole(io: Io, request: JsonRequest): Promise<numbe
     input.removeAllListeners('data')
     input.pause()
     socket.destroy()
-    if (input.isTTY) io.err('\nleft\n')
+    if (input.isTTY) io.err('\ndisconnected\n')
   }
   return 0
 }

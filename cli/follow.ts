@@ -1,5 +1,6 @@
-// Follows a migration to its end through the gateway's event stream. Enters: the gateway and an id. Leaves: progress, then the final record.
-// Always holds: a gateway that goes away for a while (restart, link) is asked again; the migration's own end is never guessed.
+// Follows a migration to its end through the gateway's event stream. Enters: the gateway and an id. Leaves: progress,
+// then the final record. Always holds: a gateway that does not answer for a while (restart, link) is asked again; the
+// end of the migration is never guessed.
 
 import { sleep } from '../ops/deadline.ts'
 import { type HttpTarget, requestJson, requestLines } from '../ops/http-client.ts'
@@ -7,20 +8,20 @@ import type { MigrationEvent, MigrationRecord } from '../wire/admin.ts'
 import type { MigrationProgress } from '../wire/control.ts'
 import { type ErrorCode, GodwitError, toGodwitError } from '../wire/errors.ts'
 
-export type FollowOptions = {
+type FollowOptions = {
   target: HttpTarget
   migrationId: string
   signal: AbortSignal
   onProgress(progress: MigrationProgress): void
   onNote(text: string): void
-  /** How long the gateway may be away. Default 60 s. */
+  /** How long the gateway may be unreachable. Default 60 s. */
   patienceMs?: number
   retryMs?: number
 }
 
 const AWAY = new Set<ErrorCode>(['GATEWAY_UNREACHABLE', 'TIMEOUT', 'CONNECTION_LOST'])
 
-/** The final record. GATEWAY_UNREACHABLE when the gateway stays away; the signal's reason when it is aborted. */
+/** The final record. GATEWAY_UNREACHABLE if the gateway stays unreachable; the signal's reason if it is aborted. */
 export async function followMigration(options: FollowOptions): Promise<MigrationRecord> {
   const { target, migrationId, signal, onNote, patienceMs = 60_000, retryMs = 1000 } = options
   let awaySinceMs: number | undefined
@@ -28,7 +29,7 @@ export async function followMigration(options: FollowOptions): Promise<Migration
     try {
       const record = await readEvents(options)
       if (record) return record
-      // The stream ended without an end: the gateway may have just restarted.
+      // The stream ended without a final event: the gateway may have restarted.
       const now = await requestJson<MigrationRecord>({ ...target, path: `/v1/migrations/${migrationId}`, signal })
       if (now.outcome !== null) return now
       awaySinceMs = undefined
@@ -37,10 +38,10 @@ export async function followMigration(options: FollowOptions): Promise<Migration
       if (signal.aborted || !AWAY.has(error.code)) throw signal.aborted ? signal.reason : error
       awaySinceMs ??= performance.now()
       if (performance.now() - awaySinceMs > patienceMs) {
-        const message = `the gateway went away while migration ${migrationId} was under way; the sites may finish it without it`
-        throw new GodwitError('GATEWAY_UNREACHABLE', message, { cause: error, hint: 'see godwit status once the gateway is back' })
+        const message = `lost the gateway during migration ${migrationId}; the sites may complete it without the gateway`
+        throw new GodwitError('GATEWAY_UNREACHABLE', message, { cause: error, hint: 'run godwit status when the gateway answers again' })
       }
-      onNote(`the gateway does not answer (${error.message}); trying again`)
+      onNote(`the gateway does not answer (${error.message}); retrying`)
     }
     await sleep(retryMs, signal)
   }
@@ -55,5 +56,5 @@ async function readEvents({ target, migrationId, signal, onProgress }: FollowOpt
   return undefined
 }
 
-/** The target repeats what the source says, but for the end. */
-const isShown = ({ side, phase }: MigrationProgress): boolean => side === 'source' || phase === 'resuming'
+/** The target repeats the progress of the source, except for the end and for the files that it reads itself. */
+const isShown = ({ side, phase }: MigrationProgress): boolean => side === 'source' || phase === 'resuming' || phase === 'hashing'

@@ -14,7 +14,7 @@ export function overview(commands: readonly Command[], version: string): string 
     '',
     ...lines,
     '',
-    "See 'godwit COMMAND --help' for one command, README.md for a tour and the exit codes.",
+    "'godwit COMMAND --help' describes a command. docs/start/tour.md is a tour, docs/reference/cli.md has the exit codes.",
     '',
   ].join('\n')
 }
@@ -26,7 +26,7 @@ export function commandHelp(command: Command): string {
     for (const paragraph of command.details.trim().split('\n\n')) parts.push(...wrap(paragraph.replace(/\s*\n\s*/g, ' ')), '')
   if (command.positionals.length > 0) parts.push('Arguments:', ...rows(command.positionals.map(({ name, help }) => [name, help])), '')
   const options = Object.entries(command.options).map(([name, spec]): [string, string] => [optionForm(name, spec), spec.help])
-  parts.push('Options:', ...rows([...options, ['--help', 'show this']]), '')
+  parts.push('Options:', ...rows([...options, ['--help', 'show this help']]), '')
   if (command.examples.length > 0) parts.push('Examples:', ...command.examples.map(example => `  ${example}`), '')
   return parts.join('\n')
 }
@@ -37,7 +37,7 @@ export function groupHelp(group: string, commands: readonly Command[]): string {
   return [`Usage: godwit ${group} COMMAND`, '', ...rows(inside.map(({ name, summary }) => [name, summary])), ''].join('\n')
 }
 
-export function usageLine(command: Command): string {
+function usageLine(command: Command): string {
   const required = Object.entries(command.options).filter(([, spec]) => spec.required)
   const isAllRequired = required.length === Object.keys(command.options).length
   return [

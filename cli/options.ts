@@ -1,13 +1,14 @@
-// Words of a command line -> options and arguments. Enters: the words after the command's name. Leaves: typed values, or USAGE that says which word
-// is wrong, what was expected, and the nearest name where it looks like a slip.
+// Parses command-line arguments into options and positionals. Enters: the arguments after the command's name. Leaves:
+// typed values, or USAGE that names the wrong argument, what was expected, and the nearest name if it looks like a
+// typo.
 import { DURATION_FORM, parseDuration, parseSize, SIZE_FORM } from '../ops/units.ts'
 import { GodwitError } from '../wire/errors.ts'
 import type { Command, OptionSpec } from './command.ts'
 import { didYouMean } from './suggest.ts'
 
-export type Parsed = { options: Record<string, unknown>; args: string[]; wantsHelp: boolean }
+type Parsed = { options: Record<string, unknown>; args: string[]; wantsHelp: boolean }
 
-/** Throws USAGE. With --help anywhere before `--`, nothing else is checked. */
+/** Throws USAGE. If --help appears before `--`, nothing else is checked. */
 export function parseOptions(command: Command, words: readonly string[]): Parsed {
   const dashes = words.indexOf('--')
   const before = dashes < 0 ? words : words.slice(0, dashes)
@@ -37,13 +38,13 @@ export function parseOptions(command: Command, words: readonly string[]): Parsed
     options[name] = convert(command, name, spec, text)
   }
   for (const [name, spec] of Object.entries(command.options)) {
-    if (spec.required && options[name] === undefined) throw usage(command, `--${name} is needed: ${spec.help}`)
+    if (spec.required && options[name] === undefined) throw usage(command, `--${name} is missing: ${spec.help}`)
   }
   checkArgs(command, args)
   return { options, args, wantsHelp: false }
 }
 
-export const usage = (command: Pick<Command, 'name'>, message: string): GodwitError =>
+const usage = (command: Pick<Command, 'name'>, message: string): GodwitError =>
   new GodwitError('USAGE', message, { hint: `see godwit ${command.name} --help` })
 
 function find(command: Command, word: string): { name: string; spec: OptionSpec; inline: string | undefined } {
@@ -74,6 +75,9 @@ function read(spec: OptionSpec, text: string): unknown {
     }
     case 'choice':
       return spec.choices.includes(text) ? text : undefined
+    case 'text':
+      // Pasted, or from $(...): white space around it is never intended.
+      return text.trim() === '' ? undefined : text.trim()
     default:
       return text === '' ? undefined : text
   }
@@ -91,5 +95,5 @@ function checkArgs(command: Command, args: string[]): void {
   const needed = command.positionals.filter(({ optional }) => !optional)
   if (args.length < needed.length) throw usage(command, `${needed[args.length]!.name} is missing: ${needed[args.length]!.help}`)
   const most = command.positionals.some(({ many }) => many) ? Number.POSITIVE_INFINITY : command.positionals.length
-  if (args.length > most) throw usage(command, `'${args[most]}' is one word too many`)
+  if (args.length > most) throw usage(command, `unexpected argument '${args[most]}'`)
 }

@@ -1,8 +1,8 @@
-// How answers look: tables, JSON, errors. Pure but for the Io that is given.
+// Output formats: tables, JSON, errors. Pure, except for the Io that is passed in.
 import { type EXIT, GodwitError, toGodwitError } from '../wire/errors.ts'
 import type { Io } from './io.ts'
 
-/** Columns as wide as their content; the last one is not padded. Empty: the text given. */
+/** Columns are as wide as their content; the last one is not padded. Without rows: the text `empty`. */
 export function table(head: readonly string[], rows: readonly (readonly (string | number)[])[], empty = 'none'): string {
   if (rows.length === 0) return `${empty}\n`
   const cells = [head, ...rows].map(row => row.map(cell => clean(String(cell))))
@@ -18,12 +18,15 @@ export function listing(pairs: readonly (readonly [string, string])[]): string {
 
 export const json = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`
 
-/** Text that came from elsewhere must not steer the terminal: control characters become '?'. */
+/** Text from other systems must not control the terminal: control characters become '?'. */
 export const clean = (text: string): string =>
   // biome-ignore lint/suspicious/noControlCharactersInRegex: finding them is the purpose
   text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, '?')
 
-/** Shows an error and gives the exit code: `error CODE: message`, the hint below it, on stderr; with --json {"error": ...} on stdout as well. */
+/**
+ * Shows an error and returns the exit code: `error CODE: message`, the hint below it, on stderr; with --json {"error":
+ * ...} on stdout as well.
+ */
 export function showError(io: Io, thrown: unknown, wantsJson: boolean): number {
   const error = toGodwitError(thrown)
   if (wantsJson) io.out(json({ error: error.toJSON() }))
@@ -41,15 +44,15 @@ export function errorText(error: GodwitError): string {
   return `error ${error.code}: ${clean(error.message)}\n${causes.join('')}${error.hint ? `  hint: ${clean(error.hint)}\n` : ''}`
 }
 
-/** What each exit code means; the README shows the same table. */
+/** What each exit code means; docs/reference/cli.md shows the same table. */
 export const EXIT_MEANINGS: Record<keyof typeof EXIT, string> = {
   ok: 'done',
   internal: 'a bug in Godwit, or its database failed',
   usage: 'the command line, a configuration file or the set-up is wrong',
-  refused: 'refused, and nothing was changed (unknown name, wrong state, preflight); doctor: something failed',
-  failed: 'it was begun and failed; after a failed migration the VM runs at the source',
+  refused: 'rejected, and nothing changed (unknown name, wrong state, preflight); doctor: a check failed',
+  failed: 'it began and failed; after a failed migration the VM runs at the source',
   unreachable: 'the gateway, the node or the network cannot be reached',
   denied: 'a key, certificate, signature or token was not accepted',
   cancelled: 'cancelled; the VM runs at the source',
-  timeout: 'something took too long',
+  timeout: 'an operation took too long',
 }

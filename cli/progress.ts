@@ -1,5 +1,5 @@
-// The progress of a migration on a terminal (one line that is rewritten) or in a log (a line at each change, and every few seconds).
-// The renderer is pure; createProgress writes.
+// The progress of a migration on a terminal (one line that is redrawn) or in a log (a line at each change, and every
+// few seconds). The renderer is pure; createProgress writes.
 import { formatBytes, formatDuration, formatRate } from '../ops/units.ts'
 import type { MigrationProgress } from '../wire/control.ts'
 import type { Io } from './io.ts'
@@ -8,7 +8,10 @@ const PLAIN_EVERY_MS = 5000
 const REDRAW_EVERY_MS = 100
 const BAR_MAX = 30
 
-/** One line of at most `columns` characters: phase, round, bar, bytes, rates, ETA; what does not fit is left out from the right. */
+/**
+ * One line of at most `columns` characters: phase, round, bar, bytes, rates, ETA; parts that do not fit are dropped
+ * from the right.
+ */
 export function renderProgress(progress: MigrationProgress, columns: number): string {
   const { phase, round, bytesTotal = 0, bytesSent = 0 } = progress
   const share = bytesTotal > 0 ? Math.min(1, bytesSent / bytesTotal) : undefined
@@ -32,15 +35,15 @@ export function renderBar(share: number, width: number): string {
   return `[${'#'.repeat(full)}${'-'.repeat(width - full)}]`
 }
 
-export type Progress = {
+type Progress = {
   update(progress: MigrationProgress): void
-  /** A line of its own above the bar. */
+  /** A separate line above the bar. */
   note(text: string): void
-  /** Leaves the terminal on a fresh line. */
+  /** Ends with the cursor on a new line. */
   finish(): void
 }
 
-/** `isQuiet` (with --json): nothing is drawn on a terminal or elsewhere. */
+/** `isQuiet` (with --json): nothing is printed. */
 export function createProgress(io: Pick<Io, 'err' | 'isTty' | 'columns'>, now: () => number, isQuiet = false): Progress {
   let shown = ''
   let drawnMs = Number.NEGATIVE_INFINITY

@@ -1,6 +1,7 @@
-// The report of a migration as a person reads it. Pure; --json prints the same report as it came.
+// The report of a migration for people. Pure; --json prints the report unchanged.
 import { formatBytes, formatDuration } from '../ops/units.ts'
 import type { Report } from '../wire/control.ts'
+import { PAGE_BYTES } from '../wire/types.ts'
 import { clean, listing } from './output.ts'
 
 const PARTS: readonly [keyof Report['downtimeParts'] & string, string][] = [
@@ -11,13 +12,15 @@ const PARTS: readonly [keyof Report['downtimeParts'] & string, string][] = [
   ['resumeMs', 'resume'],
 ]
 const CLASSES = ['Zero', 'Duplicate', 'Unchanged', 'Compressed', 'Raw'] as const
-const PAGE_BYTES = 4096
 const DECISIONS_SHOWN = 6
 
 export function renderReport(report: Report): string {
   const headline = `${report.vm}: ${report.source} -> ${report.target}, ${report.method}, ${report.outcome} in ${formatDuration(report.totalMs)}\n`
   const rounds: [string, string][] = [
-    ['downtime', report.downtimeMs === null ? 'the target never ran it' : `${formatDuration(report.downtimeMs)} (${parts(report)})`],
+    [
+      'downtime',
+      report.downtimeMs === null ? 'the VM did not run at the target' : `${formatDuration(report.downtimeMs)} (${parts(report)})`,
+    ],
     ['guest bytes', `${formatBytes(report.guestBytes)} in ${report.rounds} ${report.rounds === 1 ? 'round' : 'rounds'}`],
     ...CLASSES.flatMap(name => classLine(report, name)),
     ...deltaLine(report),
@@ -32,37 +35,33 @@ export function renderReport(report: Report): string {
   const decided = decisions.map(
     ({ atMs, what, value, reason }) => `  ${(atMs / 1000).toFixed(1).padStart(6)} s  ${clean(`${what}: ${value} (${reason})`)}\n`,
   )
-  const heading = decided.length === 0 ? '' : '  decided, the last:\n'
+  const heading = decided.length === 0 ? '' : '  last decisions:\n'
   return `${headline}${listing(rounds).replace(/^(?=.)/gm, '  ')}${notes.join('')}${heading}${decided.join('')}`
 }
 
-/** Rewritten pages that travelled as their difference. */
+/** Rewritten pages that were sent as deltas. */
 function deltaLine({ pagesDelta = 0, deltaBytes = 0 }: Report): [string, string][] {
   if (pagesDelta === 0) return []
   return [['- delta', `${formatBytes(deltaBytes)} in ${pagesDelta} pages`]]
 }
 
-/** What was expected when it began, beside what came. */
+/** The prediction at the start of the migration, for comparison. */
 function expected({ prediction, etaError }: Report): [string, string][] {
   const lines: [string, string][] = []
   if (prediction) {
     const { totalMs, downtimeMs, wireBytes } = prediction
     lines.push([
-      'expected',
-      `${formatDuration(totalMs)} in all, downtime ${formatDuration(downtimeMs)}, ${formatBytes(Math.round(wireBytes))}`,
+      'predicted',
+      `${formatDuration(totalMs)} in total, downtime ${formatDuration(downtimeMs)}, ${formatBytes(Math.round(wireBytes))}`,
     ])
   }
-  if (etaError)
-    lines.push([
-      'time to go',
-      `told with an error of ${Math.round(etaError.medianRatio * 100)} % (median), ${Math.round(etaError.worstRatio * 100)} % (worst)`,
-    ])
+  if (etaError) lines.push(['ETA error', `${Math.round(etaError.medianRatio * 100)} % (median)`])
   return lines
 }
 
 function lostLinks({ reconnects = 0, awayMs = 0, changeOvers = 0 }: Report): [string, string][] {
-  const lost = `lost ${times(reconnects)}, away for ${formatDuration(awayMs)}; the transfer went on`
-  const changed = `changed over ${times(changeOvers)} to other connections, or for new keys`
+  const lost = `lost ${times(reconnects)}, down for ${formatDuration(awayMs)}; the transfer resumed`
+  const changed = `changed over ${times(changeOvers)} to other connections or new keys`
   return [
     ...(reconnects > 0 ? [['link', lost] as [string, string]] : []),
     ...(changeOvers > 0 ? [['link', changed] as [string, string]] : []),
@@ -76,7 +75,7 @@ function parts({ downtimeParts }: Report): string {
     const ms = downtimeParts[key]
     return typeof ms === 'number' ? [`${name} ${formatDuration(ms)}`] : []
   })
-  return known.join(', ') || 'no parts known'
+  return known.join(', ') || 'parts unknown'
 }
 
 function classLine(report: Report, name: (typeof CLASSES)[number]): [string, string][] {

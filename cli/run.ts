@@ -1,6 +1,7 @@
-// One command line from its words to its exit code. Enters: words and an Io. Leaves: an exit code; every error has been shown.
+// Runs one command line. Enters: arguments and an Io. Leaves: an exit code; every error has been shown.
 import { EXIT, GodwitError } from '../wire/errors.ts'
 import type { Command } from './command.ts'
+import { tidyEnvironment } from './environment.ts'
 import { commandHelp, groupHelp, overview } from './help.ts'
 import type { Io } from './io.ts'
 import { parseOptions } from './options.ts'
@@ -11,7 +12,7 @@ import { version } from './version.ts'
 
 export async function run(words: readonly string[], io: Io): Promise<number> {
   try {
-    return await dispatch(words, io)
+    return await dispatch(words, { ...io, env: tidyEnvironment(io.env) })
   } catch (error) {
     return showError(io, error, words.includes('--json'))
   }

@@ -1,6 +1,8 @@
-// What root and enrol share: reading the root, issuing certificates, telling what a file is. Crypto is loaded once, when first needed.
+// Shared by root and enrol: reading the root key, issuing certificates, describing files. The crypto modules are loaded
+// at the first use.
 
 import type { Root } from '../crypto/certificate.ts'
+import type { Subject } from '../crypto/subject.ts'
 import { GodwitError, toGodwitError } from '../wire/errors.ts'
 
 /** The certificate, identity and file modules, with sodium ready. */
@@ -24,7 +26,7 @@ export async function readRoot(path: string): Promise<Root> {
   }
 }
 
-/** Clocks of sites differ a little: a fresh certificate must be good at once. */
+/** Clocks of sites differ a little: a new certificate must be valid at once. */
 const SKEW_SECONDS = 300
 
 export type Issued = {
@@ -38,7 +40,7 @@ export type Issued = {
   bytes: Uint8Array
 }
 
-/** Certifies a request. AUTH_FAILED when its keys are not those of the fingerprint. */
+/** Certifies a request. AUTH_FAILED if its keys do not match the fingerprint. */
 export async function issue(
   root: Root,
   request: Uint8Array,
@@ -47,19 +49,26 @@ export async function issue(
   const { certificate, identity } = await loadCrypto()
   const { role, id, signPublic, boxPublic } = certificate.verifyRequest(request)
   const shown = identity.fingerprint(signPublic)
-  if (o.id !== undefined && id !== o.id) throw new GodwitError('AUTH_FAILED', `the request is of ${id}, not of ${o.id}`)
+  if (o.id !== undefined && id !== o.id) throw new GodwitError('AUTH_FAILED', `the request is for ${id}, not for ${o.id}`)
   if (o.fingerprint !== undefined && o.fingerprint.toLowerCase() !== shown) {
-    throw new GodwitError('AUTH_FAILED', `the request of ${id} has fingerprint ${shown}, not ${o.fingerprint}`, {
-      hint: 'do not sign it: somebody may have put other keys in its place; ask the site for its fingerprint again',
+    throw new GodwitError('AUTH_FAILED', `the request for ${id} has fingerprint ${shown}, not ${o.fingerprint}`, {
+      hint: 'do not sign it: somebody may have replaced the keys; ask the site for its fingerprint again',
     })
   }
+  return await certify(root, { role, id, signPublic, boxPublic }, o.validMs)
+}
+
+/** A new certificate for this subject; the caller has checked its right to it. */
+export async function certify(root: Root, subject: Subject, validMs: number): Promise<Issued> {
+  const { certificate, identity } = await loadCrypto()
+  const { role, id, signPublic, boxPublic } = subject
   const now = Math.floor(Date.now() / 1000)
-  const claims = { notBefore: now - SKEW_SECONDS, notAfter: now + Math.floor(o.validMs / 1000), serial: certificate.newSerial() }
+  const claims = { notBefore: now - SKEW_SECONDS, notAfter: now + Math.floor(validMs / 1000), serial: certificate.newSerial() }
   const bytes = certificate.issueCertificate(root, { role, id, signPublic, boxPublic, ...claims })
   return {
     role,
     id,
-    fingerprint: shown,
+    fingerprint: identity.fingerprint(signPublic),
     serial: claims.serial,
     notBefore: iso(claims.notBefore),
     notAfter: iso(claims.notAfter),
@@ -70,7 +79,7 @@ export async function issue(
 
 const iso = (seconds: number): string => new Date(seconds * 1000).toISOString()
 
-/** What a file says of itself; `error` when it is a certificate that this root would not accept. Secrets are never shown. */
+/** The fields of a file; `error` for a certificate that this root does not accept. Secrets are never shown. */
 export async function describeFile(path: string, rootPublicPath?: string): Promise<Record<string, string>> {
   const { certificate, identity, files } = await loadCrypto()
   const text = await files.readText(path)
@@ -119,5 +128,5 @@ async function describeKeys(path: string, text: string): Promise<Record<string, 
   if (text.includes('"godwit-root-key"')) {
     return { kind: 'root key (secret)', fingerprint: identity.fingerprint(certificate.decodeRoot(text).signPublic) }
   }
-  throw new GodwitError('CONFIG_INVALID', `${path}: not a file of keygen, root or enrol`)
+  throw new GodwitError('CONFIG_INVALID', `${path}: not a file of godwit keygen, root or enrol`)
 }

@@ -1,8 +1,11 @@
-// A simulated telco at a real broker, in real time: a scenario's users move, and what its systems would measure of them is published (docs/CONTROL.md).
-// Enters: a scenario, a broker. Leaves: messages, until the hours are over or the caller says stop. User n has the VM vm-n; its place is read off the
-// broker. Always holds: a broker that is away costs measurements, nothing else.
-import { type BrokerTarget, connectMqtt, type Incoming, type MqttLink } from '../gateway/control/mqtt/client.ts'
-import { type Topics, topicsOf } from '../gateway/control/mqtt/topics.ts'
+// A simulated telco at a real broker, in real time: the users of a scenario move, and the command publishes what a
+// telco would measure (docs/reference/mqtt.md). Enters: a scenario, a broker. Leaves: messages, until the hours are
+// over or the caller stops. User n has the VM vm-n; its site comes from the placement at the broker. Always holds:
+// without the broker only measurements are lost.
+
+import { type CommandKey, datedMeasurement, signMeasurement } from '../crypto/command-keys.ts'
+import { type BrokerTarget, connectMqtt, type Incoming, type MqttLink } from '../mqtt/client.ts'
+import { type Topics, topicsOf } from '../mqtt/topics.ts'
 import { sleep } from '../ops/deadline.ts'
 import type { Scenario } from '../sim-network/mobility/scenario.ts'
 import { Telco, type TelcoMessage } from '../sim-network/mobility/telco.ts'
@@ -11,7 +14,7 @@ import { World } from '../sim-network/mobility/world.ts'
 import { GodwitError, hasCode } from '../wire/errors.ts'
 import { silentLog } from '../wire/log.ts'
 
-/** In real time each user costs some five messages a second. */
+/** Each user publishes about five messages a second. */
 const USERS_MAX = 1000
 const CONNECT_MS = 10_000
 const LINKS_EVERY_MS = 30_000
@@ -23,21 +26,28 @@ export type PublishOptions = {
   hours: number
   target: BrokerTarget
   tenant: string
+  /** Signs the measurements. */
+  key?: CommandKey | undefined
   signal: AbortSignal
 }
 
-/** Gives how many messages went out. LIMIT_EXCEEDED for too many users; AUTH_FAILED, BROKER_UNREACHABLE. */
-export async function publishScenario({ scenario, traces, played, hours, target, tenant, signal }: PublishOptions): Promise<number> {
+/** Returns the number of published messages. LIMIT_EXCEEDED for too many users; AUTH_FAILED, BROKER_UNREACHABLE. */
+export async function publishScenario({ scenario, traces, played, hours, target, tenant, key, signal }: PublishOptions): Promise<number> {
   const topics = topicsOf(tenant)
   const world = new World(scenario, traces, played)
   if (world.users.count > USERS_MAX)
-    throw new GodwitError('LIMIT_EXCEEDED', `${world.users.count} users; ${USERS_MAX} can be published in real time`)
+    throw new GodwitError(
+      'LIMIT_EXCEEDED',
+      `the scenario has ${world.users.count} users; at most ${USERS_MAX} can be published in real time`,
+    )
   const sites = new Map(world.map.sites.map(({ name }, at) => [name, at]))
   const places = new Map<string, number>()
   const link = await connected(target, signal, topics, (vm, siteId) => places.set(vm, sites.get(siteId) ?? -1))
   let sent = 0
-  const say = ({ topic, retained, payload }: TelcoMessage) => {
-    const message = { topic: `${topics.root}/${topic}`, payload: JSON.stringify(payload), qos: 0 as const, retained }
+  const say = ({ topic: below, retained, payload }: TelcoMessage) => {
+    const topic = `${topics.root}/${below}`
+    const value = key ? signMeasurement(key, topic, payload, Date.now()) : datedMeasurement(payload, Date.now())
+    const message = { topic, payload: JSON.stringify(value), qos: 0 as const, retained }
     link.publish(message).then(
       () => sent++,
       () => {},
@@ -66,7 +76,7 @@ export async function publishScenario({ scenario, traces, played, hours, target,
   return sent
 }
 
-/** With the places of VMs where the broker lets us read them; one who may only measure measures to the nearest sites. */
+/** Reads the placements of VMs if the broker allows it; otherwise users measure the latency to the nearest sites. */
 async function connected(
   target: BrokerTarget,
   signal: AbortSignal,

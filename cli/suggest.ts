@@ -1,12 +1,12 @@
-// The nearest known word to a mistyped one. Pure.
+// Finds the nearest known word for a mistyped one. Pure.
 
-/** ` (did you mean X?)` when a known word is near enough to be a slip, otherwise ''. */
+/** ` (did you mean X?)` if a known word is close enough to be a typo, otherwise ''. */
 export function didYouMean(word: string, known: Iterable<string>): string {
   const near = nearest(word, known)
   return near === undefined ? '' : ` (did you mean ${near}?)`
 }
 
-export function nearest(word: string, known: Iterable<string>): string | undefined {
+function nearest(word: string, known: Iterable<string>): string | undefined {
   let best: { word: string; distance: number } | undefined
   for (const candidate of known) {
     const distance = editDistance(word.toLowerCase(), candidate.toLowerCase())

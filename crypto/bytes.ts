@@ -1,5 +1,6 @@
-// Canonical bytes for what is signed or hashed: a writer and a reader of fixed-width integers and length-prefixed fields, big-endian.
-// Always holds: one value has one encoding, and the reader takes no other; what is left over is an error.
+// Canonical bytes for what is signed or hashed: a writer and a reader of fixed-width integers and length-prefixed
+// fields, big-endian. Always holds: each value has one encoding, the reader accepts no other, and remaining bytes are
+// an error.
 
 export const concatBytes = (...parts: Uint8Array[]): Uint8Array => {
   const out = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0))
@@ -52,10 +53,13 @@ function integer(value: number, width: number): Uint8Array {
   return out
 }
 
-/** u16be length | bytes: so that no two lists of fields have the same bytes. */
+/** u16be length | bytes: two different lists of fields never have the same bytes. */
 export const field = (bytes: Uint8Array): Uint8Array => concatBytes(u16(bytes.length), bytes)
 
-/** Reads what the functions above write. Every method throws RangeError at the end of the input: callers turn it into their coded error. */
+/**
+ * Reads the output of the functions above. Every method throws RangeError at the end of the input: callers turn it into
+ * their coded error.
+ */
 export class Reader {
   readonly #bytes: Uint8Array
   #at = 0
@@ -78,7 +82,7 @@ export class Reader {
 
   number(width: 1 | 2 | 4 | 8): number {
     const value = this.take(width).reduce((sum, byte) => sum * 256 + byte, 0)
-    if (!Number.isSafeInteger(value)) throw new RangeError('number too large')
+    if (!Number.isSafeInteger(value)) throw new RangeError('the number is too large')
     return value
   }
 
@@ -86,7 +90,7 @@ export class Reader {
     return this.take(this.number(2))
   }
 
-  /** Throws RangeError when anything is left. */
+  /** Throws RangeError if bytes remain. */
   end(): void {
     if (this.#at !== this.#bytes.length) throw new RangeError('trailing bytes')
   }

@@ -1,9 +1,10 @@
-// Enrolment tokens: shown once to the person who enrols a site, kept by the gateway as a hash only, single use and short-lived (the keeper's duty).
+// Enrolment tokens: shown once to the person who enrols a site; the gateway stores only a hash. They are for one use
+// and short-lived; the gateway enforces both.
 import { concatBytes, toHex, utf8 } from './bytes.ts'
 import { hashParts } from './hash.ts'
 import { equalBytes, randomBytes } from './sodium.ts'
 
-/** No token may live longer than this. */
+/** Maximum lifetime of a token. */
 export const ENROLMENT_TOKEN_TTL_MAX_SECONDS = 3600
 
 const TOKEN_BYTES = 20
@@ -26,7 +27,7 @@ export function createEnrolmentToken(): string {
   return PREFIX + text
 }
 
-/** What to store: hex of BLAKE2b-256. No salt and no slow hash: a token is random, not chosen by a person. */
+/** The value to store: hex of BLAKE2b-256. No salt and no slow hash: a token is random, not chosen by a person. */
 export const hashEnrolmentToken = (token: string): string => toHex(hashParts('godwit/1 enrolment token', 32, concatBytes(utf8(token))))
 
 /** Whether the token has this hash; in constant time. */

@@ -1,6 +1,7 @@
-// Fencing statements: the offline root says that a site has been cut off from a VM (its host is powered off), so that another may take the VM over without
-// its word. Pure. Enters: bytes from a file. Leaves: a Fencing, or a GodwitError (FENCING_INVALID). Always holds: a statement is of one VM at one epoch, at
-// one site, for one other; the taking over raises the epoch by two, so the same statement never serves twice.
+// Fencing statements: the offline root states that a site is cut off from a VM (its host is powered off), so that
+// another site may take the VM over without its agreement. Pure. Enters: bytes from a file. Leaves: a Fencing, or a
+// GodwitError (FENCING_INVALID). Always holds: a statement is for one VM at one epoch, at one site, for one other site;
+// a takeover raises the epoch by two, so a statement is valid once.
 import { GodwitError } from '../wire/errors.ts'
 import { NAME_PATTERN } from '../wire/types.ts'
 import { concatBytes, field, Reader, u64, utf8 } from './bytes.ts'
@@ -17,7 +18,7 @@ export type Fencing = {
   epoch: number
   /** The site that may take the VM over. */
   for: string
-  /** Who made sure, and how; for the record. */
+  /** Who checked that the site is off, and how; for the record. */
   by: string
   /** Unix seconds. */
   issuedAt: number
@@ -27,21 +28,25 @@ const LABEL = 'godwit/1 fencing'
 const MAGIC = utf8('GWF1')
 const BY_BYTES_MAX = 512
 
-/** Canonical bytes and the root's signature. Throws TypeError on claims that no statement can carry. */
+/** Canonical bytes and the root's signature. Throws TypeError for invalid claims. */
 export function issueFencing(root: Root, { site, vm, epoch, for: owner, by, issuedAt }: Fencing): Uint8Array {
   for (const name of [site, vm, owner]) if (!NAME_PATTERN.test(name)) throw new TypeError(`'${name}' is not a name: 1..64 of a-z, 0-9, -`)
-  if (site === owner) throw new TypeError('a site is not fenced for itself')
-  if (by.trim() === '' || utf8(by).length > BY_BYTES_MAX) throw new TypeError(`who made sure, and how: 1 to ${BY_BYTES_MAX} bytes`)
+  if (site === owner) throw new TypeError('the fenced site and the site that takes over must differ')
+  if (by.trim() === '' || utf8(by).length > BY_BYTES_MAX)
+    throw new TypeError(`the text of who checked it, and how, must have 1 to ${BY_BYTES_MAX} bytes`)
   const texts = [site, vm, owner, by].map(text => field(utf8(text)))
   const body = concatBytes(MAGIC, keyId(root.signPublic), ...texts, u64(epoch), u64(issuedAt))
   return concatBytes(body, signMessage(root.signSecret, LABEL, body))
 }
 
-/** The statement, if our root signed it. Throws FENCING_INVALID. Whether it is about this VM and this moment the caller compares. */
+/**
+ * The statement, if the trusted root signed it. Throws FENCING_INVALID. The caller compares it with the VM and its
+ * epoch.
+ */
 export function verifyFencing(bytes: Uint8Array, { rootPublic }: { rootPublic: Uint8Array }): Fencing {
   const { fencing, body, signature, issuerId } = decode(bytes)
   if (!equalBytes(issuerId, keyId(rootPublic)) || !verifyMessage(rootPublic, LABEL, body, signature))
-    throw new GodwitError('FENCING_INVALID', 'the fencing statement is not signed by our root')
+    throw new GodwitError('FENCING_INVALID', 'the fencing statement is not signed by the trusted root')
   return fencing
 }
 

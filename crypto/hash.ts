@@ -1,8 +1,10 @@
-// BLAKE2b (RFC 7693) with a label in front of every input: a hash made for one purpose never equals one made for another.
+// BLAKE2b (RFC 7693) with a label in front of every input: a hash for one purpose never equals a hash for another.
 import { concatBytes, u8, utf8 } from './bytes.ts'
 import { fastest } from './sodium.ts'
 
-/** BLAKE2b of label and parts, `bytes` long (16..64). The caller makes `parts` unambiguous (fixed widths or `field`). */
+/**
+ * BLAKE2b of label and parts, `bytes` long (16..64). The caller makes `parts` unambiguous (fixed widths or `field`).
+ */
 export function hashParts(label: string, bytes: number, ...parts: Uint8Array[]): Uint8Array {
   const out = new Uint8Array(bytes)
   fastest().hash(out, concatBytes(u8(label.length), utf8(label), ...parts))

@@ -1,5 +1,6 @@
-// Who a site or gateway is: an Ed25519 key that signs, a separate X25519 key for the end-to-end handshake, and fingerprints a person can read aloud.
-// Always holds: secrets leave only through encodeKeys (for a 0600 file). The gateway may import this file, certificate.ts and link-auth.ts, no other.
+// The keys of a site or gateway: an Ed25519 key that signs, a separate X25519 key for the end-to-end handshake, and
+// fingerprints that a person can read aloud. Always holds: secrets leave only through encodeKeys (for a 0600 file). The
+// gateway may import this file, certificate.ts and link-auth.ts, but not crypto/channel.
 import { GodwitError } from '../wire/errors.ts'
 import { fromBase64, toBase64 } from './bytes.ts'
 import { hashParts } from './hash.ts'
@@ -7,7 +8,7 @@ import { equalBytes, sodium } from './sodium.ts'
 
 export { createEnrolmentToken, ENROLMENT_TOKEN_TTL_MAX_SECONDS, hashEnrolmentToken, matchesEnrolmentToken } from './enrolment.ts'
 export { signMessage, verifyMessage } from './signature.ts'
-export { loadSodium, randomBytes } from './sodium.ts'
+export { loadSodium } from './sodium.ts'
 
 /** Ed25519 (public 32 bytes, secret 64 as libsodium keeps it) and X25519 (32 and 32). */
 export type SiteKeys = { signPublic: Uint8Array; signSecret: Uint8Array; boxPublic: Uint8Array; boxSecret: Uint8Array }
@@ -22,10 +23,13 @@ export function generateSiteKeys(): SiteKeys {
   return { signPublic: sign.publicKey, signSecret: sign.privateKey, boxPublic: box.publicKey, boxSecret: box.privateKey }
 }
 
-/** BLAKE2b-128 of a public key: what certificates name their issuer by. */
+/** BLAKE2b-128 of a public key: certificates identify their issuer by it. */
 export const keyId = (publicKey: Uint8Array): Uint8Array => hashParts('godwit/1 key id', KEY_ID_BYTES, publicKey)
 
-/** Five groups of five characters (the first 125 bits of the key id in Crockford's base 32: no i, l, o, u), to be compared by voice. */
+/**
+ * Five groups of five characters (the first 125 bits of the key id in Crockford's base 32: no i, l, o, u), for
+ * comparison by phone.
+ */
 export const fingerprint = (publicKey: Uint8Array): string => formatKeyId(keyId(publicKey))
 
 /** The fingerprint of a key whose id is known. */
@@ -45,7 +49,7 @@ export function encodeKeys(keys: SiteKeys): string {
   return `${JSON.stringify({ version: 1, kind: 'godwit-site-keys', sign, box: toBase64(keys.boxSecret) }, null, 2)}\n`
 }
 
-/** Reads what encodeKeys wrote; the public halves are computed anew. Throws CONFIG_INVALID. */
+/** Reads what encodeKeys wrote; the public keys are computed from the secrets. Throws CONFIG_INVALID. */
 export function decodeKeys(text: string): SiteKeys {
   const { sign, box } = decodeKeyFile(text, 'godwit-site-keys', ['sign', 'box'])
   const pair = sodium().crypto_sign_seed_keypair(sign!)

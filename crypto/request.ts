@@ -1,5 +1,6 @@
-// Certificate requests: a site or gateway says which keys it has and proves that it holds the signing one. The box key is proved by the handshake itself.
-// Enters: bytes from a stranger. Leaves: claims that only their own key vouches for: a person or a token must say that the name is theirs.
+// Certificate requests: a site or gateway names its keys and proves that it holds the signing key. The handshake itself
+// proves the box key. Enters: bytes from an unauthenticated peer. Leaves: claims that only their own key confirms: a
+// person or a token must confirm the name.
 import { GodwitError } from '../wire/errors.ts'
 import { concatBytes, Reader, utf8 } from './bytes.ts'
 import type { SiteKeys } from './identity.ts'
@@ -10,17 +11,20 @@ import { encodeSubject, type Role, readSubject, type Subject } from './subject.t
 const LABEL = 'godwit/1 request'
 const MAGIC = utf8('GWR1')
 
-/** Canonical bytes, signed by the key that they name. */
+/** Canonical bytes, signed by the key that they contain. */
 export function createRequest(keys: SiteKeys, { role, id }: { role: Role; id: string }): Uint8Array {
   const body = concatBytes(MAGIC, encodeSubject({ role, id, signPublic: keys.signPublic, boxPublic: keys.boxPublic }))
   return concatBytes(body, signMessage(keys.signSecret, LABEL, body))
 }
 
-/** The claims of a request whose signature is its own key's. Throws CERT_MALFORMED, or AUTH_FAILED when the signature is wrong. */
+/**
+ * The claims of a request whose signature is its own key's. Throws CERT_MALFORMED, or AUTH_FAILED when the signature is
+ * wrong.
+ */
 export function verifyRequest(bytes: Uint8Array): Subject {
   const { claims, body, signature } = decode(bytes)
   if (!verifyMessage(claims.signPublic, LABEL, body, signature))
-    throw new GodwitError('AUTH_FAILED', `the request of ${claims.id} is not signed by its own key`)
+    throw new GodwitError('AUTH_FAILED', `the request for ${claims.id} is not signed by its own key`)
   return claims
 }
 

@@ -1,15 +1,16 @@
-// Revocation lists: numbered, dated, signed by the root, each replacing the one before. The gateway hands them on: it can withhold one, never forge one,
-// and a list older than its maximum age is refused, so that withholding stops migrations instead of letting a revoked site take part.
+// Revocation lists: numbered, dated, signed by the root; each replaces the one before. The gateway forwards them: it
+// can withhold a list but not forge one. A list older than its maximum age is rejected, so withholding stops migrations
+// instead of admitting a revoked site.
 import { GodwitError } from '../wire/errors.ts'
 import { ID_PATTERN } from '../wire/types.ts'
 import { concatBytes, fromHex, Reader, toHex, u32, u64, utf8 } from './bytes.ts'
-import type { Root } from './certificate.ts'
 import { KEY_ID_BYTES, keyId } from './identity.ts'
+import type { Root } from './root.ts'
 import { SIGNATURE_BYTES, signMessage, verifyMessage } from './signature.ts'
 import { equalBytes } from './sodium.ts'
 
 export type Revocations = {
-  /** Rises by at least one with every list. */
+  /** Increases by at least one with every list. */
   number: number
   /** Unix seconds. */
   issuedAt: number
@@ -21,8 +22,8 @@ const LABEL = 'godwit/1 revocations'
 const MAGIC = utf8('GWL1')
 const SERIAL_BYTES = 16
 /** Keeps a list under the 64 KiB of the frames that carry it. */
-export const REVOKED_SERIALS_MAX = 2048
-/** How far a list may be dated ahead of our clock. */
+const REVOKED_SERIALS_MAX = 2048
+/** How far the date of a list may be ahead of this clock. */
 const CLOCK_SKEW_SECONDS = 300
 
 /** Canonical bytes (serials sorted, each once) and the root's signature. */
@@ -41,23 +42,26 @@ export function issueRevocations(root: Root, list: { number: number; issuedAt: n
   return concatBytes(body, signMessage(root.signSecret, LABEL, body))
 }
 
-/** The list, if our root signed it, it is no older than `maxAgeSeconds` and no older than the one already known (`newerThan` is its number; the same number
- * is accepted again). Throws CERT_MALFORMED, CERT_UNTRUSTED, REVOCATION_STALE. */
+/**
+ * The list, if the trusted root signed it, it is at most `maxAgeSeconds` old and not older than the known one
+ * (`newerThan` is its number; the same number is accepted again). Throws CERT_MALFORMED, CERT_UNTRUSTED,
+ * REVOCATION_STALE.
+ */
 export function verifyRevocations(
   bytes: Uint8Array,
   options: { rootPublic: Uint8Array; now: number; maxAgeSeconds: number; newerThan?: number },
 ): Revocations {
   const { list, body, signature, issuerId } = decode(bytes)
   if (!equalBytes(issuerId, keyId(options.rootPublic)) || !verifyMessage(options.rootPublic, LABEL, body, signature)) {
-    throw new GodwitError('CERT_UNTRUSTED', 'the revocation list is not signed by our root')
+    throw new GodwitError('CERT_UNTRUSTED', 'the revocation list is not signed by the trusted root')
   }
   const age = options.now - list.issuedAt
   if (age > options.maxAgeSeconds)
-    throw new GodwitError('REVOCATION_STALE', `revocation list ${list.number} is ${age} s old, allowed are ${options.maxAgeSeconds} s`)
+    throw new GodwitError('REVOCATION_STALE', `revocation list ${list.number} is ${age} s old, the limit is ${options.maxAgeSeconds} s`)
   if (age < -CLOCK_SKEW_SECONDS)
     throw new GodwitError('REVOCATION_STALE', `revocation list ${list.number} is dated ${-age} s ahead: check the clock`)
   if (options.newerThan !== undefined && list.number < options.newerThan) {
-    throw new GodwitError('REVOCATION_STALE', `revocation list ${list.number} is older than list ${options.newerThan}, which we have`)
+    throw new GodwitError('REVOCATION_STALE', `revocation list ${list.number} is older than the current list ${options.newerThan}`)
   }
   return list
 }

@@ -1,5 +1,6 @@
-// The only importer of sodium-native (libsodium as a native addon, optional): the same bytes as the WebAssembly build, for bulk data only.
-// Leaves: Primitives, or undefined where the addon is absent or does not load. No allocation per call beyond what the caller passes in.
+// The only importer of sodium-native (libsodium as a native addon, optional): the same bytes as the WebAssembly build,
+// for bulk data only. Leaves: Primitives, or undefined if the addon is missing or cannot be loaded. Calls allocate
+// nothing beyond what the caller passes in.
 import type { KeyedHash, Primitives, SecretStream } from './primitives.ts'
 
 type Bytes = Uint8Array
@@ -12,10 +13,11 @@ type Addon = {
   sodium_memzero(buffer: Bytes): void
 }
 
-/** Never throws: no native build is a slower path, not a failure. */
+/** Never throws: without the native build everything works, only slower. */
 export async function loadNative(): Promise<Primitives | undefined> {
   try {
-    // An optional dependency: the specifier is not a literal type, so that the type check passes where it is not installed.
+    // An optional dependency: the specifier is not a literal type, so that the type check passes where it is not
+    // installed.
     const module = (await import('sodium-native' as string)) as { default: Addon }
     return makeNative(module.default)
   } catch {

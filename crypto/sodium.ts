@@ -1,12 +1,16 @@
-// The only importer of libsodium-wrappers (libsodium as WebAssembly): the reference for every byte, and all of key agreement and signatures.
-// Enters: nothing. Leaves: after `await loadSodium()`, synchronous functions. Always holds: the native build is used for bulk only, never needed.
+// The only importer of libsodium-wrappers (libsodium as WebAssembly): the reference for every byte, and all of key
+// agreement and signatures. Enters: nothing. Leaves: after `await loadSodium()`, synchronous functions. Always holds:
+// the native build is optional and only for bulk data.
 import type * as Wrappers from 'libsodium-wrappers'
 import type { KeyedHash, Primitives, SecretStream } from './primitives.ts'
 import { loadNative } from './sodium-native.ts'
 
 type Sodium = typeof Wrappers
-/** What the published types leave out: the raw module. For its allocator (the wrappers never free a secretstream's state), and for a page hash that
- * allocates nothing: 0.96 GB/s against the wrapper's 0.6-0.9. HEAPU8 changes when the memory grows: read it anew for every use. */
+/**
+ * The raw module, which the published types omit: for its allocator (the wrappers never free the state of a
+ * secretstream), and for a page hash without allocations: 0.96 GB/s against the wrapper's 0.6-0.9. HEAPU8 changes when
+ * the memory grows: read it again for every use.
+ */
 type Raw = {
   HEAPU8: Uint8Array
   _malloc(bytes: number): number
@@ -29,7 +33,9 @@ let wrappers: Sodium | undefined
 let portablePrimitives: Primitives | undefined
 let nativePrimitives: Primitives | undefined
 
-/** Loads libsodium, and its native build where there is one. Await it once per thread before anything else in crypto/. */
+/**
+ * Loads libsodium, and its native build where there is one. Await it once per thread before anything else in crypto/.
+ */
 export function loadSodium(): Promise<void> {
   loading ??= load()
   return loading
@@ -43,7 +49,7 @@ async function load(): Promise<void> {
   nativePrimitives = await loadNative()
 }
 
-/** The reference build. Throws when loadSodium() has not been awaited: our bug. */
+/** The reference build. Throws if loadSodium() has not been awaited: a bug. */
 export function sodium(): Sodium {
   if (!wrappers) throw new Error('loadSodium() has not been awaited')
   return wrappers
@@ -55,16 +61,19 @@ export function portable(): Primitives {
   return portablePrimitives
 }
 
-/** The native build, or undefined where it does not load. */
+/** The native build, or undefined if it cannot be loaded. */
 export function native(): Primitives | undefined {
   if (!wrappers) throw new Error('loadSodium() has not been awaited')
   return nativePrimitives
 }
 
-/** The fastest build that loads here. */
+/** The fastest available build. */
 export const fastest = (): Primitives => native() ?? portable()
 
-/** Zeroes secrets. JavaScript may have copied them before (garbage collection): this shortens their life, it cannot end it for certain. */
+/**
+ * Zeroes secrets. The garbage collector may have copied them before: this shortens their lifetime but cannot guarantee
+ * its end.
+ */
 export function wipe(...secrets: (Uint8Array | undefined)[]): void {
   for (const secret of secrets) secret?.fill(0)
 }
@@ -116,7 +125,8 @@ function portableKeyedHash(raw: Raw, key: Uint8Array, inputBytesMax: number): Ke
 
 function portableStream(lib: Sodium, key: Uint8Array, header: Uint8Array): SecretStream {
   const raw = rawOf(lib)
-  // init_push is init_pull with a header of its own choosing (libsodium, secretstream_xchacha20poly1305.c), so one state serves either end.
+  // init_push is init_pull with a header of its own choosing (libsodium, secretstream_xchacha20poly1305.c), so one
+  // state serves either end.
   let state = lib.crypto_secretstream_xchacha20poly1305_init_pull(header, key) as unknown as number
   const live = () => {
     if (state === 0) throw new Error('this secret stream has been wiped')

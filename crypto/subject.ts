@@ -1,4 +1,4 @@
-// What certificates and requests say about whom: role, name, two public keys.
+// The subject of certificates and requests: role, name, two public keys.
 import { NAME_PATTERN } from '../wire/types.ts'
 import { concatBytes, type Reader, u8, utf8 } from './bytes.ts'
 import { SIGN_PUBLIC_BYTES } from './signature.ts'
@@ -14,10 +14,10 @@ export type Subject = {
   boxPublic: Uint8Array
 }
 
-export const BOX_PUBLIC_BYTES = 32
+const BOX_PUBLIC_BYTES = 32
 const ROLES: Record<Role, number> = { site: 1, gateway: 2 }
 
-/** u8 role | u8 id length | id | signPublic | boxPublic. Throws TypeError on a subject that no certificate can carry. */
+/** u8 role | u8 id length | id | signPublic | boxPublic. Throws TypeError for an invalid subject. */
 export function encodeSubject({ role, id, signPublic, boxPublic }: Subject): Uint8Array {
   if (ROLES[role] === undefined) throw new TypeError(`role ${role} is not site or gateway`)
   if (!NAME_PATTERN.test(id)) throw new TypeError(`'${id}' is not a name: 1..64 of a-z, 0-9, -`)

@@ -1,44 +1,65 @@
-// The node: a site's VMs, its link to the gateway, and the migrations it takes part in. Enters: a configuration and transport engines.
-// Leaves: a running node with close(). Always holds: its VMs outlive it; one migration slot for a VM; a peer is believed only with a certificate
-// of our root for the very site that the plan names; the gateway is believed in nothing that could cost a VM.
+// The node: a site's VMs, its link to the gateway, and the migrations it takes part in. Enters: a configuration and
+// transport engines.
+// Leaves: a running node with close(). Always holds: its VMs outlive it; one migration slot for a VM; a peer is
+// believed only with a certificate of our root for the very site that the plan names; the gateway is believed in
+// nothing that could cost a VM.
+import { existsSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
+import { fromBase64, toBase64 } from '../crypto/bytes.ts'
+import { type LoadedIdentity, loadIdentity, renewedFile } from '../identity/load.ts'
+import { keepRenewed } from '../identity/renewal.ts'
+import { openTrust, type Trust } from '../identity/trust.ts'
+import { type Clock, systemClock, unixSeconds } from '../ops/clock.ts'
 import { type HttpServer, startHttpServer } from '../ops/http.ts'
-import { openStore, type Store } from '../ops/store.ts'
+import { LOCKED_MS, openStore, type Store } from '../ops/store.ts'
 import type { Engine } from '../transport/types.ts'
-import type { HostFacts, VmFacts } from '../wire/control.ts'
+import { type HostFacts, RenewReply, type VmFacts } from '../wire/control.ts'
 import { GodwitError } from '../wire/errors.ts'
 import type { Log } from '../wire/log.ts'
 import { type Alerts, createAlerts } from './alerts.ts'
 import { nodeRoutes } from './api.ts'
 import type { NodeConfig } from './config.ts'
 import { dataEngines, dialGateway } from './dial.ts'
-import { type LoadedIdentity, loadIdentity } from './identity.ts'
+import { createEvidence, type Evidence } from './evidence.ts'
 import { connectLink, type Link } from './link/link.ts'
 import { watchSpread } from './link/spread.ts'
-import { createNodeMetrics } from './metrics.ts'
+import { createNodeMetrics, type TrustFacts } from './metrics.ts'
 import { createJournal, type Journal } from './migration/journal.ts'
 import { loadedVms, recover } from './migration/recover.ts'
 import { createMigrations, type Migrations, type MigrationsOptions } from './migrations.ts'
 import { createPredictor, type Predictor } from './predict.ts'
 import { createPrestage } from './prestage.ts'
+import { openRegistry, type Registry } from './registry/registry.ts'
+import { createRelease, type Release } from './release.ts'
 import { createServices, type Services } from './services.ts'
 import { confinementProblem, DEFAULT_USERS, type UserRange } from './vm/confine.ts'
-import { openRegistry, type Registry } from './vm/registry.ts'
+import { type GuestFilter, openGuestFilter } from './vm/guest-filter.ts'
 
 export type NodeOptions = {
   config: NodeConfig
   engines: Engine[]
   version: string
   log: Log
-  /** The program to run VMs with; default qemu-system-x86_64 of the PATH. For hosts that keep it elsewhere, and for tests. */
+  /**
+   * The program to run VMs with; default qemu-system-x86_64 of the PATH. For hosts that keep it elsewhere, and for
+   * tests.
+   */
   qemuBinary?: string | undefined
   /** For tests: called with the loaded, still paused VM before LOADED is sent. */
   onLoaded?: Parameters<typeof createMigrations>[0]['onLoaded']
-  /** For tests: called before a state is written (it may throw, as a disk that refuses), and when it is durable, before what follows from it. */
+  /**
+   * For tests: called before a state is written (it may throw, as a disk that refuses), and when it is durable, before
+   * what follows from it.
+   */
   onRecord?: ((side: 'source' | 'target', state: string, when: 'before' | 'after') => void | Promise<void>) | undefined
-  /** The state database takes no more writes: this process cannot go on. VMs do; the next node reads what was written and decides. */
+  /**
+   * The state database takes no more writes: this process cannot go on. VMs do; the next node reads what was written
+   * and decides.
+   */
   onBroken?: ((error: GodwitError) => void) | undefined
+  /** Default: the system's. What trust depends on goes by it. */
+  clock?: Clock | undefined
   /** For tests: shorter waits. */
   waits?: MigrationsOptions['waits']
 }
@@ -46,36 +67,46 @@ export type NodeOptions = {
 export type Node = {
   readonly registry: Registry
   readonly link: Link
+  /** Ids of the migrations that take up a place here: for a moment longer than the gateway knows of them. */
+  active(): string[]
   /** Ends what this process does; VMs go on. Migrations end with their VMs running at the source. */
   close(): Promise<void>
 }
 
-/** Starts everything, or nothing. CONFIG_*, CERT_*, STORE_LOCKED. The gateway need not be there: the node keeps trying. */
+/**
+ * Starts everything, or nothing. CONFIG_*, CERT_*, STORE_LOCKED. The gateway need not be there: the node keeps trying.
+ */
 export async function startNode(options: NodeOptions): Promise<Node> {
   const { config, engines, version, log, qemuBinary, onLoaded, onRecord, waits, onBroken } = options
-  const identity = await loadIdentity(
-    { ...config.identity, revocations: config.revocations },
-    { role: 'site', id: config.site, now: nowSeconds() },
-  )
+  const renewed = renewedFile(config.stateDir, 'site')
+  const identity = await loadIdentity({ ...config.identity, renewed }, { role: 'site', id: config.site, now: unixSeconds(systemClock) })
   await mkdir(config.stateDir, { recursive: true, mode: 0o700 })
   await mkdir(config.runDir, { recursive: true, mode: 0o755 })
-  const store = await openStore(join(config.stateDir, 'store'), { log, onBroken })
+  const store = await openStore(join(config.stateDir, 'store'), { log, onBroken, lockedMs: LOCKED_MS })
   const undo: (() => Promise<unknown>)[] = [() => store.close()]
   const close = async () => {
-    for (const step of undo.splice(0).reverse()) await step().catch(error => log.warn('while closing', { error }))
+    for (const step of undo.splice(0).reverse()) await step().catch(error => log.warn('shutdown step failed', { error }))
   }
   try {
+    const trust = await trustOf(options, identity, store)
+    undo.push(() => trust.close())
     const { stateDir, imagesDir } = config
-    const journal = createJournal({ store, keys: identity.keys, now: Date.now, log })
+    const journal = createJournal({ store, keys: identity.keys, certificate: () => identity.certificate, now: Date.now, log })
     const loaded = await loadedVms(journal)
+    const users = vmUsers(config, log)
+    const filter = users && (await guestFilter(log))
+    undo.push(async () => filter?.close())
+    const folders = { stateDir, imagesDir, sharedDir: sharedFolder(config, log) }
     const registry = await openRegistry({
-      ...{ stateDir, imagesDir, memoryReserveBytes: config.limits.memoryReserve, qemuBinary, store, log },
+      ...{ ...folders, memoryReserveBytes: config.limits.memoryReserve, qemuBinary, store, log },
       keepIncoming: name => loaded.has(name),
-      users: vmUsers(config, log),
+      users,
+      filter,
     })
     undo.push(() => registry.close())
-    const metrics = createNodeMetrics(registry)
+    const metrics = createNodeMetrics(registry, trustFacts(options, identity, trust))
     const alerts = createAlerts({ log, count: metrics.alert })
+    const release = await createRelease({ config, store, alerts, now: Date.now })
     const left = await recover({ journal, registry, keys: identity.keys, certificate: identity.certificate, log })
     let link: Link | undefined
     const predictor = createPredictor({
@@ -83,46 +114,64 @@ export async function startNode(options: NodeOptions): Promise<Node> {
       linkStats: () => link?.stats().control ?? null,
       now: Date.now,
     })
+    const evidence = createEvidence(await journal.last())
     const migrations = createMigrations({
-      config,
-      identity,
-      registry,
+      ...{ config, identity, trust, registry, metrics, predictor, alerts, evidence, release, log, onLoaded, waits },
       journal: watched(journal, onRecord),
-      metrics,
-      predictor,
-      alerts,
-      log,
-      onLoaded,
-      waits,
     })
     const services = createServices({ registry, log })
-    const linked = startLink({
-      config,
-      engines,
-      version,
-      identity,
-      registry,
-      migrations,
-      services,
-      predictor,
-      alerts,
-      log,
-      incarnation: await nextIncarnation(store),
-    })
+    const parts = { config, engines, version, identity, trust, registry, migrations, services, predictor, alerts, evidence, release, log }
+    const linked = startLink({ ...parts, clock: options.clock, incarnation: await nextIncarnation(store) })
     link = linked
     undo.push(() => linked.close())
     const spread = watchSpread(linked, dataEngines(config, engines), log)
     undo.push(async () => spread.stop())
     undo.push(() => migrations.close())
+    const renewal = renewCertificate(options, { identity, trust, link, migrations })
+    undo.push(async () => renewal.close())
     await migrations.takeUp(left)
     const api = await startApi({ config, registry, doubts: migrations.doubts, link, version, metrics, predictor, log })
     undo.push(() => api.close())
-    log.info('node is up', { version, vms: registry.list().length })
-    return { registry, link, close }
+    log.info('node ready', { version, vms: registry.list().length })
+    return { registry, link, active: migrations.active, close }
   } catch (error) {
     await close()
     throw error
   }
+}
+
+/** What this node trusts. CERT_REVOKED where that is not this node itself. */
+async function trustOf({ config, clock, log }: NodeOptions, { rootPublic, certificate }: LoadedIdentity, store: Store): Promise<Trust> {
+  const trust = await openTrust({ rootPublic, file: config.revocations, store, clock, log })
+  trust.verify(certificate, { role: 'site', id: config.site })
+  return trust
+}
+
+const trustFacts = ({ clock = systemClock }: NodeOptions, identity: LoadedIdentity, trust: Trust): TrustFacts => ({
+  expiresInSeconds: () => identity.claims.notAfter - unixSeconds(clock),
+  listAgeSeconds: trust.ageSeconds,
+})
+
+/**
+ * The certificate renews itself while nothing is transferred. A hand-over in doubt may wait for weeks: it is not waited
+ * for, and keeps its own certificate.
+ */
+function renewCertificate(
+  { config, clock, log }: NodeOptions,
+  { identity, trust, link, migrations }: { identity: LoadedIdentity; trust: Trust; link: Link; migrations: Migrations },
+) {
+  const files = { configured: config.identity.certificate, renewed: renewedFile(config.stateDir, 'site') }
+  const renewal = keepRenewed({
+    ...{ identity, trust, files, clock, log },
+    isBusy: () => migrations.active().length > migrations.handovers().length,
+    async ask(request) {
+      const reply = RenewReply.parse(await link.request('trust.renew', { request: toBase64(request) }))
+      return reply.status === 'issued' ? fromBase64(reply.certificate) : undefined
+    },
+    onRenewed: () => link.reconnect(),
+  })
+  link.whenOnline().then(renewal.look, () => {})
+  return renewal
 }
 
 /** The journal, with a test looking on. */
@@ -138,14 +187,32 @@ const watched = (journal: Journal, onRecord: NodeOptions['onRecord']): Journal =
   },
 })
 
+async function guestFilter(log: Log): Promise<GuestFilter | undefined> {
+  const filter = await openGuestFilter({ log })
+  if (typeof filter !== 'string') return filter
+  log.warn('QEMUs can use the host network', { why: filter })
+  return undefined
+}
+
+/** Where the shared disks are. A mount may come later: until then only VMs that have one cannot start. */
+function sharedFolder({ sharedDir }: NodeConfig, log: Log): string | undefined {
+  if (sharedDir !== undefined && !existsSync(sharedDir))
+    log.warn('shared folder is missing: VMs with a shared disk cannot start', { sharedDir })
+  return sharedDir
+}
+
 /** The range of users that the configuration means here. CONFIG_INVALID when it asks for what cannot be. */
 function vmUsers({ qemu }: NodeConfig, log: Log): UserRange | undefined {
   const users = qemu?.users ?? 'auto'
-  if (users === 'off') return undefined
+  const isRoot = process.getuid?.() === 0
+  if (users === 'off') {
+    if (isRoot) log.warn('QEMUs run as root, without a user for each VM', { why: 'qemu.users is off' })
+    return undefined
+  }
   const problem = confinementProblem(users === 'auto' ? DEFAULT_USERS : users)
   if (problem === undefined) return users === 'auto' ? DEFAULT_USERS : users
   if (users !== 'auto') throw new GodwitError('CONFIG_INVALID', `qemu.users: ${problem}`)
-  if (process.getuid?.() === 0) log.warn('QEMUs run as root: no VM has a user of its own', { why: problem })
+  if (isRoot) log.warn('QEMUs run as root, without a user for each VM', { why: problem })
   return undefined
 }
 
@@ -156,19 +223,21 @@ async function nextIncarnation(store: Store): Promise<number> {
   return next
 }
 
-const nowSeconds = () => Math.floor(Date.now() / 1000)
-
 type Parts = {
   config: NodeConfig
   engines: Engine[]
   version: string
   incarnation: number
   identity: LoadedIdentity
+  trust: Trust
+  clock: Clock | undefined
   registry: Registry
   migrations: Migrations
   services: Services
   predictor: Predictor
   alerts: Alerts
+  evidence: Evidence
+  release: Release
   log: Log
 }
 
@@ -178,18 +247,24 @@ function startLink({
   version,
   incarnation,
   identity,
+  trust,
+  clock = systemClock,
   registry,
   migrations,
   services,
   predictor,
   alerts,
+  evidence,
+  release,
   log,
 }: Parts): Link {
+  const isHere = (vm: string) => registry.list().some(({ name }) => name === vm)
   const link = connectLink({
     dial: ({ signal, engine }) => dialGateway(config, engines, signal, engine),
     identity,
     rootPublic: identity.rootPublic,
-    revocations: identity.revocations,
+    revocations: trust.list,
+    clock,
     site: config.site,
     gatewayId: config.gateway.id,
     incarnation,
@@ -199,8 +274,15 @@ function startLink({
       vms: vmFacts(registry),
       migrations: migrations.active(),
       handovers: migrations.handovers(),
+      moved: evidence.moved(isHere),
+      fencings: evidence.fencings(isHere),
     }),
-    handlers: { ...migrations.handlers, ...createPrestage({ config, identity, registry, log }), predict: predictor.predict },
+    handlers: {
+      ...migrations.handlers,
+      ...createPrestage({ config, identity, trust, registry, release, log }),
+      predict: predictor.predict,
+      revocations: async ({ list }) => ({ number: await trust.offer(fromBase64(list)) }),
+    },
     onRelayStream: (relay, stream) => migrations.onRelayStream(relay, stream),
     onServiceStream: (request, frames) => void services.onServiceStream(request, frames),
     onBreach: error => alerts.raise(error, {}, 'protocol_breach'),
@@ -209,6 +291,7 @@ function startLink({
     log,
   })
   migrations.useLink(link)
+  trust.watch(() => link.recheck())
   registry.onChange(() => link.announce())
   return link
 }

@@ -1,19 +1,21 @@
-// What looks like an attack, told once in a line of the log and counted for Prometheus. Enters: coded errors from where a peer's or the relay's bytes are
-// judged. Leaves: a log line with `alert` and `code`, a counter. Always holds: kinds and codes come from this code, never from a peer; one migration raises
-// one alert of a code on each side, however often it is seen; a flood of alerts makes at most LINES_MAX lines a minute, and all of it is counted.
+// What looks like an attack, told once in a line of the log and counted for Prometheus. Enters: coded errors from where
+// a peer's or the relay's bytes are judged. Leaves: a log line with `alert` and `code`, a counter. Always holds: kinds
+// and codes come from this code, never from a peer; one migration raises one alert of a code on each side, however
+// often it is seen; a flood of alerts makes at most LINES_MAX lines a minute, and all of it is counted.
 import type { ErrorCode, GodwitError } from '../wire/errors.ts'
 import type { Log } from '../wire/log.ts'
 
 /**
- * relay_tampering: sealed bytes are not what was sent (altered, reordered, doubled, replayed, cut, withheld at the end).
- * handshake_failed: the end-to-end handshake does not come about: other plans, other keys, an old session.
+ * relay_tampering: sealed bytes are not what was sent (altered, reordered, doubled, replayed, cut, withheld at the
+ * end). handshake_failed: the end-to-end handshake does not come about: other plans, other keys, an old session.
  * relay_stalled: bytes were sent and nothing arrives: a stream is withheld, or the path is dead.
- * misrouted: a stream or a plan that is not for this site, or not for any migration here.
- * peer_denied: a certificate or a rule does not let the other site do this. stale_epoch: a message of an earlier owner.
- * protocol_breach: the gateway or the other site says what does not fit the migration, or is no message at all.
- * split_verdict: the target gave back a VM that was handed over to it: it, or somebody between, heard another story than the source.
+ * misrouted: a stream or a plan that is not for this site, or not for any migration here. peer_denied: a certificate or
+ * a rule does not let the other site do this. stale_epoch: a message of an earlier owner. protocol_breach: the gateway
+ * or the other site says what does not fit the migration, or is no message at all. unauthorized_move: the gateway asks
+ * for a VM to leave, and no rule of this site or no valid signature of a commander allows it. split_verdict: the target
+ * gave back a VM that was handed over to it: it, or somebody between, heard another story than the source.
  */
-export type AlertKind =
+type AlertKind =
   | 'relay_tampering'
   | 'handshake_failed'
   | 'relay_stalled'
@@ -21,6 +23,7 @@ export type AlertKind =
   | 'peer_denied'
   | 'stale_epoch'
   | 'protocol_breach'
+  | 'unauthorized_move'
   | 'split_verdict'
 
 const KIND_OF: Partial<Record<ErrorCode, AlertKind>> = {
@@ -35,7 +38,6 @@ const KIND_OF: Partial<Record<ErrorCode, AlertKind>> = {
   CERT_EXPIRED: 'peer_denied',
   CERT_REVOKED: 'peer_denied',
   CERT_MALFORMED: 'peer_denied',
-  REVOCATION_STALE: 'peer_denied',
   AUTH_FAILED: 'peer_denied',
   MIGRATION_DENIED: 'peer_denied',
   EPOCH_STALE: 'stale_epoch',
@@ -45,9 +47,9 @@ const KIND_OF: Partial<Record<ErrorCode, AlertKind>> = {
 }
 
 /** The kind of alert that an error of a migration is; undefined for an ordinary failure. */
-export const alertKindOf = (code: ErrorCode): AlertKind | undefined => KIND_OF[code]
+const alertKindOf = (code: ErrorCode): AlertKind | undefined => KIND_OF[code]
 
-export type AlertFacts = { migrationId?: string; side?: 'source' | 'target'; [field: string]: unknown }
+type AlertFacts = { migrationId?: string; side?: 'source' | 'target'; [field: string]: unknown }
 
 export type Alerts = {
   /** Raises an alert of the error's own kind (of `kind` when given); nothing happens for an ordinary failure. */
@@ -78,13 +80,13 @@ export function createAlerts({ log, count, nowMs = () => performance.now() }: Al
       count({ kind, code: error.code })
       const now = nowMs()
       if (now - minute.since >= MINUTE_MS) {
-        if (minute.left > 0) log.error('alerts were counted and not written', { alert: 'flood', alerts: minute.left })
+        if (minute.left > 0) log.error('alerts counted but not logged', { alert: 'flood', alerts: minute.left })
         Object.assign(minute, { since: now, lines: 0, left: 0 })
       }
       if (minute.lines >= LINES_MAX) minute.left += 1
       else {
         minute.lines += 1
-        log.error('this looks like an attack', { alert: kind, code: error.code, ...facts, error })
+        log.error('possible attack', { alert: kind, code: error.code, ...facts, error })
       }
     },
   }

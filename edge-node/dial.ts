@@ -1,4 +1,5 @@
-// Which engines reach the gateway, and where. Enters: the configuration, the engines. Leaves: a connection and how it was chosen.
+// Which engines reach the gateway, and where. Enters: the configuration, the engines. Leaves: a connection and how it
+// was chosen.
 import { selectEngine } from '../transport/select.ts'
 import type { Connection, Engine, EngineName, Selection } from '../transport/types.ts'
 import type { NodeConfig } from './config.ts'
@@ -21,7 +22,10 @@ export async function dialGateway(
   return await selectEngine({ prefer: engine ?? transport, engines, endpoints, signal })
 }
 
-/** Engines of the data connections: the one that the control connection takes, and TLS beside it, which on a kernel with BBR carries bulk better (transport/bulk.ts). */
+/**
+ * Engines of the data connections: the one that the control connection takes, and TLS beside it, which on a kernel with
+ * BBR carries bulk better (transport/bulk.ts).
+ */
 export function dataEngines({ gateway, transport }: NodeConfig, engines: Engine[]): (EngineName | undefined)[] {
   const hasTls = gateway.ports.tls !== 'off' && engines.some(({ name }) => name === 'tls')
   return transport === 'auto' && hasTls ? [undefined, 'tls'] : [undefined]

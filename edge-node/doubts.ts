@@ -1,13 +1,15 @@
-// What is in doubt at this site, why, and how it ends: `godwit recover` asks here. Enters: registry, journal, how the asking goes. Leaves: one entry for each
-// VM of which it is not certain that this site owns it, with what to do; and the taking over of a VM whose other site has been fenced.
-// Always holds: nothing is taken over without the root's signed word that the other site cannot run it, for this very VM and epoch (FENCING_*).
+// What is in doubt at this site, why, and how it ends: `godwit recover` asks here. Enters: registry, journal, how the
+// asking goes. Leaves: one entry for each VM of which it is not certain that this site owns it, with what to do; and
+// the taking over of a VM whose other site has been fenced.
+// Always holds: nothing is taken over without the root's signed word that the other site cannot run it, for this very
+// VM and epoch (FENCING_*).
 import { fromBase64 } from '../crypto/bytes.ts'
 import { type Fencing, verifyFencing } from '../crypto/fencing.ts'
 import { type ErrorBody, GodwitError } from '../wire/errors.ts'
 import type { Log } from '../wire/log.ts'
 import type { Journal, OwnershipRecord } from './migration/journal.ts'
 import { reclaim } from './migration/recover.ts'
-import type { Registry, VmFacts } from './vm/registry.ts'
+import type { Registry, VmFacts } from './registry/registry.ts'
 
 /** How the asking of a target goes, that has not answered. */
 export type Asked = {
@@ -31,7 +33,7 @@ export type Doubt = {
   next: string[]
 }
 
-export type DoubtsOptions = {
+type DoubtsOptions = {
   site: string
   rootPublic: Uint8Array
   registry: Registry
@@ -39,12 +41,17 @@ export type DoubtsOptions = {
   asked: (migrationId: string) => Asked | undefined
   /** Ends the asking, so that no late answer meets a VM that has been taken over. */
   stopAsking: (vm: string) => Promise<void>
+  /** Before the VM is ours again: the statement by which it will be. */
+  onFenced: (vm: string, statement: string) => void
   log: Log
 }
 
 export type Doubts = {
   list(): Promise<Doubt[]>
-  /** Makes the VM ours again at an epoch above whatever the fenced site had; with its memory, where its QEMU still holds it. FENCING_*, VM_STATE, VM_UNKNOWN. */
+  /**
+   * Makes the VM ours again at an epoch above whatever the fenced site had; with its memory, where its QEMU still holds
+   * it. FENCING_*, VM_STATE, VM_UNKNOWN.
+   */
   reclaim(vm: string, statement: string): Promise<VmFacts>
 }
 
@@ -79,7 +86,8 @@ export function createDoubts(options: DoubtsOptions): Doubts {
       if (!facts.doubt) throw new GodwitError('VM_STATE', `${vm} is not in doubt (it is ${facts.state})`)
       checkFits(fencing, wantedOf(site, vm, facts.epoch, await hangingOf(vm)))
       await options.stopAsking(vm)
-      log.warn('a VM is taken over: its other site has been fenced', { ...fencing })
+      log.warn('VM taken over: the other site is fenced', { ...fencing })
+      options.onFenced(vm, statement)
       await reclaim({ registry, journal, log }, { vm, epoch: fencing.epoch + 1, record: await hangingOf(vm), fencing: statement })
       return registry.get(vm)
     },
@@ -103,19 +111,19 @@ function checkFits(fencing: Fencing, wanted: Doubt['fencing']): void {
     fencing.for === wanted.for &&
     (wanted.site === null || fencing.site === wanted.site)
   if (isRight) return
-  const needed = `site ${wanted.site ?? 'that may run it'}, VM ${wanted.vm}, epoch ${wanted.epoch}, for ${wanted.for}`
-  throw new GodwitError('FENCING_INVALID', `the fencing statement is about ${said}; needed is ${needed}`)
+  const needed = `site ${wanted.site ?? '(the one that may run it)'}, VM ${wanted.vm}, epoch ${wanted.epoch}, for ${wanted.for}`
+  throw new GodwitError('FENCING_INVALID', `the fencing statement is for ${said}; required is ${needed}`)
 }
 
 function adviceOf(vm: string, { site, epoch, for: owner }: Doubt['fencing'], hanging: OwnershipRecord | undefined): string[] {
   const other = site ?? 'the other site'
-  const fence = `godwit root fence --site ${site ?? 'SITE'} --vm ${vm} --epoch ${epoch} --for ${owner} --by "who made sure, and how"`
+  const fence = `godwit root fence --site ${site ?? 'SITE'} --vm ${vm} --epoch ${epoch} --for ${owner} --by "who checked it, and how"`
   return [
     hanging
-      ? `Bring ${other} back: it is asked all the time, and the VM goes on there or here within seconds of its answer.`
-      : `Look at all other sites (godwit status): a VM that runs at none of them may be taken over here.`,
-    `Only if ${other} cannot come back: power its host off, so that it cannot run ${vm}; where the root key is: ${fence}`,
-    `Then here: godwit recover ${vm} --fencing FILE`,
-    `When ${other} comes back later, delete its copy (godwit vm delete ${vm} there) before anybody starts it.`,
+      ? `Bring ${other} back. This site keeps asking it, and the VM continues at one of the two sites within seconds of its answer.`
+      : 'Check all other sites (godwit status). If the VM runs at none of them, this site may take it over.',
+    `Only if ${other} cannot come back: power its host off, so that it cannot run ${vm}. On the machine with the root key: ${fence}`,
+    `Then, at this site: godwit recover ${vm} --fencing FILE`,
+    `If ${other} comes back later, delete its copy (godwit vm delete ${vm} at that site) before anybody starts it.`,
   ]
 }

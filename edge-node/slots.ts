@@ -1,32 +1,53 @@
-// The table of this node's migrations: one slot for each VM. Enters: plans, and what carries them out. Leaves: who runs, who has ended and may still be asked.
-// Always holds: a migration in the table is one that runs; what ends leaves it before its result is reported; a VM is never in two.
+// The table of this node's migrations: one slot for each VM. Enters: plans, and what carries them out. Leaves: who
+// runs, who has ended and may still be asked.
+// Always holds: a migration in the table is one that runs; what ends leaves it before its result is reported; a VM is
+// never in two.
+
+import { sleep } from '../ops/deadline.ts'
 import type { MigrationResult, Plan } from '../wire/control.ts'
 import { GodwitError } from '../wire/errors.ts'
 import type { Asked } from './doubts.ts'
+import type { StuckAction } from './migration/deadlines.ts'
 import type { Answering } from './migration/recover.ts'
 import type { TargetMigration } from './migration/target.ts'
+import type { Watched } from './migration/watchdog.ts'
 
 const ACTIVE_MAX = 32
 const ENDED_MAX = 256
+/**
+ * How long a new migration waits for the end of an earlier one of the same VM. The gateway reports a migration as ended
+ * when one side has reported it; the other side may still be ending it (a reading of files stops, a QEMU is killed),
+ * and a retry must not be refused for that.
+ */
+const ENDING_MS = 3_000
 
 export type Entry = {
   side: 'source' | 'target'
   target?: TargetMigration
+  /** The other site, while it must stay one that we trust. */
+  peer?: { bytes: Uint8Array }
   cancel(reason?: GodwitError): void
   /** Source only: it has handed the VM over, and is not answered yet. */
   isAsking?: () => boolean
   asked?: () => Asked | undefined
   /** Ends the asking of a hand-over that a person ends. */
-  abandon?: () => void
+  abandon?: (error?: GodwitError) => void
+  /** For the watchdog (migration/watchdog.ts). */
+  stage(): { state: string; mark?: string }
+  stuck(error: GodwitError): StuckAction
   result: Promise<MigrationResult>
 }
 
 export type Running = Omit<Entry, 'result'> & { plan: Plan; done: Promise<void> }
 export type Slots = ReturnType<typeof createSlots>
 
-/** One slot for a VM. What runs is named from the first moment (in site.state, or the gateway would take it for lost) until its result is known. */
-export function createSlots(onEnd: (running: Running, result: MigrationResult) => void) {
-  const entering = new Map<string, Plan>()
+/**
+ * One slot for a VM. What runs is named from the first moment (in site.state, or the gateway would take it for lost)
+ * until its result is known.
+ */
+export function createSlots(onEnd: (running: Running, result: MigrationResult) => void, endingMs = ENDING_MS) {
+  /** What begins, and when it has begun or has been refused. */
+  const entering = new Map<string, { plan: Plan; side: 'source' | 'target'; begun: Promise<void> }>()
   const table = new Map<string, Running>()
   /** Targets that have ended: a source that has not heard the answer asks again. */
   const ended = new Map<string, Running>()
@@ -36,10 +57,19 @@ export function createSlots(onEnd: (running: Running, result: MigrationResult) =
   const admit = (plan: Plan) => {
     if (isClosing) throw new GodwitError('SITE_OFFLINE', 'the node is shutting down')
     if (table.has(plan.migrationId) || entering.has(plan.migrationId))
-      throw new GodwitError('MIGRATION_STATE', `migration ${plan.migrationId} is known already`)
-    const plans = [...entering.values(), ...[...table.values()].map(running => running.plan)]
-    if (plans.some(({ vm }) => vm === plan.vm)) throw new GodwitError('MIGRATION_BUSY', `${plan.vm} is migrating already`)
-    if (plans.length >= ACTIVE_MAX) throw new GodwitError('LIMIT_EXCEEDED', `${ACTIVE_MAX} migrations run here already`)
+      throw new GodwitError('MIGRATION_STATE', `migration ${plan.migrationId} is already known`)
+    if (entering.size + table.size >= ACTIVE_MAX)
+      throw new GodwitError('LIMIT_EXCEEDED', `${ACTIVE_MAX} migrations already run at this site`)
+    if ([...entering.values()].some(other => other.plan.vm === plan.vm)) throw busy(plan)
+  }
+  const sameVm = ({ vm }: Plan) => [...table.values()].find(({ plan }) => plan.vm === vm)
+  const waitForEarlier = async (plan: Plan) => {
+    const earlier = sameVm(plan)
+    if (!earlier) return
+    const waited = new AbortController()
+    await Promise.race([earlier.done, sleep(endingMs, waited.signal).catch(() => {})])
+    waited.abort()
+    if (sameVm(plan)) throw busy(plan)
   }
   const enter = (plan: Plan, { result, ...entry }: Entry) => {
     const running: Running = { plan, ...entry, done: Promise.resolve() }
@@ -52,16 +82,30 @@ export function createSlots(onEnd: (running: Running, result: MigrationResult) =
   }
   return {
     /** MIGRATION_BUSY, LIMIT_EXCEEDED, MIGRATION_STATE; otherwise `begin` runs with the slot taken. */
-    async take(plan: Plan, begin: () => Promise<Entry>): Promise<void> {
+    async take(plan: Plan, side: 'source' | 'target', begin: () => Promise<Entry>): Promise<void> {
       admit(plan)
-      entering.set(plan.migrationId, plan)
+      const begun = Promise.withResolvers<void>()
+      entering.set(plan.migrationId, { plan, side, begun: begun.promise })
       try {
+        await waitForEarlier(plan)
         enter(plan, await begin())
       } finally {
         entering.delete(plan.migrationId)
+        begun.resolve()
       }
     },
+    /** All that the watchdog looks at. */
+    watched: (): Watched[] => [
+      ...table.values(),
+      ...[...entering.values()].map(each => ({ ...each, stage: () => ({ state: 'ENTERING' }), stuck: () => 'report' as const })),
+    ],
     running: (migrationId: string) => table.get(migrationId),
+    /** The same, once it has begun: whoever ends a migration may come while it is still taken up. */
+    async begun(migrationId: string): Promise<Running | undefined> {
+      await entering.get(migrationId)?.begun
+      return table.get(migrationId)
+    },
+    all: (): Running[] => [...table.values()],
     target(migrationId: string): (Running & { target: TargetMigration }) | undefined {
       const running = table.get(migrationId) ?? ended.get(migrationId)
       return running?.target ? { ...running, target: running.target } : undefined
@@ -81,6 +125,7 @@ export function createSlots(onEnd: (running: Running, result: MigrationResult) =
     /** Cancels what may still be cancelled and waits for the rest. */
     async close(reason: GodwitError): Promise<void> {
       isClosing = true
+      await Promise.all([...entering.values()].map(({ begun }) => begun))
       for (const running of table.values()) {
         try {
           running.cancel(reason)
@@ -92,6 +137,8 @@ export function createSlots(onEnd: (running: Running, result: MigrationResult) =
     },
   }
 }
+
+const busy = ({ vm }: Plan) => new GodwitError('MIGRATION_BUSY', `${vm} is already migrating`)
 
 function remember(ended: Map<string, Running>, migrationId: string, running: Running): void {
   ended.set(migrationId, running)

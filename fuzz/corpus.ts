@@ -1,4 +1,5 @@
-// The corpus on disk: fuzz/corpus/<target>.txt, one input in hex per line, lines with # are comments. A few kB for each target: what reached new code.
+// The corpus on disk: fuzz/corpus/<target>.txt, one input in hex per line, lines with # are comments. A few kB for each
+// target: inputs that reached new code.
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
@@ -14,7 +15,7 @@ export function readCorpus(target: string): Uint8Array[] {
   return lines.filter(line => line !== '' && !line.startsWith('#')).map(line => new Uint8Array(Buffer.from(line, 'hex')))
 }
 
-/** Keeps the first inputs that fit. */
+/** Stores the first inputs that fit. */
 export function writeCorpus(target: string, inputs: readonly Uint8Array[]): number {
   const lines: string[] = []
   let bytes = 0

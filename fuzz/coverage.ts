@@ -1,11 +1,12 @@
-// Which blocks of Godwit's own code an execution went through, and how often (to a power of two): V8's own block coverage, by the inspector, in process.
-// Enters: executions between two calls of fresh(). Leaves: features (script, block, count) that no earlier one had.
+// Block coverage of Godwit's own code for an execution, with counts (to a power of two): V8's own coverage through the
+// inspector, in process. Enters: executions between two calls of fresh(). Leaves: features (script, block, count) that
+// no earlier execution had.
 import { Session } from 'node:inspector'
 
 export type Coverage = {
-  /** Features of the executions since the last call that are not known yet. */
+  /** New features of the executions since the last call. */
   fresh(): string[]
-  /** They are known from now on. */
+  /** Marks them as known. */
   know(features: readonly string[]): void
   readonly features: number
   close(): void
@@ -18,7 +19,7 @@ export function startCoverage(isOurs: (url: string) => boolean): Coverage {
   session.connect()
   const post = <T>(method: string, params?: object): T => {
     let result: T | undefined
-    // Answers come before post() returns: the session is on this thread.
+    // Answers arrive before post() returns: the session is on this thread.
     session.post(method, params, (error: Error | null, value?: unknown) => {
       if (error) throw error
       result = value as T
@@ -36,7 +37,8 @@ export function startCoverage(isOurs: (url: string) => boolean): Coverage {
         if (!isOurs(url)) continue
         for (const { ranges } of functions) {
           for (const { startOffset, endOffset, count } of ranges) {
-            // Zero too: a block that ran as often as the one around it is not listed, so a way through shows in what it leaves out.
+            // Zero counts too: a block that ran as often as its surrounding block is not listed, so a path shows in the
+            // blocks that did not run.
             const feature = `${url}:${startOffset}:${endOffset}:${Math.min(8, 32 - Math.clz32(count))}`
             if (!seen.has(feature)) found.push(feature)
           }

@@ -1,7 +1,7 @@
-// The loop of the fuzzer: take an input of the corpus, alter it, run it, keep it when it reached something new.
-// Enters: a target, a seed, a corpus, perhaps coverage. Leaves: a report; findings shrunk, with the bytes that replay them.
-// Always holds: without coverage the inputs are fixed by the seed alone (with it, by the seed and by V8's counts); the hostile inputs and every seed
-// run first; every input is told to `onInput` before it runs, so that a watchdog can name the one that hangs.
+// The loop of the fuzzer: choose an input of the corpus, mutate it, run it, keep it if it reached new code. Enters: a
+// target, a seed, a corpus, possibly coverage. Leaves: a report; findings are shrunk, with the bytes that replay them.
+// Always holds: without coverage the seed alone determines the inputs (with it, the seed and V8's counts); the hostile
+// inputs and every seed run first; `onInput` is called before each run, so a watchdog can name the input that hangs.
 import { performance } from 'node:perf_hooks'
 import { createRandom, type Random } from '../sim-network/random.ts'
 import type { Coverage } from './coverage.ts'
@@ -11,15 +11,15 @@ import { mutateJson } from './mutate-json.ts'
 import { shrink } from './shrink.ts'
 import type { Target } from './target.ts'
 
-export type Failure = { problem: string; input: Uint8Array; error?: unknown; name?: string }
+type Failure = { problem: string; input: Uint8Array; error?: unknown; name?: string }
 
 export type FuzzReport = {
   target: string
   seed: string
   executions: number
-  /** 'ok' or an error's code -> executions that ended so. */
+  /** 'ok' or an error code -> number of executions with this result. */
   outcomes: Record<string, number>
-  /** Inputs that reached something new, seeds included. */
+  /** Inputs that reached new code, including seeds. */
   kept: Uint8Array[]
   features: number
   findings: Failure[]
@@ -34,7 +34,8 @@ export type EngineOptions = {
   onInput?: (input: Uint8Array) => void
 }
 
-export type RunLimits = { executions?: number; seconds?: number }
+/** `isOver`: called before each batch of inputs. */
+type RunLimits = { executions?: number; seconds?: number; isOver?: () => boolean }
 
 const BYTES_MAX = 16 * 1024
 const BATCH = 64
@@ -65,18 +66,22 @@ class Engine {
     this.#random = createRandom(`${seed}/${target.name}`)
     this.#coverage = coverage
     this.#onInput = onInput
-    // Copies, and none of them a Buffer: its slice() is a view.
+    // Copies, not Buffers, because slice() of a Buffer is a view.
     this.#corpus.push(...[...target.seeds(), ...corpus].map(input => new Uint8Array(input)))
     this.#words = (target.words ?? []).map(word => (typeof word === 'string' ? Buffer.from(word) : word))
   }
 
-  async run({ executions = Number.POSITIVE_INFINITY, seconds = Number.POSITIVE_INFINITY }: RunLimits): Promise<FuzzReport> {
+  async run({
+    executions = Number.POSITIVE_INFINITY,
+    seconds = Number.POSITIVE_INFINITY,
+    isOver: isAsked = () => false,
+  }: RunLimits): Promise<FuzzReport> {
     const started = performance.now()
     for (const [name, input] of Object.entries(this.#target.hostile?.() ?? {})) await this.#execute(input, name)
     for (const input of [...this.#corpus]) await this.#execute(input)
     this.#coverage?.know(this.#coverage.fresh())
     const isOver = () =>
-      this.#executions >= executions || performance.now() - started >= seconds * 1000 || this.#findings.size >= FINDINGS_MAX
+      this.#executions >= executions || performance.now() - started >= seconds * 1000 || isAsked() || this.#findings.size >= FINDINGS_MAX
     while (!isOver()) {
       const batch = Array.from({ length: Math.min(BATCH, executions - this.#executions) }, () => this.#next())
       for (const input of batch) await this.#execute(input)
@@ -123,7 +128,7 @@ class Engine {
     const mark = signature(verdict.problem)
     if (this.#findings.has(mark)) return
     this.#findings.set(mark, { problem: verdict.problem, input, error: verdict.error, ...(name === undefined ? {} : { name }) })
-    // A hostile input is large and slow on purpose: it is shown by its name.
+    // A hostile input is large and slow on purpose, so the report names it.
     if (name !== undefined) return
     const smaller = await shrink(input, async candidate => {
       this.#onInput(candidate)
@@ -134,7 +139,7 @@ class Engine {
     this.#findings.set(mark, { problem: last.problem ?? verdict.problem, input: smaller, error: verdict.error })
   }
 
-  /** Runs the batch again, one by one, when something in it was new, to find out which of it. */
+  /** If a batch reached new code, runs its inputs again one by one to find the input. */
   async #keepNew(batch: readonly Uint8Array[]): Promise<void> {
     const coverage = this.#coverage
     const news = coverage?.fresh() ?? []

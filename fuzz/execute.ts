@@ -1,13 +1,13 @@
-// One execution, judged. Enters: a target and an input. Leaves: the code that left (or 'ok'), or what is wrong with it.
-// Always holds: a verdict on memory is given only when a second look confirms it: what another execution left for the collector counts for nobody.
+// One execution with its verdict. Enters: a target and an input. Leaves: the resulting code (or 'ok'), or the problem.
+// Always holds: a verdict about memory needs a second measurement, so garbage of another execution never counts.
 import { GodwitError } from '../wire/errors.ts'
 import type { Target } from './target.ts'
 
-export type Verdict = { outcome: string; problem?: undefined } | { outcome?: undefined; problem: string; error?: unknown }
+type Verdict = { outcome: string; problem?: undefined } | { outcome?: undefined; problem: string; error?: unknown }
 
 const MEMORY_BYTES = 8 * 1024 * 1024
 const MEMORY_PER_BYTE = 32
-/** Longer messages are the peer's text, handed on. */
+/** Longer messages contain text of the peer. */
 const MESSAGE_LENGTH_MAX = 8 * 1024
 
 export async function execute(target: Target, input: Uint8Array): Promise<Verdict> {
@@ -22,7 +22,7 @@ export async function execute(target: Target, input: Uint8Array): Promise<Verdic
     await judge(target, input)
     taken = Math.min(taken, allocated() - start)
   }
-  if (taken > allowed) return { problem: `it allocates ${mib(taken)} for ${input.length} bytes of input; allowed are ${mib(allowed)}` }
+  if (taken > allowed) return { problem: `it allocates ${mib(taken)} for ${input.length} bytes of input; the limit is ${mib(allowed)}` }
   return verdict
 }
 
@@ -48,12 +48,12 @@ const mib = (bytes: number): string => `${(bytes / 1024 / 1024).toFixed(1)} MiB`
 
 function describe(error: unknown): string {
   if (!(error instanceof Error)) return `thrown: ${String(error)}`
-  // Where in the code that is fuzzed: what is below the fuzzer's own frames changes from call to call.
+  // The location in the fuzzed code: the frames below the fuzzer differ between calls.
   const frames = error.stack?.split('\n') ?? []
   const below = frames.findIndex(line => line.includes('/fuzz/execute.ts'))
   const place = frames.slice(0, Math.max(0, below)).find(line => line.includes('file://') && !line.includes('/fuzz/')) ?? ''
   return `${error.name}: ${error.message.slice(0, 300)}${place ? ` ${place.trim().replace(/\(?file:\/\/.*\/(?=[^/]+\/[^/]+:\d)/, '(')}` : ''}`
 }
 
-/** What two inputs must share to be the same finding: numbers aside. */
+/** The key of a finding: two inputs with the same text, apart from numbers, are one finding. */
 export const signature = (problem: string): string => problem.replace(/[\d.]+/g, '0').slice(0, 200)

@@ -1,4 +1,5 @@
-// How JSON inputs are altered: values, keys and whole branches rather than bytes. Pure. Enters: JSON text. Leaves: other JSON text, nearly always well formed.
+// Mutates JSON inputs: values, keys and whole branches rather than bytes. Pure. Enters: JSON text. Leaves: other JSON
+// text, nearly always well formed.
 import type { Random } from '../sim-network/random.ts'
 import { below, pick } from './mutate.ts'
 
@@ -26,7 +27,7 @@ const VALUES: readonly unknown[] = [
 const KEYS = ['__proto__', 'constructor', 'toString', 'type', 'id', '', 'length', 'x'.repeat(70)]
 const DEPTH_MAX = 400
 
-/** The text with one to a few of its values changed; undefined when it is no JSON object or array. */
+/** The text with one to a few changed values; undefined if it is not a JSON object or array. */
 export function mutateJson(text: string, random: Random, others: readonly string[]): string | undefined {
   const value = parse(text)
   if (typeof value !== 'object' || value === null) return undefined
@@ -36,7 +37,7 @@ export function mutateJson(text: string, random: Random, others: readonly string
     alter(pick(random, branches)!, random, parse(pick(random, others) ?? ''))
   }
   const out = JSON.stringify(root.value) ?? 'null'
-  // What JSON.stringify never writes: an own key of this name, a key twice, numbers beyond a double.
+  // Texts that JSON.stringify never writes: a key of this name, a duplicate key, numbers beyond a double.
   if (random.chance(0.05)) return out.replace(/"x+"|"id"|"type"/, '"__proto__"')
   if (random.chance(0.03)) return out.replace(/:(\d+)/, ':1e999')
   if (random.chance(0.03)) return out.replace(/^\{("[^"]*"):/, '{$1:0,$1:')

@@ -1,4 +1,5 @@
-// How inputs are altered. Pure: the same sequence of random numbers gives the same bytes. Enters: an input, others to take pieces from. Leaves: a new one.
+// Mutates inputs. Pure: the same sequence of random numbers gives the same bytes. Enters: an input, others to splice
+// with. Leaves: a new one.
 
 import { concatBytes } from '../crypto/bytes.ts'
 import type { Random } from '../sim-network/random.ts'
@@ -17,7 +18,7 @@ const NUMBERS = [0, 1, 2, 3, 4, 7, 8, 15, 16, 31, 32, 63, 64, 100, 127, 128, 255
 const STACKED_MAX = 6
 const PIECE_BYTES_MAX = 64
 
-/** One to a few alterations, one upon the other. */
+/** One to a few mutations, one after the other. */
 export function mutate(input: Uint8Array, random: Random, options: MutateOptions): Uint8Array {
   let bytes: Uint8Array = input.slice()
   for (let left = 1 + below(random, STACKED_MAX); left > 0; left--) bytes = once(bytes, random, options)
@@ -38,7 +39,7 @@ const setByte: Mutator = (bytes, random) => {
   if (bytes.length > 0) bytes[below(random, bytes.length)] = below(random, 256)
   return bytes
 }
-/** A big-endian field, mostly a length or a count, overwritten with a number that somebody forgot. */
+/** Overwrites a big-endian field, mostly a length or a count, with an unusual number. */
 const setNumber: Mutator = (bytes, random) => {
   const width = [1, 2, 4, 8][below(random, 4)]!
   const at = below(random, Math.max(1, bytes.length - width + 1))

@@ -1,8 +1,8 @@
-// Makes a failing input smaller and plainer while it still fails alike. Enters: the input, a judge. Leaves: the smallest found within the budget.
-// Always holds: what it gives was judged failing.
+// Makes a failing input smaller and simpler while it still fails in the same way. Enters: the input, a judge. Leaves:
+// the smallest input found within the budget. Always holds: the result fails.
 import { concatBytes } from '../crypto/bytes.ts'
 
-export type ShrinkOptions = { runsMax?: number }
+type ShrinkOptions = { runsMax?: number }
 
 export async function shrink(
   input: Uint8Array,

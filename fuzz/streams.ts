@@ -1,11 +1,11 @@
-// A Stream that says what a script says and keeps what is written to it. Enters: chunks to be read. Leaves: what was written, ended, reset.
+// A scripted Stream that records writes. Enters: chunks to be read. Leaves: writes, end, reset.
 
 import type { Stream } from '../transport/types.ts'
 import { GodwitError } from '../wire/errors.ts'
 
-export type ScriptedStream = Stream & { readonly written: Uint8Array[]; readonly resets: string[]; readonly ended: boolean }
+type ScriptedStream = Stream & { readonly written: Uint8Array[]; readonly resets: string[]; readonly ended: boolean }
 
-/** Reads give these chunks, then the end. */
+/** Reads return these chunks, then the end. */
 export function scriptedStream(chunks: readonly Uint8Array[]): ScriptedStream {
   const waiting = [...chunks]
   const written: Uint8Array[] = []

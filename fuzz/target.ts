@@ -1,5 +1,6 @@
-// What a fuzz target is. Enters: bytes as a peer might send them. Leaves: nothing, a GodwitError whose code the target names, or a finding: anything else.
-// Always holds: a target is a function of its input alone (chunks are cut by a sequence seeded with the input), so a finding replays from its bytes.
+// The definition of a fuzz target. Enters: bytes of a possible peer. Leaves: nothing, a GodwitError with an allowed
+// code, or a finding: anything else. Always holds: a target depends only on its input (a sequence seeded with the input
+// cuts chunks), so its bytes replay a finding.
 import { createRandom, type Random } from '../sim-network/random.ts'
 import { type ErrorCode, GodwitError } from '../wire/errors.ts'
 
@@ -7,29 +8,29 @@ export type Target = {
   readonly name: string
   /** For the list of targets. */
   readonly what: string
-  /** Codes that may leave: whatever else is thrown is a finding. */
+  /** Allowed codes: any other error is a finding. */
   readonly codes: readonly ErrorCode[]
-  /** Valid inputs to begin from. */
+  /** Valid inputs as a start. */
   seeds(): Uint8Array[]
-  /** Inputs made to cost much, by name; run as they are, never altered. */
+  /** Expensive inputs by name; run unchanged. */
   hostile?(): Record<string, Uint8Array>
-  /** What the format's fields are filled with, beside numbers. */
+  /** Values for the format's fields, besides numbers. */
   readonly words?: readonly (string | Uint8Array)[]
-  /** From this byte on an input is JSON text: altered as JSON too. */
+  /** From this byte on an input is JSON text and is also mutated as JSON. */
   readonly jsonAt?: number
-  /** Altered inputs are no longer than this. Default 16 KiB. */
+  /** Maximum length of mutated inputs. Default 16 KiB. */
   readonly bytesMax?: number
-  /** What one execution may allocate beside 32 times its input, bytes. Default 8 MiB. */
+  /** Allowed memory of one execution, besides 32 times its input, bytes. Default 8 MiB. */
   readonly memoryBytes?: number
   /** Executions in `npm test`: about a second. */
   readonly testRuns: number
-  /** Once, before the first seed is asked for. */
+  /** Called once, before the first seed. */
   setup?(): Promise<void>
   run(input: Uint8Array): void | Promise<void>
 }
 
-/** A broken invariant. */
-export class Finding extends Error {
+/** A violated invariant. */
+class Finding extends Error {
   override readonly name = 'Finding'
 }
 
@@ -38,14 +39,14 @@ export function demand(holds: boolean, what: string): asserts holds {
   if (!holds) throw new Finding(what)
 }
 
-/** A sequence fixed by the input. */
+/** A sequence determined by the input. */
 export const randomOf = (input: Uint8Array): Random => {
   let hash = input.length
   for (const byte of input.subarray(0, 4096)) hash = (Math.imul(hash ^ byte, 0x01000193) ^ (hash >>> 15)) >>> 0
   return createRandom(hash)
 }
 
-/** The input in pieces of lengths that are fixed by it: single bytes, some, many. Together they are the input. */
+/** The input in pieces; the input itself determines their lengths: single bytes, some, many. */
 export function pieces(input: Uint8Array): Uint8Array[] {
   const random = randomOf(input)
   // At most a few thousand pieces.
@@ -59,7 +60,7 @@ export function pieces(input: Uint8Array): Uint8Array[] {
   return out
 }
 
-/** What `body` gives, or the GodwitError that it throws. */
+/** The result of `body`, or the GodwitError that it throws. */
 export function attempt<T>(body: () => T): { value: T; error?: undefined } | { error: GodwitError } {
   try {
     return { value: body() }
@@ -69,7 +70,7 @@ export function attempt<T>(body: () => T): { value: T; error?: undefined } | { e
   }
 }
 
-/** As attempt, awaited. */
+/** Like attempt, for promises. */
 export async function attemptAsync<T>(body: () => Promise<T>): Promise<{ value: T; error?: undefined } | { error: GodwitError }> {
   try {
     return { value: await body() }
@@ -81,7 +82,7 @@ export async function attemptAsync<T>(body: () => Promise<T>): Promise<{ value: 
 
 export const sameBytes = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0
 
-/** Sequential reader of a target's own input: numbers where there are some, zeros at the end. */
+/** Sequential reader of a target's own input; returns zeros after its end. */
 export class Choices {
   readonly #bytes: Uint8Array
   #at = 0

@@ -1,4 +1,4 @@
-// Every decoder that reads from a peer, as a target of the fuzzer. A new one gets a file in targets/ and a line here.
+// Every decoder that reads from a peer, as a fuzz target. A new one needs a file in targets/ and a line here.
 import type { Target } from './target.ts'
 import { applier } from './targets/applier.ts'
 import { batch } from './targets/batch.ts'
@@ -6,6 +6,7 @@ import { bodies } from './targets/bodies.ts'
 import { certificates } from './targets/certificates.ts'
 import { commands } from './targets/commands.ts'
 import { controlTarget } from './targets/control.ts'
+import { eventStream } from './targets/event-stream.ts'
 import { frames } from './targets/frames.ts'
 import { handshake } from './targets/handshake.ts'
 import { link } from './targets/link.ts'
@@ -21,7 +22,7 @@ import { sealedStream } from './targets/sealed-stream.ts'
 export const TARGETS: readonly Target[] = [
   ...[frames, controlTarget, link, rpc, mux, certificates, handshake, records, sealedStream],
   ...[messages, batch, applier, returnPath, qemuStream],
-  ...[commands, bodies, preamble],
+  ...[commands, bodies, preamble, eventStream],
 ]
 
 export const targetNamed = (name: string): Target | undefined => TARGETS.find(target => target.name === name)

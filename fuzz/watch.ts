@@ -1,22 +1,27 @@
-// Fuzzes one target in a thread and watches over it. Enters: target, seed, limits. Leaves: its report; an input that hangs or exhausts memory is a finding too.
+// Fuzzes one target in a thread with a watchdog. Enters: target, seed, limits. Leaves: its report; an input that hangs
+// or exhausts memory is also a finding. A thread is not terminated: during the set-up of zstd that aborts the process
+// (edge-node/pages/pool.ts). It is asked to end; a hanging thread stays until the process ends, after its finding has
+// been printed.
 import { Worker } from 'node:worker_threads'
-import { createShared, readShared } from './shared.ts'
+import { sleep } from '../ops/deadline.ts'
+import { askToEnd, createShared, readShared } from './shared.ts'
 import type { Work, WorkerReport } from './worker.ts'
 
-export type WatchOptions = Omit<Work, 'shared'> & {
+type WatchOptions = Omit<Work, 'shared'> & {
   /** An input that takes longer is a finding, ms. */
   hangMs?: number
   signal?: AbortSignal
-  /** In place of worker.ts: for tests. */
+  /** Replaces worker.ts in tests. */
   worker?: URL
 }
 
 const HANG_MS = 20_000
 const POLL_MS = 250
+const END_MS = 5_000
 const START_MS = 60_000
 const HEAP_MIB = 1024
 
-/** Never rejects for what a target does. */
+/** Never rejects because of a target. */
 export async function watch({ hangMs = HANG_MS, signal, worker: file, ...work }: WatchOptions): Promise<WorkerReport> {
   const shared = createShared()
   const started = performance.now()
@@ -38,6 +43,7 @@ export async function watch({ hangMs = HANG_MS, signal, worker: file, ...work }:
     workerData: { ...work, shared } satisfies Work,
     resourceLimits: { maxOldGenerationSizeMb: HEAP_MIB },
   })
+  const ended = new Promise<void>(resolve => worker.once('exit', () => resolve()))
   let timer: NodeJS.Timeout | undefined
   try {
     return await new Promise<WorkerReport>(resolve => {
@@ -48,14 +54,17 @@ export async function watch({ hangMs = HANG_MS, signal, worker: file, ...work }:
       timer = setInterval(() => {
         const { count } = readShared(shared)
         if (count !== last.count) last = { count, atMs: performance.now() }
-        // Before the first input the thread loads its code, perhaps on a busy machine.
+        // Before the first input the thread loads its code, possibly on a busy machine.
         const patienceMs = count > 0 ? hangMs : hangMs + START_MS
         if (performance.now() - last.atMs > patienceMs) resolve(lost(`it does not end within ${hangMs} ms`))
-        else if (signal?.aborted) resolve(partial([]))
+        else if (signal?.aborted) askToEnd(shared)
       }, POLL_MS)
     })
   } finally {
     clearInterval(timer)
-    await worker.terminate()
+    askToEnd(shared)
+    // It has reported and ends by itself, or it hangs.
+    await Promise.race([ended, sleep(END_MS)])
+    worker.unref()
   }
 }

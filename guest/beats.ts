@@ -1,10 +1,10 @@
-// Reads what the guest program writes on its serial line, as an observer outside the VM. Enters: chunks of text with the time they were seen, from
-// one console or from several (source's and target's). Leaves: records, and a summary: the longest silence, lost beats, audits, bad pages.
-// Pure, bounded memory. Always holds: the chunks of all consoles make one stream in the order they are pushed; a line that is torn between
-// two consoles (the VM moved in the middle of it) is put together again.
+// Reads the serial output of the guest program, as an observer outside the VM. Enters: chunks of text with the time of
+// reading, from one console or several (source and target). Leaves: records, and a summary: the longest gap, lost
+// beats, page checks, bad pages. Pure, bounded memory. Always holds: the chunks of all consoles form one stream in the
+// order of the calls; a line that is split between two consoles (the VM moved within it) is joined again.
 
-/** One line of the guest. `digest` is a string: it does not fit a number. */
-export type GuestLine =
+/** One line of the guest. `digest` is a string: it is too large for a number. */
+type GuestLine =
   | { kind: 'beat'; sequence: number; guestMs: number }
   | { kind: 'ready'; pages: number; fields: Record<string, number> }
   | { kind: 'audit'; ok: number; bad: number; pass: number; writes: number; tableBad: boolean }
@@ -25,7 +25,7 @@ export type BeatSummary = {
   missing: number
   duplicates: number
   outOfOrder: number
-  /** The guest began to count anew: it was booted again. */
+  /** The guest restarted its count: it was booted again. */
   restarts: number
   longestSilenceMs: number
   longestSilence?: Silence | undefined
@@ -40,7 +40,7 @@ export type BeatSummary = {
 const LINE_CHARACTERS_MAX = 1024
 const MISSING_MAX = 100_000
 const BAD_KEPT_MAX = 20
-/** Silences shorter than this are not worth keeping: a beat comes every 10 ms. */
+/** Shorter gaps are not stored: a beat is sent every 10 ms. */
 const SILENCE_KEPT_MIN_MS = 20
 const SILENCES_MAX = 20_000
 const DONE = ['DIRTY', 'TOUCHED', 'CORRUPTED', 'FORGOTTEN', 'POWEROFF'] as const
@@ -49,7 +49,10 @@ function numbersOf(text: string): Record<string, number> {
   return Object.fromEntries([...text.matchAll(/(\w+)=(\d+)/g)].map(([, name, value]) => [name, Number(value)]))
 }
 
-/** One line without its end. Whatever is not a whole line of the guest program (kernel messages, torn lines) is 'other'. */
+/**
+ * One line without its end. Anything else than a whole line of the guest program (kernel messages, partial lines) is
+ * 'other'.
+ */
 export function parseGuestLine(text: string): GuestLine {
   const beat = /^BEAT (\d+) (\d+)$/.exec(text)
   if (beat) return { kind: 'beat', sequence: Number(beat[1]), guestMs: Number(beat[2]) }
@@ -81,14 +84,17 @@ export function parseGuestLine(text: string): GuestLine {
   return what ? { kind: 'done', what, fields: numbersOf(text) } : { kind: 'other', text }
 }
 
-/** Counts sequence numbers as they come: each is new, late (out of order) or a duplicate. Memory is bounded by what is missing. */
+/**
+ * Counts sequence numbers in order of arrival: each is new, late (out of order) or a duplicate. Memory is bounded by
+ * the missing ones.
+ */
 function createSequenceCount() {
   const missing = new Set<number>()
   const counts = { beats: 0, first: 0, last: 0, duplicates: 0, outOfOrder: 0, restarts: 0, forgotten: 0 }
   return {
     counts,
     missing: () => missing.size + counts.forgotten,
-    /** Whether the beat is one not seen before. */
+    /** Whether the beat is new. */
     add(sequence: number, duplicatesExpected: boolean): boolean {
       if (counts.beats === 0) counts.first = sequence
       else if (sequence === 1 && counts.last > 1 && !duplicatesExpected && !missing.has(1)) {
@@ -120,7 +126,7 @@ function createSequenceCount() {
   }
 }
 
-/** The gaps between beats as they were seen from outside, longest first where asked. */
+/** The gaps between beats, measured outside the guest. */
 function createSilences() {
   const kept: Silence[] = []
   let last: { atMs: number; sequence: number; console: string } | undefined
@@ -147,17 +153,18 @@ function createSilences() {
 
 export type Witness = {
   /**
-   * Text that came from a console at a time (monotonic, ms). Gives the records that it completed. `replayed`: the console showed it again or late
-   * (a ring buffer on connecting): its beats count as seen, not as duplicates, and say nothing about silence.
+   * Text that came from a console at a time (monotonic, ms). Returns the records that it completed. `replayed`: the
+   * console repeated old text (a ring buffer on connecting): its beats count as seen, not as duplicates, and do not
+   * count for gaps.
    */
   push(console: string, chunk: string, atMs: number, options?: { replayed?: boolean }): GuestRecord[]
-  /** All that was seen so far. `nowMs` counts the silence that still goes on. */
+  /** The summary so far. `nowMs` includes the current gap. */
   summary(nowMs?: number): BeatSummary
-  /** The longest silence that overlaps a span of time; undefined when none was longer than about two beats. */
+  /** The longest gap that overlaps a span of time; undefined if none was longer than about two beats. */
   silenceBetween(fromMs: number, toMs: number): Silence | undefined
 }
 
-/** An observer of one guest over all consoles it may speak on. */
+/** An observer of one guest on all its possible consoles. */
 export function createWitness(): Witness {
   const sequences = createSequenceCount()
   const silences = createSilences()
@@ -167,7 +174,7 @@ export function createWitness(): Witness {
   let badLines = 0
   let active = ''
 
-  /** A line; when it makes no sense by itself, the rest of a line that another console began. */
+  /** Handles a line; if it is not valid alone, it is the rest of a line of another console. */
   const lineOf = (console: string, text: string): GuestLine => {
     const parsed = parseGuestLine(text)
     const begun = active === console ? undefined : partial.get(active)

@@ -1,6 +1,7 @@
-// Builds the guest image: node bin/run.js guest/build.ts --parts FOLDER --out FOLDER
-// Enters: a folder with `vmlinuz`, `busybox` and `modules/*.ko` (scripts/setup.js puts them there), the sources beside this file, a C compiler (CC, or cc).
-// Leaves: `vmlinuz` and `initrd.img` in the out folder, each put there whole by a rename. Nothing of the host's libraries goes into the image.
+// Builds the guest image: node bin/run.js guest/build.ts --parts FOLDER --out FOLDER Enters: a folder with `vmlinuz`,
+// `busybox` and `modules/*.ko` (scripts/setup.js puts them there), the sources beside this file, a C compiler (CC, or
+// cc). Leaves: `vmlinuz` and `initrd.img` in the out folder, each written completely and then renamed. The image
+// contains no library of the host.
 import { execFileSync } from 'node:child_process'
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -12,7 +13,7 @@ import { type CpioEntry, writeCpio } from './cpio.ts'
 
 const here = fileURLToPath(new URL('.', import.meta.url))
 
-/** No C library, no vector registers (an emulated CPU is slow at them), no position independence. */
+/** No C library, no vector registers (slow on an emulated CPU), no position independence. */
 const COMPILER_FLAGS = [
   '-O2',
   '-Wall',

@@ -1,5 +1,6 @@
-// Writes cpio archives in the "newc" form that the Linux kernel unpacks as its first root (Documentation/driver-api/early-userspace/buffer-format).
-// Enters: entries. Leaves: bytes. Pure. Always holds: the same entries give the same bytes (no times, no owners, inodes by position).
+// Writes cpio archives in the "newc" form that the Linux kernel unpacks as its first root
+// (Documentation/driver-api/early-userspace/buffer-format). Enters: entries. Leaves: bytes. Pure. Always holds: the
+// same entries give the same bytes (no times, no owners, inodes by position).
 
 export type CpioEntry =
   | { path: string; kind: 'file'; content: Uint8Array; executable?: boolean }
@@ -29,7 +30,7 @@ function member(name: string, inode: number, mode: number, content: Uint8Array, 
   return [padded(Buffer.concat([new TextEncoder().encode(header), nameBytes])), padded(content)]
 }
 
-/** The whole archive. Folders must come before what is in them. */
+/** The whole archive. Folders must precede their content. */
 export function writeCpio(entries: CpioEntry[]): Uint8Array {
   const none = new Uint8Array()
   const parts = entries.flatMap((entry, position) => {

@@ -28,8 +28,11 @@ static s64 sys(s64 number, s64 a, s64 b, s64 c, s64 d, s64 e, s64 f) {
 
 enum { SYS_read = 0, SYS_write = 1, SYS_open = 2, SYS_poll = 7, SYS_mmap = 9, SYS_ioctl = 16, SYS_fork = 57, SYS_exit = 60, SYS_fcntl = 72 };
 enum { SYS_close = 3, SYS_socket = 41, SYS_accept = 43, SYS_bind = 49, SYS_listen = 50, SYS_setsockopt = 54 };
+enum { SYS_iopl = 172, SYS_reboot = 169 };
 enum { SYS_sched_setscheduler = 144, SYS_clock_gettime = 228, SYS_clock_nanosleep = 230, SYS_exit_group = 231 };
 enum { CLOCK_MONOTONIC = 1, TIMER_ABSTIME = 1, SCHED_FIFO = 1, POLLIN = 1, O_RDWR = 2, O_NOCTTY = 0x100, O_NONBLOCK = 0x800, F_SETFL = 4 };
+
+enum { REBOOT_MAGIC = (int)0xfee1dead, REBOOT_MAGIC2 = 672274793, REBOOT_RESTART = 0x1234567, PVPANIC_PORT = 0x505, PVPANIC_PANICKED = 1 };
 
 struct timespec { s64 seconds; s64 nanoseconds; };
 struct pollfd { int fd; short events; short revents; };
@@ -375,6 +378,24 @@ static void obey(const char *command) {
     text("POWEROFF");
     send();
     sys(SYS_exit_group, 0, 0, 0, 0, 0, 0);
+  } else if (after(command, "reboot")) {
+    text("REBOOT");
+    send();
+    sys(SYS_reboot, REBOOT_MAGIC, REBOOT_MAGIC2, REBOOT_RESTART, 0, 0, 0);
+  } else if (after(command, "panic")) {  // what the pvpanic driver does when a kernel panics
+    text("PANIC");
+    send();
+    sys(SYS_iopl, 3, 0, 0, 0, 0, 0);
+    __asm__ volatile("outb %0, %1" : : "a"((u8)PVPANIC_PANICKED), "Nd"((unsigned short)PVPANIC_PORT));
+  } else if (after(command, "suspend")) {
+    text("SUSPEND");
+    send();
+    s64 file = sys(SYS_open, (s64) "/sys/power/state", O_RDWR, 0, 0, 0, 0);
+    s64 result = sys(SYS_write, file, (s64) "mem", 3, 0, 0, 0);
+    sys(SYS_close, file, 0, 0, 0, 0, 0);
+    if (result < 0) field("WHAT suspend: error ", (u64)-result);
+    else text("AWAKE");
+    send();
   } else if ((rest = after(command, "dirty "))) {
     dirtyRate = parseSize(rest, 0);
     field("DIRTY rate=", dirtyRate);

@@ -1,31 +1,37 @@
-// Where the guest image is and how its program is told what to do. Enters: wishes in plain numbers. Leaves: paths, a kernel command line.
+// The location of the guest image, and the kernel command line for its program. Enters: options as numbers. Leaves:
+// paths, a kernel command line.
 import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
 const folder = fileURLToPath(new URL('../.cache/guest/', import.meta.url))
 
-export type GuestImage = { kernel: string; initrd: string }
+type GuestImage = { kernel: string; initrd: string }
 
-/** Kernel and initrd as scripts/setup.js builds them, or undefined when it has not (run `node scripts/setup.js`). */
+/**
+ * Kernel and initrd as scripts/setup.js builds them, or undefined if they are missing (run `node scripts/setup.js`).
+ */
 export function guestImage(): GuestImage | undefined {
   const image = { kernel: `${folder}vmlinuz`, initrd: `${folder}initrd.img` }
   return existsSync(image.kernel) && existsSync(image.initrd) ? image : undefined
 }
 
 export type GuestOptions = {
-  /** Memory that the program fills and audits; leave the guest about 100 MiB besides. Default 64 MiB. */
+  /** Memory that the program fills and checks; the guest needs about 100 MiB more. Default 64 MiB. */
   fillBytes?: number
-  /** How much of it is rewritten; 0 for none. Default 4 MiB/s. */
+  /** Rate of rewriting it; 0 for none. Default 4 MiB/s. */
   dirtyBytesPerSecond?: number
-  /** The part that takes three of four rewrites. Default an eighth of `fillBytes`. */
+  /** Size of the part with three of four rewrites. Default an eighth of `fillBytes`. */
   hotBytes?: number
-  /** How much of a page one rewrite changes, besides its header; every 16th changes all of it. Default: all of it, always. */
+  /**
+   * Bytes of a page that one rewrite changes, besides its header; every 16th changes the whole page. Default: the whole
+   * page.
+   */
   patchBytes?: number
-  /** How fast the audit goes through memory; 0 for none. Default 100 MiB/s (about a fifth of an emulated CPU). */
+  /** Rate of the page check; 0 for none. Default 100 MiB/s (about a fifth of an emulated CPU). */
   auditBytesPerSecond?: number
   /** Default 10. */
   beatMs?: number
-  /** Time between WORK lines, which count what the guest has done. Default: none are written. */
+  /** Time between WORK lines, which count the work of the guest. Default: no lines. */
   workMs?: number
   seed?: number
   /** Percent of pages that are zero, duplicates, compressible, random. Default 20, 10, 45, 25. */

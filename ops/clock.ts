@@ -1,4 +1,4 @@
-// Time as a parameter: everything that writes down or compares wall-clock times takes a Clock, so tests move it by hand.
+// Time as a parameter: code that stores or compares wall-clock times receives a Clock, so tests control it.
 
 export type Clock = {
   /** Unix ms. */
@@ -7,5 +7,5 @@ export type Clock = {
 
 export const systemClock: Clock = { now: () => Date.now() }
 
-/** Unix seconds, as certificates count. */
+/** Unix seconds, the unit of certificates. */
 export const unixSeconds = (clock: Clock): number => Math.floor(clock.now() / 1000)

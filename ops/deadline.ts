@@ -1,9 +1,9 @@
 // A deadline on every wait.
 import { type ErrorCode, GodwitError } from '../wire/errors.ts'
 
-export type DeadlineOptions = { ms: number; what: string; code?: ErrorCode; signal?: AbortSignal | undefined }
+type DeadlineOptions = { ms: number; what: string; code?: ErrorCode; signal?: AbortSignal | undefined }
 
-/** The promise's value, or a coded error (TIMEOUT unless told) after `ms`; an aborted signal rejects with its reason. */
+/** The promise's value, or a coded error (default TIMEOUT) after `ms`; an aborted signal rejects with its reason. */
 export async function within<T>(promise: Promise<T>, { ms, what, code = 'TIMEOUT', signal }: DeadlineOptions): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   let onAbort: (() => void) | undefined
@@ -41,7 +41,7 @@ export async function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   })
 }
 
-/** Asks `probe` every `everyMs` until it gives something, within the deadline. */
+/** Calls `probe` every `everyMs` until it returns a value, within the deadline. */
 export async function eventually<T>(
   probe: () => Promise<T | undefined> | T | undefined,
   { ms, what, everyMs = 50, code = 'TIMEOUT', signal }: DeadlineOptions & { everyMs?: number },
@@ -53,4 +53,16 @@ export async function eventually<T>(
     if (performance.now() >= end) throw new GodwitError(code, `${what}: not within ${ms} ms`)
     await sleep(everyMs, signal)
   }
+}
+
+/** The promise, or the signal's reason; never an unhandled rejection. */
+export function raceAbort<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  const raced = new Promise<T>((resolve, reject) => {
+    // An already aborted signal emits no event.
+    if (signal.aborted) reject(signal.reason)
+    promise.then(resolve, reject)
+    signal.addEventListener('abort', () => reject(signal.reason), { once: true })
+  })
+  raced.catch(() => {})
+  return raced
 }

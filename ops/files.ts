@@ -1,6 +1,7 @@
-// Files that hold keys, tokens and certificates. Enters: paths. Leaves: their bytes, or CONFIG_UNREADABLE / CONFIG_INVALID naming the path.
-// Always holds: a secret is written 0600 from its first byte, whole or not at all; a secret that others can read is refused, as ssh does; what is
-// public travels as armoured text that says what it is, so that a certificate put in place of a request is told, not misread.
+// Files that hold keys, tokens and certificates. Enters: paths. Leaves: their bytes, or CONFIG_UNREADABLE /
+// CONFIG_INVALID naming the path. Always holds: a secret is written with mode 0600 from its first byte, completely or
+// not at all; a secret that others can read is rejected, as ssh does; public files are armoured text with their kind,
+// so that a certificate in place of a request is detected.
 import { randomBytes } from 'node:crypto'
 import { mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
@@ -9,7 +10,7 @@ import { GodwitError } from '../wire/errors.ts'
 const FILE_BYTES_MAX = 1024 * 1024
 
 const ARMOR_KINDS = ['CERTIFICATE', 'CERTIFICATE REQUEST', 'ROOT PUBLIC KEY', 'REVOCATIONS', 'FENCING STATEMENT'] as const
-export type ArmorKind = (typeof ARMOR_KINDS)[number]
+type ArmorKind = (typeof ARMOR_KINDS)[number]
 
 /** `-----BEGIN GODWIT CERTIFICATE-----`, base64 in lines of 64, `-----END ...`. */
 export function armor(kind: ArmorKind, bytes: Uint8Array): string {
@@ -20,7 +21,7 @@ export function armor(kind: ArmorKind, bytes: Uint8Array): string {
   return `-----BEGIN GODWIT ${kind}-----\n${lines.join('\n')}\n-----END GODWIT ${kind}-----\n`
 }
 
-/** What armoured text says it is, and its bytes; undefined when it is not armoured. Text around the armour is ignored. */
+/** The kind and the bytes of armoured text; undefined if it is not armoured. Text around the armour is ignored. */
 export function dearmor(text: string): { kind: ArmorKind; bytes: Uint8Array } | undefined {
   const match = /-----BEGIN GODWIT ([A-Z ]+)-----\s+([A-Za-z0-9+/=\s]+)-----END GODWIT \1-----/.exec(text)
   const kinds: readonly string[] = ARMOR_KINDS
@@ -48,30 +49,33 @@ export async function readText(path: string): Promise<string> {
   }
 }
 
-/** The text of a file that only its owner (or root) may read; CONFIG_INVALID when group or others may. */
+/** The text of a file that only its owner (or root) may read; CONFIG_INVALID if group or others can read it. */
 export async function readSecret(path: string): Promise<string> {
   const { mode } = await stat(path).catch((error: unknown) => {
     throw unreadable(path, error)
   })
   if ((mode & 0o077) === 0) return await readText(path)
   const shown = (mode & 0o777).toString(8).padStart(4, '0')
-  throw new GodwitError('CONFIG_INVALID', `${path}: others may read this secret (mode ${shown})`, { hint: `chmod 600 ${path}` })
+  throw new GodwitError('CONFIG_INVALID', `${path}: other users can read this secret (mode ${shown})`, { hint: `chmod 600 ${path}` })
 }
 
-export type WriteOptions = { mode?: number /** Without it an existing file is CONFIG_INVALID. */; overwrite?: boolean }
+type WriteOptions = { mode?: number /** Without it an existing file is CONFIG_INVALID. */; overwrite?: boolean }
 
-/** Writes a file whole or not at all (temporary file, fsync, rename), creating its folder (0700). Default mode 0600. */
+/**
+ * Writes a file completely or not at all (temporary file, fsync, rename), creating its folder (0700). Default mode
+ * 0600.
+ */
 export async function writeFileSafely(path: string, text: string, { mode = 0o600, overwrite = false }: WriteOptions = {}): Promise<void> {
   const folder = dirname(path)
   const temporary = join(folder, `.${basename(path)}.${randomBytes(6).toString('hex')}`)
   try {
     if (!overwrite && (await exists(path))) {
-      throw new GodwitError('CONFIG_INVALID', `${path} exists already`, { hint: 'move it away first, or give --force if it may be lost' })
+      throw new GodwitError('CONFIG_INVALID', `${path} already exists`, { hint: 'move the file first, or overwrite it with --force' })
     }
     await mkdir(folder, { recursive: true, mode: 0o700 })
     const file = await open(temporary, 'wx', mode)
     try {
-      await file.chmod(mode) // the umask may have taken bits away
+      await file.chmod(mode) // the umask may have removed bits
       await file.writeFile(text)
       await file.sync()
     } finally {

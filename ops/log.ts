@@ -1,10 +1,12 @@
-// Writes log lines: one JSON object a line (for machines) or plain text (for a terminal). Secrets never reach a log: callers pass ids.
+// Writes log lines: one JSON object a line (for machines) or plain text (for a terminal). Secrets never reach a log:
+// callers pass ids, and user and password of a URL are replaced here.
 import type { Log, LogFields } from '../wire/log.ts'
+import { withoutCredentials } from './redact.ts'
 
-export type LogLevel = 'debug' | 'info' | 'warn' | 'error'
+type LogLevel = 'debug' | 'info' | 'warn' | 'error'
 const RANK: Record<LogLevel, number> = { debug: 0, info: 1, warn: 2, error: 3 }
 
-export type LogOptions = {
+type LogOptions = {
   level?: LogLevel
   format?: 'json' | 'text'
   write?: (line: string) => void
@@ -12,7 +14,7 @@ export type LogOptions = {
   fields?: LogFields
 }
 
-/** A log to stderr (stdout belongs to the command's own answer). */
+/** A log to stderr (stdout is for the command's output). */
 export function createLog({
   level = 'info',
   format = 'json',
@@ -24,8 +26,11 @@ export function createLog({
     if (RANK[at] < RANK[level]) return
     const all: LogFields = { ...fields, ...extra }
     for (const [key, value] of Object.entries(all)) if (value instanceof Error) all[key] = describe(value)
-    if (format === 'json') write(`${JSON.stringify({ time: now().toISOString(), level: at, message, ...all })}\n`)
-    else write(`${now().toISOString().slice(11, 23)} ${at.padEnd(5)} ${message}${textOf(all)}\n`)
+    const line =
+      format === 'json'
+        ? JSON.stringify({ time: now().toISOString(), level: at, message, ...all })
+        : `${now().toISOString().slice(11, 23)} ${at.padEnd(5)} ${message}${textOf(all)}`
+    write(`${withoutCredentials(line)}\n`)
   }
   return {
     debug: (message, extra) => emit('debug', message, extra),
@@ -40,7 +45,7 @@ const MESSAGE_LENGTH_MAX = 4096
 
 const describe = (error: Error): string => {
   const code = 'code' in error ? `${String(error.code)}: ` : ''
-  // A peer's bytes may stand in a message, all the more in that of a cause.
+  // A message, and even more its cause, may contain bytes of a peer.
   return `${code}${error.message.slice(0, MESSAGE_LENGTH_MAX)}${error.cause instanceof Error ? ` (${describe(error.cause)})` : ''}`
 }
 

@@ -1,24 +1,25 @@
-// Figures for Prometheus (the one importer of prom-client). A registry of our own: nothing global, so tests and several parts of one process
-// never share a counter. Label values come from code (codes, directions, engines), never from a peer: a peer must not make new series.
+// Metrics for Prometheus (the only importer of prom-client). Each registry is separate: nothing is global, so tests and
+// parts of one process never share a counter. Label values come from code (codes, directions, engines), never from a
+// peer, who could create new series.
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
 
 type Labels<L extends string> = Partial<Record<L, string>>
-export type CounterHandle<L extends string> = { inc(labels?: Labels<L>, by?: number): void }
-export type GaugeHandle<L extends string> = { set(value: number, labels?: Labels<L>): void }
-export type HistogramHandle<L extends string> = { observe(value: number, labels?: Labels<L>): void }
+type CounterHandle<L extends string> = { inc(labels?: Labels<L>, by?: number): void }
+type GaugeHandle<L extends string> = { set(value: number, labels?: Labels<L>): void }
+type HistogramHandle<L extends string> = { observe(value: number, labels?: Labels<L>): void }
 
 export type Metrics = {
   /** Name without the prefix; ends in `_total`. */
   counter<L extends string = never>(name: string, help: string, labels?: L[]): CounterHandle<L>
   gauge<L extends string = never>(name: string, help: string, labels?: L[]): GaugeHandle<L>
-  /** A gauge whose value is asked for when it is scraped. */
+  /** A gauge whose value is computed at each scrape. */
   sampled(name: string, help: string, sample: () => number): void
   histogram<L extends string = never>(name: string, help: string, buckets: number[], labels?: L[]): HistogramHandle<L>
   /** The text exposition format. */
   expose(): Promise<{ contentType: string; body: string }>
 }
 
-/** A registry whose metrics are all called `<prefix>_<name>`. */
+/** A registry; the names of all its metrics are `<prefix>_<name>`. */
 export function createMetrics(prefix: string): Metrics {
   const registry = new Registry()
   const base = (name: string, help: string) => ({ name: `${prefix}_${name}`, help, registers: [registry] })

@@ -1,6 +1,6 @@
-// A log that a flood cannot fill: a warning or an error that comes again and again is written so many times a minute, then counted. Enters: a log.
-// Leaves: the same log with that bound. Always holds: what is left out is said, with its number, before the next line of its kind; kinds are told apart by
-// message, which comes from our code, so there are few.
+// A log that a flood cannot fill: repeated warnings and errors are written a limited number of times a minute, then
+// counted. Enters: a log. Leaves: the same log with that limit. Always holds: the number of dropped lines is logged
+// before the next line of the same kind; the kind is the message, which comes from code, so there are few kinds.
 import type { Log, LogFields } from '../wire/log.ts'
 
 const LINES_MAX = 30
@@ -8,26 +8,33 @@ const MINUTE_MS = 60_000
 
 type Kind = { since: number; lines: number; left: number }
 
-export function quietly(log: Log, nowMs: () => number = () => performance.now(), kinds = new Map<string, Kind>()): Log {
-  const bounded = (write: (message: string, fields?: LogFields) => void) => (message: string, fields?: LogFields) => {
-    const now = nowMs()
-    const kind = kinds.get(message) ?? { since: now, lines: 0, left: 0 }
-    kinds.set(message, kind)
-    if (now - kind.since >= MINUTE_MS) {
-      if (kind.left > 0) log.warn('lines were left out', { of: message, lines: kind.left })
-      Object.assign(kind, { since: now, lines: 0, left: 0 })
+/** `infoMax`: lines at level info of one kind a minute; default unlimited. */
+export function quietly(
+  log: Log,
+  nowMs: () => number = () => performance.now(),
+  { infoMax = Number.POSITIVE_INFINITY, kinds = new Map<string, Kind>() }: { infoMax?: number; kinds?: Map<string, Kind> } = {},
+): Log {
+  const bounded =
+    (write: (message: string, fields?: LogFields) => void, linesMax = LINES_MAX) =>
+    (message: string, fields?: LogFields) => {
+      const now = nowMs()
+      const kind = kinds.get(message) ?? { since: now, lines: 0, left: 0 }
+      kinds.set(message, kind)
+      if (now - kind.since >= MINUTE_MS) {
+        if (kind.left > 0) log.warn('repeated log lines dropped', { of: message, lines: kind.left })
+        Object.assign(kind, { since: now, lines: 0, left: 0 })
+      }
+      if (kind.lines >= linesMax) kind.left += 1
+      else {
+        kind.lines += 1
+        write(message, fields)
+      }
     }
-    if (kind.lines >= LINES_MAX) kind.left += 1
-    else {
-      kind.lines += 1
-      write(message, fields)
-    }
-  }
   return {
     debug: (message, fields) => log.debug(message, fields),
-    info: (message, fields) => log.info(message, fields),
+    info: bounded((message, fields) => log.info(message, fields), infoMax),
     warn: bounded((message, fields) => log.warn(message, fields)),
     error: bounded((message, fields) => log.error(message, fields)),
-    child: fields => quietly(log.child(fields), nowMs, kinds),
+    child: fields => quietly(log.child(fields), nowMs, { infoMax, kinds }),
   }
 }

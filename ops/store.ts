@@ -1,28 +1,33 @@
-// Durable state on this host: tables of JSON values in one LevelDB folder (the one importer of `level`).
-// Enters: table, key, JSON value (not null). Leaves: the same value, also after a crash when it was written with `sync`.
-// Always holds: one process per folder (STORE_LOCKED); a `sync` write has reached the disk when its promise resolves, so a message that
-// depends on it may be sent, and no failure of another write takes it back; any other failure is STORE_FAILED (the write may show up or not), and a
-// damaged folder is never repaired in silence.
+// Durable state on this host: tables of JSON values in one LevelDB folder (the only importer of `level`). Enters:
+// table, key, JSON value (not null). Leaves: the same value, also after a crash if it was written with `sync`. Always
+// holds: one process per folder (STORE_LOCKED); a `sync` write is on disk when its promise resolves, so a message that
+// depends on it may be sent, and no failure of another write undoes it; any other failure is STORE_FAILED (the write
+// may be on disk or not), and a damaged folder is never repaired silently.
 import { mkdir } from 'node:fs/promises'
 import { Level } from 'level'
 import { GodwitError } from '../wire/errors.ts'
 import type { Log } from '../wire/log.ts'
+import { sleep } from './deadline.ts'
 
-export type WriteOptions = { sync?: boolean }
-export type StoreWrite = { type: 'put'; table: string; key: string; value: unknown } | { type: 'delete'; table: string; key: string }
+const LOCK_POLL_MS = 100
+/** How long a starting node or gateway waits for an earlier process that is ending, ms. */
+export const LOCKED_MS = 5_000
+
+type WriteOptions = { sync?: boolean }
+type StoreWrite = { type: 'put'; table: string; key: string; value: unknown } | { type: 'delete'; table: string; key: string }
 
 export type Store = {
   get<T>(table: string, key: string): Promise<T | undefined>
   put(table: string, key: string, value: unknown, options?: WriteOptions): Promise<void>
   delete(table: string, key: string, options?: WriteOptions): Promise<void>
-  /** All of a table in order of its keys, as it was when the iteration began. */
+  /** All entries of a table in order of their keys, from a snapshot at the start of the iteration. */
   entries<T>(table: string): AsyncIterable<[key: string, value: T]>
   /** All or nothing. */
   batch(writes: StoreWrite[], options?: WriteOptions): Promise<void>
   close(): Promise<void>
 }
 
-// A table's keys lie between `table:` and `table;` (the next character), so no table's range meets another's.
+// The keys of a table lie between `table:` and `table;` (the next character), so ranges of tables never overlap.
 const TABLE = /^[a-z0-9-]{1,32}$/
 const keyOf = (table: string, key: string): string => {
   if (!TABLE.test(table)) throw new TypeError(`'${table}' is no table name`)
@@ -31,18 +36,19 @@ const keyOf = (table: string, key: string): string => {
 }
 
 /**
- * Opens (and creates) the folder. `onBroken`: a write has failed, and what of it is on the disk is not known yet. STORE_LOCKED when another process has it;
- * STORE_FAILED, with what to do, when it cannot be read.
+ * Opens (and creates) the folder. `onBroken`: a write has failed, and it is unknown how much of it is on disk.
+ * `lockedMs`: how long to wait for another process that has it open and may be ending, ms (default 0). STORE_LOCKED
+ * after that; STORE_FAILED, with a hint, if it cannot be read.
  */
 export async function openStore(
   path: string,
-  { log, onBroken }: { log?: Log; onBroken?: ((error: GodwitError) => void) | undefined } = {},
+  { log, onBroken, lockedMs = 0 }: { log?: Log; onBroken?: ((error: GodwitError) => void) | undefined; lockedMs?: number } = {},
 ): Promise<Store> {
   let level: Level<string, string>
   try {
     await mkdir(path, { recursive: true, mode: 0o700 })
     level = new Level<string, string>(path, { valueEncoding: 'utf8' })
-    await level.open()
+    await openUnlocked(level, lockedMs, () => log?.info('store is locked by another process; waiting', { path, ms: lockedMs }))
   } catch (error) {
     throw openingError(error, path)
   }
@@ -89,6 +95,19 @@ export async function openStore(
   }
 }
 
+async function openUnlocked(level: Level<string, string>, lockedMs: number, onWait: () => void): Promise<void> {
+  const endMs = performance.now() + lockedMs
+  for (let isFirst = true; ; isFirst = false) {
+    try {
+      return await level.open()
+    } catch (error) {
+      if (!codesOf(error).includes('LEVEL_LOCKED') || performance.now() >= endMs) throw error
+      if (isFirst) onWait()
+      await sleep(LOCK_POLL_MS)
+    }
+  }
+}
+
 type Operation = { type: 'put'; key: string; value: string } | { type: 'del'; key: string }
 type Waiting = { operations: Operation[]; sync: boolean; done: PromiseWithResolvers<void> }
 
@@ -99,8 +118,9 @@ function put(table: string, key: string, value: unknown): Operation {
 }
 
 /**
- * Writes in turn, all that wait as one batch. After a write that failed the folder is opened anew before the next: LevelDB goes on behind a record that was
- * written in part, and everything up to the end of that block (32 KiB), synced or not, is lost at the next opening (doc/log_format.md, db/log_reader.cc).
+ * Writes one after the other; all waiting writes form one batch. After a failed write the folder is reopened before the
+ * next one: LevelDB continues after a partly written record, and then everything up to the end of that block (32 KiB),
+ * synced or not, is lost at the next opening (doc/log_format.md, db/log_reader.cc).
  */
 function createWriter(level: Level<string, string>, onFailure: (cause: unknown) => GodwitError) {
   const queue: Waiting[] = []
@@ -145,9 +165,9 @@ function createWriter(level: Level<string, string>, onFailure: (cause: unknown) 
       turn ??= drain()
       await done.promise
     },
-    /** What is read is what is on the disk. */
+    /** Reads return the values on disk. */
     reopened: async () => await opening?.catch(() => {}),
-    /** After what was asked before; a later write opens nothing any more. */
+    /** Runs after earlier operations; later writes do not reopen the folder. */
     async end() {
       await turn
       isOver = true
@@ -157,11 +177,11 @@ function createWriter(level: Level<string, string>, onFailure: (cause: unknown) 
 
 function openingError(error: unknown, path: string): GodwitError {
   const codes = codesOf(error)
-  if (codes.includes('LEVEL_LOCKED')) return new GodwitError('STORE_LOCKED', `${path} is open in another process`, { cause: error })
+  if (codes.includes('LEVEL_LOCKED')) return new GodwitError('STORE_LOCKED', `another process has ${path} open`, { cause: error })
   if (codes.includes('LEVEL_CORRUPTION'))
     return new GodwitError('STORE_FAILED', `${path} is damaged: ${deepest(error)}`, {
       cause: error,
-      hint: 'move the folder away and start again: the gateway rebuilds its state from the nodes; a node starts in safe mode. Keep the folder for the report',
+      hint: 'move the folder and start again: the gateway rebuilds its state from the nodes; a node starts in safe mode. Keep the folder for the report',
     })
   return new GodwitError('STORE_FAILED', `${path} cannot be opened: ${deepest(error)}`, { cause: error })
 }

@@ -1,4 +1,5 @@
-// Durations and sizes as people write and read them. Enters: '300ms', '384MiB', numbers. Leaves: ms, bytes, text. Pure.
+// Durations and sizes in the form that people write and read. Enters: '300ms', '384MiB', numbers. Leaves: ms, bytes,
+// text. Pure.
 
 const DURATION_MS: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 }
 const SIZE_BYTES: Record<string, number> = {
@@ -16,10 +17,10 @@ const SIZE_BYTES: Record<string, number> = {
 export const DURATION_FORM = 'a number with ms, s, m, h or d, such as 300ms or 1.5s'
 export const SIZE_FORM = 'a number with B, KiB, MiB, GiB or TiB (or kB, MB, GB, TB), such as 384MiB'
 
-/** Milliseconds of '300ms', '1.5s', '30d'; undefined when it is no duration or above 2^53. */
+/** Milliseconds of '300ms', '1.5s', '30d'; undefined if it is not a duration or above 2^53. */
 export const parseDuration = (text: string): number | undefined => parseWith(text, DURATION_MS)
 
-/** Bytes of '384MiB', '1.5GiB', '100MB'; undefined when it is no size or no whole number of bytes. */
+/** Bytes of '384MiB', '1.5GiB', '100MB'; undefined if it is not a size or not a whole number of bytes. */
 export function parseSize(text: string): number | undefined {
   const bytes = parseWith(text, SIZE_BYTES)
   return bytes !== undefined && Number.isInteger(bytes) ? bytes : undefined
@@ -57,7 +58,7 @@ export function formatBytes(bytes: number): string {
   return `${at === 0 || value >= 99.95 || Number.isInteger(value) ? Math.round(value) : value.toFixed(1)} ${units[at]}`
 }
 
-/** '94.2 Mbit/s' of bytes a second: links are sold in bits. */
+/** '94.2 Mbit/s' from bytes a second: link rates are given in bits. */
 export function formatRate(bytesPerSecond: number): string {
   const units = ['bit/s', 'kbit/s', 'Mbit/s', 'Gbit/s']
   let value = bytesPerSecond * 8

@@ -1,19 +1,26 @@
-// The one door to the yaml package. Enters: YAML text written by a person. Leaves: its value and where each field stands, or a coded error with line and column.
-// Always holds: bounded work (text size, aliases), the core schema only (no custom tags, no merge keys), one document.
+// The only user of the yaml package. Enters: YAML text written by a person. Leaves: its value and the position of each
+// field, or a coded error with line and column. Always holds: bounded work (text size, aliases), only the core schema
+// (no custom tags, no merge keys), one document.
 import { isNode, LineCounter, parseDocument, stringify } from 'yaml'
 import { type ErrorCode, GodwitError } from '../wire/errors.ts'
 
 const MAX_TEXT_BYTES = 256 * 1024
 const MAX_ALIASES = 32
 
-export type YamlPath = readonly (string | number)[]
+type YamlPath = readonly (string | number)[]
 export type YamlValue = {
   value: unknown
-  /** The line (from 1) of the value at this path, or of the nearest parent that the text has; undefined when it has none. */
+  /**
+   * The line (from 1) of the value at this path, or of the nearest parent that the text has; undefined if there is
+   * none.
+   */
   lineOf(path: YamlPath): number | undefined
 }
 
-/** The value of a YAML text. `code` (CONFIG_INVALID unless told) with line and column when it is malformed; `what` names the text in the message. */
+/**
+ * The value of a YAML text. `code` (default CONFIG_INVALID) with line and column if it is malformed; `what` names the
+ * text in the message.
+ */
 export function parseYaml(text: string, { what, code = 'CONFIG_INVALID' }: { what: string; code?: ErrorCode }): YamlValue {
   if (Buffer.byteLength(text) > MAX_TEXT_BYTES) throw new GodwitError(code, `${what}: larger than ${MAX_TEXT_BYTES} bytes`)
   const lines = new LineCounter()

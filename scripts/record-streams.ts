@@ -1,9 +1,12 @@
-// Records the migration streams of test/vectors/qemu-stream anew with the QEMU of this machine: node bin/run.js scripts/record-streams.ts [NAME...]
-// Enters: the list below (machine, devices, capabilities, what the parser should make of it). Leaves: NAME.zst each, and index.json.
-// The firmware is ours and option ROMs are off: a recorded stream holds no code of another's.
+// Records the migration streams of test/vectors/qemu-stream with the QEMU of this machine: node bin/run.js
+// scripts/record-streams.ts [NAME...]
+// Enters: the list below (machine, devices, capabilities, the expected result of the parser). Leaves: NAME.zst for
+// each, and index.json. The firmware is our own and option ROMs are off, so a recorded stream contains no third-party
+// code.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { constants, zstdCompressSync } from 'node:zlib'
+import { knownNames, readArguments, runScript } from '../ops/script.ts'
 import { type RecordOptions, recordFrom } from '../test/edge-node/stream/record.ts'
 import { COMMON_ARGV, qemuVersion, startTinyGuest } from '../test/edge-node/stream/tiny-guest.ts'
 
@@ -12,7 +15,7 @@ type Recording = RecordOptions & {
   argv: string[]
   /** Names of the blocks that a migration would capture. */
   captures: string[]
-  /** The beginning of the reason why the parser gives up, when it should. */
+  /** The start of the expected reason why the parser stops. */
   opaque?: string
   /** Extra commands before the migration. */
   before?: { execute: string; arguments: Record<string, unknown> }[]
@@ -123,7 +126,7 @@ const RECORDINGS: Recording[] = [
   },
 ]
 
-/** Commands, capabilities and the guest's running, then the stream. */
+/** Sends commands and capabilities, lets the guest run, then records the stream. */
 async function record(recording: Recording): Promise<Buffer> {
   using guest = await startTinyGuest(recording.argv)
   for (const command of recording.before ?? []) await guest.qmp.execute(command.execute, command.arguments)
@@ -153,4 +156,8 @@ async function main(names: string[]): Promise<void> {
   writeFileSync(join(folder, 'index.json'), `${JSON.stringify(index, undefined, 2)}\n`)
 }
 
-await main(process.argv.slice(2))
+await runScript('Usage: node bin/run.js scripts/record-streams.ts [NAME ...]', async () => {
+  const { positionals } = readArguments({ allowPositionals: true, options: {} })
+  const known = RECORDINGS.map(({ name }) => name)
+  await main(knownNames('recording', positionals, known))
+})

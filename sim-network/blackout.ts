@@ -1,15 +1,18 @@
-// When a link stands still or swallows packets: radio handovers, cable cuts. Pure functions of time.
+// Blackouts of a link: times at which it holds or drops packets (radio handovers, cable cuts). Pure functions of time.
 
 export type Blackout = {
   startMs: number
   durationMs: number
   /** Repeats with this period; absent: once. */
   everyMs?: number
-  /** hold: nothing leaves the queue (a radio that buffers). drop: what leaves the queue is lost (a cut). Default hold. */
+  /**
+   * hold: nothing leaves the queue (a radio that buffers). drop: packets that leave the queue are lost (a cut). Default
+   * hold.
+   */
   mode?: 'hold' | 'drop'
 }
 
-/** The moment the blackout that covers `ms` ends, or undefined when none of this mode covers it. */
+/** The end of the blackout that covers `ms`, or undefined if no blackout of this mode covers it. */
 export function blackoutEnd(blackouts: readonly Blackout[], mode: 'hold' | 'drop', ms: number): number | undefined {
   let end: number | undefined
   for (const blackout of blackouts) {

@@ -1,42 +1,28 @@
 // Time as an argument. Enters: callbacks with a due time. Leaves: calls in order of due time, ties in order of arrival.
 // Always holds: a virtual clock never goes back, and never runs a callback before its time or after a later one.
 
-export type Timer = { cancel(): void }
+type Timer = { cancel(): void }
 
-export type Clock = {
-  /** Milliseconds since an origin of the clock's own; fractions count. */
+type Clock = {
+  /** Milliseconds since the clock's own origin, with fractions. */
   nowMs(): number
-  /** Calls `run` once at `atMs`, or as soon as it can when that has passed. */
+  /** Calls `run` once at `atMs`, or as soon as possible if that has passed. */
   at(atMs: number, run: () => void): Timer
 }
 
-/** The machine's monotonic clock. Its timers come up to about 1 ms late (libuv counts whole ms), never early. */
-export const realClock: Clock = {
-  nowMs: () => performance.now(),
-  at: (atMs, run) => {
-    const arm = () => setTimeout(fire, Math.max(0, Math.ceil(atMs - performance.now())))
-    const fire = () => {
-      if (performance.now() >= atMs) run()
-      else timer = arm()
-    }
-    let timer = arm()
-    return { cancel: () => clearTimeout(timer) }
-  },
-}
-
 export type VirtualClock = Clock & {
-  /** Runs everything due up to and including `ms`, then stands at `ms`. */
+  /** Runs everything due up to and including `ms`, then stays at `ms`. */
   advanceTo(ms: number): void
   advanceBy(ms: number): void
-  /** Goes to the next callback and runs that one alone; false when none waits. */
+  /** Advances to the next callback and runs only that one; false if there is none. */
   runNext(): boolean
-  /** Due time of the next callback, or undefined when none waits. */
+  /** Due time of the next callback, or undefined if there is none. */
   nextMs(): number | undefined
 }
 
 type Entry = { atMs: number; order: number; run: (() => void) | undefined }
 
-/** A clock that moves only when told to. */
+/** A clock that only its caller advances. */
 export function createVirtualClock(startMs = 0): VirtualClock {
   const heap: Entry[] = []
   let now = startMs

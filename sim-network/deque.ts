@@ -1,6 +1,6 @@
-// First in, first out, amortised O(1), memory in proportion to what it holds.
+// A queue, first in, first out: amortised O(1), memory proportional to its content.
 
-export type Deque<T> = { readonly length: number; first(): T | undefined; push(item: T): void; shift(): T | undefined; clear(): T[] }
+type Deque<T> = { readonly length: number; first(): T | undefined; push(item: T): void; shift(): T | undefined; clear(): T[] }
 
 const COMPACT_AT = 1024
 

@@ -1,5 +1,6 @@
-// The native link driver as a program on disk. Enters: its C sources beside this file, a C compiler. Leaves: the path of the program, compiled when it is
-// first asked for. Always holds: the program belongs to the sources as they are (its name carries their hash); it is put in place whole, by a rename.
+// The native link driver as a program on disk. Enters: its C sources beside this file, a C compiler. Leaves: the path
+// of the program, compiled at the first request. Always holds: the program matches the current sources (its name
+// contains their hash); it is written completely and then renamed.
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { access, mkdir, readFile, rename, rm } from 'node:fs/promises'
@@ -11,11 +12,11 @@ const execute = promisify(execFile)
 const here = fileURLToPath(new URL('./native/', import.meta.url))
 const folder = fileURLToPath(new URL('../.cache/link-driver/', import.meta.url))
 const COMPILERS = ['cc', 'gcc', 'clang']
-/** No contraction into fused multiply-add: the model's arithmetic must be JavaScript's. */
+/** No contraction into fused multiply-add: the arithmetic must match JavaScript's. */
 const FLAGS = ['-O2', '-Wall', '-Wextra', '-ffp-contract=off']
 const COMPILE_MS = 60_000
 
-/** Path of the program. SETUP_NEEDED where no C compiler is. */
+/** Path of the program. SETUP_NEEDED without a C compiler. */
 export async function driverProgram(): Promise<string> {
   const sources = await Promise.all(['link-driver.c', 'link-model.h'].map(name => readFile(`${here}${name}`)))
   const hash = createHash('sha256').update(FLAGS.join(' '))

@@ -1,13 +1,13 @@
-// The description of one direction of a link, for the native driver: words that native/link-driver.c reads. Pure. Enters: options and a seed as createLink
-// takes them. Leaves: one line. Always holds: numbers are written so that strtod gives back the same double; the seed is hashed here, so that both
-// implementations draw the same random numbers.
+// Encodes one direction of a link for the native driver: words that native/link-driver.c reads. Pure. Enters: options
+// and a seed as for createLink. Leaves: one line. Always holds: strtod returns the same double for each number; the
+// seed is hashed here, so both implementations draw the same random numbers.
 import type { LinkOptions } from './link.ts'
 import { createLink } from './link.ts'
 import type { Loss } from './loss.ts'
 import { createRandom, hash32 } from './random.ts'
 import type { Rate } from './server.ts'
 
-/** TypeError on options that make no link. */
+/** TypeError for invalid options. */
 export function linkWords(options: LinkOptions, seed: number | string): string {
   createLink(options, seed)
   const { rate, delayMs, jitterMs = 0, jitterPeriodMs = 4 * jitterMs, loss, queueBytes, blackouts = [], mtuBytes = 0 } = options

@@ -1,10 +1,11 @@
-// One direction of a link, in virtual time. Enters: packets with the moment they come. Leaves: the same packets with the moment they arrive, or
-// nothing (queue full, lost, blackout, too large). Pure: no timer, no socket; equal seeds and calls give equal results.
+// One direction of a link, in virtual time. Enters: packets with their times of entry. Leaves: the same packets with
+// their times of arrival, or nothing (queue full, lost, blackout, too large). Pure: no timer, no socket; equal seeds
+// and calls give equal results.
 //
-//   enqueue -> [ queue: bytes bounded, drop-tail ] -> [ server: rate, schedule or trace ] -> [ loss ] -> [ delay + jitter ] -> advance
+//   enqueue -> [ queue: drop-tail ] -> [ server: rate, schedule, trace ] -> [ loss ] -> [ delay, jitter ] -> advance
 //
-// Always holds: packets arrive in the order they came; time never goes back; queued bytes never exceed queueBytes; what is on the way is
-// bounded by rate x (delay + jitter).
+// Always holds: packets arrive in order; time never goes back; queued bytes never exceed queueBytes; packets in transit
+// are bounded by rate x (delay + jitter).
 import { type Blackout, blackoutEnd, checkBlackouts } from './blackout.ts'
 import { createDeque } from './deque.ts'
 import { createLossModel, type Loss } from './loss.ts'
@@ -13,21 +14,24 @@ import { createServer, type Rate, type Server } from './server.ts'
 
 export type LinkOptions = {
   rate: Rate
-  /** Propagation, one way. */
+  /** Propagation delay of one direction. */
   delayMs: number
-  /** The delay wanders within +-jitterMs (at most delayMs). Default 0. */
+  /** The delay varies within +-jitterMs (at most delayMs). Default 0. */
   jitterMs?: number
-  /** Time between the turns of that wander. Default 4 x jitterMs: slow enough that no packet can overtake another. */
+  /**
+   * Time between the turning points of the variation. Default 4 x jitterMs: slow enough that no packet can overtake
+   * another.
+   */
   jitterPeriodMs?: number
   loss?: Loss | undefined
-  /** Waiting and being sent together. */
+  /** Waiting bytes plus the packet that is being sent. */
   queueBytes: number
   blackouts?: Blackout[]
-  /** Larger packets are dropped, as where a router cannot fragment. Absent: no limit. */
+  /** Larger packets are dropped, as by a router that cannot fragment. Absent: no limit. */
   mtuBytes?: number
 }
 
-export type DropCause = 'queue' | 'loss' | 'blackout' | 'mtu' | 'cut'
+type DropCause = 'queue' | 'loss' | 'blackout' | 'mtu' | 'cut'
 
 export type LinkCounters = {
   enteredPackets: number
@@ -38,7 +42,7 @@ export type LinkCounters = {
   droppedBytes: Record<DropCause, number>
   queueBytes: number
   queueBytesMax: number
-  /** From entering the queue to having been sent, over all packets that were sent. */
+  /** Time from entering the queue to the end of sending, over all sent packets. */
   queueDelayMsSum: number
   queueDelayMsMax: number
   sentPackets: number
@@ -47,22 +51,25 @@ export type LinkCounters = {
 export type Delivery<T> = { atMs: number; bytes: number; packet: T }
 
 export type Link<T> = {
-  /** False when the packet was dropped at once (its queue is full, it is too large, or the link is cut). */
+  /** False if the packet was dropped at once (the queue is full, the packet is too large, or the link is cut). */
   enqueue(nowMs: number, bytes: number, packet: T): boolean
-  /** All that has arrived up to and including `nowMs`, in order. */
+  /** All packets that arrive up to and including `nowMs`, in order. */
   advance(nowMs: number): Delivery<T>[]
-  /** When to call advance next: never later than the next arrival; undefined when nothing is under way. */
+  /** When to call advance next: never later than the next arrival; undefined if nothing is in transit. */
   nextMs(): number | undefined
-  /** New conditions from now on; what is queued stays, the packet being sent starts anew (an error of at most one packet's time). */
+  /**
+   * New conditions from now on; queued packets stay, and the packet that is being sent starts again (an error of at
+   * most one packet's time).
+   */
   change(nowMs: number, options: Partial<LinkOptions>): void
-  /** Pulls the plug (true): all under way is lost and nothing enters; or puts it back (false). */
+  /** Cuts the link (true): packets in transit are lost and nothing enters; or restores it (false). */
   cut(nowMs: number, isCut: boolean): void
   counters(): LinkCounters
 }
 
 type Waiting<T> = { enteredMs: number; bytes: number; packet: T }
 
-/** A link of these options; equal seeds behave equally. TypeError on options that make no link. */
+/** A link of these options; equal seeds behave equally. TypeError for invalid options. */
 export const createLink = <T>(options: LinkOptions, seed: number | string): Link<T> => new LinkModel<T>(options, seed)
 
 class LinkModel<T> implements Link<T> {
@@ -75,7 +82,7 @@ class LinkModel<T> implements Link<T> {
   #server: Server
   #loss: ReturnType<typeof createLossModel>
   #nowMs = 0
-  /** When the packet at the queue's head is out; undefined when the queue is empty. */
+  /** Time at which the packet at the head of the queue is sent; undefined if the queue is empty. */
   #headDoneMs: number | undefined
   #lastSentMs = 0
   #lastArrivalMs = 0
@@ -119,7 +126,7 @@ class LinkModel<T> implements Link<T> {
     return arrived
   }
 
-  // What is in flight arrives before what is still queued, so the first of it decides.
+  // Packets in flight arrive before queued ones, so the first of them decides.
   nextMs(): number | undefined {
     const next = this.#flight.first()?.atMs ?? this.#headDoneMs
     return next === Number.POSITIVE_INFINITY ? undefined : next
@@ -163,7 +170,7 @@ class LinkModel<T> implements Link<T> {
     this.#headDoneMs = head ? this.#server.serve(fromMs, head.bytes) : undefined
   }
 
-  /** The packet at the head is out at `sentMs`: lose it or let it fly, and start the next. */
+  /** The packet at the head is sent at `sentMs`: lose it or put it in flight, and start the next. */
   #sendHead(sentMs: number): void {
     const { enteredMs, bytes, packet } = this.#queue.shift()!
     const { delayMs, blackouts = [] } = this.#options
@@ -189,7 +196,10 @@ class LinkModel<T> implements Link<T> {
   }
 }
 
-/** The delay's deviation at a moment: straight lines between random turning points, so it falls by at most half a ms a ms. */
+/**
+ * The deviation of the delay at a moment: linear between random turning points, so it decreases by at most 0.5 ms per
+ * ms.
+ */
 function jitterAt({ jitterMs = 0, jitterPeriodMs = 4 * jitterMs }: LinkOptions, seed: number, ms: number): number {
   if (jitterMs === 0) return 0
   const turn = Math.floor(ms / jitterPeriodMs)

@@ -1,11 +1,11 @@
-// Which packets a link loses. Enters: one question a packet, in order. Leaves: lost or not.
-// Burst loss is the Gilbert-Elliott chain (Gilbert 1960, Elliott 1963), one step a packet.
+// Packet loss of a link. Enters: one call for each packet, in order. Leaves: lost or not. Burst loss is the
+// Gilbert-Elliott chain (Gilbert 1960, Elliott 1963), one step for each packet.
 import type { Random } from './random.ts'
 
-export type BurstLoss = {
-  /** Probability a packet that a good state turns bad. */
+type BurstLoss = {
+  /** Probability per packet that the good state becomes bad. */
   goodToBad: number
-  /** Probability a packet that a bad state turns good: the mean bad stay is 1 / badToGood packets. */
+  /** Probability per packet that the bad state becomes good: the mean stay in it is 1 / badToGood packets. */
   badToGood: number
   /** Loss ratio within each state. Default 0 and 1. */
   lossGood?: number
@@ -24,7 +24,7 @@ export function burstLoss(ratio: number, meanBurstPackets: number): Loss {
   return { burst: { goodToBad, badToGood } }
 }
 
-/** `lost()` once for every packet. */
+/** Call `lost()` once for every packet. */
 export function createLossModel(loss: Loss | undefined, random: Random): { lost(): boolean } {
   if (!loss) return { lost: () => false }
   if ('ratio' in loss) {

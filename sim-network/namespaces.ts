@@ -1,5 +1,6 @@
-// Network namespaces by name, as `ip netns` keeps them. Enters: names, commands. Leaves: their output, or SETUP_NEEDED / CONFIG_INVALID / USAGE. Always
-// holds: a namespace that is disposed is deleted; nothing here touches the machine's own network.
+// Network namespaces by name, as `ip netns` manages them. Enters: names, commands. Leaves: their output, or
+// SETUP_NEEDED / CONFIG_INVALID / USAGE. Always holds: disposing a namespace deletes it; nothing here changes the
+// machine's own network.
 import { execFile } from 'node:child_process'
 import { accessSync, constants } from 'node:fs'
 import { promisify } from 'node:util'
@@ -10,10 +11,10 @@ const NAME = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$/
 const COMMAND_MS = 10_000
 const TUN = '/dev/net/tun'
 
-/** Why no link can be laid between namespaces here (for `skip` and errors), or undefined. */
+/** The reason why links between namespaces are not possible on this host (for `skip` and errors), or undefined. */
 export function namespacesMissing(): string | undefined {
-  if (process.platform !== 'linux') return `network namespaces are Linux's, this is ${process.platform}`
-  if (process.getuid?.() !== 0) return 'laying a link between network namespaces needs root'
+  if (process.platform !== 'linux') return `network namespaces need Linux, this is ${process.platform}`
+  if (process.getuid?.() !== 0) return 'a link between network namespaces needs root'
   try {
     accessSync(TUN, constants.R_OK | constants.W_OK)
   } catch {
@@ -22,19 +23,19 @@ export function namespacesMissing(): string | undefined {
   return undefined
 }
 
-/** Throws SETUP_NEEDED where namespacesMissing says why. */
+/** Throws SETUP_NEEDED with the reason of namespacesMissing. */
 export function needNamespaces(): void {
   const missing = namespacesMissing()
   if (missing) throw new GodwitError('SETUP_NEEDED', missing, { hint: 'run it as root on Linux with TUN (modprobe tun)' })
 }
 
-/** Where the kernel's handle of a namespace is. USAGE on a name that is none. */
+/** Path of the kernel's handle of a namespace. USAGE for an invalid name. */
 export function namespacePath(name: string): string {
-  if (!NAME.test(name)) throw new GodwitError('USAGE', `'${name.slice(0, 40)}' is no name of a network namespace`)
+  if (!NAME.test(name)) throw new GodwitError('USAGE', `'${name.slice(0, 40)}' is not the name of a network namespace`)
   return `/run/netns/${name}`
 }
 
-/** `ip ARGS`; gives stdout. SETUP_NEEDED where iproute2 is not installed. */
+/** `ip ARGS`; returns stdout. SETUP_NEEDED without iproute2. */
 export async function ip(...args: string[]): Promise<string> {
   try {
     return (await execute('ip', args, { timeout: COMMAND_MS })).stdout
@@ -46,13 +47,16 @@ export async function ip(...args: string[]): Promise<string> {
   }
 }
 
-/** The words that run a command within a namespace. */
+/** The command line that runs a command in a namespace. */
 export const within = (name: string, words: readonly string[]): string[] => ['ip', 'netns', 'exec', name, ...words]
 
-/** Runs a command within a namespace; gives stdout. */
+/** Runs a command in a namespace; returns stdout. */
 export const runWithin = async (name: string, ...words: string[]): Promise<string> => await ip('netns', 'exec', name, ...words)
 
-/** A new namespace with its loopback up, deleted on disposal (with every device in it). CONFIG_INVALID when the name is taken. */
+/**
+ * A new namespace with its loopback up, deleted on disposal (with every device in it). CONFIG_INVALID if the name
+ * exists.
+ */
 export async function createNamespace(name: string): Promise<AsyncDisposable> {
   namespacePath(name)
   await ip('netns', 'add', name)

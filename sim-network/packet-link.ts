@@ -1,6 +1,7 @@
-// A modelled link between two network namespaces, through which any protocol passes. Enters: namespaces, options of both directions. Leaves: two TUN
-// devices with addresses, and packets that meet the model's rate, delay, loss and queue. The work is done by a native process (native/link-driver.c) that
-// holds the same model as link.ts. Always holds: the devices go when the link is closed or this process dies; traffic stays within the two namespaces.
+// An emulated link between two network namespaces for any protocol. Enters: namespaces, options of both directions.
+// Leaves: two TUN devices with addresses; the model's rate, delay, loss and queue apply to their packets. A native
+// process (native/link-driver.c) with the same model as link.ts does the work. Always holds: the devices are removed
+// when the link is closed or this process dies; traffic stays within the two namespaces.
 import { type ChildProcessByStdio, spawn } from 'node:child_process'
 import type { Readable, Writable } from 'node:stream'
 import { within as before } from '../ops/deadline.ts'
@@ -11,7 +12,7 @@ import { linkWords } from './link-words.ts'
 import { ip, namespacePath, needNamespaces, runWithin } from './namespaces.ts'
 
 export type PacketLinkOptions = {
-  /** Names of the namespaces at the ends a and b; they exist. */
+  /** Names of the existing namespaces at the ends a and b. */
   between: readonly [a: string, b: string]
   /** From a to b. */
   up: LinkOptions
@@ -26,16 +27,14 @@ export type PacketLinkOptions = {
   mtuBytes?: number
 }
 
-/** Packets by how late they were released, in ms: below 0.1, 0.2, 0.5, 1, 2, 5, 10, and more. */
-export const LATE_BOUNDS_MS = [0.1, 0.2, 0.5, 1, 2, 5, 10] as const
-
 export type DirectionStats = {
   link: LinkCounters
+  /** Packets by the delay of their release, in ms: below 0.1, 0.2, 0.5, 1, 2, 5, 10, and more. */
   lateCount: number[]
   lateMsMax: number
   writeErrors: number
 }
-/** `ab` is what went from a to b. Sizes are those of IP packets. */
+/** `ab`: packets from a to b. Sizes are those of IP packets. */
 export type PacketLinkStats = { atMs: number; ab: DirectionStats; ba: DirectionStats }
 
 export type PacketLink = AsyncDisposable & {
@@ -47,9 +46,9 @@ export type PacketLink = AsyncDisposable & {
   stats(): Promise<PacketLinkStats>
   /** New conditions of one direction from now on: whole options. */
   change(direction: 'up' | 'down', options: LinkOptions): void
-  /** Pulls the plug of both directions, or puts it back. */
+  /** Cuts both directions, or restores them. */
   cut(isCut: boolean): void
-  /** Ends the link; gives the last counters. */
+  /** Ends the link; returns the last counters. */
   close(): Promise<PacketLinkStats>
 }
 
@@ -59,7 +58,10 @@ const STDERR_MAX = 2_000
 
 type Answer = { kind: 'ready'; isRealTime: boolean } | ({ kind: 'stats' | 'end' } & PacketLinkStats)
 
-/** Lays the link. SETUP_NEEDED where root, TUN, iproute2 or a compiler is missing, CONFIG_INVALID when a namespace does not exist. */
+/**
+ * Creates the link. SETUP_NEEDED without root, TUN, iproute2 or a compiler, CONFIG_INVALID if a namespace does not
+ * exist.
+ */
 export async function startPacketLink(options: PacketLinkOptions): Promise<PacketLink> {
   needNamespaces()
   const { between, up, down, seed = 1, addresses = ['10.77.0.1', '10.77.0.2'], device = 'godwit0', mtuBytes = 1500 } = options
@@ -78,7 +80,7 @@ export async function startPacketLink(options: PacketLinkOptions): Promise<Packe
   }
 }
 
-/** IPv6 stays off: its own announcements would be counted as traffic. */
+/** IPv6 stays off: its announcements would be counted as traffic. */
 async function furnish(name: string, device: string, mtuBytes: number, own: string, peer: string): Promise<void> {
   await runWithin(name, 'sh', '-c', `echo 1 >/proc/sys/net/ipv6/conf/${device}/disable_ipv6 2>/dev/null || true`)
   await ip('-n', name, 'addr', 'add', own, 'peer', peer, 'dev', device)

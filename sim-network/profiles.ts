@@ -1,9 +1,10 @@
-// Named links. Figures are round ones in the range that public measurements of each kind of access report, chosen by us; no trace is copied.
-// `up` is from the site to the gateway. A queue is about one bandwidth-delay product, deeper where the technology is known for it.
+// Named links. The figures are round numbers in the range of public measurements for each kind of access; no trace is
+// copied. `up` is from the site to the gateway. A queue has about one bandwidth-delay product, more for technologies
+// with known deep queues.
 import type { LinkOptions } from './link.ts'
 import { burstLoss } from './loss.ts'
 
-export type Profile = { description: string; up: LinkOptions; down: LinkOptions }
+type Profile = { description: string; up: LinkOptions; down: LinkOptions }
 
 const mbit = (megabits: number): number => megabits * 1_000_000
 const MTU_BYTES = 1500
@@ -80,7 +81,7 @@ export const profiles = {
   }),
 } as const satisfies Record<string, Profile>
 
-export type ProfileName = keyof typeof profiles
+type ProfileName = keyof typeof profiles
 
 /** The profile of this name, or undefined. */
 export const profileOf = (name: string): Profile | undefined => (Object.hasOwn(profiles, name) ? profiles[name as ProfileName] : undefined)

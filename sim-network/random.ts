@@ -1,5 +1,5 @@
-// Seeded random numbers, the same on every machine. Enters: a seed. Leaves: a sequence.
-// sfc32 (Chris Doty-Humphrey, PractRand, public domain), seeded through FNV-1a and 16 discarded rounds. Never for keys.
+// Seeded random numbers, the same on every machine. Enters: a seed. Leaves: a sequence. sfc32 (Chris Doty-Humphrey,
+// PractRand, public domain), seeded through FNV-1a and 16 discarded rounds. Never use it for keys.
 
 export type Random = {
   /** Uniform in [0, 1), 32 bits. */
@@ -7,9 +7,9 @@ export type Random = {
   uint32(): number
   /** Uniform in [low, high). */
   between(low: number, high: number): number
-  /** True with this probability; draws one number whatever the probability. */
+  /** True with this probability; always draws exactly one number. */
   chance(probability: number): boolean
-  /** An independent sequence, fixed by this one's seed and the label (not by how far this one has run). */
+  /** An independent sequence, determined by this seed and the label (not by the position of this sequence). */
   fork(label: string): Random
 }
 
@@ -45,7 +45,10 @@ export function hash32(text: string, basis = 0x811c9dc5): number {
   return hash >>> 0
 }
 
-/** A number in [0, 1) fixed by (seed, index), for series that are read out of order (murmur3's finaliser, public domain). */
+/**
+ * A number in [0, 1) determined by (seed, index), for series that are read out of order (murmur3's finaliser, public
+ * domain).
+ */
 export function randomAt(seed: number, index: number): number {
   let x = (seed ^ Math.imul(index | 0, 0x9e3779b1)) >>> 0
   x = Math.imul(x ^ (x >>> 16), 0x85ebca6b)

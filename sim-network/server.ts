@@ -1,32 +1,44 @@
-// How fast a link sends: constant, by schedule, or by a recorded trace. Enters: (when, how many bytes), in order of time. Leaves: when the
-// last of them is out. Blackouts of mode hold stop it. A server keeps no packets; it only knows time.
+// The send rate of a link: constant, by schedule, or by a recorded trace. Enters: (time, bytes), in order of time.
+// Leaves: the time at which the last byte is sent. Blackouts of mode hold stop it. A server stores no packets; it only
+// computes times.
 import { GodwitError } from '../wire/errors.ts'
 import { type Blackout, blackoutEnd, nextBlackout } from './blackout.ts'
 
-export type RateStep = { atMs: number; bitsPerSecond: number }
+type RateStep = { atMs: number; bitsPerSecond: number }
 
 export type Rate =
   | { bitsPerSecond: number }
-  /** Piecewise constant from 0 ms on; `repeatMs` starts it anew with that period. */
+  /** Piecewise constant from 0 ms on; `repeatMs` repeats it with that period. */
   | { steps: RateStep[]; repeatMs?: number }
   | { trace: Trace }
 
-/** Delivery opportunities, one ms each, non-decreasing; each lets 1500 bytes out; it starts anew after its last (mahimahi's format). */
-export type Trace = { opportunitiesMs: Uint32Array }
+/**
+ * Delivery opportunities, one ms each, non-decreasing; each sends 1500 bytes; it repeats after its last (mahimahi's
+ * format).
+ */
+type Trace = { opportunitiesMs: Uint32Array }
 
 export type Server = {
-  /** When `bytes` offered at `fromMs` are out (Infinity: never). Calls come in order of time, each not before the last answer. */
+  /**
+   * Time at which `bytes` offered at `fromMs` are sent (Infinity: never). Calls are in order of time, each not before
+   * the last result.
+   */
   serve(fromMs: number, bytes: number): number
 }
 
-export const OPPORTUNITY_BYTES = 1500
+const OPPORTUNITY_BYTES = 1500
 const TRACE_LINES_MAX = 10_000_000
-/** Steps looked ahead for one packet before it counts as never sent (a schedule whose every sending moment is blacked out). */
+/**
+ * Maximum steps ahead for one packet before it counts as never sent (a schedule with blackouts at every sending
+ * moment).
+ */
 const STEPS_MAX = 1_000_000
-/** Least step forward in time: a boundary computed in floating point may fall on the moment itself. */
+/** Minimum step of time: a boundary computed in floating point may equal the current moment. */
 const TICK_MS = 1e-6
 
-/** Reads a mahimahi packet-delivery trace: one integer a line, the ms of an opportunity. CONFIG_INVALID names the line. */
+/**
+ * Reads a mahimahi packet-delivery trace: one integer a line, the ms of an opportunity. CONFIG_INVALID names the line.
+ */
 export function parseTrace(text: string): Trace {
   const lines = text.split('\n')
   if (lines.length > TRACE_LINES_MAX) throw new GodwitError('CONFIG_INVALID', `trace: more than ${TRACE_LINES_MAX} lines`)
@@ -117,7 +129,10 @@ function createTraceServer({ opportunitiesMs }: Trace, blackouts: readonly Black
     at = 0
     base += periodMs
   }
-  /** The first opportunity not before `ms` and not in a blackout; an unused or half-used earlier one is lost, as on a radio link. */
+  /**
+   * The first opportunity not before `ms` and not in a blackout; an earlier one that was not fully used is lost, as on
+   * a radio link.
+   */
   const reach = (ms: number): boolean => {
     if (ms > base + periodMs) {
       base = Math.floor(ms / periodMs) * periodMs

@@ -1,7 +1,8 @@
-// A real UDP path with a modelled link on it. Enters: datagrams of clients at `listen`. Leaves: the same datagrams at `upstream`, from one
-// socket a client, through the `up` link; the answers come back through `down`. All clients share the two links, as behind one access line.
-// Always holds: a datagram is never released before its time by more than half a timer tick (RELEASE_EARLY_MS), never reordered within a
-// direction; memory is bounded by the links' queues and rate x delay; at most clientsMax sockets.
+// A real UDP path with an emulated link. Enters: datagrams of clients at `listen`. Leaves: the same datagrams at
+// `upstream`, from one socket for each client, through the `up` link; answers return through `down`. All clients share
+// the two links, as behind one access line. Always holds: a datagram is never released before its time by more than
+// half a timer tick (RELEASE_EARLY_MS), never reordered within a direction; memory is bounded by the links' queues and
+// rate x delay; at most clientsMax sockets.
 import { createSocket, type RemoteInfo, type Socket } from 'node:dgram'
 import { once } from 'node:events'
 import { isIPv6 } from 'node:net'
@@ -17,7 +18,7 @@ export type UdpProxyOptions = {
   /** Upstream to client. */
   down: LinkOptions
   seed?: number | string
-  /** What IP and UDP add to each datagram on the modelled wire. Default 28 (IPv4). */
+  /** Header bytes of IP and UDP for each datagram in the model. Default 28 (IPv4). */
   headerBytes?: number
   clientsMax?: number
   /** A client without traffic is forgotten after this. Default 120_000. */
@@ -29,25 +30,31 @@ export type UdpProxy = {
   stats(): { up: LinkCounters; down: LinkCounters; clients: number; refusedClients: number; sendErrors: number }
   /** New conditions from now on. */
   change(direction: 'up' | 'down', options: Partial<LinkOptions>): void
-  /** Pulls the plug of both directions, or puts it back. */
+  /** Cuts both directions, or restores them. */
   cut(isCut: boolean): void
-  /** As a NAT that forgets: from now on every client reaches the upstream from another port. What is on the way up is lost. */
+  /**
+   * Like a NAT that loses its state: from now on every client reaches the upstream from another port. Upward packets in
+   * transit are lost.
+   */
   rebind(): void
   close(): Promise<void>
 }
 
-/** libuv timers tick in whole ms and fire on average half a tick late; releasing half a tick early centres the error. */
+/** libuv timers have whole ms and fire on average half a tick late; releasing half a tick early centres the error. */
 const RELEASE_EARLY_MS = 0.5
 const SWEEP_EVERY_MS = 5000
 const KERNEL_BUFFER_BYTES = 4 * 1024 * 1024
-/** Released at most in one tick, or three times what the rate sends in 1 ms. A real link never delivers faster than its rate; when this process was
- * not scheduled for 20 ms, all that is overdue at once would overflow a receiver's default buffer (208 KiB: 92 datagrams), a loss that no model asked for. */
+/**
+ * Released at most in one tick, or three times what the rate sends in 1 ms. A real link never delivers faster than its
+ * rate; after 20 ms without CPU time, releasing all overdue packets at once would overflow a receiver's default buffer
+ * (208 KiB: 92 datagrams), a loss outside the model.
+ */
 const BURST_PACKETS_MIN = 64
 
 type Client = { host: string; port: number; upstream: Socket; isReady: boolean; waiting: Uint8Array[]; usedMs: number }
 type Packet = { bytes: Uint8Array; client: Client }
 
-/** Starts the proxy; CONNECT_FAILED when the address cannot be bound. */
+/** Starts the proxy; CONNECT_FAILED if the address cannot be bound. */
 export async function startUdpProxy(options: UdpProxyOptions): Promise<UdpProxy> {
   const { listen, upstream, seed = 1, headerBytes = 28, clientsMax = 256, clientIdleMs = 120_000 } = options
   const startMs = performance.now()
@@ -79,7 +86,7 @@ export async function startUdpProxy(options: UdpProxyOptions): Promise<UdpProxy>
     const socket = newSocket(upstream.host)
     const client: Client = { host: address, port, upstream: socket, isReady: false, waiting: [], usedMs: nowMs() }
     clients.set(key, client)
-    socket.on('error', () => counts.sendErrors++) // an upstream that is not there answers with ICMP: for UDP that is loss
+    socket.on('error', () => counts.sendErrors++) // without an upstream, ICMP errors arrive: for UDP that is loss
     socket.on('message', bytes => {
       client.usedMs = nowMs()
       down.offer(bytes.byteLength + headerBytes, { bytes, client })
@@ -141,7 +148,7 @@ function forgetIdle(clients: Map<string, Client>, beforeMs: number): void {
 type Driver = {
   link: Link<Packet>
   offer(bytes: number, packet: Packet): void
-  /** `atMs`: the link's present, which may be a little ahead of the clock. */
+  /** `atMs`: the link's current time, which may be slightly ahead of the clock. */
   update(change: (link: Link<Packet>, atMs: number) => void): void
   stop(): void
 }
@@ -151,7 +158,7 @@ function burstOf({ rate }: LinkOptions): number {
   return Math.max(BURST_PACKETS_MIN, Math.ceil((3 * bitsPerSecond) / 8000 / 1400))
 }
 
-/** Runs a link in real time: one timer, all that is due in one go, up to `burstPackets` a tick. */
+/** Runs a link in real time: one timer releases all due packets, up to `burstPackets` a tick. */
 function createDriver(link: Link<Packet>, burstPackets: number, nowMs: () => number, release: (packet: Packet) => void): Driver {
   const due = createDeque<Packet>()
   let timer: NodeJS.Timeout | undefined
@@ -194,7 +201,7 @@ function createDriver(link: Link<Packet>, burstPackets: number, nowMs: () => num
 }
 
 const newSocket = (host: string): Socket =>
-  // The lookup is ours because dgram's own asks dns for every send, addresses in figures included.
+  // Own lookup, because dgram's default calls dns for every send, even for numeric addresses.
   createSocket({
     type: isIPv6(host) ? 'udp6' : 'udp4',
     lookup: (name, _options, done) => done(null, name, isIPv6(name) ? 6 : 4),
@@ -203,7 +210,7 @@ const newSocket = (host: string): Socket =>
 async function bind({ host, port }: { host: string; port: number }): Promise<Socket> {
   const socket = newSocket(host)
   try {
-    const listening = once(socket, 'listening') // before bind: with our own lookup the event comes at once
+    const listening = once(socket, 'listening') // before bind: with the own lookup the event is emitted at once
     socket.bind(port, host)
     await listening
   } catch (error) {
@@ -216,12 +223,12 @@ async function bind({ host, port }: { host: string; port: number }): Promise<Soc
   return socket
 }
 
-/** The kernel may give less (net.core.rmem_max); a burst that does not fit is lost before the model sees it. */
+/** The kernel may give less (net.core.rmem_max); a burst that does not fit is lost before the model. */
 function enlargeBuffers(socket: Socket): void {
   try {
     socket.setRecvBufferSize(KERNEL_BUFFER_BYTES)
     socket.setSendBufferSize(KERNEL_BUFFER_BYTES)
   } catch {
-    // Refused: the default stays.
+    // Rejected: the default stays.
   }
 }

@@ -54,6 +54,14 @@ test('a failing test makes its file red and its message is in the output', async
   assert.match(output, 'one is not two')
 })
 
+test('a test whose fixture cannot be put away either shows both errors', async () => {
+  const body = `await using x = { async [Symbol.asyncDispose]() { throw new Error('the fixture') } }; throw new Error('the test')`
+  const { failed, output } = await verdictOf(`${head}test('one', async () => { ${body} })\n${run}`)
+  assert.is(failed, 1)
+  assert.match(output, 'the fixture')
+  assert.match(output, 'the test')
+})
+
 test('a hanging test is ended by its own deadline', async () => {
   const { failed, output } = await verdictOf(`${head}test('hangs', () => new Promise(() => {}), { ms: 200 })\n${run}`)
   assert.is(failed, 1)
@@ -83,6 +91,18 @@ test('a process that a test leaves behind makes its file red and is killed', asy
   const { reasons, output } = await verdictOf(body)
   assert.match(reasons.join(), 'left processes behind: sleep 300')
   assert.not(isAlive(Number(/child (\d+)/.exec(output)?.[1])))
+})
+
+test('a process with the environment of a QEMU, in a session of its own, is found and killed as well', async () => {
+  const cage = fileURLToPath(new URL('../ops/cage.ts', import.meta.url))
+  const body = `import { spawn } from 'node:child_process'\nimport { cleanEnvironment } from '${cage}'\n${head}test('one', () => {
+    const child = spawn('sleep', ['60'], { stdio: 'ignore', detached: true, env: cleanEnvironment() })
+    console.log('child ' + child.pid)
+    child.unref()
+  })\n`
+  const { reasons, output } = await verdictOf(`${body}${run}`)
+  assert.match(reasons.join(), 'left processes behind: sleep 60')
+  assert.is(isAlive(Number(/child (\d+)/.exec(output)?.[1])), false)
 })
 
 test('a suite that is never run makes its file red', async () => {
@@ -152,7 +172,9 @@ test('the last line of a run is its counts and the exit code follows them', asyn
   const some = await outcome('a.test', 'b.serial', '--jobs', '1')
   assert.equal([some.code, some.lines.at(-1)], [0, '2 passed, 0 failed, 0 skipped'])
   const none = await outcome('no-such-file')
-  assert.equal([none.code, none.lines.at(-1)], [1, '0 passed, 1 failed, 0 skipped'])
+  assert.is(none.code, 2)
+  // One part that matches does not hide another that does not.
+  assert.is((await outcome('a.test', 'no-such-file')).code, 2)
 })
 
 test.run()

@@ -1,10 +1,15 @@
-// How many strangers may be at the door at once: all together, and from one place. Enters: addresses of those who have proved nothing yet. Leaves: a place, or none.
-// Always holds: one place (an IPv4 address, an IPv6 /64) cannot take all of them; each is given back once. Pure.
+// Limits of unauthenticated peers: in total, and from one place. Enters: addresses of unauthenticated peers. Leaves: a
+// slot, or none. Always holds: one place (an IPv4 address, an IPv6 /64) cannot occupy all slots; each slot is released
+// once. Pure.
+
+import { placeOf } from '../ops/place.ts'
+
+export { placeOf }
 
 export type AdmissionLimits = { total: number; perAddress: number }
 
 export type Admission = {
-  /** Takes a place; the function gives it back. undefined: there is none. */
+  /** Takes a slot; the returned function releases it. undefined: no free slot. */
   enter(address: string): (() => void) | undefined
   readonly count: number
 }
@@ -33,19 +38,4 @@ export function createAdmission({ total, perAddress }: AdmissionLimits): Admissi
       return count
     },
   }
-}
-
-/** `host:port`, or a bare address. Who has an IPv6 address mostly has 2^64 of them: its /64 counts. */
-export function placeOf(address: string): string {
-  const v4 = /(?:^|:)(\d{1,3}(?:\.\d{1,3}){3})(?:]?:\d+)?$/.exec(address)?.[1]
-  if (v4 !== undefined) return v4
-  const bracketed = /^\[([0-9a-fA-F:]+)(?:%[^\]]*)?\]/.exec(address)?.[1]
-  const groups = (bracketed ?? address).split(':')
-  // `::1:4711` without brackets is ambiguous; the first four groups, which name the network, are not.
-  if (groups.length < 3) return groups[0] ?? address
-  const head = (bracketed ?? address).split('::')[0]!.split(':')
-  return [...head, '0', '0', '0', '0']
-    .slice(0, 4)
-    .map(group => (group === '' ? '0' : group.toLowerCase().replace(/^0+(?=.)/, '')))
-    .join(':')
 }

@@ -1,11 +1,16 @@
-// Which of several connections to the same peer carry bulk (page streams). Enters: connections that are up. Leaves: those to spread streams over.
-// Each end asks for what it sends itself: the node for the way to the gateway, the gateway for the way to a node.
-// Measured between two network namespaces, goodput in Mbit/s of QUIC (CUBIC) / TLS over 4 TCP connections with BBR, at rate / round trip / loss:
-// 10/50/0: 9.2 / 9.1; 100/20/0: 92 / 95; 100/80/0: 81 / 80; 200/150/0: 113 / 134; 200/150/0.1 %: 4.6 / 115; 200/150/1 %: 0.9 / 92; 1000/10/0: 746 / 919.
-// With BBR at hand there is no cell to choose QUIC for; without it, TLS over CUBIC has nothing that QUIC has not.
+// Chooses which of several connections to the same peer carry bulk data (page streams). Enters: established
+// connections. Leaves: those to distribute streams over. Each end chooses for the data that it sends: the node towards
+// the gateway, the gateway towards a node. Measured between two network namespaces, goodput in Mbit/s of QUIC (CUBIC) /
+// TLS over 4 TCP connections with BBR, at rate / round trip / loss: 10/50/0: 9.2 / 9.1; 100/20/0: 92 / 95; 100/80/0: 81
+// / 80; 200/150/0: 113 / 134; 200/150/0.1 %: 4.6 / 115; 200/150/1 %: 0.9 / 92; 1000/10/0: 746 / 919. With BBR, QUIC is
+// better in none of these; without BBR, TLS over CUBIC has no advantage over QUIC.
+import type { Placing } from '../wire/roles.ts'
 import type { Connection } from './types.ts'
 
-/** `isSpread`: there are more connections than one, because packets are lost: without BBR all of them carry, by whichever engine. */
+/**
+ * `isSpread`: there are several connections because of packet loss; without BBR all of them carry bulk data, whatever
+ * their engine.
+ */
 export function bulkOf<T extends { connection: Connection }>(all: readonly T[], isSpread = false): T[] {
   const stats = all.map(({ connection }) => connection.stats().congestion)
   const withBbr = all.filter((_, i) => stats[i] === 'bbr')
@@ -15,11 +20,14 @@ export function bulkOf<T extends { connection: Connection }>(all: readonly T[], 
   return quic.length > 0 ? quic : [...all]
 }
 
-/** The one that takes relay stream `index` of a migration. Index 0, with acknowledgements and the hand-over, goes beside the heartbeats, where bulk does not delay
- * it; but over BBR where that is: under loss CUBIC carries not even the acknowledgements (seen at 200 Mbit/s, 150 ms, 1 %: a migration that did not end). */
-export function carrierOf<T extends { connection: Connection }>(index: number, control: T, data: readonly T[], isSpread = false): T {
+/**
+ * The connection for a stream. An urgent one (acknowledgements and the hand-over, a user's connection) uses the
+ * connection of the heartbeats, where bulk data does not delay it. If a connection has BBR it uses that one: under loss
+ * CUBIC cannot even carry the acknowledgements (seen at 200 Mbit/s, 150 ms, 1 %: a migration that did not end).
+ */
+export function carrierOf<T extends { connection: Connection }>(stream: Placing, control: T, data: readonly T[], isSpread = false): T {
   const bulk = bulkOf(data, isSpread)
   const first = bulk[0]
-  if (first === undefined || (index === 0 && first.connection.stats().congestion !== 'bbr')) return control
-  return bulk[index % bulk.length]!
+  if (first === undefined || (stream.isUrgent && first.connection.stats().congestion !== 'bbr')) return control
+  return bulk[stream.index % bulk.length]!
 }

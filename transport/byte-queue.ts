@@ -1,12 +1,12 @@
-// Received bytes that wait for their reader. Enters: pieces as they came. Leaves: the same bytes in order, in pieces of any size.
-// Always holds: memory stays in proportion to the bytes held. Small pieces are copied together, so a peer that sends single bytes costs
-// us neither an object for each nor the network buffer that it came in.
+// Received bytes that wait for their reader. Enters: pieces as received. Leaves: the same bytes in order, in pieces of
+// any size. Always holds: memory is proportional to the stored bytes. Small pieces are copied together, so a peer that
+// sends single bytes causes neither an object for each nor keeps each network buffer.
 
-export type ByteQueue = {
+type ByteQueue = {
   push(piece: Uint8Array): void
   shift(): Uint8Array | undefined
   clear(): void
-  /** Bytes held. */
+  /** Stored bytes. */
   readonly length: number
 }
 
@@ -16,7 +16,7 @@ const BLOCK_BYTES = 16 * 1024
 export function createByteQueue(): ByteQueue {
   const pieces: Uint8Array[] = []
   let length = 0
-  /** The last piece, when it is a block of ours with room behind `used`. */
+  /** The last piece, if it is an own block with free space after `used`. */
   let block: { bytes: Buffer; used: number } | undefined
 
   const copyIn = (piece: Uint8Array) => {
@@ -51,7 +51,7 @@ export function createByteQueue(): ByteQueue {
     },
   }
 
-  /** Cuts the open block to what is used; always before anything comes behind it. */
+  /** Cuts the open block to its used part; always before another piece is added. */
   function seal(): void {
     if (!block) return
     pieces[pieces.length - 1] = block.bytes.subarray(0, block.used)

@@ -1,21 +1,28 @@
-// Frames over a Stream, one at a time. Enters: a Stream. Leaves: frames, and in the end the stream itself again with what follows the frames.
-// Always holds: not one byte behind the frame that was asked for is interpreted, so after the first frame of a stream the rest can be handed
-// on raw (the relay must never look into it); a frame too large or not expected is refused from its header.
+// Frames over a Stream, one at a time. Enters: a Stream. Leaves: frames, and at the end the stream itself with the
+// bytes after the frames. Always holds: no byte after the requested frame is interpreted, so after the first frame the
+// rest can be forwarded raw (the relay must not read it); a frame that is too large or unexpected is rejected by its
+// header.
 import { encodeFrame, FRAME_HEADER_BYTES, type Frame, FrameDecoder } from '../wire/frame.ts'
 import type { Stream } from './types.ts'
 
-export type LimitOf = (type: number) => number | undefined
+type LimitOf = (type: number) => number | undefined
 
 export type FrameStream = {
   readonly stream: Stream
-  /** Next frame, or null when the stream ended between frames. FRAME_TYPE, FRAME_TOO_LARGE, FRAME_TRUNCATED, or what the stream throws. */
+  /**
+   * Next frame, or null when the stream ended between frames. FRAME_TYPE, FRAME_TOO_LARGE, FRAME_TRUNCATED, or the
+   * error of the stream.
+   */
   next(limitOf: LimitOf): Promise<Frame | null>
   write(type: number, payload: Uint8Array): Promise<void>
-  /** The stream from the first byte behind the last frame. No next() after it. */
+  /** The stream from the first byte after the last frame. No next() after it. */
   rest(): Stream
-  /** performance.now() of the last bytes that came: of any part of a frame, so a large frame on a slow link is a sign of life. */
+  /**
+   * performance.now() of the last received bytes, also of a partial frame, so a large frame on a slow link shows that
+   * the peer is alive.
+   */
   heardAt(): number
-  /** performance.now() of the first byte of the frame that is coming in; undefined between frames. */
+  /** performance.now() of the first byte of the incomplete frame; undefined between frames. */
   beganAt(): number | undefined
 }
 

@@ -1,12 +1,13 @@
-// Waits that must end when their stream or connection does, though the operation underneath may never settle (native calls cannot be cancelled).
-// Enters: promises. Leaves: promises of the same values that reject at once when the guard fails.
-// Always holds: nothing is kept for an operation that has settled (Promise.race against one long-lived promise would keep a reaction for each).
+// Waits that must end with their stream or connection, though the operation underneath may never settle (native calls
+// cannot be cancelled). Enters: promises. Leaves: promises of the same values that reject at once when the guard fails.
+// Always holds: nothing is kept for a settled operation (Promise.race with one long-lived promise would keep a reaction
+// for each).
 import type { GodwitError } from '../wire/errors.ts'
 
-export type Guard = {
-  /** The operation's outcome, or the guard's error if that comes first. */
+type Guard = {
+  /** The outcome of the operation, or the guard's error if that is first. */
   run<T>(operation: Promise<T>): Promise<T>
-  /** Rejects all that runs and all that is to come. The first error stays. */
+  /** Rejects all pending and later operations. The first error stays. */
   fail(error: GodwitError): void
   readonly error: GodwitError | undefined
 }

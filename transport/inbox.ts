@@ -1,12 +1,12 @@
-// A queue between those who bring and those who wait: inbound connections, inbound streams.
-// Enters: items, then perhaps an end. Leaves: each item once, in order; null for ever after the end.
-// Always holds: never more than `limit` items wait; what does not fit is refused (push gives false) and its bringer disposes of it.
+// A queue of inbound connections or streams between producers and consumers. Enters: items, then possibly an end.
+// Leaves: each item once, in order; null for ever after the end. Always holds: at most `limit` items wait; push returns
+// false for more, and the producer disposes of the item.
 
 export type Inbox<T> = {
-  /** False: the inbox is full or has ended, and the item was not taken. */
+  /** False: the inbox is full or has ended, and the item was not added. */
   push(item: T): boolean
   next(): Promise<T | null>
-  /** No more items; those that wait are given back for disposal. */
+  /** No more items; waiting items are returned for disposal. */
   end(): T[]
 }
 

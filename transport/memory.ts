@@ -1,26 +1,29 @@
-// The memory engine: connections inside one process, for tests and the simulator. Each instance has its own registry of host:port.
-// Enters: bytes written at one end. Leaves: the same bytes at the other end, in order, after at least one microtask.
-// Always holds: a direction of a stream buffers at most `bufferBytes`; a connection has at most `maxStreams` streams open per side;
-// a stream is visible to the peer only after its first write or its end, as with QUIC.
+// The memory engine: connections inside one process, for tests and the simulator. Each instance has its own registry of
+// host:port. Enters: bytes written at one end. Leaves: the same bytes at the other end, in order, after at least one
+// microtask. Always holds: a direction of a stream buffers at most `bufferBytes`; a connection has at most `maxStreams`
+// open streams per side; a stream is visible to the peer only after its first write or its end, as with QUIC.
 import { createHash, randomBytes } from 'node:crypto'
 import { GodwitError } from '../wire/errors.ts'
 import { createInbox, type Inbox } from './inbox.ts'
 import type { CloseReason, Connection, Engine, Listener, PathStats, Stream } from './types.ts'
 
-export type MemoryOptions = {
-  /** What one direction of one stream holds before its writer waits. Default 256 KiB. */
+type MemoryOptions = {
+  /** Buffer of one direction of a stream, after which its writer waits. Default 256 KiB. */
   bufferBytes?: number
-  /** Streams that one side of a connection may have open at once. Default 1024. */
+  /** Maximum of open streams of one side of a connection. Default 1024. */
   maxStreams?: number
 }
 
 export type MemoryEngine = Engine & {
-  /** Loses every connection at once, as a pulled cable does: both ends see CONNECTION_LOST. Listeners stay. */
+  /** Ends every connection at once, like an unplugged cable: both ends get CONNECTION_LOST. Listeners stay. */
   sever(): void
 }
 
 const BACKLOG_CONNECTIONS = 256
-/** A writer and a reader that keep each other going by promises alone would starve timers and IO: a write now and then waits for them. */
+/**
+ * A writer and a reader that only wait for each other's promises would starve timers and IO, so some writes wait for
+ * the event loop.
+ */
 const WRITES_PER_TURN = 16
 const lost = (message: string) => new GodwitError('CONNECTION_LOST', message)
 
@@ -30,7 +33,7 @@ type Pipe = {
   read(): Promise<Uint8Array | null>
   end(): void
   fail(error: GodwitError): void
-  /** Whether its reader has seen the end, or it has failed. */
+  /** Whether its reader has read the end, or it has failed. */
   done(): boolean
 }
 

@@ -1,21 +1,22 @@
-// One logical connection over one or several lanes, each with its own muxer: what tls and webtransport have in common.
-// Enters: lanes that are connected. Leaves: a Connection. Always holds: the lanes live and die together; streams go round robin over them;
-// a peer that says nothing for `idleTimeoutMs` is lost, though its machine may never have closed anything.
+// One logical connection over one or several lanes, each with its own muxer: shared by tls and webtransport. Enters:
+// connected lanes. Leaves: a Connection. Always holds: all lanes live and end together; streams are distributed round
+// robin; a peer that sends nothing for `idleTimeoutMs` is lost, even if its machine never closed the connection.
 import { within } from '../ops/deadline.ts'
 import { createInbox } from './inbox.ts'
 import { createMux, type Lane, type Mux } from './mux.ts'
+import type { Stranger } from './stranger.ts'
 import type { CloseReason, Connection, EngineName, PathStats, Stream } from './types.ts'
 
 export type LinkOptions = {
-  /** A silent peer is lost after this. Default 15_000. */
+  /** A peer that sends nothing for this time is lost. Default 15_000. */
   idleTimeoutMs?: number
   /** Default a third of the idle timeout. */
   keepAliveMs?: number
-  /** What the peer may send on one stream before we read. Default 8 MiB: 200 Mbit/s at 150 ms, 100 Mbit/s at 600 ms. */
+  /** Receive window of one stream. Default 8 MiB: 200 Mbit/s at 150 ms, 100 Mbit/s at 600 ms. */
   streamWindowBytes?: number
-  /** What all streams of one lane together may hold beyond 256 KiB each. Default 128 MiB. */
+  /** Receive window of all streams of a lane together, beyond 256 KiB each. Default 128 MiB. */
   connectionWindowBytes?: number
-  /** Streams that either side may have open at once on one lane. Default 1024. */
+  /** Maximum of open streams of either side on one lane. Default 1024. */
   maxStreams?: number
 }
 export type LinkSettings = Required<LinkOptions>
@@ -34,26 +35,28 @@ export function linkSettings(options: LinkOptions): LinkSettings {
 /** A lane with its muxer; the engine feeds the muxer. */
 export type MuxedLane = {
   mux: Mux
-  /** Flushes what was sent and resolves when the peer has closed the pipe (the caller does not wait for ever). */
+  /** Flushes sent bytes and resolves when the peer has closed the pipe (the caller sets a deadline). */
   end(): Promise<void>
-  /** Drops the pipe at once. Idempotent. */
+  /** Closes the pipe at once. Idempotent. */
   destroy(): void
   sentBytes(): number
   receivedBytes(): number
-  /** What the kernel knows of the pipe's path, where it tells. */
+  /** Path statistics of the kernel, if available. */
   path?(): PathStats | undefined
 }
 
-/** A muxer on a lane, with the heartbeat that notices a silent peer. */
-export function createLinkMux(side: 'client' | 'server', lane: Lane, settings: LinkSettings): Mux {
-  const mux = createMux({ side, lane, ...settings })
+/** A muxer on a lane, with a heartbeat that detects a lost peer. */
+export function createLinkMux(side: 'client' | 'server', lane: Lane, settings: LinkSettings, stranger?: Stranger): Mux {
+  const mux = createMux({ side, lane, stranger, ...settings })
   let lastTick = performance.now()
   const tick = () => {
     const now = performance.now()
-    // Our own process stood still (a long computation, a suspended machine): what has arrived meanwhile was not read yet. Ask again.
+    // This process did not run for a while (a long computation, a suspended machine), and received bytes are not read
+    // yet: ask again.
     const stoodStill = now - lastTick > settings.keepAliveMs * 1.5
     lastTick = now
-    if (!stoodStill && now - mux.heardAt > settings.idleTimeoutMs) mux.finish({ code: 'CONNECTION_LOST', message: 'the peer went silent' })
+    if (!stoodStill && now - mux.heardAt > settings.idleTimeoutMs)
+      mux.finish({ code: 'CONNECTION_LOST', message: 'the peer stopped responding' })
     else mux.ping()
   }
   mux.ping()
@@ -64,7 +67,7 @@ export function createLinkMux(side: 'client' | 'server', lane: Lane, settings: L
 
 const FAREWELL_MS = 1_000
 
-/** Paths of the lanes as one: they share the route. */
+/** The paths of the lanes combined: they share the route. */
 function joined(paths: PathStats[]): PathStats {
   const sum = (of: (path: PathStats) => number | undefined) => paths.reduce((total, path) => total + (of(path) ?? 0), 0)
   const least = (of: (path: PathStats) => number | undefined) => Math.min(...paths.map(path => of(path) ?? Number.POSITIVE_INFINITY))
@@ -72,6 +75,7 @@ function joined(paths: PathStats[]): PathStats {
   return {
     rttMs: least(path => path.rttMs),
     rttMinMs: least(path => path.rttMinMs),
+    rttDeviationMs: least(path => path.rttDeviationMs),
     congestionWindowBytes: sum(path => path.congestionWindowBytes),
     sentPackets: sum(path => path.sentPackets),
     lostPackets: sum(path => path.lostPackets),
@@ -85,8 +89,10 @@ export function createMuxConnection(options: {
   binding: Uint8Array
   lanes: MuxedLane[]
   maxStreams: number
+  /** The budget that the lanes' muxers share. */
+  stranger?: Stranger
 }): Connection {
-  const { engine, remoteAddress, binding, lanes, maxStreams } = options
+  const { engine, remoteAddress, binding, lanes, maxStreams, stranger } = options
   const inbox = createInbox<Stream>(maxStreams)
   const closed = Promise.withResolvers<CloseReason>()
   let over: CloseReason | undefined
@@ -101,11 +107,11 @@ export function createMuxConnection(options: {
   }
   const acceptAll = async (mux: Mux) => {
     for (let stream = await mux.acceptStream(); stream; stream = await mux.acceptStream()) {
-      if (!inbox.push(stream)) stream.reset('too many streams wait')
+      if (!inbox.push(stream)) stream.reset('too many unaccepted streams')
     }
   }
   const onLaneClosed = async (reason: CloseReason) => {
-    // The farewell on one lane may overtake last words on another: those end by themselves in a moment.
+    // The goodbye on one lane may overtake the last data on another lane, which ends by itself shortly after.
     const all = Promise.all(lanes.map(({ mux }) => mux.closed))
     if (reason.code === 'CLOSED') await within(all, { ms: FAREWELL_MS, what: 'the other lanes' }).catch(() => {})
     if (over) return
@@ -121,6 +127,7 @@ export function createMuxConnection(options: {
     remoteAddress,
     binding,
     lanes: lanes.length,
+    trust: () => stranger?.trust(),
     openStream: async () => lanes[next++ % lanes.length]!.mux.openStream(),
     acceptStream: () => inbox.next(),
     stats(): PathStats {

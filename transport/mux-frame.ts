@@ -1,17 +1,18 @@
-// Frames of the muxer: the header of yamux (https://github.com/hashicorp/yamux/blob/master/spec.md), 12 bytes, big endian:
-//   version u8 = 0 | type u8 | flags u16 | stream id u32 | length u32 (bytes of data, credit, ping value or go-away code)
-// Enters: chunks cut anywhere. Leaves: headers, and the data behind them piece by piece as it comes (a frame is never collected whole:
-// its length is the peer's word, and the window is checked before the first byte is kept).
+// Frames of the muxer: the header of yamux (https://github.com/hashicorp/yamux/blob/master/spec.md), 12 bytes, big
+// endian:
+//   version u8 = 0 | type u8 | flags u16 | stream id u32 | length u32 (data bytes, credit, ping or go-away code)
+// Enters: chunks of any size. Leaves: headers, and the data after them in pieces as received. A frame is never
+// collected as a whole: the peer states its length, and the window is checked before the first byte is stored.
 
-export const HEADER_BYTES = 12
+const HEADER_BYTES = 12
 export const TYPE = { data: 0, window: 1, ping: 2, goAway: 3 } as const
 export const FLAG = { syn: 1, ack: 2, fin: 4, rst: 8 } as const
-/** What a stream may send before it has heard of any credit. */
+/** The send window of a stream before any credit. */
 export const INITIAL_WINDOW_BYTES = 256 * 1024
 
 export type Header = { type: number; flags: number; id: number; length: number }
 
-/** A header and its data in one buffer: one write to the lane. */
+/** A header and its data in one buffer, for one write to the lane. */
 export function encodeMuxFrame(type: number, flags: number, id: number, length: number, data?: Uint8Array): Buffer {
   const out = Buffer.allocUnsafe(HEADER_BYTES + (data?.length ?? 0))
   out[0] = 0
@@ -23,13 +24,13 @@ export function encodeMuxFrame(type: number, flags: number, id: number, length: 
   return out
 }
 
-export type MuxEvents = {
-  /** For a data frame, `data` follows with `header.length` bytes in all. */
+type MuxEvents = {
+  /** For a data frame, `data` events follow, with `header.length` bytes in total. */
   header(header: Header): void
   data(piece: Uint8Array): void
 }
 
-/** push(chunk) -> events. Throws an Error on a header that no yamux peer sends; it is unusable after that. */
+/** push(chunk) -> events. Throws an Error for an invalid header; the decoder is unusable after that. */
 export function createMuxDecoder(events: MuxEvents): { push(chunk: Uint8Array): void } {
   const partial = Buffer.alloc(HEADER_BYTES)
   let have = 0

@@ -1,24 +1,24 @@
-// One stream of the muxer: what a reader and a writer see, and the credit both ways. It sends by its host, the muxer (mux.ts).
-// Enters: frames of this stream, calls of those who read and write it. Leaves: frames for the lane, bytes for the reader.
-// Always holds: what the peer has sent unread stays within the credit it was given; each failure is final; a stream whose both ends have been
-// said leaves its host once, however it ended.
+// One stream of the muxer: the interface for its reader and writer, and the credit in both directions. It sends through
+// its host, the muxer (mux.ts). Enters: frames of this stream, calls of its reader and writer. Leaves: frames for the
+// lane, bytes for the reader. Always holds: unread bytes of the peer stay within the granted credit; each failure is
+// final; a stream with both ends finished leaves its host once, however it ended.
 import { GodwitError } from '../wire/errors.ts'
 import { createByteQueue } from './byte-queue.ts'
 import { FLAG, type Header, INITIAL_WINDOW_BYTES, TYPE } from './mux-frame.ts'
 import type { Stream } from './types.ts'
 
-/** Data of one frame: small enough that streams take turns, large enough that headers do not count. */
+/** Data of one frame: small enough for fairness between streams, large enough to make headers negligible. */
 const FRAME_DATA_BYTES = 64 * 1024
 const CREDIT_MAX = 0xffff_ffff
 
-/** What a stream needs of its muxer. */
+/** The muxer's functions for a stream. */
 export type StreamHost = {
   send(type: number, flags: number, id: number, length: number, data?: Uint8Array): void
-  /** Resolves when the lane has room and it is this caller's turn to send one frame; undefined: now. */
+  /** Resolves when the lane has room and this caller may send one frame; undefined: now. */
   turn(): Promise<void> | undefined
-  /** Lets the next one in line have its turn, if there is room. */
+  /** Lets the next waiting caller send, if there is room. */
   pass(): void
-  /** Whether the connection's budget has room for a stream to grow by `bytes`; if so it is taken. */
+  /** Reserves `bytes` of the connection's budget for a larger window; false if there is no room. */
   grow(bytes: number): boolean
   shrink(bytes: number): void
   over(id: number): void
@@ -28,12 +28,12 @@ export type StreamHost = {
 export class MuxStream {
   readonly #id: number
   readonly #host: StreamHost
-  /** What the window grows by, once, when the stream is first read and the connection has room. */
+  /** Growth of the window at the first read, once, if the connection has room. */
   readonly #liftBytes: number
   readonly #received = createByteQueue()
   #failure: GodwitError | undefined
   #lost: GodwitError | undefined
-  /** Flag for the next frame we send: SYN when we opened it, ACK when they did. */
+  /** Flag for the next frame: SYN if this side opened the stream, ACK if the peer did. */
   #greeting: number
   #sendCredit = INITIAL_WINDOW_BYTES
   #receiveCredit = INITIAL_WINDOW_BYTES
@@ -43,7 +43,7 @@ export class MuxStream {
   #ended = false
   #finSent = false
   #finReceived = false
-  /** Data of the frame that is coming in which has not come yet: an end that the frame says is behind it. */
+  /** Missing data of the frame that is being received: the frame's end flag applies after it. */
   #dueBytes = 0
   #reading = false
   #order: Promise<unknown> = Promise.resolve()
@@ -57,7 +57,7 @@ export class MuxStream {
     this.#greeting = opened === 'here' ? FLAG.syn : FLAG.ack
   }
 
-  /** The stream as its user sees it. */
+  /** The stream for its user. */
   toStream(): Stream {
     return {
       id: this.#id,
@@ -68,10 +68,10 @@ export class MuxStream {
     }
   }
 
-  /** Throws an Error when the peer breaks the protocol. */
+  /** Throws an Error if the peer violates the protocol. */
   onFrame({ type, flags, length }: Header): void {
     if (flags & FLAG.rst) {
-      // It crossed the last end on its way: what has come is whole.
+      // It crossed our last frame in transit: the received data is complete.
       if (this.#finSent && this.#finReceived) return
       this.#fail(new GodwitError('STREAM_RESET', `stream ${this.#id}: the peer reset it`))
       return
@@ -99,7 +99,7 @@ export class MuxStream {
     this.#wakeTheReader()
   }
 
-  /** The connection is gone. What has come may still be read, and a stream whose end has come ends as if nothing had happened. */
+  /** The connection is lost. Received bytes can still be read, and a stream whose end was received ends normally. */
   lose(error: GodwitError): void {
     this.#lost ??= error
     this.#wakeTheWriter()
@@ -164,10 +164,10 @@ export class MuxStream {
     }
   }
 
-  /** Returns credit for what was read: rarely (a quarter of the window), and more than that once, when the stream is first read. */
+  /** Returns credit for read bytes, after a quarter of the window each time; the first read also grows the window. */
   #credit(bytes: number): void {
     this.#owedCredit += bytes
-    // A stream that we opened is shown to the peer by its first write, not by its reader's credit.
+    // The first write announces an own stream to the peer, not the credit of its reader.
     if (this.#finReceived || this.#greeting === FLAG.syn) return
     if (!this.#hasGrown && !this.#hasLeft && this.#host.grow(this.#liftBytes)) {
       this.#hasGrown = true
@@ -200,12 +200,15 @@ export class MuxStream {
     this.#greeting = 0
   }
 
-  /** All that the peer sends has come. */
+  /** All data of the peer has been received. */
   get #isWhole(): boolean {
     return this.#finReceived && this.#dueBytes === 0
   }
 
-  /** Both ends are said and all is read. Before that its unread bytes count: it keeps its place and its share of the connection's budget. */
+  /**
+   * Both ends are finished and everything is read. Before that, unread bytes count, so the stream keeps its slot and
+   * its share of the connection's budget.
+   */
   get #isOver(): boolean {
     return this.#finSent && this.#isWhole && this.#received.length === 0
   }
@@ -214,7 +217,7 @@ export class MuxStream {
     if (this.#isOver) this.#leave()
   }
 
-  /** Once: its number may be another stream's by the second time, if the peer uses numbers again. */
+  /** Only once: later the peer may use the number for another stream. */
   #leave(): void {
     if (this.#hasLeft) return
     this.#hasLeft = true

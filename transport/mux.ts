@@ -1,32 +1,36 @@
-// Many streams over one ordered byte pipe (a lane): yamux's frames and credits. For engines whose network gives one pipe: tls, webtransport.
-// Enters: bytes of the lane and calls on streams. Leaves: bytes for the lane and for streams.
-// Always holds: what a peer may send unread is bounded by credit: 256 KiB for each stream (the format's own start), up to `streamWindowBytes`
-// for a stream that somebody reads, while all such growth together stays below `connectionWindowBytes`. The lane itself is always read, so a
-// stream that nobody reads holds up no other. What we queue on the lane is bounded too: a peer that asks but does not listen is dropped.
-// Why not @chainsafe/libp2p-yamux (tried 8.0.1; 6.4 Gbit/s over TLS on loopback): it collects a frame whole before it checks the window (4 GiB
-// at the word of a peer not yet authenticated), a clean end and a lost connection look the same to its streams, and pause() loses a SYN.
-// The format is the same and a test runs this file against it.
+// Many streams over one ordered byte pipe (a lane), with yamux's frames and credits, for engines with one pipe: tls,
+// webtransport. Enters: bytes of the lane and calls on streams. Leaves: bytes for the lane and for streams. Always
+// holds: credit bounds the unread bytes of a peer: 256 KiB for each stream (the format's initial window), up to
+// `streamWindowBytes` for a stream with a reader, while all growth together stays below `connectionWindowBytes`. The
+// lane is always read, so an unread stream blocks no other. The queue towards the lane is bounded too: a peer that
+// requests but does not read is disconnected.
+// Why not @chainsafe/libp2p-yamux (tried 8.0.1; 6.4 Gbit/s over TLS on loopback): it collects a whole frame before it
+// checks the window (4 GiB announced by an unauthenticated peer), its streams cannot distinguish a clean end from a
+// lost connection, and pause() loses a SYN. The format is the same, and a test runs this file against it.
 import { GodwitError } from '../wire/errors.ts'
 import { createInbox, type Inbox } from './inbox.ts'
 import { createMuxDecoder, encodeMuxFrame, FLAG, type Header, INITIAL_WINDOW_BYTES, TYPE } from './mux-frame.ts'
 import { MuxStream, type StreamHost } from './mux-stream.ts'
+import { Stranger, TOO_MUCH } from './stranger.ts'
 import type { CloseReason, Stream } from './types.ts'
 
-/** What the muxer needs of a pipe. Bytes received go to Mux.push, its end to Mux.finish. */
+/** The functions of a pipe for the muxer. Bytes received go to Mux.push, its end to Mux.finish. */
 export type Lane = {
-  /** Takes the bytes (the buffer is the lane's from now on); false: full, and `Mux.drained` will be called. */
+  /** Accepts the bytes and owns the buffer; false: full, and `Mux.drained` will be called. */
   send(bytes: Uint8Array): boolean
-  /** Bytes sent but not yet taken by the network. */
+  /** Bytes that the network has not accepted yet. */
   queuedBytes(): number
 }
 
-export type MuxOptions = {
+type MuxOptions = {
   side: 'client' | 'server'
   lane: Lane
   streamWindowBytes: number
   connectionWindowBytes: number
-  /** Streams that either side may have open at once. */
+  /** Maximum of open streams of either side. */
   maxStreams: number
+  /** Budget of an unauthenticated peer, shared by the lanes of its connection. Absent: authenticated. */
+  stranger?: Stranger | undefined
   now?: () => number
 }
 
@@ -35,21 +39,21 @@ export type Mux = {
   acceptStream(): Promise<Stream | null>
   /** Bytes from the lane; a protocol error ends the muxer with CONNECTION_LOST. */
   push(chunk: Uint8Array): void
-  /** The lane has room again. */
+  /** Call when the lane has room again. */
   drained(): void
-  /** Asks the peer for a sign of life; the answer shows in `rttMs` and `heardAt`. */
+  /** Sends a ping; the answer updates `rttMs` and `heardAt`. */
   ping(): void
-  /** Says farewell (go away). Nothing may be sent after it. */
+  /** Sends a go-away. Nothing may be sent after it. */
   goAway(): void
   /** Ends everything; pending calls reject with CONNECTION_LOST. Idempotent. */
   finish(reason: CloseReason): void
   readonly closed: Promise<CloseReason>
   readonly rttMs: number | undefined
-  /** When the last bytes came, on `now`'s clock (ms). */
+  /** Time of the last received bytes, by `now` (ms). */
   readonly heardAt: number
 }
 
-/** Answers (pongs, refusals, credit) queued beyond this: the peer does not read. */
+/** Above this queue of answers (pongs, rejections, credit) the peer counts as not reading. */
 const QUEUED_BYTES_MAX = 8 * 1024 * 1024
 
 export function createMux(options: MuxOptions): Mux {
@@ -63,6 +67,7 @@ class Muxer implements Mux, StreamHost {
   readonly #maxStreams: number
   readonly #lane: Lane
   readonly #now: () => number
+  readonly #stranger: Stranger
   readonly #streams = new Map<number, MuxStream>()
   readonly #inbox: Inbox<Stream>
   readonly #closed = Promise.withResolvers<CloseReason>()
@@ -79,15 +84,17 @@ class Muxer implements Mux, StreamHost {
   #pingValue = 0
   #rttMs: number | undefined
   #heardAt: number
-  /** Whose data the decoder is delivering; undefined for a stream that is gone. */
+  /** The stream whose data the decoder delivers; undefined for an ended stream. */
   #current: MuxStream | undefined
 
-  constructor({ side, lane, streamWindowBytes, connectionWindowBytes, maxStreams, now = () => performance.now() }: MuxOptions) {
+  constructor(options: MuxOptions) {
+    const { side, lane, streamWindowBytes, connectionWindowBytes, maxStreams, now = () => performance.now() } = options
     this.streamWindowBytes = streamWindowBytes
     this.#connectionWindowBytes = connectionWindowBytes
     this.#maxStreams = maxStreams
     this.#lane = lane
     this.#now = now
+    this.#stranger = options.stranger ?? new Stranger(undefined)
     this.#inbox = createInbox(maxStreams)
     this.#parity = side === 'client' ? 1 : 0
     this.#nextId = side === 'client' ? 1 : 2
@@ -98,7 +105,7 @@ class Muxer implements Mux, StreamHost {
   openStream(): Stream {
     if (this.#over) throw this.#over
     if (this.#counts.here >= this.#maxStreams) throw new GodwitError('LIMIT_EXCEEDED', `more than ${this.#maxStreams} streams on one lane`)
-    if (this.#nextId > 0xffff_fffd) throw new GodwitError('LIMIT_EXCEEDED', 'stream numbers are used up: connect anew')
+    if (this.#nextId > 0xffff_fffd) throw new GodwitError('LIMIT_EXCEEDED', 'stream numbers are used up: connect again')
     const stream = this.#add(this.#nextId, 'here')
     this.#nextId += 2
     return stream.toStream()
@@ -112,15 +119,16 @@ class Muxer implements Mux, StreamHost {
     if (this.#over) return
     this.#heardAt = this.#now()
     try {
+      if (!this.#stranger.maySend(chunk.length)) throw new Error(TOO_MUCH)
       this.#decoder.push(chunk)
     } catch (error) {
-      this.finish({ code: 'CONNECTION_LOST', message: `the peer broke the protocol: ${(error as Error).message}` })
+      this.finish({ code: 'CONNECTION_LOST', message: `the peer violated the protocol: ${(error as Error).message}` })
     }
   }
 
   drained(): void {
     this.#full = false
-    // One at a time: who has sent its frame goes to the end of the line and passes the turn on.
+    // One frame at a time: after a frame the sender goes to the end of the queue.
     this.pass()
   }
 
@@ -155,7 +163,7 @@ class Muxer implements Mux, StreamHost {
     return this.#heardAt
   }
 
-  // --- What streams ask of it ---
+  // --- Calls of streams ---
 
   send(type: number, flags: number, id: number, length: number, data?: Uint8Array): void {
     if (this.#over) return
@@ -174,7 +182,7 @@ class Muxer implements Mux, StreamHost {
   }
 
   grow(bytes: number): boolean {
-    if (this.#grownBytes + bytes > this.#connectionWindowBytes) return false
+    if (!this.#stranger.isTrusted || this.#grownBytes + bytes > this.#connectionWindowBytes) return false
     this.#grownBytes += bytes
     return true
   }
@@ -187,7 +195,7 @@ class Muxer implements Mux, StreamHost {
     if (this.#streams.delete(id)) this.#counts[(id & 1) === this.#parity ? 'here' : 'there']--
   }
 
-  // --- What the peer says ---
+  // --- Frames of the peer ---
 
   #onHeader(header: Header): void {
     if (this.#over) return
@@ -198,7 +206,7 @@ class Muxer implements Mux, StreamHost {
       return
     }
     if (header.type > TYPE.window) throw new Error(`frame type ${header.type} on stream ${header.id}`)
-    // Frames of a stream that we reset are still on their way: they are passed over.
+    // Frames of a stream that this side reset may still arrive: ignore them.
     this.#current = header.flags & FLAG.syn ? this.#accept(header.id) : this.#streams.get(header.id)
     this.#current?.onFrame(header)
   }
@@ -212,13 +220,14 @@ class Muxer implements Mux, StreamHost {
       this.finish(
         length === 0
           ? { code: 'CLOSED', message: 'closed by the peer' }
-          : { code: 'CONNECTION_LOST', message: `the peer went away: ${length}` },
+          : { code: 'CONNECTION_LOST', message: `the peer closed the connection: ${length}` },
       )
     }
   }
 
   #accept(id: number): MuxStream | undefined {
     if ((id & 1) === this.#parity || this.#streams.has(id)) throw new Error(`the peer may not open stream ${id}`)
+    if (!this.#stranger.mayOpen()) throw new Error(TOO_MUCH)
     const made = this.#counts.there < this.#maxStreams ? this.#add(id, 'there') : undefined
     if (made && this.#inbox.push(made.toStream())) return made
     if (made) this.over(id)

@@ -1,43 +1,46 @@
-// How fast a connection's sockets may send. Pure; time is passed in. Enters: what the kernel says of them, from time to time. Leaves: a limit, or none.
-// BBR finds the path's rate by trying more than that; several of its connections on one path each do so, and what they try in all overflows a queue of one
-// bandwidth-delay product (seen at 100 Mbit/s, 20 ms: 8 % of packets sent twice, and a queue that was always full, which is downtime). So while a queue stands, what
-// comes through is what the path carries, and from then on the sockets together are held to that; now and then a little more is tried.
-// Always holds: a queue that stays although less is sent is not ours (other traffic fills it, or the peer is slow): then there is no limit for a while, as giving way
-// to it would never end.
+// Limits the send rate of a connection's sockets. Pure; time is passed in. Enters: kernel statistics of the sockets,
+// periodically. Leaves: a limit, or none. BBR finds the rate of a path by exceeding it; several connections on one path
+// each do so, and together they overflow a queue of one bandwidth-delay product (seen at 100 Mbit/s, 20 ms: 8 % of
+// packets sent twice, and a queue that was always full, which adds to the downtime). So while a queue stands, the
+// delivery rate is the rate of the path, and all sockets together are limited to it; from time to time a slightly
+// higher rate is probed. Always holds: a queue that stays although less is sent has another cause (other traffic, or a
+// slow peer): then there is no limit for a while, because reducing the rate would never end it.
+import { queueStands } from './standing-queue.ts'
+
 export type PaceSample = {
   atMs: number
-  /** Of all sockets together, since they were opened. */
+  /** Totals of all sockets since they were opened. */
   deliveredBytes: number
-  /** What the kernel has seen the path deliver, bytes a second, of all sockets together. */
+  /** Delivery rate that the kernel measured, bytes a second, of all sockets together. */
   deliveryBytesPerSecond: number
-  /** A packet's round trip, of late and at the least. */
+  /** Round trip of a packet: recent and minimum. */
   rttMs: number
   rttMinMs: number
-  /** How far round trips are from their mean, on average. */
+  /** Mean deviation of round trips. */
   rttDeviationMs: number
-  /** All sockets are in use: none of them stands still to look for the shortest round trip. */
+  /** All sockets send: none pauses to measure the minimum round trip. */
   isWhole: boolean
 }
 
-/** What is measured, and what follows from a change, takes so long to see. */
+/** Duration of a measurement, and delay before a change becomes visible. */
 const SPAN_MS = 200
 const SPAN_RTTS = 1.5
-/** A queue this much longer than jitter is one. */
-const QUEUE_RTT_SHARE = 0.2
-const QUEUE_MS = 4
-/** One measurement says so much less of the path's rate at most: it may have been of a moment in which little was sent. */
+/** Maximum decrease of the rate by one measurement, which may cover a moment with little traffic. */
 const LESS = 0.8
-/** Below these there is nothing to gain. */
+/** Below these values a limit has no benefit. */
 const RTT_MIN_MS = 2
 const BYTES_PER_SECOND_MIN = 250_000
-/** Who sends less than this share of what the path has delivered does not fill its queue. */
+/** A sender below this share of the delivery rate does not fill the queue. */
 const FILLS_SHARE = 0.4
 const DRAIN = 0.95
 const DRAINS_MAX = 8
 const REST_MS = 10_000
-/** After so long without a sample the path may be another. */
+/** After this time without a sample the path may have changed. */
 const FORGET_MS = 30_000
-/** More is tried so often while the limit is what holds the rate down, by so much, and by more each time as long as that makes no queue. */
+/**
+ * Interval and step of probes for a higher rate while the limit is the bottleneck; the step grows as long as no queue
+ * builds up.
+ */
 const TRY_EVERY_MS = 1_500
 const TRY_FIRST = 0.03
 const TRY_GROWTH = 1.6
@@ -45,11 +48,11 @@ const TRY_MAX = 0.32
 const USED = 0.85
 
 export class Pace {
-  /** Samples of the last while, all of them with a queue or all without. */
+  /** Recent samples, all with a queue or all without. */
   readonly #history: PaceSample[] = []
   #hadQueue = false
   #limit: number | undefined
-  /** What came through while a queue stood. */
+  /** Delivery rate while a queue stood. */
   #capacity = 0
   #more = TRY_FIRST
   #drains = 0
@@ -60,11 +63,10 @@ export class Pace {
   /** Bytes a second; undefined: no limit. */
   step(now: PaceSample): number | undefined {
     const { atMs, rttMs, rttMinMs } = now
-    const queueMs = rttMs - rttMinMs - now.rttDeviationMs
-    const hasQueue = rttMinMs >= RTT_MIN_MS && queueMs > QUEUE_RTT_SHARE * rttMinMs + QUEUE_MS
+    const hasQueue = rttMinMs >= RTT_MIN_MS && queueStands({ rttMs, rttMinMs, noiseMs: now.rttDeviationMs })
     const last = this.#history.at(-1)
     if (last && atMs - last.atMs >= FORGET_MS) this.#forget()
-    // What came through before the queue stood, or while nothing came at all, says nothing of the path.
+    // Delivery before the queue stood, or without traffic, does not show the rate of the path.
     if (hasQueue !== this.#hadQueue || now.deliveredBytes === last?.deliveredBytes || !now.isWhole) this.#history.length = 0
     this.#hadQueue = hasQueue
     this.#history.push(now)

@@ -1,9 +1,9 @@
-// Loads quinn (Rust QUIC) from the native binaries of @chainsafe/libp2p-quic and makes what it needs: the sole file that knows the package.
-// Enters: nothing but the platform. Leaves: the binding's classes, an ephemeral identity, the peer's public key out of a connection.
-// The wrapper package exports only its libp2p transport, so the platform package (one .node file) is required directly: from here, or from
-// where the wrapper is installed. The JS part of libp2p is never loaded.
-// libp2p's certificate extension proves possession of an Ed25519 key on both ends; it is our channel binding, not our authentication
-// (https://github.com/libp2p/specs/blob/master/tls/tls.md).
+// Loads quinn (Rust QUIC) from the native binaries of @chainsafe/libp2p-quic: the only file that knows the package.
+// Enters: only the platform. Leaves: the binding's classes, an ephemeral identity, the peer's public key of a
+// connection. The wrapper package exports only its libp2p transport, so the platform package (one .node file) is
+// required directly: from here, or from the wrapper's folder. The JS part of libp2p is never loaded. libp2p's
+// certificate extension proves possession of an Ed25519 key on both ends; it is the channel binding, not the
+// authentication (https://github.com/libp2p/specs/blob/master/tls/tls.md).
 import { generateKeyPairSync } from 'node:crypto'
 import { createRequire } from 'node:module'
 
@@ -11,7 +11,7 @@ export type NativeStream = {
   id(): string
   /** At most `max` bytes, or null after the peer's FIN. Holds the read half's lock while it waits. */
   read(max: number): Promise<Uint8Array | null>
-  /** Resolves when all is in quinn's send buffer. Holds the write half's lock while it waits. */
+  /** Resolves when all bytes are in quinn's send buffer. Holds the write half's lock while it waits. */
   write(bytes: Uint8Array): Promise<void>
   finishWrite(): Promise<void>
   /** Waits for the write half's lock: behind a blocked write it does nothing until that write ends. */
@@ -29,9 +29,15 @@ export type NativeConnection = {
   rtt(): number
   stats(): { pathCwnd: number; pathLostPackets: number; pathSentPackets: number; udpTxBytes: number; udpRxBytes: number }
 }
-export type NativeServer = { port(): number; inboundConnection(): Promise<NativeConnection>; abort(): Promise<void> }
-export type NativeClient = { outboundConnection(ip: string, port: number): Promise<NativeConnection>; abort(): void }
-export type QuinnOptions = {
+export type NativeServer = {
+  port(): number
+  inboundConnection(): Promise<NativeConnection>
+  abort(): Promise<void>
+  /** Handshakes that inboundConnection calls have begun since the start. */
+  stats(): { acceptedHandshakes: number }
+}
+type NativeClient = { outboundConnection(ip: string, port: number): Promise<NativeConnection>; abort(): void }
+type QuinnOptions = {
   privateKeyProto: Uint8Array
   handshakeTimeout: number
   maxIdleTimeout: number
@@ -58,7 +64,7 @@ const WRAPPER = '@chainsafe/libp2p-quic'
 const abis = process.platform === 'linux' ? ['-gnu', '-musl'] : process.platform === 'win32' ? ['-msvc'] : ['']
 let loaded: { native: NativeQuic; detail: string } | undefined
 
-/** The binding; throws an Error that says what was tried. */
+/** The binding; throws an Error that lists the attempts. */
 export function loadQuic(): { native: NativeQuic; detail: string } {
   if (loaded) return loaded
   const here = createRequire(import.meta.url)
@@ -70,7 +76,7 @@ export function loadQuic(): { native: NativeQuic; detail: string } {
     for (const require of requires) {
       try {
         const native = require(name) as NativeQuic
-        if (!native.QuinnConfig || !native.Server || !native.Client) throw new Error('it lacks the classes we use')
+        if (!native.QuinnConfig || !native.Server || !native.Client) throw new Error('it lacks the required classes')
         const { version } = require(`${name}/package.json`) as { version: string }
         loaded = { native, detail: `quinn by ${name} ${version}` }
         return loaded
@@ -83,7 +89,10 @@ export function loadQuic(): { native: NativeQuic; detail: string } {
   throw new Error([...failures].join('; '))
 }
 
-/** A fresh Ed25519 identity: `proto` is libp2p's PrivateKey protobuf {1: type = 1 (Ed25519), 2: 64 bytes private || public}. */
+/**
+ * A fresh Ed25519 identity: `proto` is libp2p's PrivateKey protobuf {1: type = 1 (Ed25519), 2: 64 bytes private ||
+ * public}.
+ */
 export function createIdentity(): { proto: Uint8Array; publicKey: Uint8Array } {
   const { d = '', x = '' } = generateKeyPairSync('ed25519').privateKey.export({ format: 'jwk' })
   const publicKey = Buffer.from(x, 'base64url')
@@ -94,7 +103,10 @@ const BASE58 = '123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz'
 /** Identity multihash of libp2p's PublicKey protobuf {1: type = 1, 2: 32 bytes}. */
 const PEER_ID_PREFIX = Buffer.of(0x00, 0x24, 0x08, 0x01, 0x12, 0x20)
 
-/** '/ip4/1.2.3.4/udp/5/quic-v1/p2p/12D3...' as host, port and Ed25519 public key (32 bytes); throws an Error on anything else. */
+/**
+ * '/ip4/1.2.3.4/udp/5/quic-v1/p2p/12D3...' as host, port and Ed25519 public key (32 bytes); throws an Error on anything
+ * else.
+ */
 export function parseRemote(multiaddr: string): { host: string; port: number; publicKey: Uint8Array } {
   const [, family, host, udp, port, , p2p, peerId] = multiaddr.split('/')
   if ((family !== 'ip4' && family !== 'ip6') || udp !== 'udp' || p2p !== 'p2p' || !host || !peerId)

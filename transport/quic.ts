@@ -1,39 +1,60 @@
-// The QUIC engine: quinn by its native binding. Enters and leaves: what types.ts says.
-// Always holds: a native call that cannot be cancelled never keeps one of our promises waiting after reset, loss or close; the native stream is
-// kept until both halves are over, because dropping it (garbage collection) would finish its write half as if its end had been meant.
-// Measured (2.1.1, loopback, 2 cores): 2.0-2.8 Gbit/s for 64 KiB - 1 MiB reads and writes; slower below 16 KiB.
+// The QUIC engine: quinn by its native binding. Interface: types.ts. Always holds: a native call that cannot be
+// cancelled never blocks a promise of this engine after reset, loss or close; the native stream is kept until both
+// halves have ended, because dropping it (garbage collection) would finish its write half like a clean end. Measured
+// (2.1.1, loopback, 2 cores): 2.0-2.8 Gbit/s for 64 KiB - 1 MiB reads and writes; slower below 16 KiB.
 import { createHash } from 'node:crypto'
 import { lookup } from 'node:dns/promises'
 import { isIP } from 'node:net'
 import { sleep, within } from '../ops/deadline.ts'
 import { GodwitError, toGodwitError } from '../wire/errors.ts'
+import { AcceptSlots } from './accept-slots.ts'
+import { type AddressOptions, connectByName, type Resolve } from './connect-by-name.ts'
 import { createGuard } from './guard.ts'
 import { createInbox } from './inbox.ts'
-import { createIdentity, loadQuic, type NativeConnection, type NativeServer, type NativeStream, parseRemote } from './quic-native.ts'
-import type { CloseReason, Connection, Engine, Listener, Stream } from './types.ts'
+import { InitialGate } from './initial-gate.ts'
+import {
+  createIdentity,
+  loadQuic,
+  type NativeConnection,
+  type NativeQuic,
+  type NativeServer,
+  type NativeStream,
+  parseRemote,
+} from './quic-native.ts'
+import { Stranger, type StrangerLimits, TOO_MUCH } from './stranger.ts'
+import type { CloseReason, Connection, Engine, Listener, ListenOptions, Stream } from './types.ts'
 import { enlargeReceiveBuffer } from './udp-buffer.ts'
+import { setUdpFilter } from './udp-filter.ts'
 
-export type QuicOptions = {
-  /** A silent peer is lost after this. Default 15_000. Both ends take the smaller of their two. */
+type QuicOptions = {
+  /** A peer that sends nothing for this time is lost. Default 15_000. The smaller value of both ends applies. */
   idleTimeoutMs?: number
   /** Default a third of the idle timeout. */
   keepAliveMs?: number
-  /** What the peer may send on one stream before we read. Default 8 MiB: 100 Mbit/s at 600 ms. */
+  /** Receive window of one stream. Default 8 MiB: 100 Mbit/s at 600 ms. */
   streamWindowBytes?: number
-  /** The same over all streams of a connection. Default 128 MiB. Streams that are not read must together stay below it, or they stop the others. */
+  /**
+   * Receive window of a connection. Default 128 MiB. Unread streams must together stay below it, or they block the
+   * others.
+   */
   connectionWindowBytes?: number
   /** Streams the peer may have open at once. Default 1024. */
   maxStreams?: number
+  /** How names of servers become addresses. Default: the system's way. */
+  resolve?: Resolve | undefined
 }
-type Settings = Required<QuicOptions>
+type Settings = Required<Omit<QuicOptions, 'resolve'>>
 
-/** quinn allocates this much for every read; larger ones gave nothing. */
+/** quinn allocates this much for every read; larger reads were not faster. */
 const READ_BYTES = 128 * 1024
-/** A reset waits behind one native write at most, so writes go down in pieces. */
+/** A reset waits for at most one native write, so writes are split into pieces. */
 const WRITE_BYTES = 128 * 1024
-/** quinn finishes a handshake inside accept: with one accept pending, one silent client would hold up all others until it times out. An accept that
- * waits costs a promise; so many silent clients at once hold up the next. */
-const PARALLEL_HANDSHAKES = 256
+/** See accept-slots.ts. The same limit as for unauthenticated peers of the gateway. */
+const ACCEPT = { idle: 64, handshakesMax: 1024 }
+/** quinn's messages for a failed handshake that had begun; other messages may be about its first packet. */
+const HANDSHAKE_ENDS = /^(timed out|closed|reset)/
+/** Intervals at which blocked calls are replaced: at rest, and while clients arrive faster. */
+const ACCEPT_LOOK_MS = { rest: 100, busy: 10 }
 const CLOSE_MS = 1_000
 const BACKLOG_CONNECTIONS = 256
 /** UDP socket buffers; the kernel clamps them to net.core.[rw]mem_max. */
@@ -41,9 +62,19 @@ const SOCKET_BUFFER_BYTES = 4 * 1024 * 1024
 
 const textOf = (error: unknown) => (error instanceof Error ? error.message : String(error))
 
+/**
+ * Interval of the check of unauthenticated peers: the binding has one window for all connections of a server, so a peer
+ * that sends too much can only be detected and closed.
+ */
+const STRANGERS_LOOK_MS = 25
+/**
+ * UDP bytes for a handshake and for acknowledgements, in addition to the bytes that an unauthenticated peer may send.
+ */
+const HANDSHAKE_BYTES = 32 * 1024
+
 type Wrapped = {
   stream: Stream
-  /** Our side closes: fails our promises and nothing else, since a reset would take back what was written. */
+  /** This side closes: reject only the promises, because a reset would discard written bytes. */
   lose(error: GodwitError): void
 }
 
@@ -61,14 +92,15 @@ function createStream(native: NativeStream, id: number, lost: () => GodwitError 
   const fail = (error: GodwitError) => {
     if (guard.error || (!halves.write && !halves.read)) return
     guard.fail(error)
-    // Each may wait behind a pending call of its half. That call ends when the peer reads, writes or learns of the other half's reset.
+    // Each may wait behind a pending call of its half. That call ends when the peer reads, writes or learns of the
+    // other half's reset.
     const done = [native.resetWrite().catch(() => {}), native.stopRead().catch(() => {})]
     Promise.all(done).then(() => {
       over('write')
       over('read')
     })
   }
-  /** The peer's reset of one half takes both: that is the seam's meaning of reset. */
+  /** The peer's reset of one half ends both halves, as types.ts defines it. */
   const mapped = (error: unknown): GodwitError => {
     if (guard.error) return guard.error
     const message = textOf(error)
@@ -83,8 +115,8 @@ function createStream(native: NativeStream, id: number, lost: () => GodwitError 
     try {
       for (let at = 0; at < bytes.length; at += WRITE_BYTES) {
         if (guard.error) throw guard.error
-        // A copy: after reset() rejects this promise the native side still reads the buffer, which the caller may by then have
-        // reused or transferred to a worker (that would crash the process).
+        // A copy: after reset() rejects this promise the native side still reads the buffer, which the caller may by
+        // then have reused or transferred to a worker (that would crash the process).
         await guard.run(native.write(Buffer.from(bytes.subarray(at, at + WRITE_BYTES))))
       }
     } catch (error) {
@@ -134,17 +166,33 @@ function createStream(native: NativeStream, id: number, lost: () => GodwitError 
 function reasonOf(error: unknown): CloseReason {
   const message = textOf(error)
   const clean = message.startsWith('closed by peer') || message === 'closed'
-  return { code: clean ? 'CLOSED' : 'CONNECTION_LOST', message: message === 'timed out' ? 'the peer went silent' : message }
+  return { code: clean ? 'CLOSED' : 'CONNECTION_LOST', message: message === 'timed out' ? 'the peer stopped responding' : message }
 }
 
-function createConnection(native: NativeConnection, serverKey: Uint8Array, side: 'client' | 'server', maxStreams: number): Connection {
+type ConnectionOptions = {
+  native: NativeConnection
+  serverKey: Uint8Array
+  side: 'client' | 'server'
+  maxStreams: number
+  /** Absent: the peer may do all at once. */
+  strangers?: StrangerLimits | undefined
+  /** The peer, at this address, has proved who it is. */
+  onTrusted?: (address: string) => void
+}
+/**
+ * `look`: ends the connection of an unauthenticated peer that has sent too much; false once the peer is authenticated.
+ */
+type Watched = { connection: Connection; look(): boolean }
+
+function createConnection({ native, serverKey, side, maxStreams, strangers, onTrusted }: ConnectionOptions): Watched {
   const { host, port } = parseRemote(native.remoteMultiaddr())
+  const stranger = new Stranger(strangers)
   const inbox = createInbox<Stream>(maxStreams)
   const live = new Set<Wrapped>()
   const closed = Promise.withResolvers<CloseReason>()
   const guard = createGuard()
 
-  // Streams are not told of a loss: their native calls fail by themselves, after what has come was read.
+  // Streams get no event for a loss: their native calls fail by themselves after the received bytes are read.
   const finish = (reason: CloseReason) => {
     if (guard.error) return
     guard.fail(new GodwitError('CONNECTION_LOST', `connection to ${host}:${port}: ${reason.message}`))
@@ -161,16 +209,29 @@ function createConnection(native: NativeConnection, serverKey: Uint8Array, side:
     live.add(wrapped)
     return wrapped.stream
   }
+  /** Frees the buffers of its streams: the native side keeps them until they are read or stopped. */
+  const throwOut = () => {
+    finish({ code: 'CONNECTION_LOST', message: TOO_MUCH })
+    for (const { stream } of live) stream.reset(TOO_MUCH)
+    native.abort()
+  }
   const acceptAll = async () => {
     for (;;) {
       const stream = adopt(await native.inboundStream(), side === 'client' ? 'server' : 'client')
-      if (!inbox.push(stream)) stream.reset('too many streams wait')
+      if (!stranger.mayOpen()) return throwOut()
+      if (!inbox.push(stream)) stream.reset('too many unaccepted streams')
     }
   }
   // The accept loop ends with the connection, and its error is the only place where the binding tells why.
   acceptAll().catch(error => finish(reasonOf(error)))
 
-  return {
+  const look = () => {
+    if (guard.error || stranger.isTrusted) return false
+    const isTooMuch = strangers && Number(native.stats().udpRxBytes) > strangers.bytes + HANDSHAKE_BYTES
+    if (isTooMuch) throwOut()
+    return !isTooMuch
+  }
+  const connection: Connection = {
     engine: 'quic',
     remoteAddress: `${host}:${port}`,
     binding: createHash('sha256').update(serverKey).digest(),
@@ -182,6 +243,10 @@ function createConnection(native: NativeConnection, serverKey: Uint8Array, side:
       }
     },
     acceptStream: () => inbox.next(),
+    trust() {
+      stranger.trust()
+      onTrusted?.(host)
+    },
     stats() {
       const { pathCwnd, pathLostPackets, pathSentPackets, udpTxBytes, udpRxBytes } = native.stats()
       return {
@@ -198,61 +263,129 @@ function createConnection(native: NativeConnection, serverKey: Uint8Array, side:
       if (guard.error) return
       finish({ code: 'CLOSED', message: reason ?? 'closed' })
       for (const stream of live) stream.lose(guard.error!)
-      // CONNECTION_CLOSE overtakes what is still on its way: give the last words (an error, a farewell) about a round trip to arrive.
+      // CONNECTION_CLOSE overtakes data in transit: give the last data (an error, a goodbye) about a round trip to
+      // arrive.
       await sleep(Math.min(Math.max(2 * native.rtt(), 20), 1000))
       native.abort()
     },
     closed: closed.promise,
   }
+  return { connection, look }
 }
 
-async function addressOf(host: string): Promise<{ ip: string; family: 0 | 1 }> {
-  const { address, family } = isIP(host) ? { address: host, family: isIP(host) } : await lookup(host)
-  return { ip: address, family: family === 6 ? 1 : 0 }
+/** Checks connections until they are authenticated. */
+function createWatch(): { add(watched: Watched): void; stop(): void } {
+  const watched = new Set<Watched>()
+  let timer: NodeJS.Timeout | undefined
+  const stop = () => {
+    clearInterval(timer)
+    timer = undefined
+  }
+  const lookAll = () => {
+    for (const each of watched) if (!each.look()) watched.delete(each)
+    if (watched.size === 0) stop()
+  }
+  return {
+    add(each) {
+      watched.add(each)
+      timer ??= setInterval(lookAll, STRANGERS_LOOK_MS)
+    },
+    stop,
+  }
 }
 
-/** Wraps a native server: PARALLEL_HANDSHAKES accept calls feed one inbox. */
-function createListener(server: NativeServer, host: string, ownKey: Uint8Array, { maxStreams }: Settings): Listener {
+/**
+ * Keeps accept calls pending at the server until it is closed. `take` receives each connection with a completed
+ * handshake.
+ */
+function acceptFrom(
+  server: NativeServer,
+  gate: InitialGate,
+  take: (native: NativeConnection) => Promise<void>,
+): { handshakes(): number; stop(): void } {
+  const slots = new AcceptSlots(ACCEPT)
+  let isStopped = false
+  let timer: NodeJS.Timeout | undefined
+  const nextConnection = async (): Promise<NativeConnection | undefined> => {
+    try {
+      const native = await server.inboundConnection()
+      slots.end(true)
+      return native
+    } catch (error) {
+      const message = textOf(error)
+      if (message === 'server closed') isStopped = true
+      slots.end(HANDSHAKE_ENDS.test(message))
+      return undefined
+    }
+  }
+  const acceptOne = async () => {
+    const native = await nextConnection()
+    if (native) take(native).catch(() => {})
+    if (!isStopped) fill()
+  }
+  const fill = (): number => {
+    const more = slots.more(server.stats().acceptedHandshakes)
+    for (let i = 0; i < more; i++) void acceptOne()
+    return more
+  }
+  const look = () => {
+    if (isStopped) return
+    const filter = gate.step(slots.handshakes(server.stats().acceptedHandshakes))
+    if (filter !== undefined) void setUdpFilter(server.port(), filter)
+    const more = fill()
+    timer = setTimeout(look, more > 0 ? ACCEPT_LOOK_MS.busy : ACCEPT_LOOK_MS.rest).unref()
+  }
+  look()
+  return {
+    handshakes: () => (isStopped ? 0 : slots.handshakes(server.stats().acceptedHandshakes)),
+    stop() {
+      isStopped = true
+      clearTimeout(timer)
+    },
+  }
+}
+
+/** Wraps a native server: accept calls feed one inbox. */
+function createListener(
+  server: NativeServer,
+  { host, strangers }: ListenOptions,
+  serverKey: Uint8Array,
+  { maxStreams }: Settings,
+): Listener {
+  const watch = createWatch()
+  const gate = new InitialGate(ACCEPT.handshakesMax)
   const inbox = createInbox<Connection>(BACKLOG_CONNECTIONS)
   const live = new Set<Connection>()
   let closing: Promise<void> | undefined
   const wrap = (native: NativeConnection) => {
     try {
-      return createConnection(native, ownKey, 'server', maxStreams)
+      return createConnection({ native, serverKey, side: 'server', maxStreams, strangers, onTrusted: address => gate.know(address) })
     } catch (error) {
       // A peer whose key is not Ed25519.
       native.abort()
       throw error
     }
   }
-  const acceptAll = async () => {
-    while (!closing) {
-      try {
-        const native = await server.inboundConnection()
-        const connection = wrap(native)
-        if (!inbox.push(connection)) {
-          await connection.close('too many connections wait')
-          continue
-        }
-        live.add(connection)
-        connection.closed.then(() => live.delete(connection))
-      } catch (error) {
-        // One client's failed handshake; only the end of the endpoint ends the loop.
-        if (textOf(error) === 'server closed') return
-        await sleep(10)
-      }
-    }
-  }
+  const accepting = acceptFrom(server, gate, async native => {
+    const watched = wrap(native)
+    const { connection } = watched
+    if (watched.look()) watch.add(watched)
+    if (!inbox.push(connection)) return await connection.close('too many unaccepted connections')
+    live.add(connection)
+    connection.closed.then(() => live.delete(connection))
+  })
   const close = async () => {
+    accepting.stop()
+    watch.stop()
     await Promise.all([...live].map(connection => connection.close('the listener closed')))
-    // The binding waits for every connection to drain; a client that died in its handshake holds it up for the idle timeout. The wait goes on
-    // behind our back (and keeps the port until then), but nobody waits for it.
+    // The binding waits for every connection to drain; a client that failed during its handshake delays it for the idle
+    // timeout. The native side keeps waiting (and keeps the port), but close() does not.
     await Promise.race([server.abort(), sleep(CLOSE_MS)])
   }
-  for (let i = 0; i < PARALLEL_HANDSHAKES; i++) void acceptAll()
   return {
     address: { host, port: server.port() },
     accept: () => inbox.next(),
+    handshakes: accepting.handshakes,
     close() {
       if (!closing) {
         closing = close()
@@ -263,8 +396,37 @@ function createListener(server: NativeServer, host: string, ownKey: Uint8Array, 
   }
 }
 
-/** An engine over quinn with its own ephemeral Ed25519 identity. Listener.close() also closes the connections that it accepted: they share its socket. */
-export function createQuicEngine(options: QuicOptions = {}): Engine {
+type Prepared = { native: NativeQuic; config: InstanceType<NativeQuic['QuinnConfig']> }
+
+async function connectOne(
+  { native, config }: Prepared,
+  maxStreams: number,
+  { host, port, timeoutMs, signal }: AddressOptions,
+): Promise<Connection> {
+  const what = `QUIC to ${host}:${port}`
+  let client: InstanceType<typeof native.Client> | undefined
+  try {
+    client = new native.Client(config, isIP(host) === 6 ? 1 : 0)
+    const inner = await within(client.outboundConnection(host, port), { ms: timeoutMs, what, code: 'CONNECT_TIMEOUT', signal })
+    const serverKey = parseRemote(inner.remoteMultiaddr()).publicKey
+    const { connection } = createConnection({ native: inner, serverKey, side: 'client', maxStreams })
+    const abort = () => client?.abort()
+    // The socket belongs to this connection alone. closed() of the native side comes after the farewell was sent.
+    inner.closed().then(abort, abort)
+    return connection
+  } catch (error) {
+    client?.abort()
+    if (signal.aborted) throw signal.reason
+    if (textOf(error) === 'timed out') throw new GodwitError('CONNECT_TIMEOUT', `${what}: no answer`, { cause: error })
+    throw error instanceof GodwitError ? error : new GodwitError('CONNECT_FAILED', `${what}: ${textOf(error)}`, { cause: error })
+  }
+}
+
+/**
+ * An engine over quinn with its own ephemeral Ed25519 identity. Listener.close() also closes the connections that it
+ * accepted: they share its socket.
+ */
+export function createQuicEngine({ resolve, ...options }: QuicOptions = {}): Engine {
   const idleTimeoutMs = options.idleTimeoutMs ?? 15_000
   const settings: Settings = {
     idleTimeoutMs,
@@ -309,42 +471,21 @@ export function createQuicEngine(options: QuicOptions = {}): Engine {
         return { ok: false, reason: textOf(error) }
       }
     },
-    async listen({ host, port, signal }) {
+    async listen(options) {
+      const { host, port, signal } = options
       signal?.throwIfAborted()
       const { native, config, publicKey } = ready()
-      const { ip } = await addressOf(host)
       try {
+        const ip = isIP(host) ? host : (await lookup(host)).address
         const server = new native.Server(config, ip, port)
         await enlargeReceiveBuffer(server.port())
-        const listener = createListener(server, host, publicKey, settings)
+        const listener = createListener(server, options, publicKey, settings)
         signal?.addEventListener('abort', () => void listener.close(), { once: true })
         return listener
       } catch (error) {
         throw new GodwitError('CONNECT_FAILED', `cannot listen on UDP ${host}:${port}: ${textOf(error)}`, { cause: error })
       }
     },
-    async connect({ host, port, timeoutMs = 10_000, signal }) {
-      signal?.throwIfAborted()
-      const { native, config } = ready()
-      const what = `QUIC to ${host}:${port}`
-      const deadline = performance.now() + timeoutMs
-      const left = () => ({ ms: Math.max(0, deadline - performance.now()), what, code: 'CONNECT_TIMEOUT' as const, signal })
-      let client: InstanceType<typeof native.Client> | undefined
-      try {
-        const { ip, family } = await within(addressOf(host), left())
-        client = new native.Client(config, family)
-        const inner = await within(client.outboundConnection(ip, port), left())
-        const connection = createConnection(inner, parseRemote(inner.remoteMultiaddr()).publicKey, 'client', settings.maxStreams)
-        const abort = () => client?.abort()
-        // The socket belongs to this connection alone. closed() of the native side comes after the farewell was sent.
-        inner.closed().then(abort, abort)
-        return connection
-      } catch (error) {
-        client?.abort()
-        if (signal?.aborted) throw signal.reason
-        if (textOf(error) === 'timed out') throw new GodwitError('CONNECT_TIMEOUT', `${what}: no answer`, { cause: error })
-        throw error instanceof GodwitError ? error : new GodwitError('CONNECT_FAILED', `${what}: ${textOf(error)}`, { cause: error })
-      }
-    },
+    connect: options => connectByName(options, { what: 'QUIC', resolve, connectOne: one => connectOne(ready(), settings.maxStreams, one) }),
   }
 }

@@ -1,8 +1,8 @@
-// JSON RPC both ways over one stream: requests with answers, notifications without, heartbeats beneath.
-// Enters: method calls, frames RPC / PING / PONG / ERROR. Leaves: answers, or coded errors.
-// Always holds: every request ends (answer, deadline, signal or the link's end); outstanding requests, running handlers and queued bytes are
-// bounded; silence for `silenceMs` ends the link (a hung peer holds its connection open: only its silence tells); a malformed frame ends the
-// link with its code, an unknown method or a handler's error is only that call's answer.
+// JSON RPC in both directions over one stream: requests with answers, notifications without, heartbeats. Enters: method
+// calls, frames RPC / PING / PONG / ERROR. Leaves: answers, or coded errors. Always holds: every request ends (answer,
+// deadline, signal or end of the link); outstanding requests, running handlers and queued bytes are bounded;
+// `silenceMs` without data ends the link (a hung peer keeps its connection open); a malformed frame ends the link with
+// its code; an unknown method or a handler's error fails only that call.
 import { ErrorBody } from '../wire/control.ts'
 import { fromBody, GodwitError, toGodwitError } from '../wire/errors.ts'
 import { FRAME_HEADER_BYTES } from '../wire/frame.ts'
@@ -13,17 +13,17 @@ import { createFrameStream, type FrameStream } from './frames.ts'
 import type { Stream } from './types.ts'
 
 export const REQUESTS_MAX = 64
-export const QUEUED_BYTES_MAX = 4 * 1024 * 1024
-/** A notification may be lost: it is, when this much waits to be written. */
+const QUEUED_BYTES_MAX = 4 * 1024 * 1024
+/** Notifications are dropped when this much waits to be written. */
 const NOTIFY_QUEUED_BYTES_MAX = 256 * 1024
 const REQUEST_TIMEOUT_MS = 30_000
 const HEARTBEAT_MS = 5_000
 const SILENCE_MS = 15_000
 const CLOSE_GRACE_MS = 1_000
-/** A frame of 1 MiB may take this long: 18 KiB/s. Slower is not a link, or not a friend. */
+/** Limit for a frame of 1 MiB, which is 18 KiB/s; a slower peer is disconnected. */
 const FRAME_MS = 60_000
 
-export type RpcContext = { signal: AbortSignal }
+type RpcContext = { signal: AbortSignal }
 export type RpcHandlers = Record<string, (params: unknown, context: RpcContext) => Promise<unknown>>
 export type RequestOptions = { timeoutMs?: number; signal?: AbortSignal }
 
@@ -31,9 +31,9 @@ export type RpcPeer = {
   request<T>(method: string, params: unknown, options?: RequestOptions): Promise<T>
   /** Best effort: dropped when the link is slow or gone. */
   notify(method: string, params: unknown): void
-  /** Resolves (never rejects) when the link has ended: null for a clean end by either side, otherwise why. */
+  /** Resolves (never rejects) when the link has ended: null for a clean end by either side, otherwise the error. */
   readonly closed: Promise<GodwitError | null>
-  /** Ends the link; with an error the peer is told why. */
+  /** Ends the link; an error is sent to the peer. */
   close(error?: GodwitError): void
 }
 
@@ -61,7 +61,7 @@ const EMPTY = new Uint8Array(0)
 type Waiting = { resolve: (value: unknown) => void; reject: (error: unknown) => void }
 type Reply = { result: unknown } | { error: GodwitError }
 
-/** Speaks RPC on a stream (or on one whose first frames have been read already) until either side ends it. */
+/** Runs RPC on a stream (also after its first frames were read) until either side ends it. */
 export function createRpc(on: Stream | FrameStream, options: RpcOptions): RpcPeer {
   return new Rpc('next' in on ? on : createFrameStream(on), options)
 }
@@ -129,7 +129,7 @@ class Rpc implements RpcPeer {
     if (this.#over.signal.aborted || this.#queuedBytes > NOTIFY_QUEUED_BYTES_MAX) return
     const payload = toJson({ method, params })
     if (payload.length <= FRAME_LIMITS.RPC) this.#send(FRAME.RPC, payload).catch(() => {})
-    else this.#options.log.warn('a notification is too large', { method, bytes: payload.length })
+    else this.#options.log.warn('notification is too large', { method, bytes: payload.length })
   }
 
   close(error?: GodwitError): void {
@@ -155,7 +155,7 @@ class Rpc implements RpcPeer {
       else this.#answer(message.id, message.method, message.params)
       return
     }
-    if (message.id > this.#lastId) throw new GodwitError('FRAME_MALFORMED', `an answer to request ${message.id}, which was never made`)
+    if (message.id > this.#lastId) throw new GodwitError('FRAME_MALFORMED', `an answer to request ${message.id}, which was never sent`)
     const waiter = this.#waiting.get(message.id)
     if ('error' in message) waiter?.reject(fromBody(message.error))
     else waiter?.resolve(message.result)
@@ -165,17 +165,17 @@ class Rpc implements RpcPeer {
     try {
       this.#options.onNotify?.(method, params)
     } catch (error) {
-      this.#options.log.warn('a notification was not understood', { method, error })
+      this.#options.log.warn('notification rejected', { method, error })
     }
   }
 
   async #answer(id: number, method: string, params: unknown): Promise<void> {
-    // Answers to a peer that does not read them would pile up here.
+    // Answers to a peer that does not read would accumulate.
     if (this.#queuedBytes > QUEUED_BYTES_MAX) return this.close(new GodwitError('LIMIT_EXCEEDED', 'the peer does not read its answers'))
     const reply = await this.#call(method, params)
     let payload = toJson({ id, ...reply })
     if (payload.length > FRAME_LIMITS.RPC) {
-      this.#options.log.error('an answer is too large', { method, bytes: payload.length })
+      this.#options.log.error('answer is too large', { method, bytes: payload.length })
       payload = toJson({ id, error: new GodwitError('LIMIT_EXCEEDED', `the answer to ${method} is too large`) })
     }
     await this.#send(FRAME.RPC, payload).catch(() => {})
@@ -184,14 +184,14 @@ class Rpc implements RpcPeer {
   async #call(method: string, params: unknown): Promise<Reply> {
     const { handlers, log } = this.#options
     const handler = Object.hasOwn(handlers, method) ? handlers[method] : undefined
-    if (!handler) return { error: new GodwitError('VERSION_UNSUPPORTED', `no method '${method}' here`) }
-    if (this.#running >= REQUESTS_MAX) return { error: new GodwitError('LIMIT_EXCEEDED', `more than ${REQUESTS_MAX} requests at once`) }
+    if (!handler) return { error: new GodwitError('VERSION_UNSUPPORTED', `unknown method '${method}'`) }
+    if (this.#running >= REQUESTS_MAX) return { error: new GodwitError('LIMIT_EXCEEDED', `more than ${REQUESTS_MAX} requests in progress`) }
     this.#running += 1
     try {
       return { result: (await handler(params, { signal: this.#over.signal })) ?? null }
     } catch (thrown) {
       const error = toGodwitError(thrown)
-      if (error.code === 'INTERNAL') log.error('a request handler failed', { method, error })
+      if (error.code === 'INTERNAL') log.error('request handler failed', { method, error })
       return { error }
     } finally {
       this.#running -= 1
@@ -201,13 +201,13 @@ class Rpc implements RpcPeer {
   #beat(): void {
     const silentMs = performance.now() - this.#frames.heardAt()
     if (silentMs >= (this.#options.silenceMs ?? SILENCE_MS))
-      this.#finish(new GodwitError('CONNECTION_LOST', `the peer has been silent for ${Math.round(silentMs)} ms`))
+      this.#finish(new GodwitError('CONNECTION_LOST', `no data from the peer for ${Math.round(silentMs)} ms`))
     else if (performance.now() - (this.#frames.beganAt() ?? Number.POSITIVE_INFINITY) >= (this.#options.frameMs ?? FRAME_MS))
-      this.close(new GodwitError('TIMEOUT', 'a frame has not come to its end in time'))
+      this.close(new GodwitError('TIMEOUT', 'a frame was not complete in time'))
     else if (this.#queuedBytes <= NOTIFY_QUEUED_BYTES_MAX) this.#send(FRAME.PING, EMPTY).catch(() => {})
   }
 
-  /** One answer waits at a time, however many PINGs come. */
+  /** At most one PONG is queued, however many PINGs arrive. */
   #pong(): void {
     if (this.#pongQueued) return
     this.#pongQueued = true
@@ -235,7 +235,7 @@ class Rpc implements RpcPeer {
     this.#over.abort(error)
     clearInterval(this.#heart)
     for (const { reject } of [...this.#waiting.values()]) reject(error)
-    // What was written last (an ERROR frame) should still arrive: half-close first, reset when the peer does not take it in time.
+    // The last frame (ERROR) should still arrive: half-close first, then reset if the peer does not read it in time.
     this.#lastWrite.then(() => this.#frames.stream.end()).catch(() => {})
     setTimeout(() => this.#frames.stream.reset('closed'), CLOSE_GRACE_MS).unref()
     this.#closed.resolve(reason)

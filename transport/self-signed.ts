@@ -1,11 +1,12 @@
-// Ephemeral server certificates for the TLS engines. Enters: a clock. Leaves: a fresh P-256 key and a self-signed certificate of ten days
-// (WebTransport's serverCertificateHashes allow a P-256 key and 14 days at most:
-// https://www.w3.org/TR/webtransport/#dom-webtransportoptions-servercertificatehashes).
-// Nobody verifies these certificates by name or issuer: their hash is the channel binding that the layer above signs. So the DER is written
-// here by hand, one fixed shape (RFC 5280, section 4.1): @peculiar/x509 2.x does not load without a global reflect polyfill.
+// Ephemeral server certificates for the TLS engines. Enters: a clock. Leaves: a fresh P-256 key and a self-signed
+// certificate of ten days (WebTransport's serverCertificateHashes allow a P-256 key and 14 days at most:
+// https://www.w3.org/TR/webtransport/#dom-webtransportoptions-servercertificatehashes). No peer verifies these
+// certificates by name or issuer: their hash is the channel binding that the layer above signs. So this file writes the
+// DER itself, in one fixed form (RFC 5280, section 4.1): @peculiar/x509 2.x does not load without a global reflect
+// polyfill.
 import { createHash, generateKeyPairSync, randomBytes, sign } from 'node:crypto'
 
-export type ServerCertificate = {
+type ServerCertificate = {
   keyPem: string
   certificatePem: string
   /** SHA-256 of the certificate's DER: the channel binding. */
@@ -26,7 +27,7 @@ function der(tag: number, ...content: Uint8Array[]): Buffer {
 }
 const sequence = (...content: Uint8Array[]) => der(0x30, ...content)
 const oid = (hex: string) => der(0x06, Buffer.from(hex, 'hex'))
-/** UTCTime, YYMMDDHHMMSSZ: right until 2049. */
+/** UTCTime, YYMMDDHHMMSSZ: valid until 2049. */
 const utcTime = (ms: number) => der(0x17, Buffer.from(`${new Date(ms).toISOString().slice(2, 19).replace(/[-:T]/g, '')}Z`))
 const pem = (label: string, bytes: Buffer) =>
   `-----BEGIN ${label}-----\n${bytes.toString('base64').replace(/.{64}(?=.)/g, '$&\n')}\n-----END ${label}-----\n`
@@ -37,7 +38,7 @@ const SUBJECT_ALT_NAME = oid('551d11')
 
 export function createServerCertificate(nowMs: number = Date.now()): ServerCertificate {
   const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
-  // A clock that is a little ahead of its clients' must not make the certificate one of the future.
+  // Valid from earlier, because this clock may be ahead of the clients' clocks.
   const notBeforeMs = nowMs - DAY_MS
   const notAfterMs = notBeforeMs + CERTIFICATE_DAYS * DAY_MS
   const serial = randomBytes(16)

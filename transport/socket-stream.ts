@@ -1,16 +1,16 @@
-// A TCP socket as a Stream (types.ts): what joins users' and guests' plain connections with streams of ours.
-// Enters: a connected socket with allowHalfOpen. Leaves: its bytes. Always holds: nothing is read ahead of the reader but what the socket itself
-// buffers; a write waits until the kernel has taken the bytes; a reset is one for the peer too (RST), never an orderly end.
+// A TCP socket as a Stream (types.ts): joins plain connections of users and guests with streams. Enters: a connected
+// socket with allowHalfOpen. Leaves: its bytes. Always holds: only the socket's own buffer reads ahead; a write waits
+// until the kernel has accepted the bytes; a reset is a reset for the peer too (RST), never a clean end.
 import type { Socket } from 'node:net'
 import { GodwitError } from '../wire/errors.ts'
 import type { Stream } from './types.ts'
 
 export function createSocketStream(socket: Socket, id = 0): Stream {
-  // destroyOnReturn: the end of reading must leave our own direction open.
+  // destroyOnReturn: the end of reading must keep the write direction open.
   const chunks = socket.iterator({ destroyOnReturn: false })
-  // An error between two calls belongs to the next one: the iterator and the callback of write() give it.
+  // An error between two calls is reported by the next call, through the iterator or the callback of write().
   socket.on('error', () => {})
-  const broken = (cause: unknown) => new GodwitError('STREAM_RESET', 'the connection broke', { cause })
+  const broken = (cause: unknown) => new GodwitError('STREAM_RESET', 'the connection failed', { cause })
   return {
     id,
     write: bytes =>

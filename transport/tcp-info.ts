@@ -1,7 +1,8 @@
-// What the kernel does with a TCP socket of ours, and knows of its path. Enters: a socket. Leaves: BBR as its congestion control where the kernel has it;
-// the path as tcp_info tells it. Never throws.
-// CUBIC takes each lost packet for congestion and collapses on a long path with random loss (measured at 200 Mbit/s, 150 ms, 1 %: below 6 Mbit/s; BBR 74),
-// and Node cannot choose. A process may set what net.ipv4.tcp_allowed_congestion_control lists, root what tcp_available_congestion_control does.
+// Reads and sets kernel properties of a TCP socket. Enters: a socket. Leaves: BBR as its congestion control if the
+// kernel has it; the path statistics of tcp_info. Never throws. CUBIC treats each lost packet as congestion and
+// collapses on a long path with random loss (measured at 200 Mbit/s, 150 ms, 1 %: below 6 Mbit/s; BBR 74), and Node
+// cannot choose. A process may set the algorithms in net.ipv4.tcp_allowed_congestion_control, root those in
+// tcp_available_congestion_control.
 import type { Socket } from 'node:net'
 import { loadSocketOptions, type SocketOptions } from './socket-options.ts'
 
@@ -17,13 +18,13 @@ const TCP_INFO_BYTES = 232
 export type TcpPath = {
   rttMs: number
   rttMinMs: number
-  /** How far round trips are from their mean, on average. */
+  /** Mean deviation of round trips. */
   rttDeviationMs: number
   congestionWindowBytes: number
   sentPackets: number
   lostPackets: number
   deliveryBytesPerSecond: number
-  /** What has arrived, also behind what was lost. */
+  /** Delivered bytes, also those after a lost packet. */
   deliveredBytes: number
 }
 
@@ -42,19 +43,19 @@ const AT = {
 
 let options: SocketOptions | undefined
 
-/** Loads what the other calls need; false: it cannot be had, and they give nothing. */
+/** Loads the functions for the other calls; false: not available, and the other calls return undefined. */
 export async function loadTcpInfo(): Promise<boolean> {
   options ??= await loadSocketOptions().catch(() => undefined)
   return options !== undefined
 }
 
-/** Node has a handle's descriptor and no word for it. */
+/** Node has no public API for a handle's descriptor. */
 function descriptorOf(socket: Socket): number | undefined {
   const { fd } = (socket as unknown as { _handle?: { fd?: number } | null })._handle ?? {}
   return fd !== undefined && fd >= 0 ? fd : undefined
 }
 
-/** Asks for BBR; gives the congestion control that the socket has then, undefined where that is not known. */
+/** Requests BBR; returns the congestion control of the socket after that, undefined if unknown. */
 export function preferBbr(socket: Socket): string | undefined {
   const fd = descriptorOf(socket)
   if (!options || fd === undefined) return undefined
@@ -62,19 +63,19 @@ export function preferBbr(socket: Socket): string | undefined {
   return congestionOf(socket)
 }
 
-export function congestionOf(socket: Socket): string | undefined {
+function congestionOf(socket: Socket): string | undefined {
   const fd = descriptorOf(socket)
   const name = options && fd !== undefined ? options.get(fd, IPPROTO_TCP, TCP_CONGESTION, NAME_BYTES) : undefined
   return name && Buffer.from(name).toString('latin1').split('\0')[0]
 }
 
-/** Lets the kernel hold at most so much that it has not sent yet: what waits there is late when the guest stops, and QEMU believes it sent. */
+/** Limits the unsent bytes in the kernel: they delay the end when the guest stops, and QEMU counts them as sent. */
 export function limitUnsent(socket: Socket, bytes: number): void {
   const fd = descriptorOf(socket)
   if (options && fd !== undefined) options.set(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, new Uint8Array(new Uint32Array([bytes]).buffer))
 }
 
-/** The kernel sends no faster than this, evenly; undefined: as fast as its congestion control likes. */
+/** Maximum send rate, evenly paced; undefined: as the congestion control decides. */
 export function limitPace(socket: Socket, bytesPerSecond: number | undefined): void {
   const fd = descriptorOf(socket)
   const value = bytesPerSecond === undefined ? 0xffff_ffff_ffff_ffffn : BigInt(Math.max(1, Math.round(bytesPerSecond)))

@@ -1,5 +1,5 @@
-// The first bytes of a lane of the TLS engine: 'GWL1' | u8 number of lanes | u8 index of this one | 16 bytes of token. Enters: bytes from a stranger.
-// Leaves: a preamble and what came behind it, or FRAME_MALFORMED. Pure.
+// The first bytes of a lane of the TLS engine: 'GWL1' | u8 number of lanes | u8 index of this one | 16 bytes of token.
+// Enters: bytes of an unauthenticated peer. Leaves: a preamble and the bytes after it, or FRAME_MALFORMED. Pure.
 import { GodwitError } from '../wire/errors.ts'
 
 const MAGIC = Buffer.from('GWL1')
@@ -12,7 +12,7 @@ export type Preamble = { lanes: number; index: number /** Hex. */; token: string
 export const encodePreamble = (lanes: number, index: number, token: Uint8Array): Uint8Array =>
   Buffer.concat([MAGIC, Buffer.of(lanes, index), token])
 
-/** At least PREAMBLE_BYTES, and what came with them. */
+/** At least PREAMBLE_BYTES, with the bytes received after them. */
 export function decodePreamble(bytes: Uint8Array): Preamble {
   const have = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
   const [lanes = 0, index = 0] = have.subarray(MAGIC.length)

@@ -1,66 +1,77 @@
-// The TLS engine: TLS 1.3 over `connections` parallel TCP connections (lanes) that make one logical connection, streams by mux.ts.
-// On a kernel with bbr (asked for on each socket, tcp-info.ts) it is far ahead of QUIC on lossy paths; where UDP is blocked it is the next choice.
-// A lane begins with a preamble from the client: 'GWL1' | u8 number of lanes | u8 index of this one | 16 bytes of token. Lanes with the same
-// token belong together; the token is random, fresh for each connection and seen by nobody but the two ends.
-// The client takes any certificate here on purpose: it is the server's ephemeral one, no name or issuer means anything. Who the server is, is
-// decided above by the node-gateway handshake, which signs the certificate's hash (`binding`); someone in between has another certificate.
-// Always holds: all lanes of a connection have shown the same certificate.
+// The TLS engine: TLS 1.3 over `connections` parallel TCP connections (lanes) that form one logical connection, with
+// streams by mux.ts. On a kernel with bbr (requested for each socket, tcp-info.ts) it is much faster than QUIC on lossy
+// paths; if UDP is blocked it is the second choice. A lane begins with a preamble of the client: 'GWL1' | u8 number of
+// lanes | u8 index of this one | 16 bytes of token. Lanes with the same token belong together; the token is random, new
+// for each connection and known only to both ends. The client intentionally accepts any certificate: it is the server's
+// ephemeral one, and its name and issuer have no meaning. The node-gateway handshake above authenticates the server by
+// signing the hash of the certificate (`binding`); an attacker in between has another certificate. Always holds: all
+// lanes of a connection have the same server certificate.
 import { createHash, randomBytes } from 'node:crypto'
 import type { AddressInfo } from 'node:net'
 import * as tls from 'node:tls'
 import { within } from '../ops/deadline.ts'
 import { GodwitError } from '../wire/errors.ts'
 import { createAdmission } from './admission.ts'
+import { type AddressOptions, connectByName, type Resolve } from './connect-by-name.ts'
 import { createInbox, type Inbox } from './inbox.ts'
 import type { Mux } from './mux.ts'
 import { createLinkMux, createMuxConnection, type LinkOptions, type LinkSettings, linkSettings, type MuxedLane } from './mux-connection.ts'
 import { Pace } from './pace.ts'
 import { createServerCertificate } from './self-signed.ts'
+import { Stranger, type StrangerLimits } from './stranger.ts'
 import { limitPace, limitUnsent, loadTcpInfo, preferBbr, type TcpPath, tcpPath } from './tcp-info.ts'
 import { decodePreamble, encodePreamble, LANES_MAX, PREAMBLE_BYTES, type Preamble, TOKEN_BYTES } from './tls-preamble.ts'
-import type { Connection, ConnectOptions, Engine, Listener, ListenOptions } from './types.ts'
+import type { Connection, Engine, Listener, ListenOptions } from './types.ts'
 
-export type TlsOptions = LinkOptions & {
-  /** Parallel TCP connections under one Connection, as the client decides. 1 to 16; default 4. */
+type TlsOptions = LinkOptions & {
+  /** Parallel TCP connections of one Connection, chosen by the client. 1 to 16; default 4. */
   connections?: number
+  /** Resolver of server names. Default: the system's. */
+  resolve?: Resolve | undefined
 }
 
 const ALPN = 'godwit/1'
 const BACKLOG_CONNECTIONS = 256
 /** From the TCP connection to the last lane's preamble. */
 const JOIN_MS = 10_000
-/** How often the lanes' sockets are looked after while they carry something. */
+/** Interval of the adjustments of the lanes' sockets while they carry data. */
 const TEND_EVERY_MS = 100
-/** What a lane's kernel may hold unsent: so much time's worth. */
+/** Limit of unsent bytes in the kernel of a lane, as time. */
 const UNSENT_MS = 30
 const TEND_BYTES_MIN = 16 * 1024
-/** With 4 packets BBR looks for the shortest round trip: the others have that lane's share meanwhile. */
+/** BBR measures the minimum round trip with 4 packets; meanwhile the other lanes use that lane's share. */
 const STANDSTILL_BYTES = 8 * 1448
-/** What a packet of 1,500 bytes is for each of its bytes of payload. */
+/** Wire bytes for each payload byte of a packet of 1,500 bytes. */
 const HEADERS = 1500 / 1448
 const UNSENT_BYTES_MIN = 16 * 1024
 const UNSENT_BYTES_MAX = 1024 * 1024
-/** Connections of which some lanes are still missing. */
-const JOINING_MAX = 256
-/** TCP connections that are not yet part of a whole one, in all and from one address. A connection has 16 at most. */
+/** Limits of incomplete connections, in total and from one address. */
+const JOINING = { total: 512, perAddress: 64 }
+/** Limits of TCP connections of incomplete connections, in total and from one address. A connection has at most 16. */
 const STRANGERS = { total: 1024, perAddress: 256 }
 
 const endpoint = (socket: tls.TLSSocket) => `${socket.remoteAddress}:${socket.remotePort}`
 
-function joinLanes(remoteAddress: string, binding: Uint8Array, lanes: TlsLane[], { maxStreams }: LinkSettings): Connection {
-  return tend(createMuxConnection({ engine: 'tls', remoteAddress, binding, lanes, maxStreams }), lanes)
+function joinLanes(
+  remoteAddress: string,
+  binding: Uint8Array,
+  lanes: TlsLane[],
+  { maxStreams }: LinkSettings,
+  stranger?: Stranger,
+): Connection {
+  return tend(createMuxConnection({ engine: 'tls', remoteAddress, binding, lanes, maxStreams, ...(stranger && { stranger }) }), lanes)
 }
 
 type TlsLane = MuxedLane & { socket: tls.TLSSocket }
 
-/** Looks after the sockets of one connection for as long as it lives: how much they hold, how fast they send. */
+/** Adjusts the sockets of one connection during its lifetime: their unsent bytes and their send rate. */
 function tend(connection: Connection, lanes: TlsLane[]): Connection {
   const pace = new Pace()
   const delivered = lanes.map(() => 0)
   let written = 0
   const look = () => {
     const sum = lanes.reduce((total, { socket }) => total + socket.bytesWritten, 0)
-    // Heartbeats alone need no looking after.
+    // Heartbeats alone need no adjustment.
     if (sum - written < TEND_BYTES_MIN) return
     written = sum
     const busy: { socket: tls.TLSSocket; path: TcpPath }[] = []
@@ -92,18 +103,23 @@ function tend(connection: Connection, lanes: TlsLane[]): Connection {
   return connection
 }
 
-/** A muxer on a socket that has been greeted. `early` came before the muxer was there. */
-function createLane(socket: tls.TLSSocket, side: 'client' | 'server', settings: LinkSettings, early?: Uint8Array): TlsLane {
-  let trouble = 'the connection broke'
+/** A muxer on a socket after its preamble. `early`: bytes received before the muxer existed. */
+function createLane(
+  socket: tls.TLSSocket,
+  side: 'client' | 'server',
+  settings: LinkSettings,
+  { early, stranger }: { early?: Uint8Array; stranger?: Stranger } = {},
+): TlsLane {
+  let trouble = 'the connection failed'
   const congestion = preferBbr(socket)
-  const mux: Mux = createLinkMux(side, { send: bytes => socket.write(bytes), queuedBytes: () => socket.writableLength }, settings)
+  const mux: Mux = createLinkMux(side, { send: bytes => socket.write(bytes), queuedBytes: () => socket.writableLength }, settings, stranger)
   socket.on('error', error => {
     trouble = error.message
   })
   socket.on('drain', () => mux.drained())
   socket.on('data', (chunk: Buffer) => mux.push(chunk))
-  // A peer that closes says goodbye in the muxer first: a bare end is a death, or somebody who cuts.
-  socket.on('end', () => mux.finish({ code: 'CONNECTION_LOST', message: 'the peer hung up' }))
+  // A closing peer first sends a goodbye through the muxer: an end without it is a crash or a cut.
+  socket.on('end', () => mux.finish({ code: 'CONNECTION_LOST', message: 'the peer closed the connection' }))
   socket.on('close', () => mux.finish({ code: 'CONNECTION_LOST', message: trouble }))
   mux.closed.then(reason => reason.code === 'CONNECTION_LOST' && socket.destroy())
   if (early?.length) mux.push(early)
@@ -112,8 +128,8 @@ function createLane(socket: tls.TLSSocket, side: 'client' | 'server', settings: 
     socket,
     mux,
     end() {
-      // The peer closes when it has read the farewell. Closing here before that, with bytes unread, would make the kernel send a reset, which
-      // can take back what is still on its way.
+      // The peer closes when it has read the goodbye. If this side closed earlier, with unread bytes, the kernel would
+      // send a reset, which can discard bytes in transit.
       const gone = new Promise<void>(resolve => socket.once('close', () => resolve()))
       socket.end()
       return socket.destroyed ? Promise.resolve() : gone
@@ -130,12 +146,13 @@ function createLane(socket: tls.TLSSocket, side: 'client' | 'server', settings: 
 
 /** One TLS connection to the server, its certificate's hash, and the preamble sent. */
 async function openSocket(
-  options: ConnectOptions,
+  options: AddressOptions,
   preamble: Uint8Array,
   signal: AbortSignal,
 ): Promise<{ socket: tls.TLSSocket; hash: Buffer }> {
-  const { host, port } = options
-  const socket = tls.connect({ host, port, ALPNProtocols: [ALPN], minVersion: 'TLSv1.3', rejectUnauthorized: false })
+  const { host, port, serverName } = options
+  const name = serverName === undefined ? {} : { servername: serverName }
+  const socket = tls.connect({ host, port, ...name, ALPNProtocols: [ALPN], minVersion: 'TLSv1.3', rejectUnauthorized: false })
   socket.setNoDelay(true)
   const abort = () => void socket.destroy(new Error('given up'))
   signal.addEventListener('abort', abort, { once: true })
@@ -160,8 +177,8 @@ async function openSocket(
   }
 }
 
-async function connect(options: ConnectOptions, lanes: number, settings: LinkSettings): Promise<Connection> {
-  const { host, port, timeoutMs = 10_000, signal } = options
+async function connectOne(options: AddressOptions, lanes: number, settings: LinkSettings): Promise<Connection> {
+  const { host, port, timeoutMs, signal } = options
   const what = `TLS to ${host}:${port}`
   const giveUp = new AbortController()
   const token = randomBytes(TOKEN_BYTES)
@@ -183,12 +200,12 @@ async function connect(options: ConnectOptions, lanes: number, settings: LinkSet
         () => {},
       )
     }
-    if (signal?.aborted) throw signal.reason
+    if (signal.aborted) throw signal.reason
     throw error instanceof GodwitError ? error : new GodwitError('CONNECT_FAILED', `${what}: ${(error as Error).message}`, { cause: error })
   }
 }
 
-/** Reads the preamble of a lane; what came behind it is `early`. */
+/** Reads the preamble of a lane; the bytes after it are `early`. */
 async function readPreamble(socket: tls.TLSSocket): Promise<Preamble> {
   let have: Buffer = Buffer.alloc(0)
   await new Promise<void>((resolve, reject) => {
@@ -204,41 +221,61 @@ async function readPreamble(socket: tls.TLSSocket): Promise<Preamble> {
   return decodePreamble(have)
 }
 
-/** Brings the lanes of each client together. */
-function createJoiner(binding: Uint8Array, settings: LinkSettings, onConnection: (connection: Connection) => void) {
-  type Joining = { lanes: (TlsLane | undefined)[]; missing: number; timer: NodeJS.Timeout; leave: (() => void)[] }
+/** An incomplete connection: some lanes are missing. */
+type Joining = {
+  lanes: (TlsLane | undefined)[]
+  missing: number
+  stranger: Stranger
+  timer: NodeJS.Timeout
+  giveBack: () => void
+  leave: (() => void)[]
+}
+
+/** Assembles the lanes of each client. */
+function createJoiner(
+  binding: Uint8Array,
+  settings: LinkSettings,
+  strangers: StrangerLimits | undefined,
+  onConnection: (connection: Connection) => void,
+) {
+  const places = createAdmission(JOINING)
   const joining = new Map<string, Joining>()
   const drop = (token: string) => {
     const entry = joining.get(token)
     if (!entry) return
     clearTimeout(entry.timer)
     joining.delete(token)
+    entry.giveBack()
     for (const lane of entry.lanes) lane?.destroy()
   }
+  const begin = (token: string, lanes: number, address: string): Joining => {
+    const giveBack = places.enter(address)
+    if (!giveBack) throw new GodwitError('LIMIT_EXCEEDED', 'too many connections are being established')
+    const timer = setTimeout(drop, JOIN_MS, token)
+    const entry = { lanes: Array(lanes), missing: lanes, stranger: new Stranger(strangers), timer, giveBack, leave: [] }
+    joining.set(token, entry)
+    return entry
+  }
   return {
-    /** `leave`: the socket is no stranger's any more. */
+    /** `leave`: the peer of the socket is authenticated. */
     async onSocket(socket: tls.TLSSocket, leave: () => void): Promise<void> {
       const { lanes, index, token, early } = await within(readPreamble(socket), { ms: JOIN_MS, what: 'a preamble' })
-      let entry = joining.get(token)
-      if (!entry) {
-        if (joining.size >= JOINING_MAX) throw new GodwitError('LIMIT_EXCEEDED', 'too many connections are being made')
-        entry = { lanes: Array(lanes), missing: lanes, timer: setTimeout(drop, JOIN_MS, token), leave: [] }
-        joining.set(token, entry)
-      }
+      const entry = joining.get(token) ?? begin(token, lanes, socket.remoteAddress ?? '')
       if (entry.lanes.length !== lanes || entry.lanes[index]) {
         drop(token)
-        throw new Error('a lane that does not fit its token')
+        throw new Error('a lane does not match its token')
       }
-      const lane = createLane(socket, 'server', settings, early)
+      const lane = createLane(socket, 'server', settings, { early, stranger: entry.stranger })
       entry.lanes[index] = lane
       entry.leave.push(leave)
       lane.mux.closed.then(() => drop(token))
       if (--entry.missing > 0) return
       joining.delete(token)
+      entry.giveBack()
       clearTimeout(entry.timer)
       for (const each of entry.leave) each()
       const whole = entry.lanes.filter(each => each !== undefined)
-      onConnection(joinLanes(endpoint(socket), binding, whole, settings))
+      onConnection(joinLanes(endpoint(socket), binding, whole, settings, entry.stranger))
     },
     close() {
       for (const token of [...joining.keys()]) drop(token)
@@ -246,14 +283,14 @@ function createJoiner(binding: Uint8Array, settings: LinkSettings, onConnection:
   }
 }
 
-async function listen({ host, port, signal }: ListenOptions, settings: LinkSettings): Promise<Listener> {
+async function listen({ host, port, strangers: limits, signal }: ListenOptions, settings: LinkSettings): Promise<Listener> {
   signal?.throwIfAborted()
   const { keyPem, certificatePem, hash } = createServerCertificate()
   const inbox: Inbox<Connection> = createInbox(BACKLOG_CONNECTIONS)
   const live = new Set<Connection>()
   const sockets = new Set<tls.TLSSocket>()
-  const joiner = createJoiner(hash, settings, connection => {
-    if (!inbox.push(connection)) return void connection.close('too many connections wait')
+  const joiner = createJoiner(hash, settings, limits, connection => {
+    if (!inbox.push(connection)) return void connection.close('too many unaccepted connections')
     live.add(connection)
     connection.closed.then(() => live.delete(connection))
   })
@@ -265,7 +302,7 @@ async function listen({ host, port, signal }: ListenOptions, settings: LinkSetti
     handshakeTimeout: JOIN_MS,
     noDelay: true,
   })
-  // Places are taken before the handshake, which is what costs: it is the TCP connection that counts.
+  // A slot is taken before the expensive handshake: TCP connections count.
   const strangers = createAdmission(STRANGERS)
   const leaves = new Map<string, () => void>()
   server.on('connection', socket => {
@@ -311,8 +348,8 @@ async function listen({ host, port, signal }: ListenOptions, settings: LinkSetti
   return { address: { host, port: (server.address() as AddressInfo).port }, accept: () => inbox.next(), close }
 }
 
-/** An engine over node:tls. Listener.close() also closes the connections that it accepted. */
-export function createTlsEngine({ connections = 4, ...options }: TlsOptions = {}): Engine {
+/** An engine over node:tls. Listener.close() also closes its accepted connections. */
+export function createTlsEngine({ connections = 4, resolve, ...options }: TlsOptions = {}): Engine {
   if (!Number.isInteger(connections) || connections < 1 || connections > LANES_MAX)
     throw new TypeError(`connections must be 1 to ${LANES_MAX}`)
   const settings = linkSettings(options)
@@ -326,7 +363,7 @@ export function createTlsEngine({ connections = 4, ...options }: TlsOptions = {}
     async connect(connecting) {
       connecting.signal?.throwIfAborted()
       await loadTcpInfo()
-      return connect(connecting, connections, settings)
+      return await connectByName(connecting, { what: 'TLS', resolve, connectOne: options => connectOne(options, connections, settings) })
     },
   }
 }

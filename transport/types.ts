@@ -1,6 +1,8 @@
-// The transport seam: what every engine gives, and what the rest of Godwit may rely on. Engines: quic, tls, webtransport, memory.
-// Always holds: a write resolves only when the engine has room (backpressure); a read returns bytes in order; the end of a stream (null),
-// its reset (STREAM_RESET) and the loss of its connection (CONNECTION_LOST) are three different things.
+// The transport interface: what every engine provides and the rest of Godwit relies on. Engines: quic, tls,
+// webtransport, memory. Always holds: a write resolves only when the engine has room (backpressure); a read returns
+// bytes in order; the end of a stream (null), its reset (STREAM_RESET) and the loss of its connection (CONNECTION_LOST)
+// are distinct.
+import type { StrangerLimits } from './stranger.ts'
 
 /** One bidirectional stream of bytes. Each direction ends on its own (half-close). */
 export type Stream = {
@@ -8,7 +10,7 @@ export type Stream = {
   readonly id: number
   /** Resolves when the bytes are accepted and the engine has room for more. The buffer may be reused after that. */
   write(bytes: Uint8Array): Promise<void>
-  /** Half-close: no more writes; everything written will arrive. */
+  /** Half-close: no more writes; all written bytes will arrive. */
   end(): Promise<void>
   /** Next bytes (any size > 0), or null at the peer's end(). One read at a time. */
   read(): Promise<Uint8Array | null>
@@ -16,7 +18,7 @@ export type Stream = {
   reset(reason?: string): void
 }
 
-/** What an engine can tell about the path; absent fields are not known to it. */
+/** Path statistics of an engine; unknown fields are absent. */
 export type PathStats = {
   rttMs?: number | undefined
   congestionWindowBytes?: number | undefined
@@ -24,29 +26,39 @@ export type PathStats = {
   receivedBytes?: number | undefined
   lostPackets?: number | undefined
   sentPackets?: number | undefined
-  /** Smallest round trip that was seen. */
+  /** Minimum round trip so far. */
   rttMinMs?: number | undefined
-  /** What this end's sending is governed by: bbr, cubic, ... */
+  /** Mean deviation of round trips. */
+  rttDeviationMs?: number | undefined
+  /** Congestion control of this end: bbr, cubic, ... */
   congestion?: string | undefined
 }
 
 export type CloseReason = { code: 'CLOSED' | 'CONNECTION_LOST'; message: string }
 
-/** One authenticated-later connection with many streams. */
+/** One connection with many streams; the layer above authenticates it. */
 export type Connection = {
   readonly engine: EngineName
   readonly remoteAddress: string
-  /** SHA-256 of the server's transport certificate (or public key) as this end sees it: both ends' values are equal unless someone sits
-   * between them. The node-gateway authentication signs it (channel binding, RFC 5929's idea). 32 bytes. */
+  /**
+   * SHA-256 of the server's transport certificate (or public key) as this end sees it: both ends have the same value
+   * unless an attacker is between them. The node-gateway authentication signs it (channel binding, RFC 5929's idea). 32
+   * bytes.
+   */
   readonly binding: Uint8Array
   openStream(): Promise<Stream>
-  /** Next stream the peer opened, or null when the connection has ended. A stream is visible to the peer after its first write. */
+  /**
+   * Next stream the peer opened, or null when the connection has ended. A stream is visible to the peer after its first
+   * write.
+   */
   acceptStream(): Promise<Stream | null>
   stats(): PathStats
-  /** Pipes that its streams go over in turn; absent: one. */
+  /** Number of pipes that its streams are distributed over; absent: one. */
   readonly lanes?: number
+  /** Call when the peer is authenticated: removes the limits of ListenOptions. */
+  trust?(): void
   close(reason?: string): Promise<void>
-  /** Resolves (never rejects) when the connection is gone, however that came. */
+  /** Resolves (never rejects) when the connection has ended, for any reason. */
   readonly closed: Promise<CloseReason>
 }
 
@@ -54,6 +66,8 @@ export type Listener = {
   readonly address: { host: string; port: number }
   /** Next inbound connection, or null when the listener is closed. */
   accept(): Promise<Connection | null>
+  /** Handshakes in progress, if the engine counts them (quic). */
+  handshakes?(): number
   close(): Promise<void>
 }
 
@@ -61,8 +75,10 @@ export type EngineName = 'quic' | 'tls' | 'webtransport' | 'memory'
 
 export type ListenOptions = {
   host: string
-  /** 0 takes a free one. UDP for quic and HTTP/3, TCP for tls and HTTP/2. */
+  /** 0 chooses a free port. UDP for quic and HTTP/3, TCP for tls and HTTP/2. */
   port: number
+  /** Limits of a peer before trust(); exceeding them ends its connection. Absent: the limits after trust(). */
+  strangers?: StrangerLimits | undefined
   signal?: AbortSignal
 }
 
@@ -76,11 +92,11 @@ export type ConnectOptions = {
 
 export type Engine = {
   readonly name: EngineName
-  /** Loads native parts; says why where it cannot. Never throws. */
+  /** Loads native parts; returns the reason if that fails. Never throws. */
   available(): Promise<{ ok: true; detail?: string } | { ok: false; reason: string }>
   listen(options: ListenOptions): Promise<Listener>
   connect(options: ConnectOptions): Promise<Connection>
 }
 
-/** Which engine was taken, and what was tried before it: for the log and `godwit doctor`. */
+/** The chosen engine, and the attempts before it: for the log and `godwit doctor`. */
 export type Selection = { engine: EngineName; tried: { engine: EngineName; outcome: string; tookMs: number }[] }

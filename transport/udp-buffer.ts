@@ -1,17 +1,21 @@
-// Gives a UDP socket of this process a large receive buffer. quinn's server ignores its own option for it, and with the kernel's default (208 KiB) a
-// burst that arrives while the process is busy is dropped, which CUBIC takes for congestion (seen: half the goodput of a 100 Mbit/s link).
-// Enters: a local port. Leaves: the buffer's size, or why it stays as it is. Never throws: this is speed, not correctness.
-// node:ffi is experimental (Node 26); without it the remedy is net.core.rmem_default (packaging/godwit-sysctl.conf).
+// Gives a UDP socket of this process a large receive buffer. quinn's server ignores its own option for it, and with the
+// kernel's default (208 KiB) a burst is lost while the process is busy, which CUBIC treats as congestion (seen: half
+// the goodput of a 100 Mbit/s link). Enters: a local port. Leaves: the size of the buffer, or the reason why it is
+// unchanged. Never throws: it only affects speed. node:ffi is experimental (Node 26); without it, set
+// net.core.rmem_default (packaging/godwit-sysctl.conf).
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { loadSocketOptions } from './socket-options.ts'
 
-export const UDP_RECEIVE_BYTES = 4 * 1024 * 1024
+const UDP_RECEIVE_BYTES = 4 * 1024 * 1024
 
 const SOL_SOCKET = 1
 const SO_RCVBUF = 8
 
-/** Descriptors of this process that are UDP sockets bound to `port` (/proc/net/udp: local address in column 2, inode in column 10; proc(5)). */
-function descriptorsOf(port: number): number[] {
+/**
+ * Descriptors of this process that are UDP sockets bound to `port` (/proc/net/udp: local address in column 2, inode in
+ * column 10; proc(5)).
+ */
+export function descriptorsOf(port: number): number[] {
   const wanted = port.toString(16).toUpperCase().padStart(4, '0')
   const inodes = new Set<string>()
   for (const table of ['/proc/self/net/udp', '/proc/self/net/udp6']) {
@@ -24,20 +28,20 @@ function descriptorsOf(port: number): number[] {
     try {
       return inodes.has(readlinkSync(`/proc/self/fd/${fd}`)) ? [Number(fd)] : []
     } catch {
-      return [] // closed meanwhile
+      return [] // closed in the meantime
     }
   })
 }
 
-/** Asks for `bytes` (the kernel gives at most net.core.rmem_max). */
+/** Requests `bytes` (the kernel grants at most net.core.rmem_max). */
 export async function enlargeReceiveBuffer(port: number, bytes = UDP_RECEIVE_BYTES): Promise<{ ok: boolean; detail: string }> {
-  if (process.platform !== 'linux') return { ok: false, detail: `not known how on ${process.platform}` }
+  if (process.platform !== 'linux') return { ok: false, detail: `not supported on ${process.platform}` }
   try {
     const options = await loadSocketOptions()
     const value = new Uint8Array(new Int32Array([bytes]).buffer)
     const results = descriptorsOf(port).map(fd => options.set(fd, SOL_SOCKET, SO_RCVBUF, value))
     const ok = results.length > 0 && results.every(result => result === 0)
-    return { ok, detail: ok ? `${bytes} bytes asked for` : `setsockopt gave ${results.join(', ') || 'no socket'}` }
+    return { ok, detail: ok ? `${bytes} bytes requested` : `setsockopt returned ${results.join(', ') || 'no socket'}` }
   } catch (error) {
     return { ok: false, detail: error instanceof Error ? error.message : String(error) }
   }

@@ -1,21 +1,25 @@
-// The WebTransport engine: HTTP/3 where the quiche addon of @fails-components is installed, else HTTP/2 over TLS. For networks that let only HTTPS pass.
-// One session; in it `lanes` bidirectional streams, opened by the client, that our muxer runs over. So streams, credits, resets and heartbeats
-// are ours, and the library's own (HTTP/3 without read backpressure, streams of HTTP/2 that are never forgotten, `closed` that cannot tell a
-// dead network from a farewell) carry nothing. A lane begins with 4 bytes from the client: 'GW' | u8 number of lanes | u8 index.
-// Buffers given to the library are never touched again: it reads them until its write resolves.
-// The client asks the server for its certificate first (TLS on the same port number), pins its hash, and gives the hash as `binding` to the
-// node-gateway handshake above, which decides who the server is.
+// The WebTransport engine: HTTP/3 if the quiche addon of @fails-components is installed, else HTTP/2 over TLS. For
+// networks that allow only HTTPS. One session with `lanes` bidirectional streams, opened by the client, that our muxer
+// runs over. So streams, credits, resets and heartbeats are our own, and the library's (HTTP/3 without read
+// backpressure, streams of HTTP/2 that are never freed, `closed` that cannot distinguish a dead network from a goodbye)
+// carry nothing. A lane begins with 4 bytes of the client: 'GW' | u8 number of lanes | u8 index. Buffers passed to the
+// library are never changed: it reads them until its write resolves. The client first requests the server's certificate
+// (TLS on the same port number), pins its hash, and passes the hash as `binding` to the node-gateway handshake above,
+// which authenticates the server.
 import { createHash, randomBytes } from 'node:crypto'
 import type { Http2Session } from 'node:http2'
 import * as tls from 'node:tls'
 import { within } from '../ops/deadline.ts'
 import { GodwitError } from '../wire/errors.ts'
 import { createAdmission } from './admission.ts'
+import { type AddressOptions, connectByName, type Resolve } from './connect-by-name.ts'
 import { createInbox } from './inbox.ts'
 import { createLinkMux, createMuxConnection, type LinkOptions, type LinkSettings, linkSettings, type MuxedLane } from './mux-connection.ts'
 import { createServerCertificate } from './self-signed.ts'
-import type { Connection, ConnectOptions, Engine, Listener, ListenOptions } from './types.ts'
+import { Stranger, type StrangerLimits } from './stranger.ts'
+import type { Connection, Engine, Listener, ListenOptions } from './types.ts'
 import {
+  guardPing,
   http2Of,
   loadWebTransport,
   onHttp2Connection,
@@ -26,11 +30,13 @@ import {
   type WtStream,
 } from './webtransport-library.ts'
 
-export type WebTransportOptions = LinkOptions & {
-  /** Streams of the session that carry ours, as the client decides. 1 to 16; default 4. */
+type WebTransportOptions = LinkOptions & {
+  /** Lanes of a session, chosen by the client. 1 to 16; default 4. */
   lanes?: number
-  /** Never HTTP/3, though it could be had. */
+  /** Do not use HTTP/3 even if it is available. */
   http2Only?: boolean
+  /** Resolver of server names. Default: the system's. */
+  resolve?: Resolve | undefined
 }
 type Settings = LinkSettings & { lanes: number; http2Only: boolean }
 
@@ -42,22 +48,26 @@ const BACKLOG_CONNECTIONS = 256
 /** From the TCP connection to the last lane's preamble. */
 const JOIN_MS = 10_000
 const CLOSE_MS = 1_000
-/** HTTP/2 connections on which no session of ours has come to be, in all and from one address. */
+/** Limits of HTTP/2 connections without a session, in total and from one address. */
 const STRANGERS = { total: 256, perAddress: 64 }
-/** Certificates live ten days (nine from now on); clients refuse an expired one. */
+/** Interval of the check of unauthenticated connections. */
+const STRANGERS_LOOK_MS = 25
+/** Bytes of TLS and HTTP/2, in addition to the bytes that an unauthenticated peer may send. */
+const HANDSHAKE_BYTES = 64 * 1024
+/** Certificates are valid for ten days (nine from now); clients reject an expired one. */
 const RENEW_MS = 5 * 86_400_000
-/** HTTP/2 and WebTransport windows: larger than what a path holds, since our muxer has its own credits. */
+/** HTTP/2 and WebTransport windows: larger than the content of a path, because the muxer has its own credits. */
 const WINDOW_BYTES = 16 * 1024 * 1024
 const FLOW = { initialStreamFlowControlWindow: WINDOW_BYTES, initialSessionFlowControlWindow: WINDOW_BYTES }
-/** Bytes that the library has taken and not yet passed on, from which a lane counts as full. */
+/** Unsent bytes in the library above which a lane counts as full. */
 const LANE_FULL_BYTES = 512 * 1024
 
-/** Ends a session for good. Its own close() is polite and waits for a peer that may be dead. */
+/** Ends a session for good. Its own close() waits for a peer that may be dead. */
 function endSession(session: WtSession, http2: Http2Session | undefined): void {
   try {
     session.close()
   } catch {
-    // It had not even begun.
+    // The session was not established yet.
   }
   http2?.destroy()
 }
@@ -67,7 +77,7 @@ function createLane(
   side: 'client' | 'server',
   session: WtSession,
   settings: Settings,
-  begin: { greeting?: Uint8Array; early?: Uint8Array },
+  begin: { greeting?: Uint8Array; early?: Uint8Array; stranger?: Stranger },
 ): MuxedLane {
   const writer = stream.writable.getWriter()
   const reader = stream.readable.getReader()
@@ -76,11 +86,11 @@ function createLane(
   let full = false
   let lastWrite: Promise<unknown> = Promise.resolve()
   const lost = (error: unknown) =>
-    mux.finish({ code: 'CONNECTION_LOST', message: error instanceof Error ? error.message : 'the peer hung up' })
+    mux.finish({ code: 'CONNECTION_LOST', message: error instanceof Error ? error.message : 'the peer closed the connection' })
   const lane = {
     send(bytes: Uint8Array): boolean {
       count.queued += bytes.length
-      // Small buffers come out of Node's shared pool, which is not ours to give away.
+      // Small buffers belong to Node's shared pool and must not be passed on.
       const own = bytes.length === bytes.buffer.byteLength ? bytes : new Uint8Array(bytes)
       lastWrite = writer.write(own).then(() => {
         count.queued -= own.length
@@ -95,7 +105,7 @@ function createLane(
     queuedBytes: () => count.queued,
   }
   if (begin.greeting) lane.send(begin.greeting)
-  const mux = createLinkMux(side, lane, settings)
+  const mux = createLinkMux(side, lane, settings, begin.stranger)
   const receiveAll = async () => {
     for (;;) {
       const { value, done } = await reader.read()
@@ -111,7 +121,7 @@ function createLane(
   return {
     mux,
     async end() {
-      // The peer ends the session when it has read the farewell; ending it here first would overtake what is still buffered.
+      // The peer ends the session when it has read the goodbye; ending it here first would discard buffered bytes.
       await lastWrite
       await session.closed.catch(() => {})
     },
@@ -121,9 +131,10 @@ function createLane(
   }
 }
 
-/** The SHA-256 of the certificate that the server shows on TCP. */
-async function probeCertificate({ host, port }: ConnectOptions, signal: AbortSignal): Promise<Buffer> {
-  const socket = tls.connect({ host, port, ALPNProtocols: ['h2'], minVersion: 'TLSv1.3', rejectUnauthorized: false })
+/** The SHA-256 of the server's certificate on TCP. */
+async function probeCertificate({ host, port, serverName }: AddressOptions, signal: AbortSignal): Promise<Buffer> {
+  const name = serverName === undefined ? {} : { servername: serverName }
+  const socket = tls.connect({ host, port, ...name, ALPNProtocols: ['h2'], minVersion: 'TLSv1.3', rejectUnauthorized: false })
   const abort = () => void socket.destroy(new Error('given up'))
   signal.addEventListener('abort', abort, { once: true })
   try {
@@ -134,7 +145,7 @@ async function probeCertificate({ host, port }: ConnectOptions, signal: AbortSig
       socket.once('close', () => reject(new Error('closed during the handshake')))
     })
     const certificate = socket.getPeerX509Certificate()
-    if (!certificate || socket.alpnProtocol !== 'h2') throw new Error('the other side does not speak HTTP/2')
+    if (!certificate || socket.alpnProtocol !== 'h2') throw new Error('the other side does not support HTTP/2')
     return createHash('sha256').update(certificate.raw).digest()
   } finally {
     signal.removeEventListener('abort', abort)
@@ -143,8 +154,11 @@ async function probeCertificate({ host, port }: ConnectOptions, signal: AbortSig
   }
 }
 
-async function open(library: WtLibrary, options: ConnectOptions, settings: Settings, signal: AbortSignal): Promise<Connection> {
-  const { host, port, timeoutMs = 10_000 } = options
+async function open(library: WtLibrary, options: AddressOptions, settings: Settings, signal: AbortSignal): Promise<Connection> {
+  const { port, timeoutMs, serverName, isOnly } = options
+  // The library resolves names itself: it receives the address if there are several, else the name, for proxies that
+  // route HTTPS by name.
+  const host = isOnly && serverName !== undefined ? serverName : options.host
   const hash = await probeCertificate(options, signal)
   const authority = host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
   const session = new library.WebTransport(`https://${authority}${PATH}`, {
@@ -153,11 +167,16 @@ async function open(library: WtLibrary, options: ConnectOptions, settings: Setti
     quicConnectTimeout: Math.min(3_000, timeoutMs / 2),
     ...FLOW,
   })
-  const abort = () => endSession(session, http2Of(session))
+  guardPing(http2Of(session))
+  const abort = () => {
+    guardPing(http2Of(session))
+    endSession(session, http2Of(session))
+  }
   signal.addEventListener('abort', abort, { once: true })
   session.closed.catch(() => {})
   try {
     await session.ready
+    guardPing(http2Of(session))
     raiseHttp2Window(http2Of(session), WINDOW_BYTES)
     const lanes: MuxedLane[] = []
     for (let index = 0; index < settings.lanes; index++) {
@@ -180,8 +199,8 @@ async function open(library: WtLibrary, options: ConnectOptions, settings: Setti
   }
 }
 
-async function connect(options: ConnectOptions, settings: Settings): Promise<Connection> {
-  const { host, port, timeoutMs = 10_000, signal } = options
+async function connectOne(options: AddressOptions, settings: Settings): Promise<Connection> {
+  const { host, port, timeoutMs, signal } = options
   const what = `WebTransport to ${host}:${port}`
   const giveUp = new AbortController()
   const opening = open(await library(), options, settings, giveUp.signal)
@@ -193,7 +212,7 @@ async function connect(options: ConnectOptions, settings: Settings): Promise<Con
       connection => connection.close(),
       () => {},
     )
-    if (signal?.aborted) throw signal.reason
+    if (signal.aborted) throw signal.reason
     throw error instanceof GodwitError ? error : new GodwitError('CONNECT_FAILED', `${what}: ${(error as Error).message}`, { cause: error })
   }
 }
@@ -206,22 +225,22 @@ async function library(): Promise<WtLibrary> {
   }
 }
 
-/** Collects the lanes of a session that a client has begun. */
-async function joinLanes(session: WtSession, binding: Uint8Array, settings: Settings): Promise<Connection> {
+/** Collects the lanes of a client's session. */
+async function joinLanes(session: WtSession, binding: Uint8Array, settings: Settings, stranger: Stranger): Promise<Connection> {
   await session.ready
   const incoming = session.incomingBidirectionalStreams.getReader()
   let lanes: (MuxedLane | undefined)[] = []
   try {
     for (let have = 0, wanted = 1; have < wanted; have++) {
       const { value: stream, done } = await incoming.read()
-      if (done) throw new Error('closed before its lanes were there')
+      if (done) throw new Error('closed before all its lanes were open')
       const { count, index, early } = await readPreamble(stream)
       if (have === 0) {
         wanted = count
         lanes = Array(count)
       }
-      if (count !== wanted || lanes[index]) throw new Error('a lane that does not fit')
-      lanes[index] = createLane(stream, 'server', session, settings, { early })
+      if (count !== wanted || lanes[index]) throw new Error('a lane does not match its session')
+      lanes[index] = createLane(stream, 'server', session, settings, { early, stranger })
     }
   } catch (error) {
     for (const lane of lanes) lane?.destroy()
@@ -233,6 +252,7 @@ async function joinLanes(session: WtSession, binding: Uint8Array, settings: Sett
     binding,
     lanes: lanes.filter(lane => lane !== undefined),
     maxStreams: settings.maxStreams,
+    stranger,
   })
 }
 
@@ -269,6 +289,56 @@ async function startServer(
   return { server, hash: () => certificate.hash, stopRenewing: () => clearInterval(timer) }
 }
 
+/** The HTTP/2 connections of a server, including unauthenticated ones. */
+function watchHttp2(server: WtServer, limits: StrangerLimits | undefined) {
+  const connections = new Map<Http2Session, { stranger: Stranger; leave(): void; hasSession: boolean }>()
+  const strangers = createAdmission(STRANGERS)
+  const joined = new WeakSet<Http2Session>()
+  onHttp2Connection(server, http2 => {
+    http2.on('error', () => {})
+    const leave = strangers.enter(http2.socket.remoteAddress ?? '')
+    if (!leave) return void http2.destroy()
+    const stranger = new Stranger(limits)
+    connections.set(http2, { stranger, leave, hasSession: false })
+    http2.on('close', () => {
+      connections.delete(http2)
+      leave()
+    })
+    if (stranger.isTrusted) raiseHttp2Window(http2, WINDOW_BYTES)
+    // A connection without a session (a request for the certificate, an unknown client).
+    setTimeout(() => !joined.has(http2) && http2.destroy(), JOIN_MS).unref()
+  })
+  // The library reads and stores bytes of other streams, which the muxers do not count.
+  const look = () => {
+    for (const [http2, { stranger }] of connections) {
+      // A session that is being destroyed has no socket.
+      const receivedBytes = http2.destroyed ? 0 : (http2.socket?.bytesRead ?? 0)
+      if (limits && !stranger.isTrusted && receivedBytes > limits.bytes + HANDSHAKE_BYTES) http2.destroy()
+    }
+  }
+  const timer = limits && setInterval(look, STRANGERS_LOOK_MS).unref()
+  return {
+    /** The budget of a session; an HTTP/2 connection has only one session. */
+    begin(http2: Http2Session | undefined): Stranger {
+      const entry = http2 && connections.get(http2)
+      if (entry?.hasSession) throw new GodwitError('LIMIT_EXCEEDED', 'a second session on one HTTP/2 connection')
+      if (entry) entry.hasSession = true
+      return entry?.stranger ?? new Stranger(limits)
+    },
+    /** All its lanes are open. */
+    joined(http2: Http2Session): void {
+      joined.add(http2)
+      connections.get(http2)?.leave()
+    },
+    async close(): Promise<void> {
+      clearInterval(timer)
+      const all = [...connections.keys()]
+      for (const http2 of all) http2.destroy()
+      await within(Promise.all(all.map(gone)), { ms: CLOSE_MS, what: 'closing' }).catch(() => {})
+    },
+  }
+}
+
 async function listen(options: ListenOptions, settings: Settings): Promise<Listener> {
   const { host, port, signal } = options
   signal?.throwIfAborted()
@@ -278,34 +348,21 @@ async function listen(options: ListenOptions, settings: Settings): Promise<Liste
   })
   const inbox = createInbox<Connection>(BACKLOG_CONNECTIONS)
   const live = new Set<Connection>()
-  const connections = new Set<Http2Session>()
-  const joined = new WeakSet<Http2Session>()
-  const strangers = createAdmission(STRANGERS)
-  const leaves = new WeakMap<Http2Session, () => void>()
-  onHttp2Connection(server, http2 => {
-    http2.on('error', () => {})
-    const leave = strangers.enter(http2.socket.remoteAddress ?? '')
-    if (!leave) return void http2.destroy()
-    leaves.set(http2, leave)
-    connections.add(http2)
-    http2.on('close', () => {
-      connections.delete(http2)
-      leave()
-    })
-    raiseHttp2Window(http2, WINDOW_BYTES)
-    // A connection on which no session of ours comes to be (a probe for the certificate, a stranger).
-    setTimeout(() => !joined.has(http2) && http2.destroy(), JOIN_MS).unref()
-  })
+  const connections = watchHttp2(server, options.strangers)
   const onSession = async (session: WtSession) => {
     session.closed.catch(() => {})
     const http2 = http2Of(session)
     try {
-      const connection = await within(joinLanes(session, hash(), settings), { ms: JOIN_MS, what: 'the lanes of a session' })
-      if (http2) {
-        joined.add(http2)
-        leaves.get(http2)?.()
+      const stranger = connections.begin(http2)
+      const joining = joinLanes(session, hash(), settings, stranger)
+      const whole = await within(joining, { ms: JOIN_MS, what: 'the lanes of a session' })
+      const trust = () => {
+        stranger.trust()
+        raiseHttp2Window(http2, WINDOW_BYTES)
       }
-      if (!inbox.push(connection)) return await connection.close('too many connections wait')
+      const connection = { ...whole, trust }
+      if (http2) connections.joined(http2)
+      if (!inbox.push(connection)) return await connection.close('too many unaccepted connections')
       live.add(connection)
       connection.closed.then(() => live.delete(connection))
     } catch {
@@ -323,8 +380,7 @@ async function listen(options: ListenOptions, settings: Settings): Promise<Liste
     stopRenewing()
     server.stopServer()
     await Promise.all([...live].map(connection => connection.close('the listener closed')))
-    for (const http2 of connections) http2.destroy()
-    await within(Promise.all([...connections].map(gone)), { ms: CLOSE_MS, what: 'closing' }).catch(() => {})
+    await connections.close()
   }
   const close = () => {
     closing ??= stop()
@@ -336,8 +392,8 @@ async function listen(options: ListenOptions, settings: Settings): Promise<Liste
 
 const gone = (http2: Http2Session) => new Promise<void>(resolve => http2.once('close', resolve))
 
-/** An engine over @fails-components/webtransport. Listener.close() also closes the connections that it accepted. */
-export function createWebTransportEngine({ lanes = 4, http2Only = false, ...options }: WebTransportOptions = {}): Engine {
+/** An engine over @fails-components/webtransport. Listener.close() also closes its accepted connections. */
+export function createWebTransportEngine({ lanes = 4, http2Only = false, resolve, ...options }: WebTransportOptions = {}): Engine {
   if (!Number.isInteger(lanes) || lanes < 1 || lanes > LANES_MAX) throw new TypeError(`lanes must be 1 to ${LANES_MAX}`)
   const settings: Settings = { ...linkSettings(options), lanes, http2Only }
   return {
@@ -353,7 +409,7 @@ export function createWebTransportEngine({ lanes = 4, http2Only = false, ...opti
     listen: listening => listen(listening, settings),
     async connect(connecting) {
       connecting.signal?.throwIfAborted()
-      return connect(connecting, settings)
+      return await connectByName(connecting, { what: 'WebTransport', resolve, connectOne: options => connectOne(options, settings) })
     },
   }
 }

@@ -1,5 +1,6 @@
-// What the gateway's admin API takes and gives (docs/PROTOCOL.md): shared by the gateway, the command line and tests.
-// Always holds: requests are strict (an unknown field is an error that names it: a typo must not pass silently); answers may grow fields.
+// Requests and responses of the gateway's admin API (docs/reference/protocol.md), shared by the gateway, the command
+// line and tests. Always holds: requests are strict (an unknown field is an error that names it, so a typo is found);
+// responses may get more fields.
 import {
   CertificateText,
   ErrorBody,
@@ -12,6 +13,8 @@ import {
   Outcome,
   Plan,
   Report,
+  RevocationsParams,
+  SignedCommand,
   STREAMS_MAX,
   VmFacts,
 } from './control.ts'
@@ -27,24 +30,34 @@ export const MigrationRequest = z.strictObject({
   method: Method.optional(),
   downtimeMs: z.number().int().min(1).max(3_600_000).optional(),
   streams: z.number().int().min(1).max(STREAMS_MAX).optional(),
+  /** The signed command for this request, for a source that requires one. */
+  command: SignedCommand.optional(),
 })
 export type MigrationRequest = z.infer<typeof MigrationRequest>
+export const MigrationStarted = z.object({ migrationId: MigrationId })
 
-/** POST /v1/plans: what moving a VM would take. The answer is a Prediction (control.ts). */
+/** POST /v1/plans: predict the cost of a migration. The response is a Prediction (control.ts). */
 export const PlanRequest = z.strictObject({ vm: Id, to: Id, downtimeMs: z.number().int().min(1).max(3_600_000).optional() })
 export type PlanRequest = z.infer<typeof PlanRequest>
 
-/** POST /v1/prestages: ask a target whether it could take a VM, and keep room there. `maxBytes`: what asking may send. */
+/**
+ * POST /v1/prestages: check whether a target can run a VM, and reserve memory there. `maxBytes`: limit of the bytes
+ * that this may send.
+ */
 export const PrestageRequest = z.strictObject({
   vm: Id,
   to: Id,
   method: Method.optional(),
   holdMs: z.number().int().min(1000).max(HOLD_MS_MAX).optional(),
   maxBytes: z.number().int().min(1).optional(),
+  command: SignedCommand.optional(),
 })
 export type PrestageRequest = z.infer<typeof PrestageRequest>
 
-/** GET /v1/prestages. `used`: a migration goes on under its id. `wasted`: it has lapsed, or the VM went elsewhere. `outcome` is null until the end. */
+/**
+ * GET /v1/prestages. `used`: a migration continues under its id. `wasted`: it expired, or the VM moved to another site.
+ * `outcome` is null until the end.
+ */
 export const PrestageRecord = z.object({
   handoffId: MigrationId,
   vm: Id,
@@ -56,7 +69,7 @@ export const PrestageRecord = z.object({
   createdAt: z.number(),
   updatedAt: z.number(),
   untilMs: z.number(),
-  /** What the asking has sent, and the VM's memory, for which room is held. */
+  /** Bytes that the check sent, and the VM's memory, which is reserved. */
   wireBytes: z.number(),
   memoryBytes: z.number(),
   outcome: z.enum(['used', 'wasted', 'refused', 'cancelled']).nullable(),
@@ -64,10 +77,52 @@ export const PrestageRecord = z.object({
 })
 export type PrestageRecord = z.infer<typeof PrestageRecord>
 
+/** DELETE /v1/sites/:site: names of VMs that are free again, and migrations that ended with it. */
+export const ForgottenSite = z.object({ site: Id, vms: z.array(Id), migrations: z.array(MigrationId) })
+export type ForgottenSite = z.infer<typeof ForgottenSite>
+
+/** PUT /v1/vms/:vm/home: the VM belongs to this site. */
+export const HomeRequest = z.strictObject({ site: Id })
+export const HomeReply = z.object({ vm: Id, site: Id })
+
 /** PUT /v1/vms/:vm/pin. */
 export const PinRequest = z.strictObject({ pinned: z.boolean() })
+export const PinReply = z.object({ vm: Id, pinned: z.boolean() })
+/** GET /v1/pins. `by`: who set the pin; `at`: Unix ms. */
+export const PinView = z.object({ vm: Id, by: z.string(), at: z.number() })
 
-/** INTENT: written, nothing sent. PREPARING: the target is asked. STREAMING: the source is told. COMMIT_SEEN: handed over, forward only. */
+/** GET /v1/vms/:vm/explain. `from`, `userSite` and `target` are null if unknown. */
+export const VmExplanation = z.looseObject({
+  vm: Id,
+  /** Of a monotonic clock. */
+  atMs: z.number(),
+  policy: z.string(),
+  action: z.enum(['stay', 'prepare', 'move']),
+  from: Id.nullable(),
+  userSite: Id.nullable(),
+  target: Id.nullable(),
+  /** The first gate that keeps the VM where it is; `none` for a move. */
+  gate: z.string(),
+  because: z.string(),
+  inputs: z.looseObject({}),
+  thresholds: z.looseObject({}),
+  gates: z.array(
+    z.object({
+      gate: z.string(),
+      isOpen: z.boolean(),
+      rule: z.string(),
+      value: z.number().nullable(),
+      limit: z.number().nullable(),
+      unit: z.string(),
+    }),
+  ),
+  lastMove: z.object({ from: Id, to: Id, because: z.string() }).nullable(),
+})
+
+/**
+ * INTENT: recorded, nothing sent. PREPARING: the request to the target is sent. STREAMING: the source has started.
+ * COMMIT_SEEN: handed over; no way back.
+ */
 export const MigrationState = z.enum(['INTENT', 'PREPARING', 'STREAMING', 'COMMIT_SEEN', 'DONE', 'ABORTED'])
 export type MigrationState = z.infer<typeof MigrationState>
 
@@ -89,6 +144,30 @@ export const MigrationRecord = z.object({
   updatedAt: z.number(),
 })
 export type MigrationRecord = z.infer<typeof MigrationRecord>
+
+const PAGE_MAX = 1000
+const STATES = MigrationState.options.join('|')
+
+/** GET /v1/migrations. */
+export const MigrationsQuery = z.strictObject({
+  limit: z.coerce.number().int().min(1).max(PAGE_MAX).optional().describe('maximum number of entries; default 100'),
+  cursor: z
+    .string()
+    .regex(/^[0-9]{1,16}-[0-9a-f]{32}$/, 'expected `next` of an earlier page')
+    .optional()
+    .describe('`next` of an earlier page: those after it'),
+  vm: Id.optional().describe('only those of this VM'),
+  state: z
+    .string()
+    .regex(new RegExp(`^(${STATES})(,(${STATES}))*$`), `expected comma-separated states: ${STATES.replaceAll('|', ', ')}`)
+    .transform(text => text.split(',') as MigrationState[])
+    .optional()
+    .describe('only migrations in these states, comma-separated'),
+})
+export type MigrationsQuery = z.infer<typeof MigrationsQuery>
+/** Newest first. `next`: the cursor of the next page; null: there is none. */
+export const MigrationsPage = z.object({ migrations: z.array(MigrationRecord), next: z.string().nullable() })
+export type MigrationsPage = z.infer<typeof MigrationsPage>
 
 /** A line of GET /v1/migrations/:id/events; `end` is the last one. */
 export const MigrationEvent = z.discriminatedUnion('event', [
@@ -114,17 +193,18 @@ export const SiteView = z.object({
 })
 export type SiteView = z.infer<typeof SiteView>
 
-export const VmView = VmFacts.extend({ site: Id, online: z.boolean() })
+/** `isHome`: the VM's name belongs to this site; reports of other sites about this name are ignored. */
+export const VmView = VmFacts.extend({ site: Id, online: z.boolean(), isHome: z.boolean().optional() })
 export type VmView = z.infer<typeof VmView>
 
-/** GET /v1/services: the stable addresses, and where their VMs are now. */
+/** GET /v1/services: the stable addresses, and the current sites of their VMs. */
 export const ServiceView = z.object({
   vm: Id,
   service: Id,
   listen: z.object({ host: z.string(), port: z.number() }),
-  /** Null while no site can be asked for it. */
+  /** Null while no site can serve it. */
   site: Id.nullable(),
-  /** Connections now; of these, those that wait for the VM. */
+  /** Open connections, and how many of them wait for the VM. */
   open: z.number(),
   waiting: z.number(),
   /** Since the gateway began; `refused`: never reached the VM. */
@@ -153,16 +233,37 @@ export const TokenRequest = z.strictObject({ site: Id })
 export const TokenReply = z.object({ site: Id, token: z.string(), expiresAt: z.number() })
 export type TokenReply = z.infer<typeof TokenReply>
 
-/** GET /v1/enrolments. `request` is what the operator signs offline, after comparing the fingerprint with what the site shows. */
+/**
+ * GET /v1/enrolments. The operator signs `request` offline, after comparing the fingerprint with the one of the site.
+ */
 export const EnrolmentView = z.object({
   site: Id,
-  status: z.enum(['waiting', 'pending', 'issued']),
+  status: z.enum(['waiting', 'pending', 'issued', 'lapsed']),
   request: z.string().nullable(),
   fingerprint: z.string().nullable(),
   /** Unix ms. */
   expiresAt: z.number(),
 })
 export type EnrolmentView = z.infer<typeof EnrolmentView>
+
+/** GET /v1/renewals: certificates to renew. The operator checks and signs `request` (godwit root renew). */
+export const RenewalView = z.object({
+  role: z.string(),
+  id: Id,
+  request: z.string(),
+  status: z.enum(['pending', 'issued']),
+  /** Unix seconds; of the certificate to renew. */
+  notAfter: z.number(),
+})
+export type RenewalView = z.infer<typeof RenewalView>
+
+/** GET /v1/revocations: the current list of the gateway; null: none. */
+export const RevocationsView = z.object({ number: z.number().nullable(), ageSeconds: z.number().nullable(), list: z.string().nullable() })
+export type RevocationsView = z.infer<typeof RevocationsView>
+
+/** PUT /v1/revocations. The response contains the number of the current list. */
+export const RevocationsUpload = z.strictObject({ list: RevocationsParams.shape.list })
+export const RevocationsReply = z.object({ number: z.number() })
 
 /** PUT /v1/enrolments/:site. */
 export const EnrolmentUpload = z.strictObject({ certificate: CertificateText })

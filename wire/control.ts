@@ -1,18 +1,21 @@
-// What a node and the gateway say to each other on the hop (docs/PROTOCOL.md): the shapes of the first frames, and of the RPC's parameters.
-// Always holds: every string and list has a limit; an id that passes here is safe in a path, a log line and a topic; the gateway learns
-// names, sizes and progress from these, never a VM's specification or content. Unknown extra fields are dropped, but for progress and
-// report, which newer nodes may widen and an older gateway hands on as they are.
+// Messages between a node and the gateway (docs/reference/protocol.md): the first frames, and the parameters of the
+// RPC. Always holds: every string and list has a limit; an accepted id is safe in a path, a log line and a topic; the
+// gateway learns names, sizes and progress from these, never a VM's specification or content. Unknown fields are
+// dropped, except in progress and report, which newer nodes may extend and an older gateway forwards unchanged.
 import { z } from './schema.ts'
 import { ID_PATTERN, NAME_PATTERN } from './types.ts'
+import { Version, VersionRange } from './versions.ts'
 
 export const NONCE_BYTES = 32
-/** Page streams of one migration are numbered 2..INDEX_MAX: 0 is the end-to-end control stream, 1 the skeleton. */
+/** Of the relay streams of one migration (roles.ts). */
 export const INDEX_MAX = 255
 export const STREAMS_MAX = 128
-/** Meetings of one migration's sites are numbered; the prologue holds a u32. */
+/** Maximum number of a meeting of a migration; the prologue has a u32 for it. */
 const ATTEMPT_MAX = 0xffff_ffff
 const VMS_MAX = 1024
 export const SERVICES_MAX = 16
+/** Of a site to its gateway, beside its link. */
+export const DATA_CONNECTIONS_MAX = 16
 const MIGRATIONS_MAX = 1024
 const HANDOVERS_MAX = 256
 
@@ -22,7 +25,7 @@ export const Id = z.string().regex(NAME_PATTERN, 'expected 1 to 64 of a-z, 0-9 a
 export const MigrationId = z.string().regex(ID_PATTERN, 'expected 32 hexadecimal digits')
 
 const text = (max: number) => z.string().max(max)
-/** Text for people: what is too long is cut, for a long message must not cost the outcome that it comes with. */
+/** Text for people: long text is cut, so that it never causes the loss of the outcome that contains it. */
 const prose = (max: number) => z.string().transform(value => value.slice(0, max))
 const count = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER)
 const amount = z.number().nonnegative()
@@ -37,15 +40,20 @@ export const CertificateText = base64(8192).min(1)
 
 export const ErrorBody = z.object({ code: text(64), message: prose(4096), hint: prose(4096).optional() })
 
-// --- First frames -----------------------------------------------------------------------------------------------------------------
+// --- First frames ---
 
 /** `control`: the node's one link. `data`: a further connection of the same process, for relay streams only. */
 export const Purpose = z.enum(['control', 'data'])
 export type Purpose = z.infer<typeof Purpose>
 
-/** Node -> gateway. `incarnation` names the node's process: Unix ms of its start, so that a restarted node replaces its former self. */
+/**
+ * Node -> gateway. `incarnation` identifies the process of the node: Unix ms of its start, so a restarted node replaces
+ * its predecessor.
+ */
 export const Hello = z.object({
-  version: z.number().int(),
+  /** The lowest link version that the node supports, and the highest where it is another (versions.ts). */
+  version: Version,
+  versionMax: Version.optional(),
   purpose: Purpose,
   incarnation: count,
   nonce: Nonce,
@@ -53,8 +61,11 @@ export const Hello = z.object({
 })
 export type Hello = z.infer<typeof Hello>
 
-/** Gateway -> node: the gateway proves itself first, so a node never signs for a stranger. */
-export const Challenge = z.object({ version: z.number().int(), nonce: Nonce, certificate: CertificateText, signature: base64(256).min(1) })
+/**
+ * Gateway -> node: the gateway proves itself first, so a node never signs for an unknown peer. `version`: the link
+ * version of this connection.
+ */
+export const Challenge = z.object({ version: Version, nonce: Nonce, certificate: CertificateText, signature: base64(256).min(1) })
 export type Challenge = z.infer<typeof Challenge>
 
 /** Node -> gateway. */
@@ -70,13 +81,21 @@ export const Join = z.object({ sessionId: MigrationId, index: count.max(INDEX_MA
 export type Join = z.infer<typeof Join>
 
 /**
- * First frame of a service stream, gateway -> node: a user's connection to a service of a VM. The node says the same when the guest's side is open
- * (then raw bytes follow, both ways), or ERROR. Bytes that the gateway sends before the answer reach the guest only after it.
+ * First frame of a service stream, gateway -> node: a user's connection to a service of a VM. The node answers with the
+ * same frame when the guest's side is open (then raw bytes follow in both directions), or with ERROR. Bytes that the
+ * gateway sends before the answer reach the guest only after it.
  */
 export const ServiceRequest = z.object({ vm: Id, service: Id })
 export type ServiceRequest = z.infer<typeof ServiceRequest>
 
-/** First frame of an enrolment stream, and its answer. `request` is the site's signed certificate request. */
+/**
+ * First frame of an enrolment stream: the gateway answers with a Challenge, signed over this frame, before the site
+ * sends its token.
+ */
+export const EnrolHello = z.object({ version: Version, versionMax: Version.optional(), nonce: Nonce })
+export type EnrolHello = z.infer<typeof EnrolHello>
+
+/** Second frame of an enrolment stream, and its answer. `request` is the site's signed certificate request. */
 export const Enrol = z.object({ token: text(256).min(1), request: base64(8192).min(1) })
 export type Enrol = z.infer<typeof Enrol>
 export const EnrolReply = z.discriminatedUnion('status', [
@@ -85,13 +104,16 @@ export const EnrolReply = z.discriminatedUnion('status', [
 ])
 export type EnrolReply = z.infer<typeof EnrolReply>
 
-// --- What a site says of itself ---------------------------------------------------------------------------------------------------
+// --- Reports of a site ---
 
-export const Compression = z.enum(['zstd', 'off'])
-export type Compression = z.infer<typeof Compression>
+const Compression = z.enum(['zstd', 'off'])
 
-export const VmState = z.enum(['stopped', 'running', 'paused', 'migrating', 'incoming', 'failed'])
+export const VmState = z.enum(['stopped', 'running', 'paused', 'suspended', 'migrating', 'incoming', 'failed'])
 export type VmState = z.infer<typeof VmState>
+
+const WISHES_LENGTH_MAX = 4096
+/** Longer ones are dropped, so that they never cause the loss of the site's whole report. */
+const Wishes = z.record(text(64), z.json()).refine(value => JSON.stringify(value).length <= WISHES_LENGTH_MAX)
 
 export const VmFacts = z.object({
   name: Id,
@@ -99,11 +121,11 @@ export const VmFacts = z.object({
   epoch: count,
   memoryBytes: count,
   vcpus: count,
-  /** How this VM's pages may travel; `zstd` when it says nothing. */
+  /** Compression of this VM's pages; default `zstd`. */
   compression: Compression.optional(),
-  /** Its wishes to the placement policy: what its specification says under `policy`. */
-  policy: z.record(text(64), z.json()).optional(),
-  /** Names of what it serves to users through the gateway. */
+  /** The field `policy` of its specification, for the placement policy. */
+  policy: Wishes.optional().catch(undefined),
+  /** Names of its services for users. */
   services: z.array(Id).max(SERVICES_MAX).optional(),
 })
 export type VmFacts = z.infer<typeof VmFacts>
@@ -117,7 +139,7 @@ export const HostFacts = z.object({
 })
 export type HostFacts = z.infer<typeof HostFacts>
 
-// --- Migration --------------------------------------------------------------------------------------------------------------------
+// --- Migration ---
 
 export const Method = z.enum(['live', 'cold'])
 export type Method = z.infer<typeof Method>
@@ -126,9 +148,13 @@ export type Side = z.infer<typeof Side>
 export const Outcome = z.enum(['completed', 'failed', 'cancelled'])
 export type Outcome = z.infer<typeof Outcome>
 
-/** What both sites must agree on before a byte moves; its hash is bound into the end-to-end handshake. */
-export const Plan = z.object({
-  version: z.literal(1),
+const PLAN_LENGTH_MAX = 4096
+const PlanFields = z.object({
+  /**
+   * Version of all messages between the two nodes: the highest that both sites and the gateway support. A node checks
+   * it first.
+   */
+  version: Version,
   migrationId: MigrationId,
   vm: Id,
   /** The epoch at which the source owns the VM. */
@@ -136,46 +162,81 @@ export const Plan = z.object({
   source: Id,
   target: Id,
   method: Method,
-  /** The pause that the operator accepts. */
+  /** The accepted downtime. */
   downtimeMs: count.min(1).max(3_600_000),
-  /** It is the operator's wish, not the default: it is kept, or the migration refused. */
+  /** The operator requested this downtime: Godwit meets it, or the migration fails. */
   downtimeAsked: z.boolean().optional(),
-  /** Page streams, beside control and skeleton. */
+  /** Number of page streams, without control and skeleton. */
   streams: count.min(1).max(STREAMS_MAX),
   attempt: count.min(1),
   compression: Compression,
   /** Unix ms. */
   createdAt: count,
 })
-export type Plan = z.infer<typeof Plan>
+export type Plan = z.infer<typeof PlanFields>
+/**
+ * The agreement of both sites before the transfer; the end-to-end handshake is bound to its hash. Unknown fields are
+ * kept: they are in the hash of a site that knows them.
+ */
+export const Plan: z.ZodType<Plan> = PlanFields.loose().refine(
+  value => JSON.stringify(value).length <= PLAN_LENGTH_MAX,
+  `a plan has at most ${PLAN_LENGTH_MAX} characters`,
+)
+
+const MOVED_MAX = 64
+/** A VM that this site has handed over: its new site, and from which epoch on. */
+export const MovedVm = z.object({ vm: Id, target: Id, epoch: count })
+export type MovedVm = z.infer<typeof MovedVm>
 
 /** `site.state`: the whole state, sent on connecting and on every change; idempotent. */
 export const SiteState = z.object({
   site: Id,
   incarnation: count,
   version: text(64),
+  /** The versions of migrations that the site supports; absent: FIRST_RANGE. */
+  migrationVersions: VersionRange.optional(),
   host: HostFacts,
   vms: z.array(VmFacts).max(VMS_MAX),
-  /** Migrations this node is busy with. */
+  /** Migrations that run at this node. */
   migrations: z.array(MigrationId).max(MIGRATIONS_MAX),
-  /** Of VMs that this site has handed over and not heard of: it asks the target until it is answered, whatever a gateway remembers of the migration. */
+  /**
+   * VMs that this site has handed over without a confirmation: it asks the target until it answers, even if the gateway
+   * has lost its record of the migration.
+   */
   handovers: z.array(Plan).max(HANDOVERS_MAX).optional(),
+  /** The last VMs that moved from this site to another: a gateway that has lost its records learns their sites. */
+  moved: z.array(MovedVm).max(MOVED_MAX).optional(),
+  /** The root's statements (crypto/fencing.ts, base64) by which this site took over VMs that it has. */
+  fencings: z.array(base64(2048)).max(MOVED_MAX).optional(),
 })
 export type SiteState = z.infer<typeof SiteState>
+
+const SIGNED_COMMAND_LENGTH_MAX = 16 * 1024
+/**
+ * A signed command as received (wire/command.ts). The gateway forwards it to the source, which checks it with its own
+ * keys.
+ */
+export const SignedCommand = z
+  .record(text(64), z.json())
+  .refine(
+    value => JSON.stringify(value).length <= SIGNED_COMMAND_LENGTH_MAX,
+    `a command has at most ${SIGNED_COMMAND_LENGTH_MAX} characters`,
+  )
+export type SignedCommand = z.infer<typeof SignedCommand>
 
 /** `migration.prepare`, to the target. */
 export const PrepareParams = z.object({ plan: Plan, sourceCertificate: CertificateText })
 export type PrepareParams = z.infer<typeof PrepareParams>
 /** `migration.start`, to the source. */
-export const StartParams = z.object({ plan: Plan, targetCertificate: CertificateText })
+export const StartParams = z.object({ plan: Plan, targetCertificate: CertificateText, command: SignedCommand.optional() })
 export type StartParams = z.infer<typeof StartParams>
 /** `migration.cancel`, to either. */
 export const CancelParams = z.object({ migrationId: MigrationId })
 export type CancelParams = z.infer<typeof CancelParams>
 
 /**
- * `prestage.needs`, to the source: what the VM needs of a host, for this target alone. The answer is opaque to the gateway. `holdId` is the handoff's, and
- * becomes the migration's if the VM is moved there.
+ * `prestage.needs`, to the source: the requirements of the VM, encrypted for this target. The response is opaque to the
+ * gateway. `holdId` is the id of the handoff, and becomes the migration's id if the VM moves there.
  */
 export const NeedsParams = z.object({
   holdId: MigrationId,
@@ -184,12 +245,16 @@ export const NeedsParams = z.object({
   method: Method,
   target: Id,
   targetCertificate: CertificateText,
+  command: SignedCommand.optional(),
 })
 export type NeedsParams = z.infer<typeof NeedsParams>
 export const NeedsResult = z.object({ needs: base64(87_384).min(1) })
 export type NeedsResult = z.infer<typeof NeedsResult>
 export const HOLD_MS_MAX = 600_000
-/** `prestage.hold`, to the target: preflight these needs, and keep room for the VM for so long. Again with the same VM: anew. */
+/**
+ * `prestage.hold`, to the target: run the preflight for these needs, and reserve memory for the VM for this time. A
+ * second call for the same VM replaces the first.
+ */
 export const HoldParams = z.object({
   holdId: MigrationId,
   vm: Id,
@@ -203,14 +268,33 @@ export const HoldParams = z.object({
 export type HoldParams = z.infer<typeof HoldParams>
 export const HoldResult = z.object({ memoryBytes: count })
 export type HoldResult = z.infer<typeof HoldResult>
-/** `prestage.release`, to the target: the room is not needed any more. Harmless when there is none. */
+/** `prestage.release`, to the target: release the reservation. Harmless if there is none. */
 export const ReleaseParams = z.object({ holdId: MigrationId })
 export type ReleaseParams = z.infer<typeof ReleaseParams>
 
-/** `phase` that tells the gateway that the source has handed the VM over: from here the migration only goes forward. */
+/**
+ * `trust.revocations`, to any node: the newest revocation list, signed by the root. The response contains the number of
+ * the node's current list.
+ */
+export const RevocationsParams = z.object({ list: base64(65_536).min(1) })
+export type RevocationsParams = z.infer<typeof RevocationsParams>
+
+/**
+ * `trust.renew`, to the gateway: a site requests its next certificate (crypto/renewal.ts), repeatedly until it is
+ * issued.
+ */
+export const RenewParams = z.object({ request: base64(8192).min(1) })
+export type RenewParams = z.infer<typeof RenewParams>
+export const RenewReply = EnrolReply
+export type RenewReply = EnrolReply
+
+/** The `phase` after the source has handed the VM over: from then on there is no way back. */
 export const PHASE_COMMITTED = 'committed'
 
-/** `migration.progress` (a notification; any may be lost). Usual phases: preflight, handshake, precopy, switchover, committed, resuming. */
+/**
+ * `migration.progress` (a notification; any may be lost). Usual phases: preflight, hashing, handshake, precopy,
+ * switchover, committed, resuming.
+ */
 export const MigrationProgress = z.looseObject({
   migrationId: MigrationId,
   side: Side,
@@ -223,13 +307,13 @@ export const MigrationProgress = z.looseObject({
   rateBytesPerSecond: amount.optional(),
   dirtyBytesPerSecond: amount.optional(),
   etaMs: amount.nullish(),
-  /** How often the link was lost and the transfer went on, and how long it was away, ms. */
+  /** How often the link was lost and the transfer resumed, and how long it was down, ms. */
   reconnects: count.optional(),
   awayMs: amount.optional(),
 })
 export type MigrationProgress = z.infer<typeof MigrationProgress>
 
-/** The report of a migration: `godwit migrate --json` prints it as it is. Units are in the names. */
+/** The report of a migration: `godwit migrate --json` prints it unchanged. Units are in the names. */
 export const Report = z.looseObject({
   migrationId: MigrationId,
   vm: Id,
@@ -240,7 +324,9 @@ export const Report = z.looseObject({
   /** Unix ms. */
   startedAt: count,
   totalMs: amount,
-  /** From the guest's last instruction at the source to its first at the target; null when the target never ran it. */
+  /**
+   * From the guest's last instruction at the source to its first at the target; null if the VM never ran at the target.
+   */
   downtimeMs: amount.nullable(),
   downtimeParts: z.looseObject({
     finalPagesMs: amount.nullable(),
@@ -253,7 +339,7 @@ export const Report = z.looseObject({
   pagesZero: count,
   pagesDuplicate: count,
   pagesUnchanged: count,
-  /** Rewritten pages that travelled as their difference to what the target held. */
+  /** Rewritten pages that were sent as deltas to the target's version. */
   pagesDelta: count.optional(),
   pagesCompressed: count,
   pagesRaw: count,
@@ -262,30 +348,32 @@ export const Report = z.looseObject({
   bytesDuplicate: count,
   bytesUnchanged: count,
   bytesDelta: count.optional(),
-  /** What those were made of before compression. */
+  /** Size of these before compression. */
   deltaBytes: count.optional(),
   bytesCompressed: count,
   bytesRaw: count,
-  /** All that went into the relay streams, both directions, sealed. */
+  /** Of the local disks: bytes of the chunks that were sent, that are zeros, and that the target had already. */
+  disks: z.object({ rounds: count, bytesSent: count, bytesZero: count, bytesHeld: count }).optional(),
+  /** All sealed bytes of the relay streams, in both directions. */
   wireBytes: count,
   /** guestBytes / wireBytes. */
   ratio: amount.nullable(),
   rounds: count,
   transport: text(32),
   streams: count,
-  /** How often the link was lost and the transfer went on, and how long it was away in all, ms. */
+  /** How often the link was lost and the transfer resumed, and how long it was down in total, ms. */
   reconnects: count.optional(),
   awayMs: amount.optional(),
-  /** How often it left connections that still carried for others: better ones, or for new keys. */
+  /** How often it changed from working connections to better ones, or to new keys. */
   changeOvers: count.optional(),
   notes: z.array(prose(1024)).max(64),
   /** Wire bytes a second that the path carried, at the end. */
   rateBytesPerSecond: amount.optional(),
-  /** What was expected when it began; null where nothing was known of the path. */
+  /** The prediction at the start; null if nothing was known about the path. */
   prediction: z.object({ totalMs: amount, downtimeMs: amount, wireBytes: amount }).nullish(),
-  /** How far the times to go that were told were from the end as it came, as shares of the whole. */
+  /** Error of the reported ETA against the actual end, as shares of the total time. */
   etaError: z.object({ medianRatio: amount, worstRatio: amount }).nullish(),
-  /** What the controller decided, when (ms since the first sample), and why. */
+  /** Decisions of the controller, with time (ms since the first sample) and reason. */
   decisions: z
     .array(z.object({ atMs: amount, what: text(32), value: text(64), reason: prose(256) }))
     .max(64)
@@ -293,7 +381,7 @@ export const Report = z.looseObject({
 })
 export type Report = z.infer<typeof Report>
 
-/** `migration.result`: sent by each side until it is answered; idempotent. */
+/** `migration.result`: sent by each side until it is acknowledged; idempotent. */
 export const MigrationResult = z.object({
   migrationId: MigrationId,
   side: Side,
@@ -303,11 +391,11 @@ export const MigrationResult = z.object({
 })
 export type MigrationResult = z.infer<typeof MigrationResult>
 
-/** `migration.predict`, to the site where a VM runs: what moving it would take. Nothing is moved. */
+/** `migration.predict`, to the site where a VM runs: predict the cost of a migration. The VM does not move. */
 export const PredictParams = z.object({ vm: Id, target: Id, downtimeMs: count.min(1).max(3_600_000) })
 export type PredictParams = z.infer<typeof PredictParams>
 
-/** The answer; `godwit plan --json` prints it as it is. */
+/** The response; `godwit plan --json` prints it unchanged. */
 export const Prediction = z.looseObject({
   vm: Id,
   target: Id,
@@ -341,4 +429,6 @@ export const METHODS = {
   'prestage.needs': NeedsParams,
   'prestage.hold': HoldParams,
   'prestage.release': ReleaseParams,
+  'trust.revocations': RevocationsParams,
+  'trust.renew': RenewParams,
 } as const

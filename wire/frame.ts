@@ -1,6 +1,7 @@
-// Frames: u32be payload length | u8 type | payload. Enters: chunks of a byte stream, cut anywhere. Leaves: whole frames in order.
-// Always holds: a frame too large or of unknown type is refused from its header alone; memory held is 64 KiB or twice what has arrived of one payload
-// (never what a header merely announces); the first error is final, for the place of the next frame is lost with it.
+// Frames: u32be payload length | u8 type | payload. Enters: chunks of a byte stream, cut anywhere. Leaves: whole frames
+// in order. Always holds: a frame too large or of unknown type is refused from its header alone; memory held is 64 KiB
+// or twice what has arrived of one payload (never what a header merely announces); the first error is final, for the
+// place of the next frame is lost with it.
 import { GodwitError } from './errors.ts'
 import { frameName } from './types.ts'
 
@@ -32,7 +33,10 @@ export function encodeFrame(type: number, payload: Uint8Array): Uint8Array {
   return out
 }
 
-/** Incremental decoder. `limitOf(type)` is the largest payload of a type in bytes, or undefined for a type not allowed here (see `allow` in types.ts). */
+/**
+ * Incremental decoder. `limitOf(type)` is the largest payload of a type in bytes, or undefined for a type not allowed
+ * here (see `allow` in types.ts).
+ */
 export class FrameDecoder {
   readonly #limitOf: (type: number) => number | undefined
   readonly #header = new Uint8Array(FRAME_HEADER_BYTES)
@@ -47,14 +51,20 @@ export class FrameDecoder {
     this.#limitOf = limitOf
   }
 
-  /** All frames completed by this chunk, or FRAME_TYPE, FRAME_TOO_LARGE and none of them. For chunks from a peer `frames` holds less at once. */
+  /**
+   * All frames completed by this chunk, or FRAME_TYPE, FRAME_TOO_LARGE and none of them. For chunks from a peer use
+   * `frames`, which needs less memory.
+   */
   push(chunk: Uint8Array): Frame[] {
     return [...this.frames(chunk)]
   }
 
-  /** The frames completed by this chunk, one at a time: a chunk of nothing but empty frames is one of them in memory, not thousands. To be read to
-   * its end before the next chunk. A payload that lies whole in `chunk` is a view of it, others are fresh: copy to keep it if the chunk is reused.
-   * Throws FRAME_TYPE or FRAME_TOO_LARGE where the bad frame begins, from then on always. */
+  /**
+   * The frames completed by this chunk, one at a time: a chunk of thousands of empty frames needs memory for one. Read
+   * it to its end before the next chunk. A payload that lies completely in `chunk` is a view of it, others are new:
+   * copy it if the chunk is reused. Throws FRAME_TYPE or FRAME_TOO_LARGE at the start of the bad frame, and on every
+   * later call.
+   */
   *frames(chunk: Uint8Array): Generator<Frame, void> {
     if (this.#failure) throw this.#failure
     let at = 0
@@ -82,7 +92,7 @@ export class FrameDecoder {
     }
   }
 
-  /** The stream has ended here. Throws FRAME_TRUNCATED when bytes of a frame are left. */
+  /** Call at the end of the stream. Throws FRAME_TRUNCATED if a frame is incomplete. */
   end(): void {
     if (this.#failure) throw this.#failure
     if (this.#headerFill === 0) return
@@ -91,7 +101,7 @@ export class FrameDecoder {
     this.#fail(new GodwitError('FRAME_TRUNCATED', `the stream ended within ${where}`))
   }
 
-  /** Bytes of an unfinished frame that have arrived: > 0 means that more must come. */
+  /** Received bytes of an incomplete frame: above 0 more bytes must follow. */
   get pendingBytes(): number {
     return this.#headerFill + this.#payloadFill
   }

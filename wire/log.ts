@@ -1,4 +1,5 @@
-// The log seam: pure types, so that every room can take a Log without knowing where lines go (ops/log.ts writes them).
+// The log interface: pure types, so that every module can receive a Log without knowing where lines go (ops/log.ts
+// writes them).
 
 export type LogFields = Record<string, unknown>
 

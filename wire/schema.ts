@@ -1,23 +1,26 @@
-// The one door to zod: every shape that comes from outside is checked here before it is believed.
-// Enters: any value. Leaves: the typed value, or a coded error that names the field and what was expected.
+// The only user of zod: every value from outside is checked here before it is used. Enters: any value. Leaves: the
+// typed value, or a coded error that names the field and what was expected.
 import { z } from 'zod'
 import { type ErrorCode, GodwitError } from './errors.ts'
 
 export { z }
 
-/** Deeper than anything that Godwit says. What is deeper cannot be written as JSON again: JSON.stringify and structural checks recurse, JSON.parse does not. */
+/**
+ * Deeper than any message of Godwit. Deeper values could overflow the stack: JSON.stringify and structural checks
+ * recurse, JSON.parse does not.
+ */
 export const JSON_DEPTH_MAX = 64
 const MESSAGE_LENGTH_MAX = 1000
 
-export type CheckOptions = { what: string; code?: ErrorCode }
+type CheckOptions = { what: string; code?: ErrorCode }
 
-/** The value as the schema's type, or a GodwitError (FRAME_MALFORMED unless told) that names the first wrong field. */
+/** The value as the schema's type, or a GodwitError (default FRAME_MALFORMED) that names the first wrong field. */
 export function check<S extends z.ZodType>(schema: S, value: unknown, { what, code = 'FRAME_MALFORMED' }: CheckOptions): z.output<S> {
   const result = schema.safeParse(value)
   if (result.success) return result.data
   const issue = result.error.issues[0]
   const field = issue && issue.path.length > 0 ? `${issue.path.map(String).join('.')}: ` : ''
-  // It may name whatever the peer named: every unknown key, for one.
+  // The message may contain text of the peer, such as unknown keys.
   throw new GodwitError(code, `${what}: ${field}${issue?.message ?? 'invalid'}`.slice(0, MESSAGE_LENGTH_MAX))
 }
 
@@ -26,7 +29,10 @@ export function checkJson<S extends z.ZodType>(schema: S, text: Uint8Array | str
   return check(schema, parseJson(text, options), options)
 }
 
-/** The value of a JSON text; FRAME_MALFORMED (unless told) when it is none, not UTF-8, or nested deeper than JSON_DEPTH_MAX. */
+/**
+ * The value of a JSON text; FRAME_MALFORMED (by default) if it is not valid JSON, not UTF-8, or nested deeper than
+ * JSON_DEPTH_MAX.
+ */
 export function parseJson(text: Uint8Array | string, { what, code = 'FRAME_MALFORMED' }: CheckOptions): unknown {
   let value: unknown
   let json: string

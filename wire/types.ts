@@ -1,18 +1,22 @@
-// The numbers of the protocol: version, frame types, their limits, the form of names. docs/PROTOCOL.md shows the same tables.
-// Always holds: zero is no frame type; every type has a limit that a receiver knows before the first payload byte; a number never changes its meaning.
-
-/** Raised when two versions can no longer talk. Both the hop (HELLO) and the prologue of the end-to-end handshake carry it. */
-export const PROTOCOL_VERSION = 1
+// The numbers of the protocol: frame types, their limits, the form of names. docs/reference/protocol.md has the same
+// tables. Always holds: zero is not a frame type; a receiver knows the limit of every type before the first payload
+// byte; a number never changes its meaning.
 
 const KIB = 1024
 const MIB = 1024 * KIB
 
+/** A guest page, bytes. The flags of QEMU's stream are the bits below it on x86 and on 4 KiB Arm guests. */
+export const PAGE_BYTES = 4 * KIB
+
 /** Largest padded plaintext of one record (the largest padding class), bytes. */
 export const RECORD_PLAINTEXT_BYTES_MAX = 64 * KIB
-/** What sealing adds to the padded plaintext: secretstream's tag byte and MAC, bytes. */
+/** Bytes that sealing adds to the padded plaintext: secretstream's tag byte and MAC, bytes. */
 export const RECORD_OVERHEAD_BYTES = 17
 
-/** Frame type numbers. 1..31 hop (node and gateway), 32..63 end to end in the clear or sealed, 64..95 inside sealed records. */
+/**
+ * Frame type numbers. 1..31 hop (node and gateway), 32..63 end to end in the clear or sealed, 64..95 inside sealed
+ * records.
+ */
 export const FRAME = {
   HELLO: 1,
   CHALLENGE: 2,
@@ -27,6 +31,7 @@ export const FRAME = {
   PONG: 11,
   SERVICE: 12,
   WARM_UP: 13,
+  ENROL_HELLO: 14,
   HANDSHAKE_1: 32,
   HANDSHAKE_2: 33,
   RECORD: 34,
@@ -36,6 +41,7 @@ export const FRAME = {
   MESSAGE: 67,
   RETURN_PATH: 68,
   ACK: 69,
+  DISK: 70,
 } as const
 
 export type FrameName = keyof typeof FRAME
@@ -55,6 +61,7 @@ export const FRAME_LIMITS = {
   PONG: 64 * KIB,
   SERVICE: 64 * KIB,
   WARM_UP: 64 * KIB,
+  ENROL_HELLO: 64 * KIB,
   HANDSHAKE_1: 64 * KIB,
   HANDSHAKE_2: 64 * KIB,
   RECORD: RECORD_PLAINTEXT_BYTES_MAX + RECORD_OVERHEAD_BYTES,
@@ -64,6 +71,7 @@ export const FRAME_LIMITS = {
   MESSAGE: 64 * KIB,
   RETURN_PATH: 64 * KIB,
   ACK: 64 * KIB,
+  DISK: 2 * MIB,
 } as const satisfies Record<FrameName, number>
 
 /** The `limitOf` of a FrameDecoder that accepts exactly these types. */

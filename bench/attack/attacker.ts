@@ -1,4 +1,5 @@
-// The attacker of bench/attack.ts, in a process of its own. Enters: one task by IPC. Leaves: 'begun', then, asked, how much it has made.
+// The attacker process of bench/attack.ts. Enters: one task by IPC. Leaves: 'begun', then on request its number of
+// attacks.
 import { randomBytes } from 'node:crypto'
 import { loadSodium } from '../../crypto/identity.ts'
 import type { LinkIdentity } from '../../crypto/link-auth.ts'
@@ -25,7 +26,7 @@ import {
 
 export type AttackTask = { engine: 'quic' | 'tls'; port: number; attack: AttackName; identity: LinkIdentity; rootPublic: Uint8Array }
 
-/** A site of ours that means ill. */
+/** A certified but hostile site. */
 async function insider({ engine, port }: Door, { identity, rootPublic }: AttackTask): Promise<Connection> {
   const connection = await engine.connect({ host: '127.0.0.1', port })
   const random = (bytes: number) => new Uint8Array(randomBytes(bytes))
@@ -35,7 +36,7 @@ async function insider({ engine, port }: Door, { identity, rootPublic }: AttackT
 
 const unknownJoin = () => encodeFrame(FRAME.JOIN, toJson({ sessionId: randomBytes(16).toString('hex'), index: 0, attempt: 1 }))
 
-/** Streams on which a byte comes now and then, and never a whole frame. */
+/** Streams that send single bytes and never a whole frame. */
 const drips = (connection: Connection): Flood =>
   flood(500, async signal => {
     const stream = await connection.openStream()

@@ -1,5 +1,6 @@
-// What a hostile network and a hostile site do to a gateway, for the bench and for tests. Enters: where the gateway listens. Leaves: a flood that goes on until
-// it is stopped, and counts. Always holds: loopback only; a flood keeps at most `width` of its things open at once.
+// Attacks of a hostile network and a hostile site on a gateway, for the benchmark and for tests. Enters: the gateway's
+// address. Leaves: a flood that runs until it is stopped, and counts. Always holds: loopback only; a flood has at most
+// `width` open connections or streams.
 import { randomBytes } from 'node:crypto'
 import { connect as connectTcp } from 'node:net'
 import { sleep } from '../../ops/deadline.ts'
@@ -7,9 +8,10 @@ import { createTlsEngine } from '../../transport/tls.ts'
 import type { Connection, Engine } from '../../transport/types.ts'
 import { encodeFrame, FRAME_HEADER_BYTES, writeFrameHeader } from '../../wire/frame.ts'
 import { toJson } from '../../wire/schema.ts'
-import { FRAME, PROTOCOL_VERSION } from '../../wire/types.ts'
+import { FRAME } from '../../wire/types.ts'
+import { VERSIONS } from '../../wire/versions.ts'
 
-/** What bench/attack.ts does to a gateway, one after the other, and all at once. */
+/** The attacks of bench/attack.ts, each alone, and all together. */
 export const ATTACKS = ['none', 'silent', 'hellos', 'frames', 'streams', 'drips', 'all'] as const
 export type AttackName = (typeof ATTACKS)[number]
 
@@ -19,7 +21,7 @@ export type Flood = { readonly made: number; stop(): Promise<void> }
 const HOST = '127.0.0.1'
 const AGAIN_MS = 5
 
-/** Runs `once` over and over in `width` places. */
+/** Runs `once` repeatedly, `width` times in parallel. */
 export function flood(width: number, once: (signal: AbortSignal) => Promise<void>): Flood {
   const over = new AbortController()
   let made = 0
@@ -54,7 +56,7 @@ export const silentSockets = ({ port }: Door, width: number): Flood =>
   })
 
 async function withConnection(door: Door, signal: AbortSignal, use: (connection: Connection) => Promise<void>): Promise<void> {
-  // One lane where there are lanes: cheapest for the attacker.
+  // One lane if the engine has lanes: cheapest for the attacker.
   const engine = door.engine.name === 'tls' ? createTlsEngine({ connections: 1 }) : door.engine
   const connection = await engine.connect({ host: HOST, port: door.port, signal, timeoutMs: 10_000 })
   try {
@@ -64,24 +66,24 @@ async function withConnection(door: Door, signal: AbortSignal, use: (connection:
   }
 }
 
-/** Whole connections on which nothing is said. */
+/** Complete connections without any data. */
 export const silentConnections = (door: Door, width: number): Flood =>
   flood(width, signal => withConnection(door, signal, () => new Promise(() => {})))
 
-/** HELLOs with a certificate that is none: each costs the gateway a handshake and a look. */
+/** HELLOs with an invalid certificate: each costs the gateway a handshake and a check. */
 export const falseHellos = (door: Door, width: number): Flood =>
   flood(width, signal =>
     withConnection(door, signal, async connection => {
       const stream = await connection.openStream()
       const certificate = randomBytes(186)
       certificate.set(Buffer.from('GWC1'))
-      const hello = { version: PROTOCOL_VERSION, purpose: 'control', incarnation: 1, nonce: randomBytes(32).toString('base64') }
+      const hello = { version: VERSIONS.link.max, purpose: 'control', incarnation: 1, nonce: randomBytes(32).toString('base64') }
       await stream.write(encodeFrame(FRAME.HELLO, toJson({ ...hello, certificate: certificate.toString('base64') })))
       await stream.read()
     }),
   )
 
-/** First frames that announce four gigabytes, and some that announce what is allowed and never end. */
+/** First frames that announce four gigabytes, and some that announce an allowed size and never end. */
 export const hugeFrames = (door: Door, width: number): Flood =>
   flood(width, signal =>
     withConnection(door, signal, async connection => {
@@ -95,7 +97,7 @@ export const hugeFrames = (door: Door, width: number): Flood =>
     }),
   )
 
-/** Streams of a connection that is one of a site's: opened as fast as they are refused. `first`: what each says. */
+/** Streams on a site's connection, opened as fast as they are rejected. `first`: the first bytes of each. */
 export const manyStreams = (connection: Connection, width: number, first: () => Uint8Array): Flood =>
   flood(width, async signal => {
     const stream = await connection.openStream()

@@ -1,5 +1,5 @@
-// Asks the gateway's admin API from within its namespace: a child process of the bench, which itself is outside. Messages: { id, request } in, { id, value }
-// or { id, error } out.
+// Calls the gateway's admin API from within its namespace: a child process of the benchmark, which runs outside.
+// Messages: { id, request } in, { id, value } or { id, error } out.
 import { requestJson } from '../../ops/http-client.ts'
 
 process.on('message', ({ id, request }: { id: number; request: Parameters<typeof requestJson>[0] }) => {

@@ -1,5 +1,5 @@
-// Where one run happens: two network namespaces with the link between them, and processes inside. Enters: a cell. Leaves: a bed. Always holds: what was
-// started in it is dead, and the namespaces are gone, when it is disposed. Source at a, target at b.
+// The environment of one run: two network namespaces with a link between them, and processes inside. Enters: a cell.
+// Leaves: a bed. Always holds: disposing it ends its processes and deletes the namespaces. Source at a, target at b.
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { closeSync, openSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
@@ -16,18 +16,18 @@ export type Bed = AsyncDisposable & {
   addresses: Record<End, string>
   namespaces: Record<End, string>
   readonly link: PacketLink
-  /** The link's blackouts count from now. */
+  /** Restarts the schedule of the link's blackouts. */
   begin(): Promise<void>
   start(words: string[], options: StartOptions): Started
 }
-export type StartOptions = { at: End; log: string; cwd?: string; env?: Record<string, string>; ipc?: boolean }
+type StartOptions = { at: End; log: string; cwd?: string; env?: Record<string, string>; ipc?: boolean }
 export type Started = { child: ChildProcess; pid: number; ended: Promise<void>; stop(): Promise<void> }
 
 const STOP_MS = 8_000
 const PREFIX = 'gwb-'
 const ALLOWED = '/proc/sys/net/ipv4/tcp_allowed_congestion_control'
 
-/** Lets namespaces choose this congestion control: the kernel allows them only what its own list names. */
+/** Allows namespaces to choose this congestion control, which requires an entry in the kernel's list. */
 async function allow(congestion: Congestion): Promise<void> {
   const words = (await readFile(ALLOWED, 'utf8')).trim().split(/\s+/)
   if (!words.includes(congestion)) await writeFile(ALLOWED, [...words, congestion].join(' '))
@@ -62,19 +62,22 @@ export async function layBed(cell: Cell, congestion: Congestion, { dir, seed }: 
   }
 }
 
-/** Ends every process in a namespace, whoever started it: QEMUs outlive their agents. */
+/** Ends every process in a namespace: QEMUs outlive their agents. */
 function killWithin(namespace: string): void {
   const pids = execFileSync('ip', ['netns', 'pids', namespace], { encoding: 'utf8', timeout: 10_000 })
   for (const pid of pids.split('\n').filter(Boolean)) {
     try {
       process.kill(Number(pid), 'SIGKILL')
     } catch {
-      // It has just ended.
+      // The process has just ended.
     }
   }
 }
 
-/** Removes, with all that runs in them, the namespaces of this bench (`pid`) or of benches that have died. For a signal, and for a new start. */
+/**
+ * Removes the namespaces of this benchmark (`pid`), or of dead ones, with all their processes. For a signal, and for a
+ * new start.
+ */
 export function sweep(isOurs: (pid: number) => boolean): void {
   const names = execFileSync('ip', ['netns', 'list'], { encoding: 'utf8', timeout: 10_000 }).split('\n')
   for (const name of names.map(line => line.split(' ')[0] ?? '')) {

@@ -1,4 +1,5 @@
-// A guest of the benchmark booted by itself, paused when it has filled its memory. Always holds: it is dead when it is disposed, or when this process ends.
+// Boots a guest of the benchmark alone and pauses it when it has filled its memory. Always holds: the guest ends when
+// it is disposed, or with this process.
 import { spawn } from 'node:child_process'
 import { mkdirSync } from 'node:fs'
 import { symlink } from 'node:fs/promises'

@@ -1,6 +1,7 @@
-// The links of the benchmark, and the guests. Pure. Enters: words of the command line. Leaves: link options, guest parameters. Always holds: every variant of
-// a cell crosses a link of the same options and seed.
+// The links and the guests of the benchmark. Pure. Enters: values of the command line. Leaves: link options, guest
+// parameters. Always holds: every variant of a cell uses a link with the same options and seed.
 import type { GuestOptions } from '../../guest/image.ts'
+import { UsageError } from '../../ops/script.ts'
 import type { LinkOptions } from '../../sim-network/link.ts'
 
 const MIB = 1024 * 1024
@@ -11,7 +12,7 @@ export type Cell = {
   rttMs: number
   lossRatio: number
   hasBlackout: boolean
-  /** Both directions are alike. */
+  /** Both directions are equal. */
   link: LinkOptions
 }
 
@@ -29,7 +30,7 @@ function cellOf(name: string, megabits: number, rttMs: number, more: Partial<Lin
   return { name, megabits, rttMs, lossRatio, hasBlackout: more.blackouts !== undefined, link }
 }
 
-/** Loss is in each direction. The blackout comes 4 s after the migration begins and then every 20 s. */
+/** Loss is in each direction. The blackout begins 4 s after the start of the migration and repeats every 20 s. */
 export const CELLS: readonly Cell[] = [
   cellOf('10/50', 10, 50),
   cellOf('25/50', 25, 50),
@@ -46,7 +47,7 @@ export const CELLS: readonly Cell[] = [
 export type GuestKind = {
   name: string
   what: string
-  /** How much is rewritten, bytes a second, on a link of this rate. */
+  /** Rate of rewriting, bytes a second, on a link of this rate. */
   dirtyBytesPerSecond(linkBytesPerSecond: number): number
   options: Omit<GuestOptions, 'fillBytes' | 'dirtyBytesPerSecond'>
 }
@@ -54,7 +55,7 @@ export type GuestKind = {
 const share = (part: number) => (linkBytesPerSecond: number) => Math.round(part * linkBytesPerSecond)
 const MIXED = [20, 10, 45, 25] as const
 
-/** All fill the same amount of memory; see fillBytesOf. */
+/** All guests fill the same amount of memory; see fillBytesOf. */
 export const GUESTS: readonly GuestKind[] = [
   {
     name: 'mixed',
@@ -93,7 +94,7 @@ export const GUESTS: readonly GuestKind[] = [
 
 export const GUEST_MEMORY_BYTES = 384 * MIB
 
-/** 200 MB, as in the issue's orientation; 48 MB where that alone would take minutes. */
+/** 200 MB; 48 MB on links where 200 MB would take minutes. */
 export const fillBytesOf = ({ megabits }: Cell): number => (megabits >= 50 ? 200_000_000 : 48_000_000)
 
 export function guestOptionsOf(guest: GuestKind, cell: Cell): GuestOptions {
@@ -101,12 +102,12 @@ export function guestOptionsOf(guest: GuestKind, cell: Cell): GuestOptions {
   return { auditBytesPerSecond: 20 * MIB, workMs: 100, seed: 11, ...guest.options, fillBytes: fillBytesOf(cell), dirtyBytesPerSecond }
 }
 
-/** Those named in a comma-separated list, in its order; a TypeError names what there is. */
+/** The entries of a comma-separated list, in its order; a UsageError lists the known ones. */
 export function choose<T extends { name: string }>(all: readonly T[], list: string | undefined, what: string): T[] {
   if (list === undefined) return [...all]
   return list.split(',').map(name => {
     const found = all.find(item => item.name === name)
-    if (!found) throw new TypeError(`no ${what} '${name}'; there are ${all.map(item => item.name).join(', ')}`)
+    if (!found) throw new UsageError(`unknown ${what} '${name}'; known are ${all.map(item => item.name).join(', ')}`)
     return found
   })
 }

@@ -1,5 +1,6 @@
-// One end of the cold way `zstd | socket`: node cold-pipe.ts source|target HOST PORT SOCKET [LEVEL]. The source takes QEMU's stream from a unix socket,
-// compresses it and sends it over one TCP connection; the target does the reverse. The return path is not carried: both ends see the stream's end.
+// One end of the cold variant `zstd | socket`: node cold-pipe.ts source|target HOST PORT SOCKET [LEVEL]. The source
+// reads QEMU's stream from a unix socket, compresses it and sends it over one TCP connection; the target does the
+// reverse. The return path is not transferred: both ends see the end of the stream.
 import { connect, createServer, type Socket } from 'node:net'
 import { pipeline } from 'node:stream/promises'
 import { constants, createZstdCompress, createZstdDecompress } from 'node:zlib'

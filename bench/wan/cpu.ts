@@ -1,10 +1,11 @@
-// CPU time that processes have used (proc_pid_stat(5)), without the guest's own: the thread of a QEMU that has run most when we first look is the guest's CPU.
+// CPU time of processes (proc_pid_stat(5)) without the guest's own: the QEMU thread with the most time at the first
+// measurement is the guest's CPU.
 import { readdirSync, readFileSync } from 'node:fs'
 
 /** The kernel's USER_HZ, fixed on Linux. */
 const TICKS_PER_SECOND = 100
 
-/** User and system time of one stat file, s; 0 when it has ended. */
+/** User and system time of one stat file, s; 0 if the process has ended. */
 function secondsOf(path: string): number {
   try {
     const text = readFileSync(path, 'utf8')
@@ -23,15 +24,18 @@ const threadsOf = (pid: number): number[] => {
   }
 }
 
-/** The thread that has used most. */
+/** The thread with the most CPU time. */
 export function busiestThread(pid: number): number {
   const used = threadsOf(pid).map(tid => ({ tid, seconds: secondsOf(`/proc/${pid}/task/${tid}/stat`) }))
   return used.reduce((most, one) => (one.seconds > most.seconds ? one : most), { tid: 0, seconds: -1 }).tid
 }
 
-export type Meter = { seconds(): number }
+type Meter = { seconds(): number }
 
-/** CPU seconds from now on, of whole processes and (less the guest's thread) of a QEMU. Threads that end count through their process. */
+/**
+ * CPU seconds from now on, of whole processes and of a QEMU without the guest's thread. Ended threads count through
+ * their process.
+ */
 export function meterCpu(pids: readonly number[], guest?: { pid: number; thread: number }): Meter {
   const whole = () => pids.reduce((sum, pid) => sum + secondsOf(`/proc/${pid}/stat`), 0)
   const guestThread = () => (guest ? secondsOf(`/proc/${guest.pid}/task/${guest.thread}/stat`) : 0)

@@ -1,10 +1,11 @@
-// Godwit as an operator runs it: a gateway and a node in b's namespace, a node in a's; all that the VM is crosses the link once, encrypted end to end and again on
-// each hop, and through the relay. Enters: a bed. Leaves: a mover. The way from gateway to target is the loopback of b's namespace, so that
-// the round trip between the sites is the link's, as for QEMU's own TCP.
+// Godwit as an operator runs it: a gateway and a node in b's namespace, a node in a's. The VM's data crosses the link
+// once, encrypted end to end and on each hop, through the relay. Enters: a bed. Leaves: a mover. The path from gateway
+// to target is the loopback of b's namespace, so the round trip between the sites is that of the link, as for QEMU's
+// own TCP.
 import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { createRoot, issueCertificate, newSerial, type Role, type Root } from '../../crypto/certificate.ts'
+import { createRoot, issueCertificate, issueRevocations, newSerial, type Role, type Root } from '../../crypto/certificate.ts'
 import { encodeKeys, generateSiteKeys } from '../../crypto/identity.ts'
 import { RUNTIME_FILES, VM_FILES } from '../../edge-node/vm/argv.ts'
 import { guestImage } from '../../guest/image.ts'
@@ -17,7 +18,7 @@ import type { Bed, Started } from './bed.ts'
 import type { MakeMover } from './run-one.ts'
 import { VM } from './spec.ts'
 
-/** A command of its own, not a part of ours. */
+/** A separate command, not a part of this one. */
 const GODWIT = join(import.meta.dirname, '..', '..', 'bin', 'godwit.js')
 const ASK = fileURLToPath(new URL('./ask.ts', import.meta.url))
 const TOKEN = 'bench-0123456789abcdef'
@@ -44,12 +45,15 @@ async function startGateway(bed: Bed, root: Root): Promise<Started> {
   const dir = join(bed.dir, 'gateway')
   const identity = await certify(root, 'gateway', 'gateway', dir)
   await writeFile(join(dir, 'token'), TOKEN, { mode: 0o600 })
+  const list = issueRevocations(root, { number: 1, issuedAt: Math.floor(Date.now() / 1000) - 60, serials: [] })
+  await writeFile(join(dir, 'revocations'), armor('REVOCATIONS', list))
   const config = {
     id: 'gateway',
     stateDir: join(dir, 'state'),
     listen: { host: '0.0.0.0', ports: { quic: PORT, tls: PORT, webtransport: 'off' } },
     admin: { host: '127.0.0.1', port: 7445, tokenFile: join(dir, 'token') },
     identity,
+    revocations: join(dir, 'revocations'),
     log: { level: 'debug', format: 'text' },
   }
   await writeFile(join(dir, 'gateway.yaml'), toYaml(config))
@@ -78,7 +82,7 @@ async function startNode(bed: Bed, root: Root, at: 'a' | 'b'): Promise<Started> 
 
 type Ask = <T>(request: Partial<JsonRequest> & { path: string }) => Promise<T>
 
-/** The admin API, as seen from b's namespace. */
+/** The admin API, from b's namespace. */
 async function startAsking(bed: Bed): Promise<Ask> {
   const { child } = bed.start([process.execPath, ASK], { at: 'b', log: 'ask.log', ipc: true })
   const waiting = new Map<number, { resolve(value: unknown): void; reject(error: Error): void }>()
@@ -138,7 +142,7 @@ export const makeGodwit: MakeMover = async ({ bed, variant, specText }) => {
         await sleep(POLL_MS, signal)
       }
     },
-    // QEMUs outlive their agents; the bed ends whatever runs in its namespaces.
+    // QEMUs outlive their agents; the bed ends all processes in its namespaces.
     [Symbol.asyncDispose]: async () => {},
   }
 }
@@ -148,12 +152,10 @@ function noteOf({ report }: MigrationRecord): string {
   const { transport, rounds, downtimeMs, downtimeParts, totalMs, wireBytes, etaError, pagesDelta = 0, deltaBytes = 0, notes } = report
   const parts = Object.entries(downtimeParts).map(([name, ms]) => `${name.replace('Ms', '')} ${Math.round(Number(ms))}`)
   return [
-    `${transport}, rounds ${rounds}, own figures: ${Math.round(totalMs)} ms in all, downtime ${Math.round(downtimeMs ?? 0)} ms (${parts.join(', ')})`,
+    `${transport}, rounds ${rounds}, own figures: ${Math.round(totalMs)} ms in total, downtime ${Math.round(downtimeMs ?? 0)} ms (${parts.join(', ')})`,
     `${(wireBytes / 1e6).toFixed(1)} MB sealed`,
     ...(pagesDelta > 0 ? [`${pagesDelta} pages as deltas of ${(deltaBytes / 1e6).toFixed(1)} MB`] : []),
-    ...(etaError
-      ? [`time to go told with ${Math.round(etaError.medianRatio * 100)} % of error (worst ${Math.round(etaError.worstRatio * 100)} %)`]
-      : []),
+    ...(etaError ? [`ETA error ${Math.round(etaError.medianRatio * 100)} % (median)`] : []),
     ...notes,
   ].join('; ')
 }

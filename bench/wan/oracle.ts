@@ -1,5 +1,6 @@
-// How few bytes could do: `zstd -19 --long` over the distinct pages of the guest's memory, and what rewriting adds. Enters: cells and guests. Leaves: megabytes.
-// Always holds: measured once for each content (fill, mix) and kept; the figure is of this guest's memory at rest, booted without a migration.
+// A lower bound of the bytes: `zstd -19 --long` over the distinct pages of the guest's memory, plus rewriting. Enters:
+// cells and guests. Leaves: megabytes. Always holds: measured once for each content (fill, mix) and stored; the figure
+// is for this guest's memory at rest, booted without a migration.
 
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
@@ -8,18 +9,18 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { constants, createZstdCompress } from 'node:zlib'
+import { PAGE_BYTES } from '../../wire/types.ts'
 import { type Cell, fillBytesOf, GUEST_MEMORY_BYTES, GUESTS, type GuestKind } from './cells.ts'
 import type { Row } from './summary.ts'
 
 const FILE = fileURLToPath(new URL('../../.cache/bench-wan/oracle.json', import.meta.url))
-const PAGE_BYTES = 4096
 
 type Known = Record<string, { compressedBytes: number; distinctBytes: number }>
-export type Oracle = (cell: Cell, guest: string, rows: readonly Row[]) => number | undefined
+type Oracle = (cell: Cell, guest: string, rows: readonly Row[]) => number | undefined
 
 const keyOf = (cell: Cell, guest: GuestKind): string => `${fillBytesOf(cell)} ${guest.options.mix?.join('/')}`
 
-/** `isMeasured`: boot and compress what is not known yet. */
+/** `isMeasured`: boot and compress unknown contents. */
 export async function oracleOf({
   isMeasured,
   cells,

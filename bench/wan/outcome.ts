@@ -1,32 +1,36 @@
-// What one run gave. Pure. Times in ms as the bench's own clock saw them, bytes as the link's driver counted them (IP packets, both hops of none: one link).
+// The outcome of one run. Pure. Times in ms by the benchmark's own clock, bytes by the link's driver (IP packets on the
+// link).
 
 export type Outcome = {
   cell: string
   guest: string
   variant: string
   repetition: number
-  /** Absent: done. */
+  /** Absent: completed. */
   failure?: string
-  /** From the command until the tool says that it is done. */
+  /** From the command until the tool reports completion. */
   totalMs?: number
-  /** The longest silence of the guest's beats from the command to the end, and where it fell. */
+  /** The longest gap of the guest's beats from the command to the end, and its position. */
   downtimeMs?: number
   isAtSwitchover?: boolean
-  /** IP bytes that entered the link, lost ones included. */
+  /** IP bytes that entered the link, including lost ones. */
   bytesAb: number
   bytesBa: number
-  /** IP bytes that came out at b. */
+  /** IP bytes that arrived at b. */
   deliveredAb: number
-  /** Part of the guest's work left undone while the migration ran (downtime left out); negative: it did more. */
+  /** Share of the guest's work that was not done during the migration (without the downtime); negative: it did more. */
   slowdown?: number
   cpuSeconds: number
-  /** Part of the packets that the driver released more than 1 ms, and more than 5 ms late: how far this machine kept the link. */
+  /**
+   * Share of packets that the driver released more than 1 ms, and more than 5 ms late: the accuracy of the link on this
+   * machine.
+   */
   late1: number
   late5: number
-  /** Part of the time that the host took away from this machine (steal). */
+  /** Share of steal time of this machine. */
   steal: number
   badLines: number
   note?: string
-  /** Of this project; absent where git does not say. */
+  /** Commit of this project; absent if git does not know it. */
   commit?: string
 }

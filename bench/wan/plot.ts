@@ -1,4 +1,5 @@
-// The results as a picture: for each cell and guest the total times as bars with their ranges, and the downtimes beside. Pure. SVG 1.1.
+// Draws the results: for each cell and guest bars of the total times with their ranges, and the downtimes beside them.
+// Pure. SVG 1.1.
 import type { Row, Spread } from './summary.ts'
 
 const BAR = 16

@@ -1,6 +1,7 @@
-// QEMU's own migration over TCP: plain, with XBZRLE, with multifd and zstd; and the cold way, stopped and sent through one zstd process. Enters: a bed.
-// Leaves: a mover. The command line is that of Godwit's own VMs. What an operator would set is set: return path, no artificial bandwidth limit, the
-// same downtime limit as Godwit's, as many channels.
+// QEMU's own migration over TCP: plain, with XBZRLE, with multifd and zstd; and the cold variant, stopped and sent
+// through one zstd process. Enters: a bed. Leaves: a mover. The command line is that of Godwit's VMs. The settings are
+// those of an operator: return path, no artificial bandwidth limit, the same downtime limit and the same number of
+// channels as Godwit.
 import { mkdir, symlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -32,7 +33,7 @@ async function startQemu({ bed, specText }: MoverOptions, at: End): Promise<Mach
   await symlink(image.initrd, join(dir, 'initrd.img'))
   const isTarget = at === 'b'
   const argv = buildArgv(parseSpec(specText), { imagesDir: dir }, { accelerator: 'tcg', incoming: isTarget })
-  // Without an agent that says so, the target goes on by itself.
+  // Without an agent, the target resumes by itself.
   const words = [QEMU, ...argv.filter(word => !(isTarget && word === '-S'))]
   const started = bed.start(words, { at, log: `${at}.qemu.log`, cwd: dir })
   const client = await connectQmp({ path: join(dir, RUNTIME_FILES.qmp), timeoutMs: START_MS })
@@ -42,7 +43,7 @@ async function startQemu({ bed, specText }: MoverOptions, at: End): Promise<Mach
 async function prepare(commands: QmpCommands, variant: Variant & { kind: 'qemu' | 'cold' }): Promise<void> {
   const { multifdLevel, isXbzrle = false } = variant.kind === 'qemu' ? variant : {}
   const isMultifd = multifdLevel !== undefined
-  // The cold way's pipe carries nothing back.
+  // The pipe of the cold variant has no return path.
   await commands.setCapabilities({ 'return-path': variant.kind === 'qemu', events: true, multifd: isMultifd, xbzrle: isXbzrle })
   await commands.setParameters({
     maxBandwidthBytesPerSecond: 0,
@@ -54,7 +55,7 @@ async function prepare(commands: QmpCommands, variant: Variant & { kind: 'qemu' 
   })
 }
 
-/** Until the source says completed and the target runs. */
+/** Waits until the source reports completed and the target runs. */
 async function untilDone(source: QmpCommands, target: QmpCommands, signal: AbortSignal): Promise<string> {
   for (;;) {
     const { status, errorText, ram, downtimeMs } = await source.queryMigrate({ signal })
@@ -67,7 +68,7 @@ async function untilDone(source: QmpCommands, target: QmpCommands, signal: Abort
 
 type ColdPipes = { source: Started; target: Started }
 
-/** One process at each end: QEMU's unix socket there, one TCP connection between, zstd on it. */
+/** One process at each end: QEMU's unix socket at each side, one TCP connection with zstd between them. */
 async function startPipes({ bed }: MoverOptions, level: number): Promise<ColdPipes> {
   const words = (role: string, ...more: (string | number)[]) => [process.execPath, COLD_PIPE, role, ...more.map(String)]
   const target = bed.start(words('target', bed.addresses.b, PORT, join(bed.dir, 'b', COLD_SOCKET)), {
@@ -112,7 +113,7 @@ export const makeQemu: MakeMover = async options => {
   }
 }
 
-/** QEMU restores the source's run state, which was stopped: the target is told to go on when it has loaded. */
+/** QEMU restores the source's run state, which was stopped: resume the target when it has loaded. */
 async function untilRunning(target: QmpCommands, signal: AbortSignal): Promise<string> {
   for (;;) {
     const { status } = await target.queryMigrate({ signal })

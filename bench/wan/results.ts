@@ -1,5 +1,5 @@
-// The results file: one JSON line a run, appended as it ends, so that an interrupted benchmark goes on where it was. Always holds: a line that was written is
-// never changed.
+// The results file: one JSON line for each run, appended at its end, so that an interrupted benchmark can continue.
+// Always holds: a written line is never changed.
 import { appendFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import type { Outcome } from './outcome.ts'

@@ -1,5 +1,6 @@
-// One run, whatever moves the VM: boots the guest at a, lets it settle, starts the move, watches, and measures until it is over. Enters: a mover. Leaves: an
-// outcome. Always holds: everything that was started is dead afterwards; a move that takes longer than the deadline is 'not done'.
+// One run with any mover: boots the guest at a, waits until it settles, starts the migration, observes, and measures
+// until the end. Enters: a mover. Leaves: an outcome. Always holds: all started processes end; a migration beyond the
+// deadline is 'not done'.
 import { rmSync } from 'node:fs'
 import { mkdtemp, readFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -16,20 +17,20 @@ import { type Watch, watchLogs, workRate } from './watch.ts'
 
 const READY_MS = 90_000
 const SETTLE_MS = 2_500
-/** Beats that were on the way when the move was said to be done. */
+/** Time for beats in transit when the mover reports completion. */
 const AFTER_MS = 700
 
-/** Something that can move the VM. Its sites: a and b. */
-export type Mover = AsyncDisposable & {
-  /** Serial logs that QEMU writes. */
+/** A program that can migrate the VM between a and b. */
+type Mover = AsyncDisposable & {
+  /** Serial logs of the QEMUs. */
   logs: Record<'a' | 'b', string>
   /** Starts the guest at a. */
   boot(): Promise<void>
   /** The QEMU at a, once booted. */
   qemuPid(): Promise<number>
-  /** All processes whose CPU time counts, of those that live now. */
+  /** All current processes whose CPU time counts. */
   pids(): Promise<number[]>
-  /** Resolves when it is done; rejects when it failed. */
+  /** Resolves when the migration is completed; rejects if it failed. */
   move(signal: AbortSignal): Promise<string | undefined>
 }
 export type MoverOptions = { bed: Bed; variant: Variant; specText: string; cell: Cell }

@@ -1,14 +1,15 @@
-// npm run bench:wan: Godwit beside QEMU's own migration over the same modelled links, packet by packet, in one run. Root only (network namespaces, TUN).
-// Enters: a selection of cells, guests and variants. Leaves: a table with medians and ranges, the issue's targets held against it, a picture; results are kept
-// as they come. Figures are of one machine: compare what one run prints side by side.
+// npm run bench:wan: Godwit and QEMU's own migration over the same emulated links, packet by packet, in one run. Root
+// only (network namespaces, TUN). Enters: a selection of cells, guests and variants. Leaves: a table with medians and
+// ranges, the goals with their verdicts, a chart; each result is stored at once. The figures are of one machine:
+// compare only figures of one run.
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { cpus, loadavg } from 'node:os'
 import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
 import { loadSodium } from '../../crypto/identity.ts'
 import { guestImage } from '../../guest/image.ts'
+import { decimalNumber, readArguments, runScript, wholeNumber } from '../../ops/script.ts'
 import { namespacesMissing } from '../../sim-network/namespaces.ts'
 import { sweep } from './bed.ts'
 import { CELLS, choose, fillBytesOf, GUESTS } from './cells.ts'
@@ -27,22 +28,22 @@ const RESULTS = fileURLToPath(new URL('../../.cache/bench-wan/results.jsonl', im
 const PLOT = fileURLToPath(new URL('../../.cache/bench-wan/wan.svg', import.meta.url))
 const QUICK = { cells: '100/20,200/150/1%', guests: 'mixed', variants: 'godwit,multifd-zstd1-bbr,plain-bbr', reps: '1' }
 
-const USAGE = `Usage: npm run bench:wan -- [OPTIONS]        (as root: it lays links between network namespaces)
+const USAGE = `Usage: npm run bench:wan -- [OPTIONS]        (needs root: it creates links between network namespaces)
 
   --cells LIST       of ${CELLS.map(({ name }) => name).join(', ')} (Mbit/s / ms round trip / loss; default: all)
   --guests LIST      of ${GUESTS.map(({ name }) => name).join(', ')} (default: all)
   --variants LIST    of ${VARIANTS.map(({ name }) => name).join(', ')} (default: all)
   --reps N           runs of each (default 3)
-  --timeout SECONDS  then a run is 'not done' (default 120)
-  --budget SECONDS   begin no run that would not end in this time, going by the longest so far
+  --timeout SECONDS  a run that takes longer is 'not done' (default 120)
+  --budget SECONDS   start no run that would exceed this time, estimated from the longest run so far
   --quick            ${QUICK.cells}; ${QUICK.guests}; ${QUICK.variants}; once (about 3 minutes)
-  --results FILE     runs are added to it and not run again (default .cache/bench-wan/results.jsonl)
-  --fresh            forget the results there were
-  --report           run nothing: print what the results say
-  --oracle           measure zstd -19 --long over the final pages too (minutes for each guest)
+  --results FILE     file of results: new runs are added, finished ones are skipped (default .cache/bench-wan/results.jsonl)
+  --fresh            delete earlier results
+  --report           run nothing: print the summary of the results
+  --oracle           also measure zstd -19 --long over the final pages (minutes for each guest)
   --json FILE        write rows and verdicts as JSON
-  --plot FILE        where the picture goes (default .cache/bench-wan/wan.svg)
-  --keep             keep the folders with the logs of each run
+  --plot FILE        file of the chart (default .cache/bench-wan/wan.svg)
+  --keep             keep the folder with the logs of each run
 `
 
 const TEXT = { type: 'string' } as const
@@ -62,10 +63,9 @@ function select(values: ReturnType<typeof read>): RunOptions[] {
   const cells = choose(CELLS, wish.cells, 'cell')
   const guests = choose(GUESTS, wish.guests, 'guest')
   const variants = choose(VARIANTS, wish.variants, 'variant')
-  const repetitions = Number(wish.reps ?? 3)
-  if (!(repetitions >= 1)) throw new TypeError(`--reps '${wish.reps}': expected a number from 1`)
-  const timeoutMs = Number(values.timeout) * 1000
-  // Repetitions are the outermost loop: what else the machine does then falls on all variants alike.
+  const repetitions = wholeNumber('--reps', wish.reps ?? '3', { min: 1, max: 1000 })
+  const timeoutMs = 1000 * decimalNumber('--timeout', values.timeout, { min: 1, max: 86_400 })
+  // Repetitions are the outermost loop, so that other load of the machine affects all variants equally.
   return Array.from({ length: repetitions }, (_, at) => at + 1).flatMap(repetition =>
     cells.flatMap(cell =>
       guests.flatMap(guest => variants.map(variant => ({ cell, guest, variant, repetition, timeoutMs, keep: values.keep === true }))),
@@ -73,7 +73,7 @@ function select(values: ReturnType<typeof read>): RunOptions[] {
   )
 }
 
-const read = () => parseArgs({ options: OPTIONS }).values
+const read = () => readArguments({ options: OPTIONS }).values
 
 async function runAll({ runs, results }: Wanted, budgetMs: number): Promise<void> {
   const startMs = performance.now()
@@ -124,6 +124,8 @@ async function main(): Promise<number> {
     return 0
   }
   const runs = select(values)
+  const budgetMs =
+    values.budget === undefined ? Number.POSITIVE_INFINITY : 1000 * decimalNumber('--budget', values.budget, { min: 1, max: 1e7 })
   if (values.fresh) rmSync(values.results, { force: true })
   const results = openResults(values.results)
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const)
@@ -132,14 +134,14 @@ async function main(): Promise<number> {
       process.exit(130)
     })
   if (!values.report) {
-    const missing = namespacesMissing() ?? (guestImage() ? undefined : 'the guest image is not built: run node scripts/setup.js')
+    const missing = namespacesMissing() ?? (guestImage() ? undefined : 'the guest image is missing: run node scripts/setup.js')
     if (missing) {
       process.stderr.write(`error SETUP_NEEDED: ${missing}\n`)
       return 2
     }
     sweep(pid => !existsSync(`/proc/${pid}`))
     await loadSodium()
-    await runAll({ runs, results }, values.budget === undefined ? Number.POSITIVE_INFINITY : Number(values.budget) * 1000)
+    await runAll({ runs, results }, budgetMs)
   }
   await show(runs, results, values)
   return 0
@@ -160,7 +162,7 @@ async function show(runs: readonly RunOptions[], results: Results, { oracle, jso
   console.log(table(rows))
   if (verdicts.length > 0) console.log(`\n${verdictTable(verdicts)}`)
   const bad = outcomes.filter(({ badLines }) => badLines > 0)
-  for (const { cell, guest, variant } of bad) console.log(`\nBAD memory: ${cell} ${guest} ${variant}: the guest's own audit complained`)
+  for (const { cell, guest, variant } of bad) console.log(`\nBAD memory: ${cell} ${guest} ${variant}: the page check of the guest failed`)
   if (rows.length > 0) {
     mkdirSync(dirname(plot), { recursive: true })
     writeFileSync(plot, plotSvg(rows))
@@ -169,10 +171,4 @@ async function show(runs: readonly RunOptions[], results: Results, { oracle, jso
   if (json) writeFileSync(json, `${JSON.stringify({ rows, verdicts, outcomes }, undefined, 1)}\n`)
 }
 
-try {
-  process.exitCode = await main()
-} catch (error) {
-  if (!(error instanceof TypeError)) throw error
-  process.stderr.write(`error USAGE: ${error.message}\n${USAGE}`)
-  process.exitCode = 2
-}
+await runScript(USAGE, main)

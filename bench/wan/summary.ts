@@ -1,4 +1,4 @@
-// Medians and ranges of the runs of each (cell, guest, variant), and what the issue asks for held against them. Pure.
+// Medians and ranges of the runs of each (cell, guest, variant), and the goals with their verdicts. Pure.
 import { CELLS, type Cell } from './cells.ts'
 import type { Outcome } from './outcome.ts'
 
@@ -15,7 +15,7 @@ export type Row = {
   backMegabytes?: Spread
   slowdown?: Spread
   cpuSeconds?: Spread
-  /** Of the link's rate, over the whole move. */
+  /** Share of the link's rate, over the whole migration. */
   goodput?: Spread
   late1: number
   steal: number
@@ -59,7 +59,7 @@ export type Verdict = { cell: string; guest: string; what: string; isReached: bo
 const REPEATS = ['patches']
 const isHeavy = (guest: string) => guest.startsWith('writer-1')
 
-/** Every target of the issue that these rows can decide. `oracleMegabytes`: by cell and guest, see oracle.ts. */
+/** Every goal that these rows can decide. `oracleMegabytes`: by cell and guest, see oracle.ts. */
 export function judge(rows: readonly Row[], oracleMegabytes: (cell: Cell, guest: string) => number | undefined): Verdict[] {
   return CELLS.flatMap(cell =>
     [...new Set(rows.filter(row => row.cell === cell.name).map(({ guest }) => guest))].flatMap(guest => {

@@ -36,7 +36,7 @@ function cellsOf(row: Row): string[] {
 
 const line = (cells: readonly string[]) => `| ${cells.join(' | ')} |`
 
-/** Rows in the order they are given. */
+/** Rows keep their order. */
 export const table = (rows: readonly Row[]): string =>
   [line(HEAD), line(HEAD.map(() => '---')), ...rows.map(row => line(cellsOf(row)))].join('\n')
 

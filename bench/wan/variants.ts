@@ -1,14 +1,14 @@
-// The ways of moving a VM that are compared. Pure.
+// The compared variants of migration. Pure.
 
 export type Congestion = 'cubic' | 'bbr'
 export type Variant = { name: string } & (
   | { kind: 'godwit'; congestion: Congestion; method: 'live' | 'cold' }
   | { kind: 'qemu'; congestion: Congestion; multifdLevel?: number; isXbzrle?: boolean }
-  /** Stopped, then sent through one zstd process to one TCP connection. */
+  /** Stopped, then sent through one zstd process over one TCP connection. */
   | { kind: 'cold'; congestion: Congestion; level: number }
 )
 
-/** As many as Godwit's streams. */
+/** The same number as Godwit's streams. */
 export const MULTIFD_CHANNELS = 4
 export const XBZRLE_CACHE_BYTES = 64 * 1024 * 1024
 
@@ -24,6 +24,3 @@ export const VARIANTS: readonly Variant[] = [
   { name: 'godwit-cold', kind: 'godwit', congestion: 'bbr', method: 'cold' },
   ...both(congestion => ({ name: `cold-zstd3-${congestion}`, kind: 'cold', congestion, level: 3 })),
 ]
-
-/** Live variants of QEMU alone: what Godwit is held against. */
-export const isRival = (variant: Variant): boolean => variant.kind === 'qemu'

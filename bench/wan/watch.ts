@@ -1,5 +1,6 @@
-// What an observer outside the guest sees: the serial logs that QEMU itself writes at both ends, read every few ms, the same way for every variant (an
-// agent between would add its own delays). Enters: paths of the logs. Leaves: records with times, silences, the guest's work.
+// The observer outside the guest: the serial logs that QEMU writes at both ends, read every few ms, in the same way for
+// every variant (an agent in between would add its own delays). Enters: paths of the logs. Leaves: records with times,
+// gaps, the guest's work.
 import { open } from 'node:fs/promises'
 import { createWitness, type GuestRecord, type Witness } from '../../guest/beats.ts'
 import { GodwitError } from '../../wire/errors.ts'
@@ -7,16 +8,16 @@ import { GodwitError } from '../../wire/errors.ts'
 const LOOK_MS = 4
 const CHUNK_BYTES = 65_536
 
-export type Work = { atMs: number; units: number }
+type Work = { atMs: number; units: number }
 export type Watch = Disposable & {
   witness: Witness
-  /** The first record of this kind at this console, from the start on. */
+  /** The first record of this kind at this console. */
   until(kind: GuestRecord['kind'], console: string, ms: number): Promise<GuestRecord>
-  /** What the guest said it had done, and when that was seen. */
+  /** The work that the guest reported, and the time of reading. */
   work(): readonly Work[]
 }
 
-/** `logs`: console name to path; a file that does not exist yet is waited for. */
+/** `logs`: console name to path; the observer waits for a file that does not exist yet. */
 export function watchLogs(logs: Record<string, string>): Watch {
   const witness = createWitness()
   const work: Work[] = []
@@ -38,7 +39,8 @@ export function watchLogs(logs: Record<string, string>): Watch {
       for (;;) {
         const found = firsts.get(`${kind} ${console}`)
         if (found) return found
-        if (performance.now() > end) throw new GodwitError('TIMEOUT', `the guest did not say '${kind}' at ${console} within ${ms / 1000} s`)
+        if (performance.now() > end)
+          throw new GodwitError('TIMEOUT', `the guest did not print '${kind}' at ${console} within ${ms / 1000} s`)
         await pause()
       }
     },
@@ -69,7 +71,7 @@ async function follow(path: string, take: (text: string) => void, signal: AbortS
   }
 }
 
-/** Units of work a second between two moments, or undefined where too little was seen. */
+/** Units of work a second between two moments, or undefined with too few records. */
 export function workRate(work: readonly Work[], fromMs: number, toMs: number): number | undefined {
   const within = work.filter(({ atMs }) => atMs >= fromMs && atMs <= toMs)
   const [first, last] = [within[0], within.at(-1)]

@@ -5,7 +5,7 @@ import { command } from '../command.ts'
 export const bench = command({
   name: 'bench',
   summary: 'measure the pipeline, the relay and the transports on this machine',
-  details: 'Runs bench/run.ts with all words that follow. npm run bench also does the set-up.',
+  details: 'Passes all arguments to bench/run.ts. npm run bench also does the set-up.',
   isPassThrough: true,
   examples: ['npm run bench', 'godwit bench'],
   run: async ({ args }) => {

@@ -5,14 +5,14 @@ import { json } from '../output.ts'
 
 export const cancel = command({
   name: 'cancel',
-  summary: 'cancel a migration; the VM goes on at the source',
-  details: 'Refused with MIGRATION_LATE once the VM has been handed over: then it runs at the target.',
+  summary: 'cancel a migration; the VM keeps running at the source',
+  details: 'After the hand-over it fails with MIGRATION_LATE: the VM then runs at the target.',
   positionals: [{ name: 'MIGRATION', help: 'id of the migration (see godwit status)' }],
-  options: { json: shared.json, gateway: shared.gateway, 'token-file': shared.tokenFile },
+  options: { json: shared.json, gateway: shared.gateway, 'token-file': shared.tokenFile, 'gateway-ca': shared.gatewayCa },
   examples: ['godwit cancel 3f2a90c1d4e5b6a7980011223344aabb'],
   run: async ({ options, args, io }) => {
     await askGateway(io, options, { method: 'DELETE', path: `/v1/migrations/${encodeURIComponent(args[0]!)}` })
-    io.out(options.json ? json({ migrationId: args[0], cancelled: true }) : 'cancelling; the VM goes on at its source\n')
+    io.out(options.json ? json({ migrationId: args[0], cancelled: true }) : 'cancelling; the VM keeps running at the source\n')
     return 0
   },
 })

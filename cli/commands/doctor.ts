@@ -1,17 +1,17 @@
-// godwit doctor: what on this host is ready for which method, and what to do about the rest.
+// godwit doctor: checks whether this host is ready, and shows what to fix.
 import { EXIT } from '../../wire/errors.ts'
 import { command, shared } from '../command.ts'
-import type { Check } from '../doctor.ts'
+import type { Check } from '../doctor/check.ts'
 import { clean, json } from '../output.ts'
 
 export const doctor = command({
   name: 'doctor',
-  summary: 'say what on this host is ready, for which method, and what to do about the rest',
-  details: 'Changes nothing. Each line is ok, warn (works, but not as well as it could) or fail. Exit code 0, or 3 when something fails.',
+  summary: 'check whether this host is ready, and show what to fix',
+  details: 'Changes nothing. Each check is ok, warn (works, but could work better) or fail. Exit code 0, or 3 if a check fails.',
   options: { json: shared.json },
   examples: ['godwit doctor', 'godwit doctor --json'],
   run: async ({ options, io }) => {
-    const { runChecks } = await import('../doctor.ts')
+    const { runChecks } = await import('../doctor/doctor.ts')
     const checks = await runChecks(io)
     const hasFailed = checks.some(({ state }) => state === 'fail')
     io.out(options.json ? json({ ready: !hasFailed, checks }) : renderChecks(checks))

@@ -1,4 +1,4 @@
-// godwit explain: why the policy moves a VM, or leaves it where it is.
+// godwit explain: shows why the policy moves a VM or lets it stay.
 import type { VmExplanation } from '../../gateway/policy/live.ts'
 import { askGateway } from '../client.ts'
 import { command, shared } from '../command.ts'
@@ -6,10 +6,10 @@ import { json, table } from '../output.ts'
 
 export const explain = command({
   name: 'explain',
-  summary: 'say why the policy moves a VM, or leaves it where it is',
-  details: 'Shows each gate that a handoff must pass, in the order they are asked, with the figure now and its limit.',
+  summary: 'show why the policy moves a VM or lets it stay',
+  details: 'Shows each gate that a handoff must pass, in order, with its current value and its limit.',
   positionals: [{ name: 'VM', help: 'name of the VM' }],
-  options: { json: shared.json, gateway: shared.gateway, 'token-file': shared.tokenFile },
+  options: { json: shared.json, gateway: shared.gateway, 'token-file': shared.tokenFile, 'gateway-ca': shared.gatewayCa },
   examples: ['godwit explain web-1', 'godwit explain web-1 --json'],
   run: async ({ options, args, io }) => {
     const path = `/v1/vms/${encodeURIComponent(args[0] ?? '')}/explain`
@@ -20,8 +20,8 @@ export const explain = command({
 })
 
 /** Pure. */
-export function renderExplanation({ vm, policy, from, userSite, target, because, gates, inputs, lastMove }: VmExplanation): string {
-  const where = `${vm}: at ${from ?? 'no site'}, its user at ${userSite ?? 'no known site'}, best would be ${target ?? 'none'} (policy ${policy})\n`
+function renderExplanation({ vm, policy, from, userSite, target, because, gates, inputs, lastMove }: VmExplanation): string {
+  const where = `${vm}: site ${from ?? 'unknown'}, site of its user ${userSite ?? 'unknown'}, best site ${target ?? 'unknown'} (policy ${policy})\n`
   const number = (value: number | null, unit: string) =>
     value === null ? '-' : `${Math.round(value * 100) / 100}${unit ? ` ${unit}` : ''}`
   const rows = gates.map(({ gate, isOpen, rule, value, limit, unit }) => [
@@ -32,8 +32,8 @@ export function renderExplanation({ vm, policy, from, userSite, target, because,
     rule,
   ])
   const { cost } = inputs
-  const price = cost ? `a move would take ${Math.round(cost.totalMs)} ms, ${Math.round(cost.downtimeMs)} ms of it stopped\n` : ''
+  const price = cost ? `predicted migration: ${Math.round(cost.totalMs)} ms in total, ${Math.round(cost.downtimeMs)} ms downtime\n` : ''
   const last = lastMove ? `last move: ${lastMove.from} -> ${lastMove.to}: ${lastMove.because}\n` : ''
-  const unfit = inputs.unfitSites.length > 0 ? `has lately been refused by: ${inputs.unfitSites.join(', ')}\n` : ''
+  const unfit = inputs.unfitSites.length > 0 ? `sites that rejected it recently: ${inputs.unfitSites.join(', ')}\n` : ''
   return `${where}${because}\n${price}${unfit}${last}\n${table(['', 'GATE', 'NOW', 'LIMIT', 'RULE'], rows)}`
 }

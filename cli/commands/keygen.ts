@@ -7,15 +7,15 @@ import { defaultPaths } from '../paths.ts'
 
 export const keygen = command({
   name: 'keygen',
-  summary: 'make the keys of a site or gateway, and a certificate request',
+  summary: 'create the keys of a site or gateway, and a certificate request',
   details:
     'Writes ROLE.keys (0600, secret, never leaves this machine) and ROLE.request (public, for godwit root sign or godwit enrol). ' +
-    'Compare the fingerprint that is printed here with the one that the operator of the root sees.',
+    'Read the printed fingerprint to the operator of the root: it must match the request that the operator signs.',
   options: {
     id: { kind: 'text', value: 'NAME', help: 'name of the site or gateway: 1 to 64 of a-z, 0-9 and -', required: true },
-    role: { kind: 'choice', choices: ['site', 'gateway'], help: 'what the keys are for (default site)' },
+    role: { kind: 'choice', choices: ['site', 'gateway'], help: 'owner of the keys (default site)' },
     out: { kind: 'path', value: 'DIR', help: 'folder to write to (default: the configuration folder)' },
-    force: { kind: 'flag', help: 'overwrite keys that exist: whatever was certified for them is lost' },
+    force: { kind: 'flag', help: 'overwrite existing keys: their certificate becomes useless' },
     json: shared.json,
   },
   examples: ['godwit keygen --id berlin-1', 'godwit keygen --role gateway --id gateway'],

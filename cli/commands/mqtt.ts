@@ -1,9 +1,9 @@
-// godwit mqtt keygen | tail | command: for integrators at work (docs/CONTROL.md). They speak to the broker, not to the gateway, as an integrator's
-// own programs do: what works here works there.
+// godwit mqtt keygen | tail | command | measure: tools for integrators (docs/reference/mqtt.md). They connect to the
+// broker, not to the gateway, as an integrator's programs do.
 import { randomBytes, randomUUID } from 'node:crypto'
 import { join } from 'node:path'
-import type { Incoming, MqttLink } from '../../gateway/control/mqtt/client.ts'
-import type { Action, Topics } from '../../gateway/control/mqtt/topics.ts'
+import type { Incoming, MqttLink } from '../../mqtt/client.ts'
+import type { Action, Topics } from '../../mqtt/topics.ts'
 import { EXIT, fromBody, GodwitError } from '../../wire/errors.ts'
 import { mqttTarget } from '../client.ts'
 import { command, type OptionSpecs, shared } from '../command.ts'
@@ -17,9 +17,9 @@ const broker = {
   tenant: { kind: 'text', value: 'NAME', help: 'tenant of the topics (GODWIT_MQTT_TENANT; default main)' },
   user: { kind: 'text', value: 'NAME', help: 'user name at the broker (GODWIT_MQTT_USER)' },
   'password-file': { kind: 'path', value: 'FILE', help: 'file with the password (GODWIT_MQTT_PASSWORD_FILE)' },
-  ca: { kind: 'path', value: 'FILE', help: "certificate authority of the broker, where it is not one of the system's" },
-  certificate: { kind: 'path', value: 'FILE', help: 'client certificate to show to the broker' },
-  'certificate-key': { kind: 'path', value: 'FILE', help: 'the key of the client certificate' },
+  ca: { kind: 'path', value: 'FILE', help: "certificate authority (PEM) of the broker (default: the system's authorities)" },
+  certificate: { kind: 'path', value: 'FILE', help: 'client certificate for the broker' },
+  'certificate-key': { kind: 'path', value: 'FILE', help: 'key of the client certificate' },
 } as const satisfies OptionSpecs
 
 const CONNECT_MS = 10_000
@@ -28,15 +28,15 @@ const TTL_MS = 30_000
 
 type Connected = { topics: Topics; link: MqttLink; user: string | undefined }
 
-/** Connects and subscribes, or throws what stands in the way. */
+/** Connects and subscribes, or throws the reason of the failure. */
 async function connect(
   io: Io,
   flags: MqttFlags,
   o: { subscriptions: (topics: Topics, user: string | undefined) => string[]; onMessage: (message: Incoming) => void; onDown?: () => void },
 ): Promise<Connected> {
   const [{ connectMqtt }, { topicsOf }, { silentLog }, { target, tenant, user }] = await Promise.all([
-    import('../../gateway/control/mqtt/client.ts'),
-    import('../../gateway/control/mqtt/topics.ts'),
+    import('../../mqtt/client.ts'),
+    import('../../mqtt/topics.ts'),
     import('../../wire/log.ts'),
     mqttTarget(io, flags),
   ])
@@ -61,32 +61,38 @@ async function connect(
 
 const keygen = command({
   name: 'mqtt keygen',
-  summary: 'make a key that signs commands over MQTT',
+  summary: 'create a key that signs commands or measurements over MQTT',
   details:
-    'Writes the key (0600, secret) and prints what to add to mqtt.commandKeys of gateway.yaml. The key is that of the commander; the gateway knows its public half only.',
+    'Writes the secret key (0600) and prints the lines to add to mqtt.commandKeys or mqtt.measurementKeys of gateway.yaml. The sender keeps the secret key; the gateway has only the public key.',
   options: {
+    for: { kind: 'choice', choices: ['command', 'measurement'], help: 'kind of message to sign (default command)' },
     name: { kind: 'text', value: 'NAME', help: 'name of the key: 1 to 64 of a-z, 0-9 and -', required: true },
-    out: { kind: 'path', value: 'FILE', help: 'file to write (default: command-NAME.key in the configuration folder)' },
-    force: { kind: 'flag', help: 'overwrite a key that exists' },
+    out: {
+      kind: 'path',
+      value: 'FILE',
+      help: 'file to write (default: command-NAME.key or measurement-NAME.key in the configuration folder)',
+    },
+    force: { kind: 'flag', help: 'overwrite an existing key' },
     json: shared.json,
   },
-  examples: ['godwit mqtt keygen --name noc-1'],
+  examples: ['godwit mqtt keygen --name noc-1', 'godwit mqtt keygen --for measurement --name probe-1'],
   run: async ({ options, io }) => {
     const [{ encodeCommandKey, generateCommandKey }, { writeFileSafely }, { NAME_PATTERN }] = await Promise.all([
-      import('../../gateway/control/mqtt/command-keys.ts'),
+      import('../../crypto/command-keys.ts'),
       import('../../ops/files.ts'),
       import('../../wire/types.ts'),
     ])
-    const { name, force } = options
+    const { name, force, for: use = 'command' } = options
     if (!NAME_PATTERN.test(name)) throw new GodwitError('USAGE', `--name '${name}': expected 1 to 64 of a-z, 0-9 and -`)
-    const path = options.out ?? join(defaultPaths(io).configDir, `command-${name}.key`)
-    const key = generateCommandKey(name)
+    const path = options.out ?? join(defaultPaths(io).configDir, `${use}-${name}.key`)
+    const key = generateCommandKey(name, use)
     await writeFileSafely(path, encodeCommandKey(key), { overwrite: force })
     const { publicKey } = key
     if (options.json) io.out(json({ name, publicKey, key: path }))
     else {
-      const line = `${name}: { publicKey: ${publicKey}, actions: [start, prestage, cancel, pin] }`
-      io.out(listing(Object.entries({ name, publicKey, key: path, 'gateway.yaml': `mqtt: { commandKeys: { ${line} } }` })))
+      const rights = use === 'command' ? 'actions: [start, prestage, cancel, pin]' : 'kinds: [latency, radio, location, siteLink]'
+      const line = `mqtt: { ${use}Keys: { ${name}: { publicKey: ${publicKey}, ${rights} } } }`
+      io.out(listing(Object.entries({ name, publicKey, key: path, 'gateway.yaml': line })))
     }
     return EXIT.ok
   },
@@ -94,13 +100,13 @@ const keygen = command({
 
 const tail = command({
   name: 'mqtt tail',
-  summary: 'show what goes over MQTT',
+  summary: 'show the messages of the MQTT broker',
   details:
-    'One line of JSON for each message: {"topic", "retained", "payload"}. Runs until Ctrl-C and comes back by itself when the broker was away. ' +
-    "What is shown is what the broker lets this user read: with 'observe' all but commands, replies and measurements.",
+    'Prints one line of JSON for each message: {"topic", "retained", "payload"}. Runs until Ctrl-C and reconnects to the broker by itself. ' +
+    "Shows only the topics that this user may read: a user with 'observe' sees all but commands, replies and measurements.",
   options: {
     topic: { kind: 'text', value: 'FILTER', help: "filter below the tenant's root, such as handoff/# or site/+/state (default #)" },
-    count: { kind: 'integer', value: 'N', min: 1, max: 1_000_000, help: 'end after so many messages' },
+    count: { kind: 'integer', value: 'N', min: 1, max: 1_000_000, help: 'stop after this many messages' },
     ...broker,
   },
   examples: ['godwit mqtt tail', 'godwit mqtt tail --topic handoff/#', 'godwit mqtt tail --user noc --password-file noc.password'],
@@ -116,7 +122,7 @@ const tail = command({
         io.out(lineOf(message))
         if (left <= 0) over.resolve()
       },
-      onDown: () => io.err('the broker is away; waiting for it\n'),
+      onDown: () => io.err('the broker does not answer; reconnecting\n'),
     })
     await over.promise
     stop()
@@ -137,16 +143,22 @@ function lineOf({ topic, retained, payload }: Incoming): string {
 }
 
 const commandOptions = {
-  key: { kind: 'path', value: 'FILE', help: 'the key that signs (godwit mqtt keygen)', required: true },
-  to: { kind: 'text', value: 'SITE', help: 'start, prestage: where the VM shall go' },
-  method: { kind: 'choice', choices: ['live', 'cold'], help: 'start: how (default live)' },
-  downtime: { kind: 'duration', value: 'TIME', help: 'start: the longest pause that is acceptable' },
-  'max-bytes': { kind: 'size', value: 'SIZE', help: 'start: cancelled when more has gone over the wire before the switchover' },
-  handoff: { kind: 'text', value: 'ID', help: 'cancel: this one only (default: the one under way)' },
-  off: { kind: 'flag', help: 'pin: let the VM go again' },
-  ue: { kind: 'text', value: 'KEY', help: 'the user for whom this is' },
-  reason: { kind: 'text', value: 'TEXT', help: "for the gateway's log (default: godwit mqtt command)" },
-  epoch: { kind: 'integer', value: 'N', min: 0, max: Number.MAX_SAFE_INTEGER, help: "the VM's epoch (default: as its placement says)" },
+  key: { kind: 'path', value: 'FILE', help: 'key that signs the command (godwit mqtt keygen)', required: true },
+  to: { kind: 'text', value: 'SITE', help: 'start, prestage: target site' },
+  method: { kind: 'choice', choices: ['live', 'cold'], help: 'start: migration method (default live)' },
+  downtime: { kind: 'duration', value: 'TIME', help: 'start: longest acceptable downtime' },
+  'max-bytes': { kind: 'size', value: 'SIZE', help: 'start: cancel the migration if it sends more than this before the switchover' },
+  handoff: { kind: 'text', value: 'ID', help: 'cancel: id of the migration (default: the running one)' },
+  off: { kind: 'flag', help: 'pin: remove the pin' },
+  ue: { kind: 'text', value: 'KEY', help: 'id of the user behind this command' },
+  reason: { kind: 'text', value: 'TEXT', help: "reason for the gateway's log (default: godwit mqtt command)" },
+  epoch: {
+    kind: 'integer',
+    value: 'N',
+    min: 0,
+    max: Number.MAX_SAFE_INTEGER,
+    help: 'epoch of the VM (default: the epoch in its placement)',
+  },
   'reply-to': { kind: 'text', value: 'NAME', help: "last level of the reply topic (default: the user's name, or godwit-cli)" },
   timeout: { kind: 'duration', value: 'TIME', help: 'how long to wait for the reply (default 20s)' },
   json: shared.json,
@@ -155,10 +167,10 @@ const commandOptions = {
 
 const give = command({
   name: 'mqtt command',
-  summary: 'sign a command, send it over MQTT, and wait for the reply',
+  summary: 'sign a command, send it over MQTT and wait for the reply',
   details:
-    'start moves a VM, cancel ends a move, pin keeps a VM where it is (--off lets it go), prestage asks the target whether it could take it, and holds room there for two minutes. The command is fenced by the epoch of ' +
-    "the VM's placement, which is read from the broker first, and is good for 30 s. A refusal ends with the exit code of its problem's code.",
+    'start migrates a VM, cancel ends a migration, pin keeps a VM at its site (--off removes the pin), prestage checks whether the target can run the VM and reserves memory there for two minutes. The command carries the epoch of ' +
+    "the VM's placement (read from the broker first) and expires after 30 s. If the gateway rejects it, the exit code is that of the error code.",
   positionals: [
     { name: 'ACTION', help: 'start, cancel, pin or prestage' },
     { name: 'VM', help: 'name of the VM' },
@@ -170,9 +182,9 @@ const give = command({
   ],
   run: async ({ options, args, io }) => {
     const [{ decodeCommandKey, signCommand }, { readSecret }, { ACTIONS }] = await Promise.all([
-      import('../../gateway/control/mqtt/command-keys.ts'),
+      import('../../crypto/command-keys.ts'),
       import('../../ops/files.ts'),
-      import('../../gateway/control/mqtt/topics.ts'),
+      import('../../mqtt/topics.ts'),
     ])
     const action = args[0] as Action
     const vm = args[1] ?? ''
@@ -212,6 +224,54 @@ const give = command({
   },
 })
 
+const measure = command({
+  name: 'mqtt measure',
+  summary: 'publish a measurement over MQTT, signed if --key is given',
+  details:
+    "TOPIC is relative to the tenant's root, PAYLOAD is JSON as in docs/reference/mqtt.md. The command checks it, adds the current time (`at`, or `sampledAt` of a link), signs it with --key and sends it. " +
+    'A measurement has no reply: godwit_gateway_mqtt_measurements_total counts accepted and rejected ones, and godwit explain shows the values that the policy uses.',
+  positionals: [
+    { name: 'TOPIC', help: 'ue/KEY/meas/latency, ue/KEY/meas/radio, ue/KEY/meas/location or site/SITE/link/SITE' },
+    { name: 'PAYLOAD', help: 'the measurement (JSON)' },
+  ],
+  options: {
+    key: { kind: 'path', value: 'FILE', help: 'key that signs the measurement (godwit mqtt keygen --for measurement)' },
+    ...broker,
+  },
+  examples: [
+    `godwit mqtt measure ue/u1/meas/latency '{"seq":1,"vmId":"web-1","targetSite":"a","rttMs":12.5}' --key measurement-probe-1.key`,
+    `godwit mqtt measure site/a/link/b '{"rttMs":24,"availableBps":1e9}' --user telco --password-file telco.password`,
+  ],
+  run: async ({ options, args, io }) => {
+    const [{ datedMeasurement, decodeCommandKey, signPayload }, { isMeasured }, { CHANNELS }, { check, parseJson }, { readSecret }] =
+      await Promise.all([
+        import('../../crypto/command-keys.ts'),
+        import('../../gateway/handoff/measurements.ts'),
+        import('../../mqtt/channels.ts'),
+        import('../../wire/schema.ts'),
+        import('../../ops/files.ts'),
+      ])
+    const key = options.key === undefined ? undefined : decodeCommandKey(await readSecret(options.key), options.key, 'measurement')
+    const given = parseJson(args[1] ?? '', { what: 'PAYLOAD', code: 'USAGE' })
+    const { topics, link } = await connect(io, options, { subscriptions: () => [], onMessage: () => {} })
+    try {
+      const topic = `${topics.root}/${args[0] ?? ''}`
+      const kind = topics.parse(topic)?.kind
+      if (!kind || !isMeasured(kind))
+        throw new GodwitError('USAGE', `'${args[0]}' is not a measurement topic`, { hint: 'see godwit mqtt measure --help' })
+      const { qos, retained, expirySeconds, schema } = CHANNELS[kind]
+      const fields = { ...(given as object), ...(kind === 'siteLink' ? { sampledAt: '' } : {}) }
+      const dated = datedMeasurement(fields, Date.now())
+      check(schema, dated, { what: 'PAYLOAD', code: 'USAGE' })
+      const payload = JSON.stringify(key ? signPayload(key, topic, dated) : dated)
+      await link.publish({ topic, payload, qos, retained, ...(expirySeconds === undefined ? {} : { expirySeconds }) })
+      return EXIT.ok
+    } finally {
+      await link.close()
+    }
+  },
+})
+
 type Answer = {
   commandId?: string
   status?: string
@@ -230,7 +290,7 @@ function fieldsOf(
   },
 ): object {
   const moves = action === 'start' || action === 'prestage'
-  if (moves && o.to === undefined) throw new GodwitError('USAGE', `--to is needed: where the VM shall go`)
+  if (moves && o.to === undefined) throw new GodwitError('USAGE', '--to is missing: name the target site')
   const constraints = {
     ...(o.downtime === undefined ? {} : { maxDowntimeMs: Math.round(o.downtime) }),
     ...(o['max-bytes'] === undefined ? {} : { maxBytes: o['max-bytes'] }),
@@ -251,9 +311,9 @@ async function epochOf(inbox: Inbox, topics: Topics, vm: string): Promise<number
   try {
     return (await inbox.wait(where => where === topic, PLACEMENT_MS, `the placement of VM ${vm}`)).epoch ?? 0
   } catch (cause) {
-    throw new GodwitError('VM_UNKNOWN', `no placement of a VM '${vm}' stands at the broker`, {
+    throw new GodwitError('VM_UNKNOWN', `the broker has no placement of VM '${vm}'`, {
       cause,
-      hint: 'is the name right, and may this user read vm/+/placement? --epoch goes without',
+      hint: 'check the name, and that this user may read vm/+/placement; or give --epoch',
     })
   }
 }
@@ -271,7 +331,7 @@ function createInbox(): Inbox {
       try {
         come.push({ topic, answer: JSON.parse(new TextDecoder().decode(payload)) as Answer })
       } catch {
-        return // A placement that was taken away, or nothing of ours.
+        return // A deleted placement, or a message of another format.
       }
       wake()
     },
@@ -296,4 +356,4 @@ function show(io: Io, reply: Answer, wantsJson: boolean): number {
   return EXIT.ok
 }
 
-export const mqttCommands = [keygen, tail, give]
+export const mqttCommands = [keygen, tail, give, measure]

@@ -1,4 +1,5 @@
-// godwit plan: what moving a VM would take, by each method, before it is done.
+// godwit plan: predicts the cost of a migration for each method.
+import { formatDuration } from '../../ops/units.ts'
 import type { Prediction } from '../../wire/control.ts'
 import { askGateway } from '../client.ts'
 import { command, shared } from '../command.ts'
@@ -8,17 +9,19 @@ const ASK_MS = 40_000
 
 export const plan = command({
   name: 'plan',
-  summary: 'say what moving a VM would take, and recommend how',
+  summary: 'predict the cost of a migration and recommend a method',
   details:
-    'The site where the VM runs watches its memory for a second (how fast it is rewritten, how much is zero, how well the rest compresses) and reckons with what ' +
-    'the last migration to that site saw of the way. Nothing is moved and the VM is not paused.',
+    "The source samples the VM's memory for one second (dirty rate, share of zero pages, compression) and predicts each method " +
+    'with the rate of the last migration to the target, if it was less than an hour ago over the same link; otherwise with 100 Mbit/s. ' +
+    'The VM does not move and is not paused.',
   positionals: [{ name: 'VM', help: 'name of the VM' }],
   options: {
-    to: { kind: 'text', value: 'SITE', help: 'where it would run', required: true },
-    downtime: { kind: 'duration', value: 'TIME', help: 'the longest pause that would be acceptable (default 300ms)' },
+    to: { kind: 'text', value: 'SITE', help: 'target site', required: true },
+    downtime: { kind: 'duration', value: 'TIME', help: 'longest acceptable downtime (default 300ms)' },
     json: shared.json,
     gateway: shared.gateway,
     'token-file': shared.tokenFile,
+    'gateway-ca': shared.gatewayCa,
   },
   examples: ['godwit plan web-1 --to hamburg-1', 'godwit plan web-1 --to hamburg-1 --downtime 100ms --json'],
   run: async ({ options, args, io }) => {
@@ -49,17 +52,21 @@ export function renderPlan({ vm, target, methods, recommended, reason, ...more }
     wireBytes === null ? '-' : `${(wireBytes / 1e6).toFixed(0)} MB`,
     isPossible ? 'yes' : 'no',
   ])
-  const list = table(['', 'METHOD', 'IN ALL', 'PAUSE', 'ON THE WIRE', 'KEEPS THE PAUSE'], rows)
-  return `${vm} -> ${target}: ${recommended}\n${reason}\n\n${list}${renderFacts(more as { facts?: Facts; pathFrom?: string })}`
+  const list = table(['', 'METHOD', 'TOTAL', 'DOWNTIME', 'WIRE BYTES', 'MEETS LIMIT'], rows)
+  return `${vm} -> ${target}: ${recommended}\n${reason}\n\n${list}${renderFacts(more as PlanSource)}`
 }
 
-function renderFacts({ facts, pathFrom }: { facts?: Facts; pathFrom?: string }): string {
+type PlanSource = { facts?: Facts; pathFrom?: string; pathAgeMs?: number }
+
+function renderFacts({ facts, pathFrom, pathAgeMs }: PlanSource): string {
   if (!facts) return ''
   const { dirtyBytesPerSecond, zeroShare, duplicateShare, compressedShare, path } = facts
+  const ago = pathAgeMs === undefined ? '' : `, ${formatDuration(pathAgeMs)} ago`
   const percent = (share: number) => `${Math.round(share * 100)} %`
+  const origin = pathFrom === 'an assumption' ? 'assumed: no recent migration to this site' : `measured by the last migration${ago}`
   return (
-    `\nmemory: ${percent(zeroShare)} zero, ${percent(duplicateShare)} or more twice, the rest shrinks to ${percent(compressedShare)}; ` +
-    `${(dirtyBytesPerSecond / 1e6).toFixed(1)} MB/s rewritten\n` +
-    `way: ${((path.bytesPerSecond * 8) / 1e6).toFixed(0)} Mbit/s, ${Math.round(path.rttMs)} ms round trip (from ${pathFrom ?? 'unknown'})\n`
+    `\nmemory: ${percent(zeroShare)} zero, at least ${percent(duplicateShare)} duplicate, the rest compresses to ${percent(compressedShare)}; ` +
+    `dirty rate ${(dirtyBytesPerSecond / 1e6).toFixed(1)} MB/s\n` +
+    `path: ${((path.bytesPerSecond * 8) / 1e6).toFixed(0)} Mbit/s (${origin}), ${Math.round(path.rttMs)} ms round trip\n`
   )
 }

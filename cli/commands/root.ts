@@ -1,23 +1,26 @@
-// godwit root: the offline root that says which keys are whose. Its secret belongs on a machine without a network; only requests go in and
-// certificates and revocation lists come out.
+// godwit root: the offline root, which certifies keys. Its secret belongs on a machine without a network: only requests
+// enter that machine, and only certificates and revocation lists leave it.
 import { join } from 'node:path'
 import { GodwitError } from '../../wire/errors.ts'
 import { type Command, command, shared } from '../command.ts'
+import { readIssued, recordIssued, withTheirKeys } from '../issued.ts'
 import { json, listing } from '../output.ts'
 import { defaultPaths } from '../paths.ts'
 import { issue, loadCrypto, readRoot } from '../signing.ts'
+import { rootRenew } from './root-renew.ts'
 
 const rootFile = { kind: 'path', value: 'FILE', help: "the root's secret key (default: root.key in the configuration folder)" } as const
 const DAY_MS = 86_400_000
 
 const create = command({
   name: 'root create',
-  summary: 'make the root key that certifies sites and gateways',
+  summary: 'create the root key that certifies sites and gateways',
   details:
-    'Writes root.key (0600: whoever has it can join any site to your fleet; keep it offline) and root.pub (public, goes to every site and gateway).',
+    'Writes root.key (0600; its owner can add any site to your fleet: keep it offline), root.pub (public; copy it to every site and gateway) and ' +
+    'revocations (the first revocation list; copy it to the gateway, which sends it to the nodes). No migration begins without a list that is at most 30 days old.',
   options: {
     out: { kind: 'path', value: 'DIR', help: 'folder to write to (default: the configuration folder)' },
-    force: { kind: 'flag', help: 'overwrite a root that exists: all it certified must be certified anew' },
+    force: { kind: 'flag', help: 'overwrite an existing root: every site and gateway then needs a new certificate' },
     json: shared.json,
   },
   examples: ['godwit root create'],
@@ -25,9 +28,16 @@ const create = command({
     const { certificate, identity, files } = await loadCrypto()
     const folder = options.out ?? defaultPaths(io).configDir
     const root = certificate.createRoot()
-    const answer = { fingerprint: identity.fingerprint(root.signPublic), key: join(folder, 'root.key'), public: join(folder, 'root.pub') }
+    const answer = {
+      fingerprint: identity.fingerprint(root.signPublic),
+      key: join(folder, 'root.key'),
+      public: join(folder, 'root.pub'),
+      revocations: join(folder, 'revocations'),
+    }
+    const list = certificate.issueRevocations(root, { number: 1, issuedAt: Math.floor(Date.now() / 1000), serials: [] })
     await files.writeFileSafely(answer.key, certificate.encodeRoot(root), { overwrite: options.force })
     await files.writeFileSafely(answer.public, files.armor('ROOT PUBLIC KEY', root.signPublic), { mode: 0o644, overwrite: true })
+    await files.writeFileSafely(answer.revocations, files.armor('REVOCATIONS', list), { mode: 0o644, overwrite: true })
     io.out(options.json ? json(answer) : listing(Object.entries(answer)))
     return 0
   },
@@ -37,22 +47,33 @@ const sign = command({
   name: 'root sign',
   summary: 'certify the keys in a request',
   details:
-    'Compare the fingerprint with the one that keygen printed at the site (read it aloud over the phone), or give it with --fingerprint: then a request with other keys is refused.',
+    'Give the fingerprint that keygen printed at the site (let the site read it to you by phone): a request with other keys is rejected. Without this check, ' +
+    'an attacker who replaces the file could join as that site. Use --no-fingerprint only for a request that never left this machine.',
   positionals: [{ name: 'REQUEST', help: 'request file from godwit keygen' }],
   options: {
     root: rootFile,
-    'valid-for': { kind: 'duration', value: 'TIME', help: 'how long the certificate is good (default 30d)' },
-    fingerprint: { kind: 'text', value: 'FINGERPRINT', help: 'refuse a request whose keys have another fingerprint' },
-    out: { kind: 'path', value: 'FILE', help: 'where to write the certificate (default: beside the request, .cert)' },
+    'valid-for': { kind: 'duration', value: 'TIME', help: 'validity of the certificate (default 30d)' },
+    fingerprint: { kind: 'text', value: 'FINGERPRINT', help: 'fingerprint that the site read to you; required without --no-fingerprint' },
+    'no-fingerprint': { kind: 'flag', help: 'the request was created on this machine, and nobody could replace it' },
+    out: { kind: 'path', value: 'FILE', help: 'file to write the certificate to (default: beside the request, .cert)' },
     json: shared.json,
   },
-  examples: ['godwit root sign site.request --valid-for 30d', 'godwit root sign berlin.request --fingerprint 7k3mp-...'],
+  examples: [
+    'godwit root sign berlin.request --fingerprint 7k3mp-... --valid-for 30d',
+    'godwit root sign gateway.request --no-fingerprint',
+  ],
   run: async ({ options, args, io }) => {
     const { files } = await loadCrypto()
     const requestPath = args[0]!
+    if ((options.fingerprint === undefined) === !options['no-fingerprint'])
+      throw new GodwitError('USAGE', '--fingerprint is missing: give the one that keygen printed at the site', {
+        hint: 'ask the site for it (godwit root show site.request), or use --no-fingerprint for a request that never left this machine',
+      })
     const request = await files.readArmored(requestPath, 'CERTIFICATE REQUEST')
-    const root = await readRoot(options.root ?? join(defaultPaths(io).configDir, 'root.key'))
+    const rootPath = options.root ?? join(defaultPaths(io).configDir, 'root.key')
+    const root = await readRoot(rootPath)
     const issued = await issue(root, request, { validMs: options['valid-for'] ?? 30 * DAY_MS, fingerprint: options.fingerprint })
+    await recordIssued(rootPath, issued)
     const path = options.out ?? `${requestPath.replace(/\.request$/, '')}.cert`
     await files.writeFileSafely(path, files.armor('CERTIFICATE', issued.bytes), { mode: 0o644, overwrite: true })
     const { bytes: _, ...claims } = issued
@@ -64,21 +85,23 @@ const sign = command({
 
 const revoke = command({
   name: 'root revoke',
-  summary: 'add certificates to the revocation list, or date the list anew',
+  summary: 'add certificates to the revocation list, or sign it again',
   details:
-    'Reads the list if it exists, adds the serials, numbers and dates it anew, signs and writes it. Copy it to every site and gateway (their revocations field). ' +
-    'Lists age: run this without arguments to publish a fresh one.',
+    'Reads the list if it exists, adds the serials and all others of the same keys (from the file issued beside root.key), and signs the list with a new number and date. Copy it to the gateway (its revocations field), which reads it ' +
+    'within seconds and sends it to every node. A list expires after 30 days: run this command without arguments before that to sign it again.',
   positionals: [{ name: 'SERIAL|CERTIFICATE', help: 'serial numbers or certificate files', optional: true, many: true }],
   options: {
     root: rootFile,
     list: { kind: 'path', value: 'FILE', help: 'the list (default: revocations in the configuration folder)' },
+    after: { kind: 'integer', value: 'N', min: 0, max: 1_000_000_000, help: 'number of the last list, if its file is lost' },
     json: shared.json,
   },
   examples: ['godwit root revoke site.cert', 'godwit root revoke'],
   run: async ({ options, args, io }) => {
     const { certificate, files } = await loadCrypto()
     const { configDir } = defaultPaths(io)
-    const root = await readRoot(options.root ?? join(configDir, 'root.key'))
+    const rootPath = options.root ?? join(configDir, 'root.key')
+    const root = await readRoot(rootPath)
     const path = options.list ?? join(configDir, 'revocations')
     const now = Math.floor(Date.now() / 1000)
     const old = (await files.exists(path))
@@ -88,10 +111,12 @@ const revoke = command({
           maxAgeSeconds: Number.POSITIVE_INFINITY,
         })
       : { number: 0, serials: new Set<string>() }
-    const serials = new Set([...old.serials, ...(await Promise.all(args.map(serialOf)))])
-    const list = certificate.issueRevocations(root, { number: old.number + 1, issuedAt: now, serials })
+    const named = [...old.serials, ...(await Promise.all(args.map(serialOf)))]
+    const serials = withTheirKeys(named, await readIssued(rootPath), now * 1000)
+    const number = Math.max(old.number, options.after ?? 0) + 1
+    const list = certificate.issueRevocations(root, { number, issuedAt: now, serials })
     await files.writeFileSafely(path, files.armor('REVOCATIONS', list), { mode: 0o644, overwrite: true })
-    const answer = { list: path, number: old.number + 1, serials: serials.size }
+    const answer = { list: path, number, serials: serials.size }
     io.out(options.json ? json(answer) : listing(Object.entries(answer).map(([key, value]) => [key, String(value)])))
     return 0
   },
@@ -105,13 +130,13 @@ async function serialOf(word: string): Promise<string> {
 
 const show = command({
   name: 'root show',
-  summary: 'say what is in a key, request, certificate or revocation file',
-  details: 'Shows what the file claims; a certificate is also checked against root.pub where --root-public names it.',
+  summary: 'show the content of a key, request, certificate or revocation file',
+  details: 'Shows the fields of the file. With --root-public it also checks a certificate against that root.',
   positionals: [
-    { name: 'FILE', help: 'any file that keygen or root has written (default: root.pub in the configuration folder)', optional: true },
+    { name: 'FILE', help: 'file that godwit keygen or godwit root wrote (default: root.pub in the configuration folder)', optional: true },
   ],
   options: {
-    'root-public': { kind: 'path', value: 'FILE', help: 'check against this root' },
+    'root-public': { kind: 'path', value: 'FILE', help: 'root to check against' },
     json: shared.json,
   },
   examples: ['godwit root show', 'godwit root show site.cert --root-public root.pub'],
@@ -127,18 +152,25 @@ const show = command({
 
 const fence = command({
   name: 'root fence',
-  summary: 'sign that a site can no longer run a VM, so that another may take it over',
+  summary: 'sign that a site can no longer run a VM, so that another site may take it over',
   details:
-    'Sign this only when the host of that site is powered off, or can never again run this VM: whoever holds the statement starts the VM elsewhere, and two ' +
-    'copies destroy its data. godwit recover at the site that takes over says what it must hold. It is good for one VM at one epoch, once.',
+    'Sign only if the host of that site is powered off or can never run this VM again: the statement lets another site start the VM, and two running ' +
+    'copies destroy its data. godwit recover at the other site shows what the statement must contain. It is valid once, for one VM at one epoch.',
   options: {
-    site: { kind: 'text', value: 'SITE', help: 'the site that has been cut off', required: true },
-    vm: { kind: 'text', value: 'VM', help: 'the VM that it may have had', required: true },
-    epoch: { kind: 'integer', value: 'N', min: 0, max: 1_000_000_000, help: 'the epoch at which it may have had it', required: true },
-    for: { kind: 'text', value: 'SITE', help: 'the site that may take the VM over', required: true },
-    by: { kind: 'text', value: 'TEXT', help: 'who made sure, and how; it is kept with the records', required: true },
+    site: { kind: 'text', value: 'SITE', help: 'site that is cut off', required: true },
+    vm: { kind: 'text', value: 'VM', help: 'VM that this site may have run', required: true },
+    epoch: {
+      kind: 'integer',
+      value: 'N',
+      min: 0,
+      max: 1_000_000_000,
+      help: 'epoch at which this site may have run the VM',
+      required: true,
+    },
+    for: { kind: 'text', value: 'SITE', help: 'site that may take the VM over', required: true },
+    by: { kind: 'text', value: 'TEXT', help: 'who checked that the site is off, and how; stored with the records', required: true },
     root: rootFile,
-    out: { kind: 'path', value: 'FILE', help: 'where to write it (default: VM-EPOCH.fencing)' },
+    out: { kind: 'path', value: 'FILE', help: 'file to write to (default: VM-EPOCH.fencing)' },
     json: shared.json,
   },
   examples: ['godwit root fence --site b --vm web-1 --epoch 2 --for a --by "Ada Byron pulled the plug of host b, 14:10"'],
@@ -164,4 +196,4 @@ const fence = command({
   },
 })
 
-export const rootCommands: Command[] = [create, sign, revoke, fence, show]
+export const rootCommands: Command[] = [create, sign, rootRenew, revoke, fence, show]

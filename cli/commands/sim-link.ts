@@ -1,4 +1,4 @@
-// godwit sim link: a modelled link between two network namespaces, until it is interrupted.
+// godwit sim link: an emulated link between two network namespaces, until it is interrupted.
 import type { DirectionStats, PacketLink, PacketLinkStats } from '../../sim-network/packet-link.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { command, shared } from '../command.ts'
@@ -7,25 +7,25 @@ import { json, table } from '../output.ts'
 
 export const simLink = command({
   name: 'sim link',
-  summary: 'lay a modelled link between two network namespaces (root)',
+  summary: 'create an emulated link between two network namespaces (root)',
   details:
-    'Any protocol passes: rate, delay, jitter, loss, queue and blackouts meet every IP packet. Up is from the first namespace to the second. ' +
-    'It stands until SIGINT or SIGTERM and then says what passed; the devices go with it, and so do namespaces that --create made. ' +
-    'Its arithmetic is that of the link model in sim-network/link.ts; it needs root, TUN, iproute2 and (once) a C compiler.\n\n' +
-    'Sizes are those of IP packets. Without --queue the queue holds one bandwidth-delay product, at least 32 packets; a profile has its own.',
-  positionals: [{ name: 'OTHER', help: 'the second namespace, where --between names only the first', optional: true }],
+    'Rate, delay, jitter, loss, queue and blackouts apply to every IP packet of any protocol. Up is from the first namespace to the second. ' +
+    'The link runs until SIGINT or SIGTERM; then the command removes it (and the namespaces that --create made) and prints statistics. ' +
+    'It uses the link model of sim-network/link.ts and needs root, TUN, iproute2 and (once) a C compiler.\n\n' +
+    'Sizes are those of IP packets. Without --queue the queue holds one bandwidth-delay product, at least 32 packets; a profile sets its own.',
+  positionals: [{ name: 'OTHER', help: 'second namespace, if --between names only the first', optional: true }],
   options: {
     between: { kind: 'text', value: 'NS_A NS_B', help: 'the two network namespaces (also NS_A,NS_B)', required: true },
-    profile: { kind: 'text', value: 'NAME', help: 'a named link, see sim-network/profiles.ts; what follows changes it' },
+    profile: { kind: 'text', value: 'NAME', help: 'named link of sim-network/profiles.ts; the options below override its values' },
     rate: { kind: 'text', value: 'MBIT', help: 'Mbit/s, such as 100, or up/down: 20/100' },
-    trace: { kind: 'path', value: 'FILE', help: 'rate by a recorded trace in the format of mahimahi, both directions' },
-    rtt: { kind: 'duration', value: 'TIME', help: 'round trip, half of it each way (default 0ms)' },
-    jitter: { kind: 'duration', value: 'TIME', help: 'each way the delay wanders by so much to either side, without reordering' },
-    loss: { kind: 'text', value: 'PERCENT', help: 'random loss, each way, such as 0.5%' },
-    queue: { kind: 'size', value: 'SIZE', help: 'bytes that may wait in each direction' },
-    blackout: { kind: 'text', value: 'START/LENGTH[/EVERY]', help: 'times at which nothing passes, such as 4s/1s/20s' },
-    create: { kind: 'flag', help: 'make the two namespaces first, and remove them at the end' },
-    seed: { kind: 'text', value: 'TEXT', help: 'of the random numbers: the same seed loses the same packets (default 1)' },
+    trace: { kind: 'path', value: 'FILE', help: 'recorded rate trace in the format of mahimahi, for both directions' },
+    rtt: { kind: 'duration', value: 'TIME', help: 'round-trip time, half of it in each direction (default 0ms)' },
+    jitter: { kind: 'duration', value: 'TIME', help: 'variation of the delay in each direction, plus or minus, without reordering' },
+    loss: { kind: 'text', value: 'PERCENT', help: 'random loss in each direction, such as 0.5%' },
+    queue: { kind: 'size', value: 'SIZE', help: 'queue size of each direction' },
+    blackout: { kind: 'text', value: 'START/LENGTH[/EVERY]', help: 'times without any delivery: START/DURATION/EVERY, such as 4s/1s/20s' },
+    create: { kind: 'flag', help: 'create the two namespaces, and remove them at the end' },
+    seed: { kind: 'text', value: 'TEXT', help: 'seed of the random numbers: the same seed loses the same packets (default 1)' },
     json: shared.json,
   },
   examples: [
@@ -62,9 +62,9 @@ function namesOf(between: string, other: string | undefined): [string, string] {
 }
 
 function tellReady(io: Io, { addresses, isRealTime }: PacketLink, [a, b]: readonly [string, string]): void {
-  io.err(`the link stands: ${addresses[0]} in ${a}, ${addresses[1]} in ${b}\n`)
+  io.err(`the link is up: ${addresses[0]} in ${a}, ${addresses[1]} in ${b}\n`)
   io.err(`try: ip netns exec ${a} ping ${addresses[1]}\n`)
-  if (!isRealTime) io.err('the driver has no real-time priority here: a busy machine will delay packets\n')
+  if (!isRealTime) io.err('the driver has no real-time priority: a busy machine will delay packets\n')
 }
 
 function passed({ atMs, ab, ba }: PacketLinkStats): string {

@@ -11,33 +11,42 @@ import type { PublishOptions } from '../sim-publish.ts'
 export const simCommands = [
   command({
     name: 'sim mobility',
-    summary: 'simulate users who move, and what a handoff policy makes of it',
+    summary: 'simulate a handoff policy with moving users',
     details:
-      'Users move over a map of sites and cells; each has a VM that may follow. Virtual time, seeded: the same scenario gives the same figures. ' +
-      'Scenarios are YAML (see examples/mobility-*.yaml and docs/POLICY.md). Recorded drives are read from a folder of CSV files that you bring.',
+      'Users move over a map of sites and cells; each user has a VM that may follow. Time is virtual and seeded: the same scenario gives the same results. ' +
+      'Scenarios are YAML (see examples/mobility-*.yaml and docs/operate/policy.md). Recorded drives are CSV files in a folder of yours.',
     positionals: [{ name: 'SCENARIO', help: 'scenario file (YAML)' }],
     options: {
-      policy: { kind: 'choice', choices: ['regret', 'latency', 'never', 'manual', 'follow-cell'], help: 'policy (default regret)' },
-      compare: { kind: 'flag', help: 'all policies side by side' },
+      policy: {
+        kind: 'choice',
+        choices: ['regret', 'latency', 'never', 'manual', 'follow-cell'],
+        help: 'policy to simulate (default regret)',
+      },
+      compare: { kind: 'flag', help: 'compare all policies' },
       hours: { kind: 'integer', value: 'N', min: 1, max: 10_000, help: 'simulated hours (default 1)' },
-      'no-prestage': { kind: 'flag', help: 'send no memory ahead' },
+      'no-prestage': { kind: 'flag', help: 'turn pre-staging off' },
       traces: { kind: 'path', value: 'DIR', help: 'folder of recorded drives, *.csv (GODWIT_TRACES)' },
       only: {
         kind: 'text',
         value: 'NAMES',
-        help: 'users replay only these traces; comma-separated, * for anything (sites still stand along all)',
+        help: 'users replay only these traces; comma-separated, * matches anything (sites still cover all traces)',
       },
-      seed: { kind: 'integer', value: 'N', min: 0, max: 2 ** 31 - 1, help: "instead of the scenario's seed" },
+      seed: { kind: 'integer', value: 'N', min: 0, max: 2 ** 31 - 1, help: "seed that replaces the scenario's" },
       plot: {
         kind: 'path',
         value: 'FILE',
-        help: 'write a picture of the figures (SVG); with --compare, default SCENARIO.svg in this folder',
+        help: 'write a chart of the results (SVG); with --compare the default is SCENARIO.svg in the current folder',
       },
-      record: { kind: 'path', value: 'DIR', help: 'write the ways of the first 200 users as replay files; not with --compare' },
+      record: { kind: 'path', value: 'DIR', help: 'write the routes of the first 200 users as replay files; not with --compare' },
       publish: {
         kind: 'text',
         value: 'URL',
-        help: 'instead: in real time, publish over MQTT what a telco would measure of these users (user n has the VM vm-n); GODWIT_MQTT_USER, GODWIT_MQTT_PASSWORD_FILE, GODWIT_MQTT_TENANT',
+        help: 'do not simulate the policy: publish the measurements of these users over MQTT in real time (user n has the VM vm-n); uses GODWIT_MQTT_USER, GODWIT_MQTT_PASSWORD_FILE, GODWIT_MQTT_TENANT',
+      },
+      key: {
+        kind: 'path',
+        value: 'FILE',
+        help: 'with --publish: sign the measurements with this key (godwit mqtt keygen --for measurement)',
       },
       json: shared.json,
     },
@@ -54,13 +63,14 @@ export const simCommands = [
         import('../sim/record.ts'),
       ])
       if (options.compare && (options.policy || options.record))
-        throw new GodwitError('USAGE', '--compare takes all policies, and records none')
+        throw new GodwitError('USAGE', '--compare runs all policies: it excludes --policy and --record')
       const recorder = options.record ? new Recorder() : undefined
       const folder = options.traces ?? io.env['GODWIT_TRACES']
       const { seed, only } = options
       const loaded = await loadSimulation(args[0]!, { folder, only, seed })
       const hours = options.hours ?? 1
-      if (options.publish) return await publish({ ...loaded, hours }, options.publish, io)
+      if (options.key && !options.publish) throw new GodwitError('USAGE', '--key needs --publish: only published measurements are signed')
+      if (options.publish) return await publish({ ...loaded, hours }, options.publish, options.key, io)
       const settings = {
         ...(options.policy ? { policy: options.policy } : {}),
         ...(options['no-prestage'] ? { prestage: { isEnabled: false } } : {}),
@@ -84,14 +94,20 @@ export const simCommands = [
   }),
 ]
 
-/** Until the hours are over, or Ctrl-C. */
-async function publish(world: Pick<PublishOptions, 'scenario' | 'traces' | 'played' | 'hours'>, broker: string, io: Io): Promise<number> {
+/** Runs until the simulated hours are over, or until Ctrl-C. */
+async function publish(
+  world: Pick<PublishOptions, 'scenario' | 'traces' | 'played' | 'hours'>,
+  broker: string,
+  keyFile: string | undefined,
+  io: Io,
+): Promise<number> {
   const { publishScenario } = await import('../sim-publish.ts')
+  const key = keyFile === undefined ? undefined : await measurementKey(keyFile)
   const { target, tenant } = await mqttTarget(io, { broker })
   const stop = new AbortController()
   const off = io.onInterrupt(() => stop.abort())
   try {
-    const sent = await publishScenario({ ...world, target, tenant, signal: stop.signal })
+    const sent = await publishScenario({ ...world, target, tenant, key, signal: stop.signal })
     io.out(`${sent} messages\n`)
     return 0
   } finally {
@@ -104,4 +120,9 @@ async function save(path: string, text: string): Promise<void> {
   await writeFile(path, text).catch((cause: unknown) => {
     throw new GodwitError('CONFIG_UNREADABLE', `${path}: cannot be written`, { cause })
   })
+}
+
+async function measurementKey(file: string) {
+  const [{ decodeCommandKey }, { readSecret }] = await Promise.all([import('../../crypto/command-keys.ts'), import('../../ops/files.ts')])
+  return decodeCommandKey(await readSecret(file), file, 'measurement')
 }

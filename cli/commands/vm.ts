@@ -1,7 +1,7 @@
 // godwit vm: the VMs of this host's node, over its unix socket.
 import { formatBytes } from '../../ops/units.ts'
 import type { VmFacts } from '../../wire/control.ts'
-import type { ErrorBody } from '../../wire/errors.ts'
+import { type ErrorBody, GodwitError } from '../../wire/errors.ts'
 import { askNode, nodeTarget } from '../client.ts'
 import { type Command, command, shared } from '../command.ts'
 import type { Io } from '../io.ts'
@@ -10,7 +10,7 @@ import { json, listing, table } from '../output.ts'
 const common = { json: shared.json, socket: shared.socket } as const
 const name = { name: 'NAME', help: 'name of the VM' } as const
 const pathOf = (vm: string, action = '') => `/v1/vms/${encodeURIComponent(vm)}${action}`
-/** QEMU starts within this, or something is wrong with it; a guest gets its time to shut down. */
+/** Deadline for the start of QEMU. */
 const SLOW_MS = 90_000
 
 const post = (io: Io, flags: { socket?: string | undefined }, path: string, body?: unknown) =>
@@ -21,11 +21,12 @@ const create = command({
   summary: 'create a VM from a specification',
   details: 'The specification is YAML (see examples/); kernel, initrd and disks are file names in the images folder of the node.',
   positionals: [{ name: 'FILE', help: 'specification, or - for stdin' }],
-  options: { start: { kind: 'flag', help: 'start it as well' }, ...common },
-  examples: ['godwit vm create examples/demo.yaml --start'],
+  options: { start: { kind: 'flag', help: 'start the VM after creating it' }, ...common },
+  examples: ['godwit vm create examples/vm-linux.yaml --start'],
   run: async ({ options, args, io }) => {
     const spec = args[0] === '-' ? await readStream(io.input) : await (await import('../../ops/files.ts')).readText(args[0]!)
     const vm = await post(io, options, '/v1/vms', { spec })
+    if (Array.isArray(vm['warnings'])) for (const warning of vm['warnings']) io.err(`warning: ${warning}\n`)
     if (options.start) await post(io, options, pathOf(String(vm['name']), '/start'))
     io.out(options.json ? json(vm) : `created ${vm['name']}${options.start ? ' and started it' : ''}\n`)
     return 0
@@ -36,11 +37,11 @@ const start = command({
   name: 'vm start',
   summary: 'start a VM',
   details:
-    'A VM in doubt (MIGRATION_DOUBT: it was handed over, and the other site has not answered) is not started: it may run there, and two copies of a VM ' +
-    'destroy its data. No flag gets past that, only proof: see godwit recover.',
+    'A paused VM continues, and a suspended guest is woken. A VM in doubt (MIGRATION_DOUBT: it was handed over, and the other site has not confirmed it) is not started: it may run there, and two running copies ' +
+    'destroy its data. No flag overrides this, only a fencing statement: see godwit recover.',
   positionals: [name],
   options: {
-    force: { kind: 'flag', help: 'say FENCING_REQUIRED, and what proof is needed, where the VM may run at another site' },
+    force: { kind: 'flag', help: 'for a VM that may run at another site: fail with FENCING_REQUIRED and show which proof is needed' },
     ...common,
   },
   examples: ['godwit vm start web-1'],
@@ -51,16 +52,44 @@ const start = command({
   },
 })
 
+const STOP_SECONDS = 120
+
 const stop = command({
   name: 'vm stop',
   summary: 'shut a VM down',
-  details: 'Presses the power button and waits; --force pulls the plug.',
+  details:
+    'Presses the power button (a suspended guest is woken first) and waits until the guest has shut down. If it does not shut down in time, it keeps running ' +
+    'and the command fails with STOP_TIMEOUT. --force ends it at once: the guest loses what it has not written to disk.',
   positionals: [name],
-  options: { force: { kind: 'flag', help: 'do not wait for the guest' }, ...common },
-  examples: ['godwit vm stop web-1', 'godwit vm stop web-1 --force'],
+  options: {
+    timeout: { kind: 'integer', value: 'SECONDS', min: 1, max: 3600, help: `how long to wait for the guest (default ${STOP_SECONDS})` },
+    force: { kind: 'flag', help: 'end QEMU at once, without a shutdown of the guest' },
+    ...common,
+  },
+  examples: ['godwit vm stop web-1', 'godwit vm stop web-1 --timeout 300', 'godwit vm stop web-1 --force'],
   run: async ({ options, args, io }) => {
-    const answer = await post(io, options, pathOf(args[0]!, '/stop'), { force: options.force })
+    const { force, timeout = STOP_SECONDS } = options
+    if (force && options.timeout !== undefined)
+      throw new GodwitError('USAGE', '--timeout and --force exclude each other: --force does not wait for the guest')
+    const timeoutMs = 1000 * timeout
+    const answer = await askNode<unknown>(io, options, {
+      ...{ method: 'POST', path: pathOf(args[0]!, '/stop'), timeoutMs: timeoutMs + SLOW_MS },
+      body: force ? { force } : { timeoutMs },
+    })
     io.out(options.json ? json(answer) : `stopped ${args[0]}\n`)
+    return 0
+  },
+})
+
+const wake = command({
+  name: 'vm wake',
+  summary: 'wake a VM whose guest is suspended (ACPI S3)',
+  positionals: [name],
+  options: common,
+  examples: ['godwit vm wake web-1'],
+  run: async ({ options, args, io }) => {
+    const answer = await post(io, options, pathOf(args[0]!, '/wake'))
+    io.out(options.json ? json(answer) : `woke ${args[0]}\n`)
     return 0
   },
 })
@@ -81,7 +110,7 @@ const list = command({
 
 const show = command({
   name: 'vm show',
-  summary: 'show all that the node knows of a VM',
+  summary: 'show the details of a VM',
   positionals: [name],
   options: common,
   examples: ['godwit vm show web-1 --json'],
@@ -100,13 +129,29 @@ const show = command({
 const attach = command({
   name: 'vm console',
   summary: 'attach to the serial console of a VM',
-  details: 'Shows the last 64 KiB, then follows; what is typed goes to the guest. Ctrl-] leaves.',
+  details: 'Shows the last 64 KiB of output, then follows it. Your input goes to the guest. Ctrl-] exits.',
   positionals: [name],
   options: { socket: shared.socket },
   examples: ['godwit vm console web-1'],
   run: async ({ options, args, io }) => {
     const { attachConsole } = await import('../console.ts')
     return await attachConsole(io, { ...(await nodeTarget(io, options)), path: pathOf(args[0]!, '/console') })
+  },
+})
+
+const display = command({
+  name: 'vm display',
+  summary: 'show how to connect to the screen of a VM',
+  details: 'The VM needs display: true in its specification. A viewer connects again after a migration, at the new site.',
+  positionals: [name],
+  options: common,
+  examples: ['godwit vm display web-1'],
+  run: async ({ options, args, io }) => {
+    const answer = await askNode<{ name: string; socket: string }>(io, options, { path: pathOf(args[0]!, '/display') })
+    const { socket } = answer
+    const help = `at this host:    vncviewer ${socket}\nfrom elsewhere:  ssh -L 5900:${socket} root@HOST, then vncviewer localhost:5900\n`
+    io.out(options.json ? json(answer) : `VNC socket:      ${socket}\n${help}`)
+    return 0
   },
 })
 
@@ -133,4 +178,4 @@ async function readStream(stream: AsyncIterable<unknown>): Promise<string> {
   return text
 }
 
-export const vmCommands: Command[] = [create, start, stop, list, show, attach, remove]
+export const vmCommands: Command[] = [create, start, stop, wake, list, show, attach, display, remove]

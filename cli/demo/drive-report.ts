@@ -1,14 +1,14 @@
-// What the user saw of each handoff, and whether it may be so. Pure. Enters: migrations as the gateway records them, the user's requests, the guest's
-// beats. Leaves: figures, lines, problems.
+// The report of each handoff from the user's side, and its checks. Pure. Enters: migrations as the gateway records
+// them, the user's requests, the guest's beats. Leaves: figures, lines, problems.
 import type { MigrationRecord } from '../../wire/admin.ts'
 import { table } from '../output.ts'
 import { summarize, type User, type UserRequest, type UserSummary } from './user.ts'
 
-/** Latency is compared over so long before a handoff and after it, leaving out what is still settling. */
+/** Latency is compared over this time before and after a handoff, without the time to settle. */
 const SPAN_MS = 3_000
 const SETTLE_MS = 500
 export const HANDOFFS_MIN = 2
-/** What a handoff may cost beyond the guest's own silence before an unanswered request counts as a fault. */
+/** Extra time beyond the guest's own silence before an unanswered request counts as a fault. */
 const SLACK_MS = 1_000
 
 export type Handoff = {
@@ -22,7 +22,7 @@ export type Handoff = {
   downtimeMs: number | null
   totalMs: number
   wireBytes: number
-  /** Of the guest's beats, seen from outside. */
+  /** The longest gap of the guest's beats, measured outside the guest. */
   silenceMs: number
   /** The longest time without an answer to the user. */
   interruptionMs: number
@@ -57,26 +57,25 @@ export function handoffOf(record: MigrationRecord, user: User, silence: (fromMs:
   }
 }
 
-export type DriveFacts = { handoffs: Handoff[]; user: UserSummary; wrong: string[]; requests: readonly UserRequest[] }
+type DriveFacts = { handoffs: Handoff[]; user: UserSummary; wrong: string[]; requests: readonly UserRequest[] }
 
-/** Everything that must be so. */
+/** Checks the requirements; returns the problems. */
 export function judgeDrive({ handoffs, user, wrong, requests }: DriveFacts, deadlineMs: number): string[] {
   const problems: string[] = []
   const completed = handoffs.filter(({ outcome }) => outcome === 'completed')
   for (const { from, to, outcome, error } of handoffs)
-    if (outcome !== 'completed') problems.push(`the handoff ${from} -> ${to} has ${outcome}${error ? ` (${error})` : ''}`)
-  if (completed.length < HANDOFFS_MIN) problems.push(`the VM followed its user ${completed.length} times, not ${HANDOFFS_MIN}`)
+    if (outcome !== 'completed') problems.push(`the handoff ${from} -> ${to} ended as ${outcome}${error ? ` (${error})` : ''}`)
+  if (completed.length < HANDOFFS_MIN) problems.push(`the VM followed its user ${completed.length} times, expected ${HANDOFFS_MIN}`)
   const unexplained = requests.filter(request => isLost(request) && !handoffs.some(handoff => explains(handoff, request, deadlineMs)))
-  if (unexplained.length > 0)
-    problems.push(`${unexplained.length} requests were lost that no downtime explains: ${unexplained[0]?.failure}`)
-  if (user.answered === 0) problems.push('the user had no answer at all')
+  if (unexplained.length > 0) problems.push(`${unexplained.length} requests were lost outside a downtime: ${unexplained[0]?.failure}`)
+  if (user.answered === 0) problems.push('no request of the user was answered')
   for (const text of wrong) problems.push(`a wrong answer: ${text}`)
   return problems
 }
 
 const isLost = ({ answeredMs }: UserRequest): boolean => answeredMs === undefined
 
-/** A pause that is longer than the user's patience, at that time. */
+/** Whether the downtime of this handoff explains a request that exceeded its deadline. */
 function explains({ beganMs, endedMs, silenceMs }: Handoff, { madeMs }: UserRequest, deadlineMs: number): boolean {
   return silenceMs + SLACK_MS >= deadlineMs && madeMs + deadlineMs >= beganMs && madeMs <= endedMs
 }
@@ -95,11 +94,11 @@ export function reportLines({ handoffs, user, requests }: DriveFacts): string[] 
     String(handoff.retried),
     String(handoff.lost),
   ])
-  const head = ['handoff', 'total', 'downtime', 'guest silent', 'user waited', 'latency before', 'during', 'after', 'asked twice', 'lost']
+  const head = ['handoff', 'total', 'downtime', 'beat gap', 'answer gap', 'latency before', 'during', 'after', 'retried', 'lost']
   const { p50Ms, p95Ms } = summarize(requests, Number.POSITIVE_INFINITY)
   return [
     table(head, rows, 'no handoffs').trimEnd(),
-    `the user made ${user.made} requests: ${user.answered} answered, ${user.lost} lost, ${user.retried} asked twice because a connection was cut`,
-    `longest time without an answer ${ms(user.longestGapMs)}; half of all answers within ${ms(p50Ms)}, 95 % within ${ms(p95Ms)}`,
+    `the user sent ${user.made} requests: ${user.answered} answered (${user.retried} after a retry on a new connection), ${user.lost} lost`,
+    `longest time without an answer: ${ms(user.longestGapMs)}; response time: median ${ms(p50Ms)}, 95th percentile ${ms(p95Ms)}`,
   ]
 }

@@ -1,9 +1,10 @@
 // The scene of the demo: a VM follows its user past three sites (the network: road.ts).
 //
-//   user's client ── GET every 50 ms ──▶ stable address of the gateway ── service stream, emulated link ──▶ site ──▶ guest
+//   user's client ── GET every 50 ms ──▶ gateway's stable address ── service stream, emulated link ──▶ site ──▶ guest
 //   phone, probes ── MQTT latency, links ──▶ gateway: policy ── migration ──▶ the VM is where the user is
 //
-// Time is compressed sixty-fold, and with it the policy's own times (POLICY): the decisions are those of the default policy in earnest, sooner.
+// Time is compressed by a factor of 60, and the policy's times (POLICY) with it: its decisions are those of the default
+// policy, only faster.
 import { randomBytes } from 'node:crypto'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -25,23 +26,26 @@ import { createView, type Scene, type View } from './view.ts'
 const HOST = '127.0.0.1'
 const SERVICE = 'http'
 const DRIVE_MS = 64_000
-/** Standing at the end of the road, so that the last handoff has an afterwards; on a busy machine that one may still have to come. */
+/** The user stands at the end of the road, so that requests follow the last handoff, which a busy machine may delay. */
 const STAND_MS = 5_000
 const LAST_HANDOFF_MS = 80_000
 const TICK_MS = 200
 const MEASURE_EVERY_MS = 1_000
 const LINKS_EVERY_MS = 15_000
 const REQUEST_EVERY_MS = 50
-export const REQUEST_DEADLINE_MS = 5_000
+const REQUEST_DEADLINE_MS = 5_000
 const FIRST_ANSWER_MS = 30_000
-/** Of what the view calls an answer's time. */
+/** The view shows the median response time of this span. */
 const RECENT_MS = 3_000
-/** A phone's probe is off by at most this. */
+/** Maximum error of a phone's probe. */
 const PROBE_NOISE_MS = 1
 
 const GUEST = { memoryMiB: 128, fillBytes: 48 * MIB, dirtyBytesPerSecond: MIB, auditBytesPerSecond: 16 * MIB, beatMs: 10 }
 const SPEC = { nics: [{ type: 'user' }], services: [{ name: SERVICE, port: 80 }], policy: { sloMs: 30 } }
-/** The defaults of gateway/policy/settings.ts, scaled: TTT 8 s -> 2 s, residence 30 s -> 5 s, smoothing of 5 s -> 1.5 s. */
+/**
+ * The defaults of gateway/policy/settings.ts, scaled: time to trigger 8 s -> 2 s, residence 30 s -> 5 s, smoothing of 5
+ * s -> 1.5 s.
+ */
 const POLICY = {
   name: 'regret',
   smoothing: 0.5,
@@ -50,7 +54,7 @@ const POLICY = {
   prestage: { isEnabled: false },
 }
 
-/** Unix ms of a clock that never goes back, as the gateway's own times are. */
+/** Unix ms of a monotonic clock, as the gateway's times are. */
 const nowMs = () => performance.timeOrigin + performance.now()
 
 export async function playDrive(context: DemoContext): Promise<SceneResult> {
@@ -71,7 +75,7 @@ export async function playDrive(context: DemoContext): Promise<SceneResult> {
   }
   const start = road.userAt(0)
   const sites = ROAD_SITES.map(name => ({ name, link: { up: linkAt(road.rttMs(start, name)), down: linkAt(road.rttMs(start, name)) } }))
-  context.say(`Godwit demo in ${context.dir}: a gateway, sites a, b and c along a road, 100 Mbit/s at each; a user who drives past them`)
+  context.say(`Godwit demo in ${context.dir}: a gateway; sites a, b and c along a road, 100 Mbit/s each; a user drives past them`)
   return await withStage(context, { sites, gateway }, async (stage, observer) => {
     await boot(context, stage, observer, 'a', { ...GUEST, spec: SPEC })
     const view = createView(context.io, context.say, nowMs, context.isQuiet)
@@ -110,7 +114,7 @@ async function conclude(context: DemoContext, stage: Stage, observer: Observer, 
   return { facts, lines: ['', ...reportLines(drive), ...guestLines(guest)], problems }
 }
 
-/** The way from the first site to beyond the last. */
+/** The drive from before the first site to beyond the last one. */
 class Drive {
   readonly #context: DemoContext
   readonly #stage: Stage
@@ -132,7 +136,7 @@ class Drive {
     this.#probe = createRandom(context.seed).fork('probe')
   }
 
-  /** What MQTT says of handoffs. */
+  /** Processes a handoff message of MQTT. */
   heard(word: HandoffWord): void {
     if (word.kind === 'progress') {
       if (!this.#handoff) return
@@ -155,8 +159,8 @@ class Drive {
   async go(user: User, telco: Telco): Promise<void> {
     const { signal } = this.#context
     const isAnswered = () => user.requests.some(({ answeredMs }) => answeredMs !== undefined) || undefined
-    await eventually(isAnswered, { ms: FIRST_ANSWER_MS, what: 'the first answer to the user', signal })
-    this.#view.note('the service answers; the user drives off')
+    await eventually(isAnswered, { ms: FIRST_ANSWER_MS, what: "the first answer to the user's requests", signal })
+    this.#view.note('the service answers; the user starts to drive')
     const beganMs = nowMs()
     this.#quietSinceMs = beganMs + DRIVE_MS
     let measuredMs = Number.NEGATIVE_INFINITY
@@ -189,7 +193,7 @@ class Drive {
     return (standsMs >= STAND_MS && isDone) || standsMs >= LAST_HANDOFF_MS
   }
 
-  /** Where the VM is and why: beside the loop, which has a clock to keep. */
+  /** Asks where the VM is and why, without blocking the loop, which must keep its clock. */
   #ask(): void {
     if (this.#isAsking) return
     this.#isAsking = true
@@ -214,7 +218,7 @@ class Drive {
 
   async #announce(from: string, to: string): Promise<void> {
     const why = await this.#explain().catch(() => undefined)
-    this.#view.note(`the VM follows its user ${from} -> ${to}: ${why?.lastMove?.because ?? 'no reason was given'}`)
+    this.#view.note(`the policy moves the VM ${from} -> ${to}: ${why?.lastMove?.because ?? 'reason unknown'}`)
   }
 
   #scene(x: number, user: User): Scene {

@@ -1,4 +1,5 @@
-// The short scene: a VM moves A -> B -> A while it runs, then B once more cold, over an emulated link of 100 Mbit/s and 40 ms before A.
+// The short scene: a VM migrates a -> b -> a while it runs, then to b with method cold, over an emulated link of 100
+// Mbit/s and 40 ms at site a.
 import { requestJson } from '../../ops/http-client.ts'
 import { profiles } from '../../sim-network/profiles.ts'
 import type { MigrationRecord } from '../../wire/admin.ts'
@@ -37,7 +38,7 @@ export async function playMoves(context: DemoContext): Promise<SceneResult> {
   })
 }
 
-/** What `godwit migrate` does, with the beats timed beside it. */
+/** Does the same as `godwit migrate`, and measures the beats during it. */
 async function migrate({ io, say, signal, isQuiet }: DemoContext, stage: Stage, observer: Observer, move: Move): Promise<Result> {
   say(`\n$ godwit migrate ${VM} --to ${move.to} --method ${move.method}`)
   const fromMs = performance.now()
@@ -57,7 +58,7 @@ async function migrate({ io, say, signal, isQuiet }: DemoContext, stage: Stage, 
   await observer.next('beat', 5_000)
   const silence = observer.silenceBetween(fromMs, performance.now())
   say(renderReport(record.report).trimEnd())
-  say(`  longest silence of the beats, as an observer outside saw it: ${Math.round(silence?.ms ?? 0)} ms`)
+  say(`  longest gap between two beats, measured outside the guest: ${Math.round(silence?.ms ?? 0)} ms`)
   return { ...move, report: record.report, silenceMs: Math.round(silence?.ms ?? 0) }
 }
 
@@ -71,5 +72,5 @@ function tableOf(results: Result[]): string {
     `${(report.guestBytes / MIB).toFixed(0)} MiB`,
     `${(report.wireBytes / MIB).toFixed(0)} MiB`,
   ])
-  return table(['move', 'method', 'total', 'downtime', 'longest silence', 'guest bytes', 'wire bytes'], rows).trimEnd()
+  return table(['move', 'method', 'total', 'downtime', 'longest beat gap', 'guest bytes', 'wire bytes'], rows).trimEnd()
 }

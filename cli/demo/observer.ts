@@ -1,4 +1,5 @@
-// Watches the guest from outside, as its users would: reads its serial console at every site where it appears and times each beat.
+// Observes the guest from outside, as its users would: reads its serial console at every site and records the time of
+// each beat.
 
 import { type BeatSummary, createWitness, type GuestRecord, type Silence } from '../../guest/beats.ts'
 import { sleep } from '../../ops/deadline.ts'
@@ -10,7 +11,7 @@ export type Observer = {
   silenceBetween(fromMs: number, toMs: number): Silence | undefined
   /** The next record of this kind from now on. */
   next<K extends GuestRecord['kind']>(kind: K, ms: number): Promise<Extract<GuestRecord, { kind: K }>>
-  /** Types a line at the guest, wherever it is. */
+  /** Writes a line to the guest's console, at whichever site it is. */
   type(line: string): void
   close(): void
 }
@@ -25,7 +26,7 @@ export function observe(vm: string, consoles: { site: string; socketPath: string
   const waiters = createRecordWaiters()
 
   const listen = async (site: string, socketPath: string) => {
-    // replay=0: what the console kept from before would look like beats seen now.
+    // replay=0: old console output would count as beats received now.
     const socket = await requestUpgrade({ socketPath, path: `/v1/vms/${vm}/console?replay=0`, signal: stop.signal })
     writers.set(site, text => void socket.write(text))
     stop.signal.addEventListener('abort', () => socket.destroy(), { once: true })

@@ -1,8 +1,9 @@
-// Who waits for the guest to say something. Enters: records as they are read. Leaves: to each waiter the next of its kind, or TIMEOUT.
+// Waiters for records that the guest prints. Enters: records as they are read. Leaves: the next record of the wanted
+// kind for each waiter, or TIMEOUT.
 import type { GuestRecord } from '../../guest/beats.ts'
 import { GodwitError } from '../../wire/errors.ts'
 
-export type RecordWaiters = {
+type RecordWaiters = {
   give(record: GuestRecord): void
   /** The next record of this kind from now on. */
   next<K extends GuestRecord['kind']>(kind: K, ms: number): Promise<Extract<GuestRecord, { kind: K }>>
@@ -22,7 +23,7 @@ export function createRecordWaiters(): RecordWaiters {
         }
         const timer = setTimeout(() => {
           done()
-          reject(new GodwitError('TIMEOUT', `the guest did not say '${kind}' within ${ms / 1000} s`))
+          reject(new GodwitError('TIMEOUT', `the guest did not print '${kind}' within ${ms / 1000} s`))
         }, ms)
         const take = (record: GuestRecord) => {
           if (record.kind !== kind) return

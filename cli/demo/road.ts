@@ -1,23 +1,27 @@
 // The road of the demo and the emulated 5G network along it. Pure and seeded.
 //
-// Three sites stand along a road; a user drives past them at constant speed on a path of waypoints that swerves, by the seed, around the straight line.
-// The gateway's stable address is taken to be where the user enters the network (as an anycast address or a local user plane function is), so the
-// user's way to a VM is the emulated link between the gateway and the VM's site. Its round trip follows the user's distance to that site:
+// Three sites stand along a road; a user drives past them at constant speed on seeded waypoints around the straight
+// line. The model assumes that the user enters the network at the gateway's stable address (as with an anycast address
+// or a local user plane function), so the user's path to a VM is the emulated link between the gateway and the VM's
+// site. Its round-trip time depends on the user's distance to that site:
 //
-//   RTT(user, site) = RADIO_RTT_MS + MS_PER_KM * distance + wander of +-JITTER_MS each way
+//   RTT(user, site) = RADIO_RTT_MS + MS_PER_KM * distance + jitter of +-JITTER_MS in each direction
 //
-// Radio: 8 ms, a good 5G cell. Per kilometre: fibre alone would be 0.01 ms; here it is 5, because distance and time are compressed alike: the twenty
-// kilometres stand for the regions of a country (aggregation levels, peering), a drive of an hour takes one minute. Bandwidth is 100 Mbit/s at every
-// site, both ways, without loss: users' requests and migrations share it. Between two sites: RTT(a, b) = MS_PER_KM * distance, as their probes see it.
+// Radio: 8 ms, a good 5G cell. Per kilometre: fibre alone would be 0.01 ms; here it is 5, because distance and time are
+// compressed by the same factor: the twenty kilometres stand for the regions of a country (aggregation levels,
+// peering), and a drive of an hour takes one minute. Bandwidth is 100 Mbit/s at every site, in both directions, without
+// loss: users' requests and migrations share it. Between two sites: RTT(a, b) = MS_PER_KM * distance, as their probes
+// see it.
 //
-// What this leaves out: cells and handovers within a site's reach, fading, load (sim-network/mobility has them, in virtual time).
-import { createProjection, type GeoPoint, type MapPoint } from '../../ops/geo.ts'
+// Not modelled: cells and handovers within a site's reach, fading, load (sim-network/mobility has them, in virtual
+// time).
+import { createProjection, type GeoPoint, type MapPoint } from '../../planning/geo.ts'
 import type { LinkOptions } from '../../sim-network/link.ts'
 import { profiles } from '../../sim-network/profiles.ts'
 import { createRandom } from '../../sim-network/random.ts'
 
 export const ROAD_SITES = ['a', 'b', 'c'] as const
-export type RoadSite = (typeof ROAD_SITES)[number]
+type RoadSite = (typeof ROAD_SITES)[number]
 
 const RADIO_RTT_MS = 8
 const MS_PER_KM = 5
@@ -29,15 +33,18 @@ const WAYPOINTS = 8
 const SWERVE_KM = 1.5
 const ORIGIN: GeoPoint = { lat: 52.5, lon: 13.2 }
 
-export type RoadOptions = { seed: number; driveMs: number }
+type RoadOptions = { seed: number; driveMs: number }
 export type Road = {
   readonly lengthKm: number
   placeOf(site: RoadSite): GeoPoint
-  /** Where the user is; before the start and after the end, they stand. Kilometres east and north of the first site. */
+  /**
+   * Location of the user, who stands still before the start and after the end. Kilometres east and north of the first
+   * site.
+   */
   userAt(ms: number): MapPoint
-  /** The user's place for those who think in degrees. */
+  /** The user's location in degrees. */
   geoOf(user: MapPoint): GeoPoint
-  /** Round trip of a user at this place to a site, without wander. */
+  /** Round-trip time from this location to a site, without jitter. */
   rttMs(user: MapPoint, site: RoadSite): number
   siteRttMs(from: RoadSite, to: RoadSite): number
   nearest(user: MapPoint): RoadSite

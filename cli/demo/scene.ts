@@ -1,4 +1,5 @@
-// What the scenes of the demo share: commands as an operator types them, a stage that is always cleared, a guest that is watched and judged.
+// Common parts of the demo's scenes: commands as an operator types them, a stage that is always removed, a guest that
+// is observed and checked.
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type GuestOptions, guestAppend } from '../../guest/image.ts'
@@ -19,7 +20,7 @@ export type DemoContext = {
   dir: string
   io: Io
   say(text: string): void
-  /** Nothing but notes: the answer is JSON. */
+  /** Print notes only: the result is JSON. */
   isQuiet: boolean
   seed: number
   /** Aborted by Ctrl-C. */
@@ -29,21 +30,21 @@ export type DemoContext = {
 export type SceneResult = {
   /** What --json prints. */
   facts: Record<string, unknown>
-  /** The end of the story, for people. */
+  /** The summary for people. */
   lines: string[]
-  /** What must not be; empty: all is well. */
+  /** Failed checks; empty: all checks passed. */
   problems: string[]
 }
 
-/** Runs one godwit command here, shown as an operator would type it. */
-export async function command({ io, say }: DemoContext, words: string[]): Promise<void> {
+/** Runs one godwit command in this process and prints it as an operator would type it. */
+async function command({ io, say }: DemoContext, words: string[]): Promise<void> {
   say(`$ godwit ${words.join(' ')}`)
   const quiet: Io = { ...io, out: () => {} }
   const code = await run(words, quiet)
-  if (code !== 0) throw new GodwitError('INTERNAL', `godwit ${words[0]} ended with ${code}`)
+  if (code !== 0) throw new GodwitError('INTERNAL', `godwit ${words[0]} failed with exit code ${code}`)
 }
 
-/** Builds a stage, has it used, and clears it away: a VM outlives its node by design; here it must not outlive the demo. */
+/** Builds a stage, uses it and removes it. A VM outlives its node by design; here it must not outlive the demo. */
 export async function withStage<T>(
   context: DemoContext,
   options: Omit<StageOptions, 'dir' | 'godwit'>,
@@ -66,7 +67,7 @@ export async function withStage<T>(
   }
 }
 
-export type DemoGuest = GuestOptions & { memoryMiB: number; spec?: Record<string, unknown> }
+type DemoGuest = GuestOptions & { memoryMiB: number; spec?: Record<string, unknown> }
 
 /** Boots the guest at a site; resolves when its program has filled its memory. */
 export async function boot(
@@ -84,20 +85,20 @@ export async function boot(
   ready.catch(() => {})
   await command(context, ['vm', 'create', file, '--start', '--socket', stage.socketOf(site)])
   const { fillBytes = 0, dirtyBytesPerSecond = 0, beatMs = 10 } = options
-  const beats = `and beat every ${beatMs} ms on the serial port`
+  const beats = `and print a beat every ${beatMs} ms on the serial port`
   context.say(
-    `booting Linux; its programs fill ${fillBytes / MIB} MiB with mixed content, rewrite ${dirtyBytesPerSecond / MIB} MiB/s of it, ${beats} ...`,
+    `booting Linux; its programs fill ${fillBytes / MIB} MiB of memory, rewrite ${dirtyBytesPerSecond / MIB} MiB/s of it, ${beats} ...`,
   )
   const { pages } = await ready
-  context.say(`ready: ${pages} pages filled`)
+  context.say(`guest ready: ${pages} pages filled`)
 }
 
-export type Audit = { pages: number; bad: number; versions: number }
-export type Beats = { seen: number; missing: number; duplicates: number; badLines: string[]; restarts: number }
+type Audit = { pages: number; bad: number; versions: number }
+type Beats = { seen: number; missing: number; duplicates: number; badLines: string[]; restarts: number }
 
-/** The guest compares every page with what it must hold; and what was seen of it from outside. */
+/** The guest checks every page; the result includes the beats that were received outside. */
 export async function examine({ say }: DemoContext, observer: Observer): Promise<{ audit: Audit; beats: Beats }> {
-  say('\nthe guest checks every page against its own checksum and version ...')
+  say('\nthe guest checks the checksum and the version of every page ...')
   const answer = observer.next('audit-full', AUDIT_MS)
   observer.type('audit')
   const { pages, bad, versions } = await answer
@@ -105,22 +106,22 @@ export async function examine({ say }: DemoContext, observer: Observer): Promise
   return { audit: { pages, bad, versions }, beats: { seen: beats, missing, duplicates, badLines, restarts } }
 }
 
-/** What must be so of every guest that was moved. */
+/** Checks for every guest that was migrated. */
 export function judgeGuest({ audit, beats }: { audit: Audit; beats: Beats }): string[] {
   return problemsOf([
-    [audit.pages > 0 && audit.bad === 0, `the guest's own audit found ${audit.bad} bad pages of ${audit.pages}`],
-    [audit.versions > 0, 'the guest rewrote nothing: the proof would prove nothing'],
-    [beats.badLines.length === 0, `the guest complained: ${beats.badLines[0]}`],
+    [audit.pages > 0 && audit.bad === 0, `the guest found ${audit.bad} bad pages of ${audit.pages}`],
+    [audit.versions > 0, 'the guest rewrote no page, so the page check proves nothing'],
+    [beats.badLines.length === 0, `unexpected output of the guest: ${beats.badLines[0]}`],
     [beats.missing === 0, `${beats.missing} beats were lost`],
-    [beats.duplicates === 0, `${beats.duplicates} beats came twice: two copies ran`],
+    [beats.duplicates === 0, `${beats.duplicates} beats arrived twice: two copies of the VM ran`],
     [beats.restarts === 0, 'the guest was restarted'],
   ])
 }
 
 export const guestLines = ({ audit, beats }: { audit: Audit; beats: Beats }): string[] => [
-  `beats: ${beats.seen} seen, ${beats.missing} lost, ${beats.duplicates} twice`,
-  `audit by the guest: ${audit.pages} pages checked, ${audit.bad} bad, ${audit.versions} rewrites so far`,
+  `beats: ${beats.seen} received, ${beats.missing} lost, ${beats.duplicates} received twice`,
+  `page check by the guest: ${audit.pages} pages, ${audit.bad} bad, ${audit.versions} rewrites since the boot`,
 ]
 
-/** The texts of what is not so. */
+/** The texts of the rules that do not hold. */
 export const problemsOf = (rules: [isSo: boolean, text: string][]): string[] => rules.flatMap(([isSo, text]) => (isSo ? [] : [text]))

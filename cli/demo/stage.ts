@@ -1,6 +1,6 @@
-// The stage of the demo: a gateway and its nodes as processes of their own, certified by a root made on the spot, and emulated links before sites.
-// Enters: a folder, names of sites, links. Leaves: a running stage. Always holds: everything ends with dispose(), also after an error half-way; only
-// loopback is used.
+// The stage of the demo: a gateway and nodes as separate processes, with certificates of a new root, and emulated links
+// at the sites. Enters: a folder, names of sites, links. Leaves: a running stage. Always holds: dispose() ends
+// everything, also after an error during the build; only loopback is used.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { createSocket } from 'node:dgram'
 import { createWriteStream } from 'node:fs'
@@ -17,9 +17,9 @@ import { startUdpProxy, type UdpProxy } from '../../sim-network/udp-proxy.ts'
 import type { GatewayStatus } from '../../wire/admin.ts'
 import { GodwitError } from '../../wire/errors.ts'
 
-export type StageSite = {
+type StageSite = {
   name: string
-  /** The emulated link between this site and the gateway, from the start; absent: none, the loopback as it is. */
+  /** The emulated link between this site and the gateway; absent: plain loopback. */
   link?: { up: LinkOptions; down: LinkOptions }
 }
 
@@ -29,7 +29,7 @@ export type Stage = {
   gateway: HttpTarget
   tokenFile: string
   socketOf(site: string): string
-  /** Of a site that has one. */
+  /** For a site with an emulated link. */
   linkOf(site: string): UdpProxy
   dispose(): Promise<void>
 }
@@ -39,12 +39,13 @@ export type StageOptions = {
   sites: StageSite[]
   /** Added to gateway.yaml. */
   gateway?: Record<string, unknown>
-  /** Runs a godwit command in this process and shows it: the demo does nothing that an operator could not type. */
+  /** Runs a godwit command in this process and prints it: the demo uses only commands that an operator can type. */
   godwit: (...words: string[]) => Promise<void>
 }
 
 const MAIN = fileURLToPath(new URL('../main.ts', import.meta.url))
-const READY_MS = 30_000
+/** Each node boots a small guest first, to measure its QEMU: slow on a busy host. */
+const READY_MS = 150_000
 const STOP_MS = 10_000
 const HOST = '127.0.0.1'
 
@@ -70,9 +71,10 @@ export async function buildStage({ dir, sites, gateway: more = {}, godwit }: Sta
     await ready('the gateway', dir, () => requestJson({ ...gateway, path: '/healthz', timeoutMs: 1_000 }))
     const token = await readToken(tokenFile)
     for (const name of names) undo.push(start(dir, name, await writeNode(dir, name, links.get(name)?.address.port ?? ports.gateway)))
-    await ready('all sites', dir, async () => {
+    await ready('the sites', dir, async () => {
       const status = await requestJson<GatewayStatus>({ ...gateway, token, path: '/v1/status', timeoutMs: 1_000 })
-      if (status.sites.filter(site => site.online).length < names.length) throw new Error('not yet')
+      const missing = names.filter(name => !status.sites.some(({ site, online }) => site === name && online))
+      if (missing.length > 0) throw new Error(`site ${missing.join(', ')} is not online`)
     })
     const linkOf = (site: string) => links.get(site)!
     return { dir, sites: names, gateway: { ...gateway, token }, tokenFile, socketOf: site => join(dir, site, 'node.sock'), linkOf, dispose }
@@ -82,13 +84,13 @@ export async function buildStage({ dir, sites, gateway: more = {}, godwit }: Sta
   }
 }
 
-/** An offline root, and a certificate for each party: what an operator does once. */
+/** Creates an offline root and a certificate for each party, as an operator does once. */
 async function certify(dir: string, sites: string[], godwit: StageOptions['godwit']): Promise<void> {
   await godwit('root', 'create', '--out', dir)
   for (const name of ['gateway', ...sites]) {
     const role = name === 'gateway' ? 'gateway' : 'site'
     await godwit('keygen', '--role', role, '--id', name, '--out', join(dir, name))
-    await godwit('root', 'sign', join(dir, name, `${role}.request`), '--root', join(dir, 'root.key'))
+    await godwit('root', 'sign', join(dir, name, `${role}.request`), '--root', join(dir, 'root.key'), '--no-fingerprint')
   }
 }
 
@@ -111,6 +113,7 @@ async function writeGateway(
     listen: { host: HOST, ports: { quic: ports.gateway, tls: 'off', webtransport: 'off' } },
     admin: { host: HOST, port: ports.admin, tokenFile },
     identity: identity(dir, 'gateway', 'gateway'),
+    revocations: join(dir, 'revocations'),
     log: { level: 'info', format: 'text' },
     ...more,
   }
@@ -123,7 +126,7 @@ async function writeNode(dir: string, site: string, gatewayPort: number): Promis
   const imagesDir = join(home, 'images')
   await mkdir(imagesDir, { recursive: true })
   const image = guestImage()
-  if (!image) throw new GodwitError('SETUP_NEEDED', 'the guest image is not built', { hint: 'run node scripts/setup.js' })
+  if (!image) throw new GodwitError('SETUP_NEEDED', 'the guest image is missing', { hint: 'run node scripts/setup.js' })
   await symlink(image.kernel, join(imagesDir, 'vmlinuz'))
   await symlink(image.initrd, join(imagesDir, 'initrd.img'))
   const path = join(home, 'node.yaml')
@@ -142,7 +145,7 @@ async function writeNode(dir: string, site: string, gatewayPort: number): Promis
   return path
 }
 
-/** Starts `godwit gateway` or `godwit node`; gives what stops it (SIGTERM, then SIGKILL). */
+/** Starts `godwit gateway` or `godwit node`; returns the function that stops it (SIGTERM, then SIGKILL). */
 function start(dir: string, name: string, config: string): () => Promise<void> {
   const log = createWriteStream(join(dir, `${name}.log`))
   const child: ChildProcess = spawn(process.execPath, [MAIN, name === 'gateway' ? 'gateway' : 'node', '--config', config], {
@@ -173,10 +176,14 @@ async function ready(what: string, dir: string, probe: () => Promise<unknown>): 
   try {
     await eventually(attempt, { ms: READY_MS, what, everyMs: 100 })
   } catch (error) {
-    throw new GodwitError('TIMEOUT', `${what} did not come up: ${last instanceof Error ? last.message : last}`, {
-      cause: error,
-      hint: `see the logs in ${dir}`,
-    })
+    throw new GodwitError(
+      'TIMEOUT',
+      `${what} did not become ready within ${READY_MS / 1000} s: ${last instanceof Error ? last.message : last}`,
+      {
+        cause: error,
+        hint: `see the logs in ${dir}`,
+      },
+    )
   }
 }
 
@@ -185,7 +192,7 @@ const readToken = async (path: string): Promise<string> => {
   return (await readFile(path, 'utf8')).trim()
 }
 
-/** A port that is free now for both TCP and UDP. */
+/** A port that is currently free for both TCP and UDP. */
 export async function freePort(): Promise<number> {
   for (;;) {
     const tcp = createServer()

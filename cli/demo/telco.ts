@@ -1,8 +1,9 @@
-// The telco of the demo: publishes over MQTT what a phone and the sites' probes measure, and hears what becomes of it. Enters: a broker, the model's
-// figures. Leaves: messages of docs/CONTROL.md. Always holds: a broker that is away costs measurements, nothing else.
-import { connectMqtt } from '../../gateway/control/mqtt/client.ts'
-import { type Topics, topicsOf } from '../../gateway/control/mqtt/topics.ts'
-import type { GeoPoint } from '../../ops/geo.ts'
+// The telco of the demo: publishes over MQTT what a phone and the sites' probes measure, and receives the phases of
+// handoffs. Enters: a broker, the figures of the model. Leaves: messages of docs/reference/mqtt.md. Always holds:
+// without the broker only measurements are lost.
+import { connectMqtt } from '../../mqtt/client.ts'
+import { type Topics, topicsOf } from '../../mqtt/topics.ts'
+import type { GeoPoint } from '../../planning/geo.ts'
 import { silentLog } from '../../wire/log.ts'
 
 const TENANT = 'main'
@@ -28,7 +29,7 @@ export type Telco = {
   close(): Promise<void>
 }
 
-export type TelcoOptions = { url: string; user: string; password: string; vm: string; onHandoff(word: HandoffWord): void }
+type TelcoOptions = { url: string; user: string; password: string; vm: string; onHandoff(word: HandoffWord): void }
 
 export async function connectTelco({ url, user, password, vm, onHandoff }: TelcoOptions): Promise<Telco> {
   const topics = topicsOf(TENANT)

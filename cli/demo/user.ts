@@ -1,12 +1,13 @@
-// A user of a VM's service, as an application on a phone would be one: asks for a page all the time through a stable address, and notes what became
-// of it. Enters: an address, a rate, a deadline. Leaves: for each request when it was made, how long it took, and what the guest said.
-// Always holds: requests are made by the clock, not by the answers (a service that stops does not stop the counting); a GET whose connection was cut
-// is tried again until its deadline, as browsers do (RFC 9110, 9.2.2: safe methods); what has no answer by then is lost; requests at once are bounded.
+// A user of a VM's service, like an application on a phone: requests a page at a fixed rate through a stable address
+// and records each outcome. Enters: an address, a rate, a deadline. Leaves: for each request its start, its duration
+// and the guest's answer. Always holds: the clock starts requests, not the answers, so a service that stops does not
+// stop the count; a GET whose connection was cut is retried until its deadline, as browsers do (RFC 9110, 9.2.2: safe
+// methods); a request without an answer by then is lost; the number of parallel requests is bounded.
 import { request } from 'node:http'
 
 export type UserRequest = {
   madeMs: number
-  /** Undefined: lost. */
+  /** Undefined: the request was lost. */
   answeredMs: number | undefined
   attempts: number
   /** Why the last attempt failed. */
@@ -17,7 +18,7 @@ export type UserSummary = {
   made: number
   answered: number
   lost: number
-  /** Answered, but by a second connection: the first was cut. */
+  /** Answered over a second connection, because the first was cut. */
   retried: number
   /** The longest time without any answer. */
   longestGapMs: number
@@ -31,13 +32,13 @@ export type User = {
   readonly requests: readonly UserRequest[]
   /** Of the requests made in a span of time. */
   summary(fromMs?: number, toMs?: number): UserSummary
-  /** What was wrong with the answers: another guest, an older state than was seen before. */
+  /** Wrong answers: another guest, or an older state than before. */
   readonly wrong: readonly string[]
-  /** Makes no more; resolves when the last has its answer or is lost. */
+  /** Starts no more requests; resolves when the last one is answered or lost. */
   stop(): Promise<void>
 }
 
-export type UserOptions = { host: string; port: number; everyMs: number; deadlineMs: number; now: () => number }
+type UserOptions = { host: string; port: number; everyMs: number; deadlineMs: number; now: () => number }
 
 const AT_ONCE_MAX = 256
 const RETRY_MS = 20
@@ -51,7 +52,7 @@ export function createUser(options: UserOptions): User {
   const pending = new Set<Promise<void>>()
   const seen = { boot: '', beat: 0 }
 
-  /** One boot id, and never a beat before one that had been seen when the request was made. */
+  /** The boot id must not change, and a beat must not be older than the newest one at the start of the request. */
   const check = (page: string, beatBefore: number) => {
     const found = /boot=([0-9a-f-]+) beat=(\d+) /.exec(page)
     const [boot, beat] = [found?.[1] ?? '', Number(found?.[2] ?? Number.NaN)]
@@ -102,7 +103,7 @@ export function createUser(options: UserOptions): User {
   }
 }
 
-/** Pure. A request without an answer is lost when it was made before `lostBeforeMs`; later ones are still under way. */
+/** Pure. A request without an answer is lost when it was made before `lostBeforeMs`; later ones are still pending. */
 export function summarize(requests: readonly UserRequest[], lostBeforeMs: number): UserSummary {
   const answered = requests.filter(one => one.answeredMs !== undefined)
   const took = answered.map(({ madeMs, answeredMs }) => answeredMs! - madeMs).toSorted((a, b) => a - b)
@@ -128,7 +129,7 @@ function get({ host, port }: UserOptions, timeoutMs: number): Promise<string> {
       answer.setEncoding('utf8')
       answer.on('data', chunk => {
         page += chunk
-        if (page.length > BODY_MAX) asking.destroy(new Error('a page too large'))
+        if (page.length > BODY_MAX) asking.destroy(new Error('the page is too large'))
       })
       answer.once('end', () => {
         clearTimeout(timer)

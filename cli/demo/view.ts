@@ -1,5 +1,5 @@
-// The live view of the demo: a map line, latencies, the user's figures, the migration. On a terminal the lines are rewritten in place; elsewhere a
-// line is written now and then, and at each event. The renderers are pure.
+// The live view of the demo: a map line, latencies, the user's figures, the migration. On a terminal the lines are
+// redrawn in place; elsewhere a line is printed every few seconds and at each event. The renderers are pure.
 import { formatBytes } from '../../ops/units.ts'
 import type { Io } from '../io.ts'
 import { renderBar } from '../progress.ts'
@@ -31,23 +31,23 @@ export function renderMap({ user, sites, vmSite, handoff }: Scene, columns: numb
     line[x - 1] = left
     line[x + 1] = right
   }
-  // Beside what is there: a user at a site must not hide it.
+  // Next to a site's name: the user's arrow must not hide it.
   const free = [0, 1, 2, -1, -2].map(step => place(user) + step).find(x => line[x] === '-')
   if (free !== undefined) line[free] = '>'
   return line.join('')
 }
 
-export const renderLatency = ({ sites, vmSite }: Scene): string =>
-  `RTT of the user to the sites: ${sites.map(({ name, rttMs }) => `${name === vmSite ? `[${name}]` : name} ${Math.round(rttMs)} ms`).join('  ')}`
+const renderLatency = ({ sites, vmSite }: Scene): string =>
+  `RTT from the user to the sites: ${sites.map(({ name, rttMs }) => `${name === vmSite ? `[${name}]` : name} ${Math.round(rttMs)} ms`).join('  ')}`
 
-export function renderRequests({ requests }: Scene): string {
+function renderRequests({ requests }: Scene): string {
   const { made, lost, p50Ms, longestGapMs } = requests
-  const answers = Number.isNaN(p50Ms) ? '' : `, answered in ${Math.round(p50Ms)} ms`
-  return `the user: ${made} requests${answers}, ${lost} lost, longest silence ${Math.round(longestGapMs)} ms`
+  const answers = Number.isNaN(p50Ms) ? '' : `, median response time ${Math.round(p50Ms)} ms`
+  return `user: ${made} requests${answers}, ${lost} lost, longest gap ${Math.round(longestGapMs)} ms`
 }
 
-export function renderHandoff({ handoff, because }: Scene): string {
-  if (!handoff) return `policy: ${because ?? 'nothing measured yet'}`
+function renderHandoff({ handoff, because }: Scene): string {
+  if (!handoff) return `policy: ${because ?? 'no measurements yet'}`
   const { from, to, phase, share, bytes } = handoff
   const bar = share === undefined ? '' : ` ${renderBar(share, 24)} ${Math.floor(share * 100)} %`
   return `handoff ${from} -> ${to}: ${phase}${bar}${bytes === undefined ? '' : ` of ${formatBytes(bytes)}`}`
@@ -91,7 +91,7 @@ export function createView(
       wipe()
       say(text)
     },
-    // What was drawn last stays.
+    // The last drawing stays.
     finish() {
       lines = 0
     },

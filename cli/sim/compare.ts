@@ -1,10 +1,10 @@
-// Several policies in the same world, and how their reports look in a terminal. Pure.
+// Compares several policies in the same world, and formats their reports for a terminal. Pure.
 import type { PolicySettingsInput } from '../../gateway/policy/settings.ts'
 import { table } from '../output.ts'
 import type { Report } from './metrics.ts'
 import { type SimulationOptions, simulateAll } from './simulate.ts'
 
-export const COMPARED: readonly { label: string; settings: PolicySettingsInput }[] = [
+const COMPARED: readonly { label: string; settings: PolicySettingsInput }[] = [
   { label: 'never', settings: { policy: 'never' } },
   { label: 'follow-cell', settings: { policy: 'follow-cell' } },
   { label: 'latency', settings: { policy: 'latency' } },
@@ -12,12 +12,12 @@ export const COMPARED: readonly { label: string; settings: PolicySettingsInput }
   { label: 'regret', settings: { policy: 'regret' } },
 ]
 
-/** The scenario under each policy, side by side. */
+/** The reports of the scenario under each policy. */
 export function compare(options: Omit<SimulationOptions, 'label'>): Report[] {
   return simulateAll(COMPARED.map(({ label, settings }) => ({ ...options, settings: merged(options, settings), label })))
 }
 
-/** The policy's own word wins; the scenario's other settings of pre-staging stay. */
+/** The policy decides whether pre-staging is on; the scenario's other settings of pre-staging stay. */
 function merged({ scenario, settings = {} }: Omit<SimulationOptions, 'label'>, own: PolicySettingsInput): PolicySettingsInput {
   const prestage = { ...(scenario.policy['prestage'] as object | undefined), ...settings.prestage, ...own.prestage }
   return { ...settings, ...own, prestage }
@@ -43,7 +43,7 @@ export function renderReports(reports: readonly Report[]): string {
   const notes = [
     `${figure(first.userHours)} user hours; a user changed cells ${figure(first.cellChangesPerHour)} and sites ${figure(first.siteChangesPerHour)} times an hour; per hour of a user:`,
     table(head, rows).trimEnd(),
-    `no placement could have had less than ${figure(first.unavoidablePercent, 2)} % violation; the offline optimum moves ${figure(first.optimumMigrationsPerHour)} times an hour`,
+    `lowest possible SLO violation: ${figure(first.unavoidablePercent, 2)} %; the offline optimum migrates ${figure(first.optimumMigrationsPerHour)} times an hour`,
     ...(predicted
       ? [
           `prediction: ${predicted.predictions} of users on the move, hit rate ${figure(predicted.hitRate, 3)}, Brier ${figure(predicted.brier, 3)} (knowing only the rate: ${figure(predicted.brierOfRate, 3)}); of a change of site: ${predicted.changes.predictions}, hit rate ${figure(predicted.changes.hitRate, 3)}`,

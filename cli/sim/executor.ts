@@ -1,9 +1,10 @@
-// Migrations and pre-staging as a data plane would carry them out, in virtual time. Enters: decisions. Leaves: where each VM is and when it stands
-// still, what went over the wire, and what the policy must hear of it. Bandwidth is shared between what a site sends and receives when a transfer
-// begins, and is drawn within 70 to 100 % of that: predictions are never quite right. Pure and seeded.
-import { freshBytes, migrationCost } from '../../gateway/policy/cost.ts'
+// Executes migrations and pre-staging in virtual time, as a data plane would. Enters: decisions. Leaves: the site of
+// each VM, its downtimes, the wire bytes, and the events for the policy. A transfer gets its share of bandwidth when it
+// begins, drawn within 70 to 100 % of the expected rate, because predictions are never exact. Pure and seeded.
+
 import type { PolicySettings } from '../../gateway/policy/settings.ts'
 import type { Decision, Observation } from '../../gateway/policy/types.ts'
+import { freshBytes, migrationCost } from '../../planning/cost.ts'
 import type { SiteMap } from '../../sim-network/mobility/map.ts'
 import type { Random } from '../../sim-network/random.ts'
 
@@ -20,7 +21,7 @@ export type Move = {
 }
 type Staging = { vm: SimVm; to: number; startMs: number; bytesPerMs: number; doneMs: number; keepMs: number; isReported: boolean }
 
-export type ExecutorEvents = {
+type ExecutorEvents = {
   moved(move: Move): void
   /** Bytes of a staged copy: sent, and of these never used. */
   staged(vm: SimVm, sentBytes: number, wastedBytes: number): void
@@ -37,7 +38,7 @@ export class Executor {
   readonly #random: Random
   readonly #events: ExecutorEvents
   readonly #busy: Int32Array
-  /** The most moves that any site took part in at once. */
+  /** Highest number of parallel migrations of any site. */
   busyMax = 0
 
   constructor(map: SiteMap, settings: PolicySettings, random: Random, events: ExecutorEvents) {
@@ -84,7 +85,7 @@ export class Executor {
     this.#stagings.set(vm.name, { vm, to, startMs: decision.atMs, bytesPerMs, doneMs, keepMs: decision.keepMs, isReported: false })
   }
 
-  /** Ends what is due. */
+  /** Ends all transfers that are due. */
   advance(nowMs: number): void {
     for (const move of this.moves.values()) if (move.endMs <= nowMs) this.#arrive(move)
     for (const staging of this.#stagings.values()) {
@@ -99,7 +100,7 @@ export class Executor {
     }
   }
 
-  /** The VM ends (its user is gone): what is under way for it ends too. */
+  /** The VM ends (its user is gone): its transfers end too. */
   remove(vm: SimVm, nowMs: number): void {
     const move = this.moves.get(vm.name)
     if (move) {

@@ -1,5 +1,5 @@
-// What `godwit sim link` was asked for -> the two directions of a link. Pure but for reading a trace. Enters: options. Leaves: link options, or USAGE that says
-// what is wrong.
+// Converts the options of `godwit sim link` to the two directions of a link. Pure, except for reading a trace. Enters:
+// options. Leaves: link options, or USAGE that names the error.
 import { readText } from '../../ops/files.ts'
 import { parseDuration } from '../../ops/units.ts'
 import { createLink, type LinkOptions } from '../../sim-network/link.ts'
@@ -8,7 +8,7 @@ import { parseTrace, type Rate } from '../../sim-network/server.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { didYouMean } from '../suggest.ts'
 
-export type LinkWish = {
+type LinkWish = {
   profile?: string | undefined
   rate?: string | undefined
   rtt?: number | undefined
@@ -18,18 +18,20 @@ export type LinkWish = {
   blackout?: string | undefined
   trace?: string | undefined
 }
-export type Both = { up: LinkOptions; down: LinkOptions }
+type Both = { up: LinkOptions; down: LinkOptions }
 
 const MTU_BYTES = 1500
 const QUEUE_BYTES_MIN = 32 * MTU_BYTES
 const usage = (message: string) => new GodwitError('USAGE', message, { hint: 'see godwit sim link --help' })
 
-/** A profile, changed by what else is given; or a link of --rate or --trace. Up is from the first namespace to the second. */
+/**
+ * A profile, overridden by the other options; or a link of --rate or --trace. Up is from the first namespace to the
+ * second.
+ */
 export async function linkOf(wish: LinkWish): Promise<Both> {
   const base = wish.profile === undefined ? undefined : baseOf(wish.profile)
-  if (!base && wish.rate === undefined && wish.trace === undefined)
-    throw usage('--profile, --rate or --trace is needed: what link shall it be?')
-  if (wish.rate !== undefined && wish.trace !== undefined) throw usage('--rate and --trace are two answers to one question')
+  if (!base && wish.rate === undefined && wish.trace === undefined) throw usage('--profile, --rate or --trace is missing')
+  if (wish.rate !== undefined && wish.trace !== undefined) throw usage('--rate and --trace exclude each other')
   const rates = await ratesOf(wish)
   const both = { up: direction(wish, base?.up, rates?.up), down: direction(wish, base?.down, rates?.down) }
   for (const options of [both.up, both.down]) check(options)
@@ -38,7 +40,8 @@ export async function linkOf(wish: LinkWish): Promise<Both> {
 
 function baseOf(name: string): Both {
   const profile = profileOf(name)
-  if (!profile) throw usage(`no profile '${name}'${didYouMean(name, Object.keys(profiles))}; there are ${Object.keys(profiles).join(', ')}`)
+  if (!profile)
+    throw usage(`unknown profile '${name}'${didYouMean(name, Object.keys(profiles))}; known profiles: ${Object.keys(profiles).join(', ')}`)
   return { up: profile.up, down: profile.down }
 }
 
@@ -49,7 +52,7 @@ async function ratesOf({ rate, trace }: LinkWish): Promise<{ up: Rate; down: Rat
   }
   if (rate === undefined) return undefined
   const [up, down = up, ...more] = rate.split('/').map(text => numberOf(text, '--rate', 'Mbit/s, such as 100 or 20/100 (up/down)') * 1e6)
-  if (more.length > 0) throw usage(`--rate '${rate}': one rate, or two: up/down`)
+  if (more.length > 0) throw usage(`--rate '${rate}': expected one rate, or two as up/down`)
   return { up: { bitsPerSecond: up! }, down: { bitsPerSecond: down! } }
 }
 

@@ -1,13 +1,14 @@
-// What a simulation needs from files. Enters: a scenario's path, and where traces are. Leaves: the checked scenario and parsed traces.
+// Reads the files of a simulation. Enters: a scenario's path, and the folder of traces. Leaves: the checked scenario
+// and parsed traces.
 import { readText } from '../../ops/files.ts'
 import { needsTraces, parseScenario, type Scenario } from '../../sim-network/mobility/scenario.ts'
 import type { Trace } from '../../sim-network/mobility/trace.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { chooseTraces, readTraces } from './traces.ts'
 
-export type LoadOptions = { folder?: string | undefined; only?: string | undefined; seed?: number | undefined }
+type LoadOptions = { folder?: string | undefined; only?: string | undefined; seed?: number | undefined }
 
-/** USAGE when the scenario replays drives and no folder of them is given. */
+/** USAGE if the scenario replays drives and their folder is not given. */
 export async function loadSimulation(
   path: string,
   { folder, only, seed }: LoadOptions,
@@ -16,8 +17,8 @@ export async function loadSimulation(
   const scenario = seed === undefined ? read : { ...read, seed }
   if (!needsTraces(scenario)) return { scenario, traces: [], played: [] }
   if (!folder) {
-    throw new GodwitError('USAGE', `${path} replays recorded drives, and no folder of them is given`, {
-      hint: 'give it with --traces or GODWIT_TRACES; docs/POLICY.md says what the files look like',
+    throw new GodwitError('USAGE', `${path} replays recorded drives, but their folder is not given`, {
+      hint: 'give it with --traces or GODWIT_TRACES; docs/operate/policy.md describes the files',
     })
   }
   const traces = await readTraces(folder)

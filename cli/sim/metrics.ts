@@ -1,16 +1,16 @@
-// What a simulated policy was worth. Enters: seconds of users, moves, staged bytes. Leaves: the report. Pure.
-// SLO violation counts seconds whose RTT was above the SLO, and the time that VMs stood still.
+// The report of a simulated policy. Enters: seconds of users, migrations, staged bytes. Leaves: the report. Pure. SLO
+// violation counts seconds with an RTT above the SLO, and the downtimes of VMs.
 import type { Score } from '../../gateway/policy/calibration.ts'
 import type { Move } from './executor.ts'
 
-/** A -> B -> A within this is a ping-pong: both moves were for nothing. */
-export const PING_PONG_MS = 120_000
+/** A -> B -> A within this is a ping-pong: both migrations were useless. */
+const PING_PONG_MS = 120_000
 
 export type Report = {
   policy: string
   userHours: number
   sloViolationPercent: number
-  /** What no placement could have avoided: access alone, at the best site, was above the SLO. */
+  /** The unavoidable part: even the best site was above the SLO. */
   unavoidablePercent: number
   migrations: number
   migrationsPerHour: number
@@ -24,7 +24,7 @@ export type Report = {
   stagedGigabytesPerHour: number
   wastedStagePercent: number | null
   prediction: (Score & { fanShare: number }) | null
-  /** Regret and migrations priced alike, for each hour of a user, and as a multiple of the offline optimum's. */
+  /** Regret and migrations in one unit, for each hour of a user, and as a multiple of the offline optimum. */
   costMsSecondsPerHour: number
   optimumMsSecondsPerHour: number
   optimumMigrationsPerHour: number
@@ -103,7 +103,7 @@ export class Metrics {
   }
 }
 
-/** The value below which this share of the values lies (nearest rank); null of none. */
+/** The value below which this share of the values lies (nearest rank); null without values. */
 export function quantile(values: readonly number[], share: number): number | null {
   if (values.length === 0) return null
   const sorted = Float64Array.from(values).sort()

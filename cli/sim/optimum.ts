@@ -1,6 +1,7 @@
-// What the best possible placement would have cost, knowing the future: Viterbi over sites, for each user, as the simulation goes. Enters: at which site
-// a user was for how long. Leaves: the least sum of regret (ms x s) and of migrations at a price each. Pure. A lower bound: its migrations take no time.
-// While the user's site does not change nothing is gained by waiting, so a step of the recursion is a stay at one site, not a second.
+// The cost of the best possible placement with knowledge of the future: the Viterbi algorithm over sites, for each
+// user, during the simulation. Enters: the sites of a user, and for how long. Leaves: the lowest sum of regret (ms x s)
+// and of migrations at a price each. Pure. It is a lower bound, because its migrations take no time. While the user's
+// site does not change, waiting gains nothing, so one step of the recursion is one stay at a site, not one second.
 
 export class Optimum {
   readonly #sites: number
@@ -9,7 +10,7 @@ export class Optimum {
   readonly #prices: Float64Array
   readonly #cost: Float64Array
   readonly #moves: Float64Array
-  /** Where each user's cheapest way ends now. */
+  /** The current end of each user's cheapest path. */
   readonly #cheapest: Int32Array
   readonly #at: Int32Array
   readonly #seconds: Float64Array
@@ -59,7 +60,7 @@ export class Optimum {
     }
   }
 
-  /** The user's VM ends; the best way so far goes into the total. */
+  /** The user's VM ends; the cost of its best path is added to the total. */
   end(user: number): void {
     this.#close(user)
     this.#at[user] = -1

@@ -1,4 +1,5 @@
-// Policies side by side as an SVG picture: one panel of bars for each figure. Enters: reports. Leaves: SVG text, no scripts, no fonts from elsewhere. Pure.
+// Draws the policies as an SVG chart: one panel of bars for each figure. Enters: reports. Leaves: SVG text without
+// scripts and external fonts. Pure.
 import type { Report } from './metrics.ts'
 
 type Panel = {
@@ -18,9 +19,9 @@ const PANELS: readonly Panel[] = [
     mark: report => report.optimumMigrationsPerHour,
   },
   { title: 'Ping-pong', unit: '% of migrations', value: report => report.pingPongPercent },
-  { title: 'On the wire', unit: 'GB per user hour', value: report => report.gigabytesPerHour },
+  { title: 'Wire bytes', unit: 'GB per user hour', value: report => report.gigabytesPerHour },
   {
-    title: 'Pause of a migration',
+    title: 'Downtime of a migration',
     unit: 'ms, p50 / p95 (bar: p95)',
     value: report => report.interruptionP95Ms ?? 0,
     label: ({ interruptionP50Ms, interruptionP95Ms }) =>
@@ -34,7 +35,7 @@ const BAR_HEIGHT = 22
 const ROW_HEIGHT = 34
 const LABEL_WIDTH = 150
 const TOP = 70
-/** Colours that the colour-blind can tell apart (Okabe and Ito). */
+/** Colours that are distinct for colour-blind people (Okabe and Ito). */
 const COLORS = ['#999999', '#e69f00', '#56b4e9', '#009e73', '#0072b2', '#cc79a7']
 
 export function comparisonSvg(title: string, reports: readonly Report[]): string {
@@ -54,7 +55,7 @@ export function comparisonSvg(title: string, reports: readonly Report[]): string
     text(
       PANEL_GAP,
       height - 18,
-      'Dashed: what no placement could have avoided (SLO), and what the offline optimum would have moved (migrations) and cost (1).',
+      'Dashed: the lowest possible SLO violation, and the migrations and the cost (1) of the offline optimum.',
       'start',
     ),
     '</svg>',

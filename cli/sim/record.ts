@@ -1,8 +1,9 @@
-// Writes simulated ways down as replay files, one CSV for each user (sim-network/mobility/trace.ts reads them). Enters: steps. Leaves: texts. Pure.
+// Writes simulated routes as replay files, one CSV for each user (sim-network/mobility/trace.ts reads them). Enters:
+// steps. Leaves: texts. Pure.
 import { type Trace, writeTrace } from '../../sim-network/mobility/trace.ts'
 import type { World } from '../../sim-network/mobility/world.ts'
 
-/** Users beyond these are not written down. */
+/** Users beyond this number are not recorded. */
 const USERS_MAX = 200
 const ROWS_MAX = 100_000
 

@@ -1,8 +1,10 @@
-// A scenario under one policy, in virtual time. Enters: a world and the policy's settings. Leaves: a report. Pure; the same seed, the same report.
-import { migrationCost } from '../../gateway/policy/cost.ts'
+// Simulates a scenario under one policy in virtual time. Enters: a world and the settings of the policy. Leaves: a
+// report. Pure; the same seed gives the same report.
+
 import { HandoffEngine } from '../../gateway/policy/engine.ts'
 import { PolicySettings, type PolicySettingsInput } from '../../gateway/policy/settings.ts'
 import type { Decision } from '../../gateway/policy/types.ts'
+import { migrationCost } from '../../planning/cost.ts'
 import type { Scenario } from '../../sim-network/mobility/scenario.ts'
 import type { Trace } from '../../sim-network/mobility/trace.ts'
 import { World } from '../../sim-network/mobility/world.ts'
@@ -13,20 +15,20 @@ import { Metrics, type Report } from './metrics.ts'
 import { Optimum } from './optimum.ts'
 
 const MIB = 1024 * 1024
-/** For users without an SLO of their own: what counts as violated in the report. */
+/** The SLO in the report for users without an SLO. */
 const SLO_MS = 20
 
 export type SimulationOptions = {
   scenario: Scenario
   hours: number
-  /** Overrule the scenario's own policy settings. */
+  /** Override the scenario's policy settings. */
   settings?: PolicySettingsInput
   /** Shown in the report instead of the policy's name. */
   label?: string
-  /** All that is known of the place; `played` those that users replay (default: all). */
+  /** All traces; `played` are those that users replay (default: all). */
   traces?: readonly Trace[]
   played?: readonly Trace[]
-  /** Every decision, as it falls. */
+  /** Called with every decision. */
   onDecision?: (decision: Decision) => void
   /** After each hour of the world. */
   onHour?: (hour: number) => void
@@ -37,7 +39,7 @@ export type SimulationOptions = {
 /** Runs a scenario. CONFIG_INVALID when its policy part is wrong. */
 export const simulate = (options: SimulationOptions): Report => simulateAll([options])[0]!
 
-/** The same scenario under several policies, in one world: what a policy does changes nothing in it. */
+/** The same scenario under several policies, in one world: policies do not change the world. */
 export function simulateAll(all: readonly SimulationOptions[]): Report[] {
   const { scenario, traces = [], played = traces, hours } = all[0]!
   const world = new World(scenario, traces, played)
@@ -63,7 +65,7 @@ export class Simulation {
   readonly #byName = new Map<string, SimVm>()
   readonly #indexes: Int32Array
   readonly #sessions: Int32Array
-  /** Where each user's VM is, beside the VM itself: read every second for every user. */
+  /** The site of each user's VM, kept separately because it is read every second for every user. */
   readonly #vmSites: Int32Array
   readonly #rtts: Float64Array
   readonly #sloMs: number
@@ -108,7 +110,7 @@ export class Simulation {
     for (let user = 0; user < users.count; user++) this.#begin(user)
   }
 
-  /** The world has gone a step. */
+  /** Processes one step of the world. */
   step({ sites, isRttChanged }: ReturnType<World['step']>): void {
     const { world, engine } = this
     for (const { site, isEligible } of sites) engine.sites.setEligible(site, isEligible)
@@ -134,7 +136,7 @@ export class Simulation {
     })
   }
 
-  /** One step of every user: told to the policy and counted. */
+  /** One step of every user: passed to the policy and counted. */
   #observeUsers(): void {
     const { world, engine, metrics } = this
     const { users, site, nowMs } = world
@@ -153,7 +155,7 @@ export class Simulation {
     metrics.regretMsSeconds += regretMs * seconds
   }
 
-  /** Every user's RTT, and how many are above the SLO, must be wherever their VM is, and what they would save elsewhere. */
+  /** Counts every user's RTT, SLO violations (also unavoidable ones), and regret. */
   #measure(): { violated: number; unavoidable: number; regretMs: number } {
     const { site, accessMs, rttMs, map } = this.world
     const [vmSites, bestMs, rtts, sloMs, sites] = [this.#vmSites, this.#bestMs, this.#rtts, this.#sloMs, map.sites.length]
@@ -255,7 +257,7 @@ export class Simulation {
     return costPerDowntimeMs * downtimeMs + costPerGigabyte * (bytes / 1e9)
   }
 
-  /** A migration of this user's VM that has the fastest of all links for itself: no policy's can cost less. */
+  /** The cost of a migration of this user's VM alone on the fastest link: a lower bound for every policy. */
   #soloPrice(user: number): number {
     const vm = this.vms[user]
     if (!vm) return 0

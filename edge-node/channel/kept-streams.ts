@@ -1,11 +1,17 @@
-// The data streams of a migration over all its meetings: what the target has not taken is kept here, and said again when a link was lost and is back.
-// Enters: frames, each for one stream; the target's word of how many frames of each stream it has taken. Leaves: the same frames, over the meeting there is.
+// The data streams of a migration over all its meetings, at the source. What the target has not taken is kept here, and
+// sent again over the next meeting when a link was lost.
+// Enters: frames, each for one stream; the target's counts of the frames that it has taken. Leaves: the same frames,
+// over the meeting at hand.
 // Always holds:
-// - The target is given each frame exactly once, in the order of its stream: it counts what it takes, and a new meeting goes on exactly behind that. So nothing that
-//   the source believes of the target's memory (pages/table.ts) has ever to be taken back, and a frame need not be harmless when it comes twice.
-// - What is kept is what is on the way: the flight's window bounds it (rate/flight.ts), and a target that acknowledges bytes but takes no frames is an error.
-// - No stream carries anything of interval n+1 before all of them have carried BARRIER n, over this meeting or an earlier one: pages/lanes.ts says why.
+// - The target gets each frame exactly once, in the order of its stream: it counts what it takes, and a new meeting
+//   continues exactly behind that. So what the source knows of the target's memory (pages/table.ts) never has to be
+//   revoked, and a frame need not be harmless when it arrives twice.
+// - What is kept is what is in flight: the window bounds it (rate/flight.ts), and a target that acknowledges bytes but
+//   takes no frames is an error.
+// - No stream behind barriers carries anything of interval n+1 before all of them have carried BARRIER n, over this
+//   meeting or an earlier one (pages/lanes.ts has the reason).
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
+import { indexOf, type Role, traitsOf } from '../../wire/roles.ts'
 import { FRAME } from '../../wire/types.ts'
 import type { SealedWriter } from './sealed-stream.ts'
 
@@ -13,11 +19,17 @@ import type { SealedWriter } from './sealed-stream.ts'
 export const KEPT_BYTES_MAX = 96 * 1024 * 1024
 
 export type KeptStreams = {
-  /** Resolves when the frame is in records of a meeting that has room for it; waits while there is none. The payload is kept: it must not change. */
-  send(stream: number, type: number, payload: Uint8Array, options?: { flush?: boolean }): Promise<void>
+  /**
+   * Resolves when the frame is in records of a meeting that has room for it; waits while there is none. The payload
+   * is kept: it must not change.
+   */
+  send(role: Role, type: number, payload: Uint8Array, options?: { flush?: boolean }): Promise<void>
   /** Nothing more comes: every stream is ended, over this meeting and over any later one. */
   end(): void
-  /** A meeting: a writer for each stream, which stand behind `taken` frames. Throws FRAME_MALFORMED when that cannot be. */
+  /**
+   * A meeting: a writer for each stream, which stand behind `taken` frames. Throws FRAME_MALFORMED when that cannot
+   * be.
+   */
   attach(writers: SealedWriter[], taken: readonly number[]): void
   /** How many frames of each stream the target has taken in all. Throws FRAME_MALFORMED. */
   taken(counts: readonly number[]): void
@@ -29,8 +41,9 @@ export type KeptStreams = {
   readonly wireBytes: number
 }
 
-export type KeptStreamsOptions = {
-  streams: number
+type KeptStreamsOptions = {
+  /** In the order in which writers and counts of frames come. */
+  roles: readonly Role[]
   /** All streams have been ended over this meeting. */
   onEnded: (writers: SealedWriter[]) => void
   /** A write of the meeting at hand has failed. */
@@ -60,6 +73,8 @@ export const createKeptStreams = (options: KeptStreamsOptions): KeptStreams => n
 class Streams implements KeptStreams {
   readonly #options: KeptStreamsOptions
   readonly #lines: Line[]
+  readonly #lineAt: ReadonlyMap<number, Line>
+  readonly #behindBarriers: readonly Line[]
   #isEnding = false
   #failure: GodwitError | undefined
   #earlierWireBytes = 0
@@ -68,20 +83,22 @@ class Streams implements KeptStreams {
   constructor(options: KeptStreamsOptions) {
     this.#options = options
     const fresh = { taken: 0, barriersTaken: 0, next: 0, barriers: 0, begun: 0, writer: undefined, isBusy: false, isEnded: false }
-    this.#lines = Array.from({ length: options.streams }, () => ({ ...fresh, frames: [] }))
+    this.#lines = options.roles.map(() => ({ ...fresh, frames: [] }))
+    this.#lineAt = new Map(options.roles.map((role, i) => [indexOf(role), this.#lines[i]!]))
+    this.#behindBarriers = this.#lines.filter((_, i) => traitsOf(options.roles[i]!).isBehindBarriers)
   }
 
   get wireBytes(): number {
     return this.#lines.reduce((sum, { writer }) => sum + (writer?.wireBytes ?? 0), this.#earlierWireBytes)
   }
 
-  async send(stream: number, type: number, payload: Uint8Array, { flush = false }: { flush?: boolean } = {}): Promise<void> {
+  async send(role: Role, type: number, payload: Uint8Array, { flush = false }: { flush?: boolean } = {}): Promise<void> {
     if (this.#failure) throw this.#failure
     if (this.#isEnding) throw new Error('send after the end')
     this.keptBytes += payload.length
-    if (this.keptBytes > KEPT_BYTES_MAX) throw new GodwitError('LIMIT_EXCEEDED', 'the target acknowledges bytes, but takes no frames')
+    if (this.keptBytes > KEPT_BYTES_MAX) throw new GodwitError('LIMIT_EXCEEDED', 'the target acknowledges bytes but no frames')
     const sent = Promise.withResolvers<void>()
-    const line = this.#lines[stream]!
+    const line = this.#lineAt.get(indexOf(role))!
     line.frames.push({ type, payload, flush, sent })
     this.#pump(line)
     await sent.promise
@@ -95,7 +112,7 @@ class Streams implements KeptStreams {
   attach(writers: SealedWriter[], taken: readonly number[]): void {
     this.detach()
     if (this.#lines.some((line, i) => taken[i]! < line.taken))
-      throw new GodwitError('FRAME_MALFORMED', 'frames that were taken are asked for again')
+      throw new GodwitError('FRAME_MALFORMED', 'the target requests frames that it has already acknowledged')
     this.taken(taken)
     this.#lines.forEach((line, i) => {
       Object.assign(line, { writer: writers[i], next: line.taken, barriers: line.barriersTaken, isBusy: false, isEnded: false })
@@ -106,7 +123,7 @@ class Streams implements KeptStreams {
   taken(counts: readonly number[]): void {
     const isPossible =
       counts.length === this.#lines.length && this.#lines.every(({ writer, next, begun }, i) => counts[i]! <= (writer ? next : begun))
-    if (!isPossible) throw new GodwitError('FRAME_MALFORMED', 'more frames are said to be taken than were sent')
+    if (!isPossible) throw new GodwitError('FRAME_MALFORMED', 'the target acknowledges more frames than were sent')
     // Acknowledgements come in order over a meeting; a smaller count than before says nothing new.
     this.#lines.forEach((line, i) => {
       while (line.taken < counts[i]!) this.#drop(line)
@@ -144,7 +161,7 @@ class Streams implements KeptStreams {
     const { writer } = line
     if (!writer || line.isBusy) return
     const kept = line.frames[line.next - line.taken]
-    if (kept && this.#lines.some(({ barriers }) => barriers < line.barriers)) return
+    if (kept && this.#behindBarriers.some(({ barriers }) => barriers < line.barriers)) return
     if (kept) void this.#write(line, writer, () => this.#carry(line, writer, kept))
     else if (this.#isEnding && !line.isEnded) void this.#write(line, writer, () => this.#end(line, writer))
   }

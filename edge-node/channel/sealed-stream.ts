@@ -1,18 +1,23 @@
 // A relay stream seen from the nodes: inner frames in, sealed fixed-size records out, and back.
-// Always holds: frames are one byte stream cut into full records, so a record's size tells nothing of a single batch; only a flush pads. The
-// first RECORD carries the secretstream header and nothing else. A stream is whole only after its final record; what follows it is an attack.
-import { createCutter } from '../../crypto/cutter.ts'
-import { createOpener, createSealer, type Opener, type RecordContext } from '../../crypto/record.ts'
+// Always holds: frames are one byte stream cut into full records, so a record's size tells nothing of a single batch;
+// only a flush pads. The first RECORD carries the secretstream header and nothing else. A stream is whole only after
+// its final record; what follows it is an attack.
+import { createCutter } from '../../crypto/channel/cutter.ts'
+import { createOpener, createSealer, type Opener, type RecordContext } from '../../crypto/channel/record.ts'
 import type { Stream } from '../../transport/types.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import { encodeFrame, FRAME_HEADER_BYTES, type Frame, FrameDecoder, writeFrameHeader } from '../../wire/frame.ts'
+import type { TrafficClass } from '../../wire/roles.ts'
 import { allow, FRAME, type FrameName } from '../../wire/types.ts'
 import type { Gate } from '../rate/gate.ts'
 
 const NOTHING = new Uint8Array(0)
 
 export type SealedWriter = {
-  /** Resolves when the frame is in records or in the buffer of the next one, and the path has room. Calls keep their order. */
+  /**
+   * Resolves when the frame is in records or in the buffer of the next one, and the path has room. Calls keep their
+   * order.
+   */
   send(type: number, payload: Uint8Array): Promise<void>
   /** Pads and sends what waits in the buffer. */
   flush(): Promise<void>
@@ -24,9 +29,9 @@ export type SealedWriter = {
   readonly wireBytes: number
 }
 
-export type WriterOptions = { stream: Stream; key: Uint8Array; context: RecordContext; gate?: Gate }
+type WriterOptions = { stream: Stream; key: Uint8Array; context: RecordContext; gate?: Gate; traffic?: TrafficClass }
 
-export function createSealedWriter({ stream, key, context, gate }: WriterOptions): SealedWriter {
+export function createSealedWriter({ stream, key, context, gate, traffic }: WriterOptions): SealedWriter {
   const sealer = createSealer({ key, context })
   const cutter = createCutter(sealer)
   const header = new Uint8Array(FRAME_HEADER_BYTES)
@@ -42,7 +47,7 @@ export function createSealedWriter({ stream, key, context, gate }: WriterOptions
     }
     for (const frame of frames) {
       wireBytes += frame.length
-      await gate?.pass(frame.length)
+      await gate?.pass(frame.length, traffic)
       await stream.write(frame)
     }
   }
@@ -79,13 +84,16 @@ export function createSealedWriter({ stream, key, context, gate }: WriterOptions
 }
 
 export type SealedReader = {
-  /** The frames until the final record. Throws DECRYPT_FAILED, FRAME_*, STREAM_RESET or CONNECTION_LOST; the stream is reset then. */
+  /**
+   * The frames until the final record. Throws DECRYPT_FAILED, FRAME_*, STREAM_RESET or CONNECTION_LOST; the stream is
+   * reset then.
+   */
   frames(): AsyncGenerator<Frame, void>
   readonly records: number
   digest(): Uint8Array
 }
 
-export type ReaderOptions = {
+type ReaderOptions = {
   stream: Stream
   key: Uint8Array
   context: RecordContext

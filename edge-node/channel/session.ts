@@ -1,32 +1,36 @@
-// The end-to-end channel between two nodes: Noise KK with X-Wing over relay stream 0, then sealed frames both ways on it.
-// Enters: a relay stream, the plan as this side was told it, both certificates. Leaves: a Session, or HANDSHAKE_FAILED.
-// Always holds: plan, certificates and protocol version are in the prologue, so a relay that tells the sides different stories ends here;
-// no guest byte moves before message 2.
+// The end-to-end channel between two nodes: Noise KK with X-Wing over the control stream, then sealed frames on it in
+// both directions.
+// Enters: a relay stream, the plan as this side received it, both certificates. Leaves: a Session or HANDSHAKE_FAILED.
+// Always holds: plan, certificates and protocol version are in the prologue, so the handshake fails if a relay sends
+// the two sides different plans; no guest byte moves before message 2.
 import { utf8 } from '../../crypto/bytes.ts'
-import { finish, readMessage, startHandshake, writeMessage } from '../../crypto/handshake.ts'
+import { finish, readMessage, startHandshake, writeMessage } from '../../crypto/channel/handshake.ts'
+import { type Direction, deriveStreamKey } from '../../crypto/channel/keys.ts'
+import { encodePrologue } from '../../crypto/channel/prologue.ts'
 import { hashBytes } from '../../crypto/hash.ts'
 import type { SiteKeys } from '../../crypto/identity.ts'
-import { type Direction, deriveStreamKey } from '../../crypto/keys.ts'
-import { encodePrologue } from '../../crypto/prologue.ts'
 import { within } from '../../ops/deadline.ts'
 import type { Stream } from '../../transport/types.ts'
-import type { Plan } from '../../wire/control.ts'
+import { canonicalJson } from '../../wire/canonical.ts'
+import type { Plan, Side } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { encodeFrame, type Frame, FrameDecoder } from '../../wire/frame.ts'
+import { CONTROL, framesOf, indexOf, type Role, traitsOf } from '../../wire/roles.ts'
 import { allow, FRAME, type FrameName } from '../../wire/types.ts'
 import type { Gate } from '../rate/gate.ts'
 import { createSealedReader, createSealedWriter, type SealedReader, type SealedWriter } from './sealed-stream.ts'
-
-export type Side = 'source' | 'target'
 
 export type Session = {
   readonly rootKey: Uint8Array
   /** Control frames to the peer; flushed at once. */
   send(type: number, payload: Uint8Array): Promise<void>
   frames(): AsyncGenerator<Frame, void>
-  /** A further stream of this session, sealed from source to target. `from`: how many of its frames earlier meetings have brought; both ends must say the same. */
-  writer(stream: Stream, index: number, gate: Gate, from?: number): SealedWriter
-  reader(stream: Stream, index: number, allowed: FrameName[], onReceived: (bytes: number) => void, from?: number): SealedReader
+  /**
+   * A further stream of this session, sealed from source to target. `from`: how many of its frames earlier meetings
+   * have brought; both ends use the same number.
+   */
+  writer(stream: Stream, role: Role, gate: Gate, from?: number): SealedWriter
+  reader(stream: Stream, role: Role, allowed: FrameName[], onReceived: (bytes: number) => void, from?: number): SealedReader
   /** The final record of this side's control stream, then half-close. */
   finish(): Promise<void>
   reset(reason: string): void
@@ -48,14 +52,16 @@ export type SessionOptions = {
   onBreach?: ((error: GodwitError) => void) | undefined
 }
 
-const CONTROL_FRAMES: FrameName[] = ['MESSAGE', 'RETURN_PATH', 'ACK']
 const HANDSHAKE_TIMEOUT_MS = 15_000
 
-/** What both sides must agree on, to the byte: the plan is hashed as JSON with sorted keys. */
+/**
+ * What both sides must agree on, to the byte: the plan is hashed as canonical JSON, with fields that this version
+ * does not know.
+ */
 export function prologueOf(plan: Plan, sourceCertificate: Uint8Array, targetCertificate: Uint8Array): Uint8Array {
-  const { migrationId, vm, epoch, attempt, compression } = plan
-  const planHash = hashBytes(utf8(JSON.stringify(plan, Object.keys(plan).sort())))
-  return encodePrologue({ migrationId, vm, epoch, attempt, compression, sourceCertificate, targetCertificate, planHash })
+  const { version, migrationId, vm, epoch, attempt, compression } = plan
+  const planHash = hashBytes(utf8(canonicalJson(plan)))
+  return encodePrologue({ version, migrationId, vm, epoch, attempt, compression, sourceCertificate, targetCertificate, planHash })
 }
 
 /** Performs the handshake; the source begins. */
@@ -106,10 +112,10 @@ async function readFrame(stream: Stream, name: FrameName): Promise<Uint8Array> {
   const decoder = new FrameDecoder(allow(name))
   for (;;) {
     const chunk = await stream.read()
-    if (chunk === null)
-      throw new GodwitError('HANDSHAKE_FAILED', 'the other side ended the handshake: it was told another plan or has other keys')
+    if (chunk === null) throw new GodwitError('HANDSHAKE_FAILED', 'the other side ended the handshake: its plan or its keys differ')
     const [frame, ...more] = decoder.push(chunk)
-    if (more.length > 0 || (frame && decoder.pendingBytes > 0)) throw new GodwitError('HANDSHAKE_FAILED', 'bytes out of turn')
+    if (more.length > 0 || (frame && decoder.pendingBytes > 0))
+      throw new GodwitError('HANDSHAKE_FAILED', 'unexpected bytes during the handshake')
     if (frame) return frame.payload.slice()
   }
 }
@@ -122,13 +128,16 @@ function tell(onBreach: SessionOptions['onBreach'], error: unknown): void {
 function createSession({ side, stream, plan, onBreach }: SessionOptions, rootKey: Uint8Array): Session {
   const there: Direction = side === 'source' ? 'source-to-target' : 'target-to-source'
   const back: Direction = side === 'source' ? 'target-to-source' : 'source-to-target'
-  const sealing = (direction: Direction, index: number, from = 0) => ({
-    key: deriveStreamKey(rootKey, { direction, index, attempt: plan.attempt }),
-    context: { migrationId: plan.migrationId, epoch: plan.epoch, index, direction, from },
-  })
+  const sealing = (direction: Direction, role: Role, from = 0) => {
+    const index = indexOf(role)
+    return {
+      key: deriveStreamKey(rootKey, { direction, index, attempt: plan.attempt }),
+      context: { migrationId: plan.migrationId, epoch: plan.epoch, index, direction, from },
+    }
+  }
   const onError = (error: GodwitError) => tell(onBreach, error)
-  const out = createSealedWriter({ stream, ...sealing(there, 0) })
-  const incoming = createSealedReader({ stream, ...sealing(back, 0), allowed: CONTROL_FRAMES, onError })
+  const out = createSealedWriter({ stream, ...sealing(there, CONTROL) })
+  const incoming = createSealedReader({ stream, ...sealing(back, CONTROL), allowed: framesOf(CONTROL), onError })
   return {
     rootKey,
     async send(type, payload) {
@@ -136,9 +145,13 @@ function createSession({ side, stream, plan, onBreach }: SessionOptions, rootKey
       await out.flush()
     },
     frames: () => incoming.frames(),
-    writer: (data, index, gate, from) => createSealedWriter({ stream: data, ...sealing('source-to-target', index, from), gate }),
-    reader: (data, index, allowed, onReceived, from) =>
-      createSealedReader({ stream: data, ...sealing('source-to-target', index, from), allowed, onReceived, onError }),
+    writer: (data, role, gate, from) => {
+      const { traffic } = traitsOf(role)
+      const pass = traffic === null ? {} : { gate, traffic }
+      return createSealedWriter({ stream: data, ...sealing('source-to-target', role, from), ...pass })
+    },
+    reader: (data, role, allowed, onReceived, from) =>
+      createSealedReader({ stream: data, ...sealing('source-to-target', role, from), allowed, onReceived, onError }),
     finish: () => out.finish(),
     reset: reason => stream.reset(reason),
     get wireBytes() {

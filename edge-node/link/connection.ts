@@ -1,17 +1,18 @@
-// One connection to the gateway, kept up: dial, authenticate, serve until it ends, wait a jittered while, again.
-// Enters: how to dial, who we are. Leaves: a live connection with its RPC, or `undefined` with the last error.
-// Always holds: at most one attempt at a time; a gateway that hangs is noticed by its silence (transport/rpc.ts) and its connection closed.
+// Keeps one connection to the gateway open: connect, authenticate, serve until it ends, wait with jitter, repeat.
+// Enters: how to connect, the node's identity. Leaves: a live connection with its RPC, or `undefined` with the last
+// error. Always holds: at most one attempt at a time; a hung gateway is detected by missing heartbeats
+// (transport/rpc.ts), and its connection is closed.
 import { sleep, within } from '../../ops/deadline.ts'
 import { createRpc, type RpcHandlers, type RpcPeer } from '../../transport/rpc.ts'
 import type { Connection, EngineName, Selection } from '../../transport/types.ts'
 import type { Welcome } from '../../wire/control.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
-import { authenticateToGateway, type NodeAuthentication } from './authenticate.ts'
+import { authenticateToGateway, type NodeAuthentication, verifyGateway } from './authenticate.ts'
 import { backoffMs } from './backoff.ts'
 import { acceptStreams, type OnStream } from './incoming.ts'
 
-/** Connects to the gateway with whichever engine works, and says which. */
+/** Connects to the gateway with the first engine that works, and returns its name. */
 export type Dial = (options: {
   signal: AbortSignal
   engine?: EngineName | undefined
@@ -20,15 +21,17 @@ export type Dial = (options: {
 const DIAL_MS = 30_000
 const AUTHENTICATE_MS = 10_000
 
-export type Live = { connection: Connection; rpc: RpcPeer; selection: Selection; welcome: Welcome }
+export type Live = { connection: Connection; rpc: RpcPeer; selection: Selection; welcome: Welcome; gatewayCertificate: Uint8Array }
 
 export type KeptOptions = Omit<NodeAuthentication, 'connection'> &
   OnStream & {
     dial: Dial
-    /** This engine and no other; undefined: whichever works. */
+    /** Only this engine; undefined: the first that works. */
     engine?: EngineName | undefined
     handlers: RpcHandlers
-    /** Runs while the connection lives; it may throw to give the connection up. */
+    /** Awaited before each attempt. */
+    ready?: ((signal: AbortSignal) => Promise<void>) | undefined
+    /** Runs while the connection lives; it may throw to end the connection. */
     onLive: (live: Live) => Promise<void> | void
     onDown: (error: GodwitError) => void
     heartbeat?: { heartbeatMs: number; silenceMs: number } | undefined
@@ -38,7 +41,7 @@ export type KeptOptions = Omit<NodeAuthentication, 'connection'> &
     log: Log
   }
 
-export type Kept = { live(): Live | undefined; attempts(): number; closed: Promise<void>; close(): void }
+export type Kept = { live(): Live | undefined; attempts(): number; closed: Promise<void>; recheck(): void; close(): void }
 
 /** Keeps one connection up until close(). */
 export function keepConnected(options: KeptOptions): Kept {
@@ -55,20 +58,20 @@ export function keepConnected(options: KeptOptions): Kept {
       code: 'CONNECT_TIMEOUT',
       signal: stop.signal,
     }).catch(error => {
-      // A connection that comes after its deadline belongs to nobody: close it.
+      // Close a connection that arrives after the deadline.
       dialled.then(late => late.connection.close('too late')).catch(() => {})
       throw error
     })
     try {
       const authenticated = authenticateToGateway({ ...options, connection })
-      const { frames, welcome } = await within(authenticated, {
+      const { frames, welcome, gatewayCertificate } = await within(authenticated, {
         ms: AUTHENTICATE_MS,
         what: 'authentication with the gateway',
         code: 'CONNECT_TIMEOUT',
         signal: stop.signal,
       })
       const rpc = createRpc(frames, { handlers: options.handlers, log, ...options.heartbeat })
-      return { connection, rpc, selection, welcome }
+      return { connection, rpc, selection, welcome, gatewayCertificate }
     } catch (error) {
       connection.close('authentication failed').catch(() => {})
       throw error
@@ -93,15 +96,16 @@ export function keepConnected(options: KeptOptions): Kept {
 
   async function run(): Promise<void> {
     for (let failures = 0; !stop.signal.aborted; ) {
-      attempts += 1
       try {
+        await options.ready?.(stop.signal)
+        attempts += 1
         live = await connectOnce()
         failures = 0
         const { engine, tried } = live.selection
         log.info('connected to the gateway', { gateway: live.welcome.gateway, engine, purpose: options.purpose, tried })
         const why = await serve(live)
         live = undefined
-        // A gateway that accepts and then drops us at once must not be hammered either.
+        // Also wait after a gateway that accepts and then closes at once.
         failures = 1
         if (!stop.signal.aborted) options.onDown(why)
         log.debug('link down', { error: why })
@@ -117,10 +121,18 @@ export function keepConnected(options: KeptOptions): Kept {
     live: () => live,
     attempts: () => attempts,
     closed,
+    recheck() {
+      if (!live) return
+      try {
+        verifyGateway(live.gatewayCertificate, options)
+      } catch (error) {
+        live.rpc.close(toGodwitError(error))
+      }
+    },
     close() {
       stop.abort(new GodwitError('CONNECTION_LOST', 'the link was closed'))
       live?.rpc.close()
-      live?.connection.close('the node closes').catch(() => {})
+      live?.connection.close('the node is shutting down').catch(() => {})
     },
   }
 }

@@ -1,6 +1,6 @@
-// Streams that the gateway opens towards this node: JOIN begins the other site's end-to-end stream, SERVICE a user's connection to a VM.
-// Enters: a connection. Leaves: first frames with their streams, standing at the first byte behind.
-// Always holds: a stream that says nothing, or something else, is reset within its deadline and reaches neither migration nor VM.
+// Streams that the gateway opens to this node: JOIN begins the other site's end-to-end stream, SERVICE a user's
+// connection to a VM. Enters: a connection. Leaves: first frames with their streams, positioned after the frame. Always
+// holds: a stream without a valid first frame is reset within its deadline and reaches neither migration nor VM.
 import { within } from '../../ops/deadline.ts'
 import { createFrameStream, type FrameStream } from '../../transport/frames.ts'
 import type { Connection, Stream } from '../../transport/types.ts'
@@ -17,13 +17,13 @@ export type OnRelayStream = (join: Join, stream: Stream) => void
 export type OnServiceStream = (request: ServiceRequest, frames: FrameStream) => void
 export type OnStream = {
   onRelayStream: OnRelayStream
-  /** Absent: this node serves nothing. */
+  /** Absent: this node has no services. */
   onServiceStream?: OnServiceStream | undefined
-  /** Told of a stream that is none of these. */
+  /** Called for any other stream. */
   onBreach?: ((error: GodwitError) => void) | undefined
 }
 
-/** Hands on streams until the connection ends. */
+/** Forwards streams until the connection ends. */
 export async function acceptStreams(connection: Connection, on: OnStream, log: Log): Promise<void> {
   let nameless = 0
   for (;;) {
@@ -36,7 +36,7 @@ export async function acceptStreams(connection: Connection, on: OnStream, log: L
     nameless += 1
     handOn(stream, on)
       .catch(error => {
-        log.warn('an incoming stream was refused', { error })
+        log.warn('incoming stream rejected', { error })
         const coded = toGodwitError(error)
         if (coded.code.startsWith('FRAME_')) on.onBreach?.(coded)
         stream.reset('not a stream for this node')
@@ -51,7 +51,7 @@ async function handOn(stream: Stream, { onRelayStream, onServiceStream }: OnStre
   const frames = createFrameStream(stream)
   const allowed = onServiceStream ? allow('JOIN', 'SERVICE') : allow('JOIN')
   const frame = await within(frames.next(allowed), { ms: FIRST_FRAME_MS, what: 'first frame of a stream' })
-  if (frame === null) throw new GodwitError('FRAME_TRUNCATED', 'a stream without a first frame')
+  if (frame === null) throw new GodwitError('FRAME_TRUNCATED', 'the stream ended before its first frame')
   if (frame.type === FRAME.SERVICE) onServiceStream?.(checkJson(ServiceRequest, frame.payload, { what: 'SERVICE frame' }), frames)
   else onRelayStream(checkJson(Join, frame.payload, { what: 'JOIN frame' }), frames.rest())
 }

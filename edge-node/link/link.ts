@@ -1,19 +1,22 @@
-// The node's link to the gateway: one control connection, any number of data connections, all kept up for ever.
-// Enters: how to dial, who we are, what this site is (describe), what to do when told (handlers), and relay streams of other sites.
-// Leaves: requests and results to the gateway, relay streams to other sites through it.
-// Always holds: after every (re)connect the gateway first hears the whole site.state, then the results it has not answered; the site.state
-// names every migration that is running or whose result is unanswered, so the gateway never takes a late word for a lost one.
+// The node's link to the gateway: one control connection, any number of data connections, all kept open. Enters: how to
+// connect, the node's identity, the state of the site (describe), handlers for requests, and relay streams of other
+// sites. Leaves: requests and results to the gateway, relay streams to other sites through it. Always holds: after
+// every (re)connect the gateway first receives the whole site.state, then the unacknowledged results; the site.state
+// contains every migration that runs or whose result is unacknowledged, so the gateway never mistakes a late result for
+// a lost one.
 import { randomBytes } from 'node:crypto'
 import type { Revocations } from '../../crypto/certificate.ts'
 import type { LinkIdentity } from '../../crypto/link-auth.ts'
 import { type Clock, systemClock } from '../../ops/clock.ts'
 import { sleep, within } from '../../ops/deadline.ts'
+import { quietly } from '../../ops/quiet-log.ts'
 import { bulkOf, carrierOf } from '../../transport/bulk.ts'
 import type { RequestOptions, RpcHandlers } from '../../transport/rpc.ts'
 import type { Connection, EngineName, PathStats, Selection, Stream } from '../../transport/types.ts'
 import { warmUp } from '../../transport/warm-up.ts'
 import {
   CancelParams,
+  DATA_CONNECTIONS_MAX,
   HoldParams,
   type HoldResult,
   type Join,
@@ -25,63 +28,75 @@ import {
   PredictParams,
   PrepareParams,
   ReleaseParams,
+  RevocationsParams,
   type SiteState,
   StartParams,
 } from '../../wire/control.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import { encodeFrame } from '../../wire/frame.ts'
 import type { Log } from '../../wire/log.ts'
-import { check, toJson, type z } from '../../wire/schema.ts'
+import { placingOf } from '../../wire/roles.ts'
+import { check, toJson, z } from '../../wire/schema.ts'
 import { FRAME } from '../../wire/types.ts'
+import { checkVersion, FIRST_RANGE, VERSIONS, Version, type Versions } from '../../wire/versions.ts'
 import type { Carriers } from '../rate/carriers.ts'
 import { type Dial, type Kept, type KeptOptions, keepConnected, type Live } from './connection.ts'
 import type { OnRelayStream, OnServiceStream } from './incoming.ts'
 import { createOutbox, type Outbox } from './outbox.ts'
+import { publicBody, publicError, publicPrediction, publicReport } from './privacy.ts'
 
 export type { Dial } from './connection.ts'
-export type { OnRelayStream, OnServiceStream } from './incoming.ts'
 
 const OPEN_STREAM_MS = 10_000
 const CLOSE_FLUSH_MS = 500
-const DATA_CONNECTIONS_MAX = 16
 const WARM_UP_EVERY_MS = 600_000
 
-/** What the gateway may ask of a node. A thrown GodwitError is the answer. */
+/** Requests of the gateway to a node. A thrown GodwitError is the answer. */
 export type LinkHandlers = {
   prepare(params: PrepareParams): Promise<void>
   start(params: StartParams): Promise<void>
   cancel(params: CancelParams): Promise<void>
-  /** See predict.ts; absent: this node cannot. */
+  /** See predict.ts; absent: not supported. */
   predict?(params: PredictParams): Promise<Prediction>
-  /** See prestage.ts; absent: this node cannot. */
+  /** See prestage.ts; absent: not supported. */
   needs?(params: NeedsParams): Promise<NeedsResult>
   hold?(params: HoldParams): Promise<HoldResult>
   release?(params: ReleaseParams): Promise<void>
+  /** See identity/trust.ts; absent: this node accepts no lists from the gateway. */
+  revocations?(params: RevocationsParams): Promise<{ number: number }>
 }
 
 export type LinkOptions = {
   dial: Dial
   identity: LinkIdentity
   rootPublic: Uint8Array
-  revocations?: Revocations | undefined
-  /** Name of this site: what its certificate says. */
+  /** The current list. */
+  revocations?: (() => Revocations | undefined) | undefined
+  /** Name of this site in its certificate. */
   site: string
   gatewayId?: string
-  /** This process among others of the same site: a later one replaces an earlier one. Default: the time of the call, Unix ms. */
+  /**
+   * Identifies this process of the site: a later one replaces an earlier one. Default: the time of the call, Unix ms.
+   */
   incarnation?: number
   version: string
-  /** The site as it is now. `migrations`: those that run. */
-  describe(): Promise<Pick<SiteState, 'host' | 'vms' | 'migrations' | 'handovers'>>
+  /** Versions of the protocol. Default: those of this release. */
+  versions?: Versions | undefined
+  /** The current state of the site. `migrations`: running ones. */
+  describe(): Promise<Pick<SiteState, 'host' | 'vms' | 'migrations' | 'handovers' | 'moved' | 'fencings'>>
   handlers: LinkHandlers
   onRelayStream: OnRelayStream
-  /** A user's connection to a VM; absent: none is taken. */
+  /** A user's connection to a VM; absent: none is accepted. */
   onServiceStream?: OnServiceStream
-  /** Told of a stream or a request of the gateway that is none. */
+  /** Called for an invalid stream or request of the gateway. */
   onBreach?: (error: GodwitError) => void
-  /** Connections beside the control one: how many, or the engine of each (undefined: whichever works). Relay streams but the first of a migration are spread
-   * over those that carry bulk best (transport/bulk.ts), so they do not share a congestion window with the control channel. Default 0: all on one connection. */
+  /**
+   * Connections beside the control one: how many, or the engine of each (undefined: the first that works). All relay
+   * streams of a migration except the first are distributed over the best ones for bulk data (transport/bulk.ts), so
+   * they do not share a congestion window with the control channel. Default 0: all on one connection.
+   */
   dataConnections?: number | readonly (EngineName | undefined)[]
-  /** What trying out a fresh data connection may take, each way; 0: it is not tried. Default 0. */
+  /** Limit of the warm-up of a new data connection in each direction; 0: no warm-up. Default 0. */
   warmUpBytes?: number
   heartbeat?: { heartbeatMs: number; silenceMs: number }
   backoff?: { firstMs: number; maxMs: number }
@@ -97,35 +112,46 @@ export type Bulk = {
   connections: number
   sentPackets: number
   lostPackets: number
-  /** Of the way to the gateway alone, of late and at the least; where the engine knows them. */
+  /** Round trips to the gateway, recent and minimum; if the engine knows them. */
   rttMs?: number | undefined
   rttMinMs?: number | undefined
+  rttDeviationMs?: number | undefined
   carriers?: Carriers | undefined
 }
-export type LinkState = 'connecting' | 'online' | 'closed'
-export type LinkStats = { state: LinkState; attempts: number; lastError: GodwitError | null; control: PathStats | null; data: PathStats[] }
+type LinkState = 'connecting' | 'online' | 'closed'
+type LinkStats = { state: LinkState; attempts: number; lastError: GodwitError | null; control: PathStats | null; data: PathStats[] }
 
 export type Link = {
   readonly state: LinkState
   readonly incarnation: number
-  /** The engine of the control connection and what was tried before it; null while offline. */
+  /** The engine of the control connection and the attempts before it; null while offline. */
   readonly selection: Selection | null
-  /** Waits until the gateway has taken this site's state. Rejects at once when it denies us (certificate), else after `timeoutMs`. */
+  /**
+   * Waits until the gateway has accepted this site's state. Rejects at once if it rejects the certificate, else after
+   * `timeoutMs`.
+   */
   whenOnline(options?: { timeoutMs?: number; signal?: AbortSignal }): Promise<void>
   request<T>(method: string, params: unknown, options?: RequestOptions): Promise<T>
   /** Best effort; dropped while offline. */
   progress(progress: MigrationProgress): void
-  /** Delivered until answered, across reconnects. */
+  /** Sent until acknowledged, across reconnects. */
   report(result: MigrationResult): void
-  /** The site has changed: tells the gateway soon (several changes become one message). */
+  /** The site has changed: sends its state soon (several changes become one message). */
   announce(): void
-  /** A stream to the other site of a session. SITE_OFFLINE style refusals come as STREAM_RESET on its first read. CONNECTION_LOST while offline. */
+  /**
+   * A stream to the other site of a session. Rejections such as SITE_OFFLINE appear as STREAM_RESET on its first read.
+   * CONNECTION_LOST while offline.
+   */
   openRelayStream(join: Join): Promise<Stream>
-  /** How many data connections to keep, or the engine of each. Those that stay are not touched. `isSpread`: see bulk.ts. */
+  /** How many data connections to keep, or the engine of each. Existing ones stay. `isSpread`: see bulk.ts. */
   dataConnections(wanted: number | readonly (EngineName | undefined)[], isSpread?: boolean): void
-  /** What page streams would take now, and what it has sent and lost so far; null while offline. */
+  /** The connections for page streams now, with their sent and lost packets; null while offline. */
   bulk(): Bulk | null
   stats(): LinkStats
+  /** Reopens all connections, with the current certificate. */
+  reconnect(): void
+  /** Closes connections to a gateway whose certificate has expired or was revoked. */
+  recheck(): void
   readonly closed: Promise<void>
   close(): Promise<void>
 }
@@ -160,7 +186,7 @@ class NodeLink implements Link {
     this.#outbox = createOutbox(result => this.request('migration.result', result), options.log, this.#stop.signal)
     this.#control = keepConnected({
       ...this.#shared('control'),
-      handlers: handlersOf(options.handlers, options.onBreach),
+      handlers: guarded(handlersOf(options), quietly(options.log)),
       onLive: live => this.#up(live),
       onDown: error => this.#down(error),
     })
@@ -200,7 +226,8 @@ class NodeLink implements Link {
   }
 
   report(result: MigrationResult): void {
-    this.#outbox.add(result)
+    const { error, report } = result
+    this.#outbox.add({ ...result, ...(error ? { error: publicBody(error) } : {}), ...(report ? { report: publicReport(report) } : {}) })
   }
 
   announce(): void {
@@ -211,7 +238,7 @@ class NodeLink implements Link {
   }
 
   async openRelayStream(join: Join): Promise<Stream> {
-    const { connection } = carrierOf(join.index, this.#live(), this.#dataLive(), this.#isSpread)
+    const { connection } = carrierOf(placingOf(join.index), this.#live(), this.#dataLive(), this.#isSpread)
     const opening = connection.openStream()
     const stream = await within(opening, { ms: OPEN_STREAM_MS, what: `stream ${join.index} to the gateway` }).catch(error => {
       opening.then(late => late.reset('too late')).catch(() => {})
@@ -229,9 +256,9 @@ class NodeLink implements Link {
     const stats = all.map(({ connection }) => connection.stats())
     const sum = (of: (each: PathStats) => number | undefined) => stats.reduce((total, each) => total + (of(each) ?? 0), 0)
     const packets = { sentPackets: sum(each => each.sentPackets), lostPackets: sum(each => each.lostPackets) }
-    const { congestion, rttMs, rttMinMs } = stats[0] ?? {}
+    const { congestion, rttMs, rttMinMs, rttDeviationMs } = stats[0] ?? {}
     const carriers = { ids: all.map(live => this.#idOf(live)), congestion }
-    return { engine: first.connection.engine, congestion, rttMs, rttMinMs, connections: all.length, carriers, ...packets }
+    return { engine: first.connection.engine, congestion, rttMs, rttMinMs, rttDeviationMs, connections: all.length, carriers, ...packets }
   }
 
   #idOf(live: Live): number {
@@ -262,12 +289,18 @@ class NodeLink implements Link {
       ...this.#shared('data'),
       engine,
       handlers: {},
+      // The gateway accepts data connections only from a site with a control connection.
+      ready: signal => this.#untilOnline(signal),
       onLive: ({ connection }) => void this.#warmUp(connection),
       onDown: error => this.#options.log.debug('data connection down', { engine, error }),
     })
   }
 
-  /** Only BBR remembers. A link that comes and goes is not tried each time. */
+  async #untilOnline(signal: AbortSignal): Promise<void> {
+    while (!this.#online && !signal.aborted) await this.whenOnline({ signal }).catch(() => {})
+  }
+
+  /** Only BBR keeps the learned rate. A flapping link is not warmed up each time. */
   async #warmUp(connection: Connection): Promise<void> {
     const { warmUpBytes = 0, log } = this.#options
     const nowMs = performance.now()
@@ -275,10 +308,18 @@ class NodeLink implements Link {
     this.#warmedAtMs = nowMs
     try {
       const bytes = await warmUp(connection, warmUpBytes)
-      log.debug('a data connection is warm', { bytes, tookMs: Math.round(performance.now() - nowMs) })
+      log.debug('data connection warmed up', { bytes, tookMs: Math.round(performance.now() - nowMs) })
     } catch (error) {
-      log.debug('a data connection stays cold', { error })
+      log.debug('warm-up of a data connection failed', { error })
     }
+  }
+
+  reconnect(): void {
+    for (const kept of [this.#control, ...this.#data.map(({ kept }) => kept)]) kept.live()?.rpc.close()
+  }
+
+  recheck(): void {
+    for (const kept of [this.#control, ...this.#data.map(({ kept }) => kept)]) kept.recheck()
   }
 
   stats(): LinkStats {
@@ -292,7 +333,7 @@ class NodeLink implements Link {
   }
 
   async close(): Promise<void> {
-    // A result that the gateway does not hear is one that it has to guess.
+    // Without a result the gateway has to guess the outcome.
     if (this.#online && !this.#stop.signal.aborted) await Promise.race([this.#outbox.flush(), sleep(CLOSE_FLUSH_MS)])
     if (!this.#stop.signal.aborted) {
       this.#stop.abort(new GodwitError('CONNECTION_LOST', 'the link was closed'))
@@ -313,6 +354,7 @@ class NodeLink implements Link {
       rootPublic,
       revocations,
       gatewayId,
+      versions,
       onRelayStream,
       onServiceStream,
       onBreach,
@@ -330,6 +372,7 @@ class NodeLink implements Link {
       rootPublic,
       revocations,
       gatewayId,
+      versions,
       onRelayStream,
       onServiceStream,
       onBreach,
@@ -358,8 +401,8 @@ class NodeLink implements Link {
   }
 
   #down(error: GodwitError): void {
-    if (this.#online) this.#options.log.warn('the gateway is gone', { error })
-    else this.#options.log.info('the gateway cannot be reached', { error })
+    if (this.#online) this.#options.log.warn('gateway disconnected', { error })
+    else this.#options.log.info('gateway not reachable', { error })
     this.#online = undefined
     this.#lastError = error
     const denied = [
@@ -380,44 +423,79 @@ class NodeLink implements Link {
       try {
         await this.#online.rpc.request('site.state', await this.#siteState())
       } catch (error) {
-        // Offline: the next connect announces anyway.
-        this.#options.log.debug('site.state was not taken', { error })
+        // Offline: the next connection announces the state anyway.
+        this.#options.log.debug('site.state rejected', { error })
       }
     }
   }
 
   async #siteState(): Promise<SiteState> {
-    const { site, version, describe } = this.#options
-    const { host, vms, migrations, handovers } = await describe()
+    const { site, version, versions = VERSIONS, describe } = this.#options
+    const { min, max } = versions.migration
+    const { host, vms, migrations, handovers, moved, fencings } = await describe()
     return {
       site,
       incarnation: this.incarnation,
       version,
+      ...(min === FIRST_RANGE.min && max === FIRST_RANGE.max ? {} : { migrationVersions: { min, max } }),
       host,
       vms,
       migrations: [...new Set([...migrations, ...this.#outbox.migrationIds()])],
       ...(handovers?.length ? { handovers } : {}),
+      ...(moved?.length ? { moved } : {}),
+      ...(fencings?.length ? { fencings } : {}),
     }
   }
 }
 
-function handlersOf(handlers: LinkHandlers, onBreach: LinkOptions['onBreach']): RpcHandlers {
-  const checked = <S extends z.ZodType>(schema: S, params: unknown, what: string): z.output<S> => {
+/** The full text of a rejection stays in this node's log. */
+function guarded(handlers: RpcHandlers, log: Log): RpcHandlers {
+  const guard =
+    (method: string, handler: RpcHandlers[string]): RpcHandlers[string] =>
+    async (params, context) => {
+      try {
+        return await handler(params, context)
+      } catch (error) {
+        log.info('request of the gateway rejected', { method, error })
+        throw publicError(error)
+      }
+    }
+  return Object.fromEntries(Object.entries(handlers).map(([method, handler]) => [method, guard(method, handler)]))
+}
+
+/** The version of a plan is read first, because another version may have another format. */
+const Planned = z.object({ plan: z.object({ version: Version }) })
+
+function handlersOf({ handlers, onBreach, site, versions = VERSIONS }: LinkOptions): RpcHandlers {
+  /** What fails here cannot come from an honest gateway. */
+  const honest = <T>(judge: () => T): T => {
     try {
-      return check(schema, params, { what })
+      return judge()
     } catch (error) {
       onBreach?.(toGodwitError(error))
       throw error
     }
   }
-  const { needs, hold, release, predict } = handlers
+  const checked = <S extends z.ZodType>(schema: S, params: unknown, what: string): z.output<S> =>
+    honest(() => check(schema, params, { what }))
+  // This site has announced the versions that it supports (site.state).
+  const planned = <S extends z.ZodType>(schema: S, params: unknown, what: string): z.output<S> => {
+    const { data } = Planned.safeParse(params)
+    const mine = { name: `site ${site}`, range: versions.migration }
+    if (data) honest(() => checkVersion('migration', { by: 'the gateway', version: data.plan.version }, mine))
+    return checked(schema, params, what)
+  }
+  const { needs, hold, release, predict, revocations } = handlers
   return {
-    ...(predict ? { 'migration.predict': params => predict(checked(PredictParams, params, 'migration.predict')) } : {}),
+    ...(predict
+      ? { 'migration.predict': async params => publicPrediction(await predict(checked(PredictParams, params, 'migration.predict'))) }
+      : {}),
     ...(needs ? { 'prestage.needs': params => needs(checked(NeedsParams, params, 'prestage.needs')) } : {}),
     ...(hold ? { 'prestage.hold': params => hold(checked(HoldParams, params, 'prestage.hold')) } : {}),
     ...(release ? { 'prestage.release': params => release(checked(ReleaseParams, params, 'prestage.release')) } : {}),
-    'migration.prepare': params => handlers.prepare(checked(PrepareParams, params, 'migration.prepare')),
-    'migration.start': params => handlers.start(checked(StartParams, params, 'migration.start')),
+    ...(revocations ? { 'trust.revocations': params => revocations(checked(RevocationsParams, params, 'trust.revocations')) } : {}),
+    'migration.prepare': params => handlers.prepare(planned(PrepareParams, params, 'migration.prepare')),
+    'migration.start': params => handlers.start(planned(StartParams, params, 'migration.start')),
     'migration.cancel': params => handlers.cancel(checked(CancelParams, params, 'migration.cancel')),
   }
 }

@@ -1,30 +1,38 @@
-// Results that the gateway must hear: each is sent until it is answered, across reconnects.
-// Enters: results of migrations. Leaves: the same, at least once (the gateway takes them idempotently).
-// Always holds: at most one delivery of a result runs at a time; what waits is bounded by the number of migrations a node can have had
-// while the gateway was away; the newest result of a (migration, side) is the one that is sent.
+// Results for the gateway: each is sent until it is acknowledged, across reconnects. Enters: results of migrations.
+// Leaves: the same, at least once (the gateway handles them idempotently). Always holds: at most one delivery of a
+// result at a time; waiting results are bounded, and the oldest is dropped; only the newest result of a (migration,
+// side) is sent.
 import { sleep } from '../../ops/deadline.ts'
 import type { MigrationResult } from '../../wire/control.ts'
-import { type ErrorCode, GodwitError, toGodwitError } from '../../wire/errors.ts'
+import { type ErrorCode, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 
-const WAITING_MAX = 1024
+/** Together with running migrations fewer than a site.state may list. */
+export const WAITING_MAX = 512
 const RETRY_MS = 2_000
-/** The next flush comes with the link. */
+/** The next flush follows with the link. */
 const OFFLINE = new Set<ErrorCode>(['CONNECTION_LOST', 'GATEWAY_UNREACHABLE', 'STREAM_RESET'])
 
 export type Outbox = {
   add(result: MigrationResult): void
-  /** Migrations with an unanswered result: to the gateway these are still this node's business. */
+  /** Migrations with an unacknowledged result: the gateway still treats them as running at this node. */
   migrationIds(): string[]
-  /** Sends all that waits; call it whenever the link has come up. */
+  /** Sends all waiting results; call it whenever the link is established. */
   flush(): Promise<void>
 }
 
 export function createOutbox(send: (result: MigrationResult) => Promise<unknown>, log: Log, signal: AbortSignal): Outbox {
   const waiting = new Map<string, MigrationResult>()
   let flushing: Promise<void> | undefined
+  let isFull = false
 
-  /** The outcome matters more than the report: if it is the report that cannot pass, the outcome still must. */
+  function dropOldest(): void {
+    if (!isFull) log.warn('gateway does not acknowledge results: dropping the oldest', { waiting: waiting.size })
+    isFull = true
+    waiting.delete(waiting.keys().next().value!)
+  }
+
+  /** The outcome is more important than the report: if the report is rejected, send the outcome alone. */
   function strip(key: string, result: MigrationResult): void {
     if (waiting.get(key) !== result) return
     const { report, ...bare } = result
@@ -38,7 +46,7 @@ export function createOutbox(send: (result: MigrationResult) => Promise<unknown>
     } catch (thrown) {
       const error = toGodwitError(thrown)
       if (OFFLINE.has(error.code)) return 'offline'
-      log.warn('a result was not taken', { migrationId: result.migrationId, error })
+      log.warn('gateway rejected a result', { migrationId: result.migrationId, error })
       if (error.code === 'FRAME_MALFORMED' || error.code === 'LIMIT_EXCEEDED') {
         strip(key, result)
         return 'next'
@@ -62,9 +70,13 @@ export function createOutbox(send: (result: MigrationResult) => Promise<unknown>
   }
   return {
     add(result) {
-      if (waiting.size >= WAITING_MAX) throw new GodwitError('LIMIT_EXCEEDED', `more than ${WAITING_MAX} results wait for the gateway`)
-      waiting.set(`${result.migrationId}/${result.side}`, result)
-      flush()
+      const key = `${result.migrationId}/${result.side}`
+      // A gateway without acknowledgements must not end this process or fill its memory. It can conclude lost results
+      // from the sites of the VMs.
+      if (waiting.size >= WAITING_MAX && !waiting.has(key)) dropOldest()
+      else isFull = false
+      waiting.set(key, result)
+      flush().catch(error => log.warn('sending results failed', { error }))
     },
     migrationIds: () => [...new Set([...waiting.values()].map(result => result.migrationId))],
     flush,

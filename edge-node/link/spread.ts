@@ -1,7 +1,9 @@
-// How many connections carry page streams where there is no BBR: one CUBIC connection collapses under random loss, and eight of them get five to eight times as
-// much (FACTS: 200 Mbit/s, 150 ms, 1 %: 0.8 -> 5 Mbit/s). Enters: what the link says of its bulk connections. Leaves: more of them, once, while loss is seen: from then on
-// page streams go over all of them, QUIC and TLS at once, and a migration that runs changes over to them (rate/carriers.ts).
-// Always holds: connections are only added: one that is taken away could carry a migration. With BBR (transport/bulk.ts) there is nothing to do.
+// The number of connections for page streams without BBR: one CUBIC connection collapses under random loss, and eight
+// of them have five to eight times the rate (measured at 200 Mbit/s, 150 ms, 1 %: 0.8 -> 5 Mbit/s). Enters: statistics
+// of the link's bulk connections. Leaves: more connections, once, during packet loss: from then on page streams use all
+// of them, QUIC and TLS together, and a running migration changes over to them (rate/carriers.ts). Always holds:
+// connections are only added, because a removed one could carry a migration. With BBR (transport/bulk.ts) nothing
+// changes.
 import type { EngineName } from '../../transport/types.ts'
 import type { Log } from '../../wire/log.ts'
 import { createLossWatch } from '../rate/loss.ts'
@@ -9,10 +11,10 @@ import type { Link } from './link.ts'
 
 const LOOK_EVERY_MS = 1_000
 const CONNECTIONS_LOSSY = 8
-/** A link that was cut loses packets too, for a moment: only loss that goes on counts. */
+/** A cut link also loses packets for a moment: only continuing loss counts. */
 const LOOKS_LOSSY = 12
 
-/** Looks from time to time until `stop()`. */
+/** Checks periodically until `stop()`. */
 export function watchSpread(
   link: Pick<Link, 'bulk' | 'dataConnections'>,
   engines: readonly (EngineName | undefined)[],
@@ -28,7 +30,7 @@ export function watchSpread(
     lossyLooks = loss?.isLossy ? lossyLooks + 1 : 0
     if (!loss || lossyLooks < LOOKS_LOSSY) return
     isSpread = true
-    log.info('the way to the gateway loses packets and there is no BBR: more connections', {
+    log.info('opening more connections: packet loss to the gateway, and no BBR', {
       connections: CONNECTIONS_LOSSY,
       ratio: loss.ratio,
     })

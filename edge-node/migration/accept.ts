@@ -1,8 +1,9 @@
-// Whether this site takes a VM from that one: the target's own rules. Encryption does not protect a target from a compromised source; this narrows
-// what such a source can bring. Pure. Always holds: with rules, what no rule names is refused; names come from the verified certificate and the plan.
+// Whether this site takes a VM from that one: the target's own rules. Encryption does not protect a target from a
+// compromised source; this narrows what such a source can bring. Pure. Always holds: with rules, what no rule names is
+// refused; names come from the verified certificate and the plan.
 import { GodwitError } from '../../wire/errors.ts'
 
-export type AcceptRule = { from: string[]; vms: string[] }
+type AcceptRule = { from: string[]; vms: string[] }
 
 /** `*` stands for any characters; nothing else is special. */
 export function fits(pattern: string, name: string): boolean {

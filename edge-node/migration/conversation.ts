@@ -1,35 +1,44 @@
-// What source and target say to each other, at the source, over as many meetings as it takes. A meeting is a control stream with its own handshake and attempt
-// number, and the data streams beside it.
-// Enters: a way to open relay streams; the corridor that is to be carried (outgoing.ts). Leaves: the peer, one through all meetings; a failure when a lost link
-// does not come back in time.
-// Always holds: from accepted() to settle() a lost meeting is followed by another, which goes on exactly where the target stands (HELD); before and after, its loss is the
-// migration's. A meeting may also be left for a better one while it still carries (changeOver): the new one has shaken hands before the old one is quiet. Only a link that breaks is healed: what looks like an attack, and what the target says itself, ends the migration at once.
+// The source's side of its conversation with the target, over one meeting or many. A meeting is a control stream with
+// its own handshake and attempt number, and the data streams beside it. conversation-states.ts has the table of
+// states; this file performs what it lists.
+// Enters: a way to open relay streams; the corridor to carry (outgoing.ts). Leaves: the peer, one through all
+// meetings; a failure when a lost link does not come back in time.
+// Always holds: from accepted() to settle() a lost meeting is followed by another, which continues exactly from where
+// the target stands (HELD). A change-over leaves a meeting that still carries: the new handshake is complete before
+// the old meeting falls silent. Only a broken link is healed: a breach of the protocol, and the target's own REFUSE
+// or ABORT, end the migration at once.
 import { sleep, within } from '../../ops/deadline.ts'
 import type { Stream } from '../../transport/types.ts'
-import type { Plan } from '../../wire/control.ts'
-import { type ErrorCode, fromBody, GodwitError, toGodwitError } from '../../wire/errors.ts'
-import type { Frame } from '../../wire/frame.ts'
+import { type ErrorCode, GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import { FRAME } from '../../wire/types.ts'
-import { openSession, type Session, type SessionOptions } from '../channel/session.ts'
+import type { Session, SessionOptions } from '../channel/session.ts'
 import type { Bulk } from '../link/link.ts'
 import type { Carriers } from '../rate/carriers.ts'
 import { Flight, firstWindowBytes } from '../rate/flight.ts'
 import { createGate, type Gate } from '../rate/gate.ts'
-import { decodeMessage, encodeMessage, type MessageOf } from './messages.ts'
+import { type ConversationEffect, type ConversationEvent, type ConversationState, carries, heals, step } from './conversation-states.ts'
+import { encodeMessage } from './messages.ts'
+import { inTime, openControl, openData, readHeld, resetAll, shakeHands } from './open-meeting.ts'
 import type { Outgoing } from './outgoing.ts'
 import { createPeer, isLoss, type Peer } from './peer.ts'
 
-/** How long a lost link may stay away, ms: while the guest runs (or a cold migration copies), and while it stands still for the switch-over. */
+/**
+ * How long a lost link may stay away, ms: while the guest runs (or a cold migration copies), and while it stands
+ * still for the switch-over.
+ */
 export type Patience = { reconnectMs: number; switchoverMs: number /** First wait between two tries. Default 100. */; retryMs?: number }
-export const PATIENCE: Patience = { reconnectMs: 30_000, switchoverMs: 2_000 }
+const PATIENCE: Patience = { reconnectMs: 30_000, switchoverMs: 2_000 }
 
-/** A meeting's keys serve so long: then there is a new handshake, as after a lost link. Not while the guest stands still. (Within it libsodium's secretstream
- * changes a stream's key every GiB; a new handshake keeps what a thief of the process's memory learns to an hour.) */
+/**
+ * A meeting's keys serve so long: then there is a new handshake, as after a lost link. Not while the guest stands
+ * still. (Within it libsodium's secretstream changes a stream's key every GiB; a new handshake keeps what a thief of
+ * the process's memory learns to an hour.)
+ */
 export type Renewal = { bytes: number; ms: number }
-export const RENEWAL: Renewal = { bytes: 64 * 2 ** 30, ms: 3_600_000 }
+const RENEWAL: Renewal = { bytes: 64 * 2 ** 30, ms: 3_600_000 }
 
-export type ConversationOptions = Omit<SessionOptions, 'side' | 'stream'> & {
+type ConversationOptions = Omit<SessionOptions, 'side' | 'stream'> & {
   openStream: (index: number, attempt: number) => Promise<Stream>
   patience?: Patience | undefined
   renewal?: Renewal | undefined
@@ -51,6 +60,8 @@ export type Conversation = {
   readonly rootKey: Uint8Array
   /** Of the last meeting that was tried. */
   readonly attempt: number
+  /** Frames of the data streams that the target has taken: grows as long as anything arrives. */
+  readonly arrived: number
   /** Of the control streams. */
   readonly wireBytes: number
   /** Meetings after lost ones, and how long there was none, ms. */
@@ -65,7 +76,10 @@ export type Conversation = {
   accepted(): void
   /** All has arrived: from now on the loss of a meeting is not healed here. */
   settle(): void
-  /** Leaves the meeting for a new one, over what carries best now; not once the guest stands still. Harmless where it cannot be. */
+  /**
+   * Leaves the meeting for a new one, over what carries best now; not once the guest stands still. Harmless where it
+   * cannot be.
+   */
   changeOver(reason: string): void
   /** A stream of the corridor has failed. */
   onLost(error: GodwitError): void
@@ -80,7 +94,12 @@ type Meeting = {
   carriers: Carriers | undefined
   sinceMs: number /** Frames that the target had taken when it began. */
   taken: number
+  /** Why a data stream has ended before the target accepted. */
+  lost?: GodwitError
 }
+
+/** What an event's effects need: the failure, the reason for a change-over. */
+type Details = { error?: GodwitError; reason?: string }
 
 /** Why there may be no new meeting yet. Anything else is not a matter of time. */
 const PASSING: ReadonlySet<ErrorCode> = new Set<ErrorCode>(['CONNECTION_LOST', 'STREAM_RESET', 'TIMEOUT', 'SITE_OFFLINE', 'LIMIT_EXCEEDED'])
@@ -89,12 +108,10 @@ const HANDSHAKE_MS = 20_000
 /** How long what is on the way may take to arrive before a meeting is left. */
 const QUIET_MS = 500
 const QUIET_LOOK_MS = 5
-/** After one that came to nothing. */
-const MOVE_AGAIN_MS = 5_000
+/** From a change-over that failed to the next one. */
+const CHANGE_AGAIN_MS = 5_000
 const RETRY_FIRST_MS = 100
 const RETRY_MAX_MS = 1_000
-/** Index 0 is control. */
-const FIRST_DATA_INDEX = 1
 
 /** The first meeting: its handshake. */
 export async function openConversation(options: ConversationOptions): Promise<Conversation> {
@@ -105,6 +122,7 @@ export async function openConversation(options: ConversationOptions): Promise<Co
 
 class Talk implements Conversation {
   readonly #options: ConversationOptions
+  #state: ConversationState = 'OPENING'
   readonly gate: Gate
   readonly lost = { reconnects: 0, awayMs: 0 }
   #peer: Peer | undefined
@@ -116,10 +134,10 @@ class Talk implements Conversation {
   #session: Session | undefined
   #earlierWireBytes = 0
   #outgoing: Outgoing | undefined
-  #heals = false
-  #isMoving = false
-  #moveAgainAtMs = 0
+  /** No change-over before that: the last one has failed. */
+  #changeAgainAtMs = 0
   changeOvers = 0
+  arrived = 0
 
   constructor(options: ConversationOptions) {
     this.#options = options
@@ -145,40 +163,70 @@ class Talk implements Conversation {
     return this.#earlierWireBytes + (this.#session?.wireBytes ?? 0)
   }
 
+  /** The only place where the state changes. */
+  #step(event: ConversationEvent, details: Details = {}): void {
+    const { state, effects } = step(this.#state, event)
+    this.#state = state
+    for (const effect of effects) this.#perform(effect, details)
+  }
+
+  #perform(effect: ConversationEffect, { error = new GodwitError('CONNECTION_LOST'), reason = '' }: Details): void {
+    const { fail } = this.#options
+    const orFail = (work: Promise<void>) => void work.catch(thrown => fail(toGodwitError(thrown, 'CONNECTION_LOST')))
+    if (effect === 'fail') fail(error)
+    else if (effect === 'keepError') this.#meeting!.lost = error
+    else if (effect === 'lose') this.onLost(error)
+    else if (effect === 'drop') this.#drop(error)
+    else if (effect === 'leave') this.#leave()
+    else if (effect === 'reconnect') orFail(this.#reconnect(error))
+    else if (effect === 'meetAgain') orFail(this.#changeOver(reason, this.#meeting!))
+  }
+
   async open(): Promise<void> {
-    const { signal, onReturnPath, openStream } = this.#options
-    const stream = await inTime(openStream(0, this.#attempt), { ms: ATTEMPT_MS, what: 'a control stream', signal }, late =>
-      late.reset('too late'),
-    )
-    const session = await inTime(this.#handshake(stream), { ms: HANDSHAKE_MS, what: 'the handshake', signal }, late =>
-      late.reset('too late'),
-    )
+    const { signal, onReturnPath } = this.#options
+    const stream = await openControl(this.#options, this.#attempt, { ms: ATTEMPT_MS, signal })
+    const handshake = shakeHands(this.#options, stream, this.#attempt)
+    const session = await inTime(handshake, { ms: HANDSHAKE_MS, what: 'the handshake', signal }, late => late.reset('too late'))
     this.#rootKey = session.rootKey
-    this.#take(session)
+    this.#step('meet')
+    this.#use(session)
     this.#peer = createPeer({
       session,
       onAck: (total, frames) => this.#acked(total, frames),
       onReturnPath,
       signal,
       fail: (error, how) => (how === 'lost' ? this.onLost(error) : this.#options.fail(error)),
-      heals: () => this.#heals,
+      heals: () => heals(this.#state),
     })
   }
 
   async carry(outgoing: Outgoing): Promise<void> {
     const meeting = this.#meeting!
-    meeting.streams = await this.#openData(this.#attempt)
+    meeting.streams = await openData(this.#options, this.#attempt)
+    this.#step('carry')
     this.#outgoing = outgoing
     outgoing.attach({ ...meeting, taken: meeting.streams.map(() => 0) })
+    this.#watchStreams(meeting)
+  }
+
+  /**
+   * A sender that waits for acknowledgements does not write, so it would not notice that the connection of its stream
+   * is gone. The target writes nothing on a data stream: a read there ends when the stream is lost.
+   */
+  #watchStreams(meeting: Meeting): void {
+    const onEnd = (error: unknown) => {
+      if (this.#meeting === meeting) this.#step('streamEnd', { error: toGodwitError(error) })
+    }
+    for (const stream of meeting.streams) stream.read().catch(onEnd)
   }
 
   accepted(): void {
-    this.#heals = true
+    this.#step('accept')
+    if (this.#meeting?.lost) this.onLost(this.#meeting.lost)
   }
 
   settle(): void {
-    this.#heals = false
-    this.#outgoing = undefined
+    this.#step('settle')
   }
 
   reset(reason: string): void {
@@ -188,47 +236,51 @@ class Talk implements Conversation {
 
   #acked(total: number, frames: number[]): void {
     this.#meeting?.gate.acked(total)
-    if (this.#meeting) this.#outgoing?.taken(frames)
-    if (this.#meeting && this.#heals && this.#isWornOut(this.#meeting, total, frames)) this.changeOver('its keys have done their time')
+    this.arrived = Math.max(this.arrived, sum(frames))
+    if (carries(this.#state)) this.#outgoing!.taken(frames)
+    if (this.#meeting && this.#isWornOut(this.#meeting, total, frames)) this.changeOver('session keys have expired')
   }
 
   changeOver(reason: string): void {
-    if (!this.#heals || !this.#meeting || this.#isMoving || performance.now() < this.#moveAgainAtMs) return
-    this.#isMoving = true
-    this.#move(reason, this.#meeting).catch(thrown => this.#options.fail(toGodwitError(thrown, 'CONNECTION_LOST')))
+    if (performance.now() >= this.#changeAgainAtMs) this.#step('changeOver', { reason })
   }
 
-  async #move(reason: string, from: Meeting): Promise<void> {
+  async #changeOver(reason: string, from: Meeting): Promise<void> {
     const { log, signal } = this.#options
     try {
       await this.#meetAgain(ATTEMPT_MS)
       this.changeOvers += 1
-      log.info('the migration has changed over', { attempt: this.#attempt, reason })
-    } catch (error) {
+      log.info('migration changed over to new connections or keys', { attempt: this.#attempt, reason })
+    } catch (thrown) {
       signal.throwIfAborted()
-      this.#isMoving = false
-      this.#moveAgainAtMs = performance.now() + MOVE_AGAIN_MS
-      const coded = toGodwitError(error)
-      if (this.#meeting === from) log.debug('the migration stays where it is', { reason, error })
-      else if (!PASSING.has(coded.code)) throw coded
-      else if (!this.#meeting) await this.#reconnect(coded)
+      this.#changeAgainAtMs = performance.now() + CHANGE_AGAIN_MS
+      const error = toGodwitError(thrown)
+      if (this.#meeting === from) log.debug('change-over failed; migration keeps its connections', { reason, error })
+      else if (!PASSING.has(error.code)) throw error
+      this.#step('stay', { error })
     }
   }
 
-  /** Nothing more goes over the meeting there is, and what is on the way has a moment to arrive: so next to nothing is sent twice. */
+  /**
+   * Stops sending over the old meeting, and waits a moment for what is in flight: then next to nothing is sent twice.
+   */
   async #quiet(): Promise<void> {
     const { signal, stoppedAtMs } = this.#options
     const meeting = this.#meeting
     if (!meeting) return
-    if (!this.#heals || stoppedAtMs() !== undefined) throw new GodwitError('STREAM_RESET', 'no time for another meeting')
-    this.#outgoing?.detach()
+    if (!carries(this.#state) || stoppedAtMs() !== undefined) throw new GodwitError('STREAM_RESET', 'no time left for another meeting')
+    this.#outgoing!.detach()
     const endMs = performance.now() + QUIET_MS
     while (this.#meeting === meeting && meeting.gate.flight.inFlightBytes > 0 && performance.now() < endMs)
       await sleep(QUIET_LOOK_MS, signal)
-    if (this.#meeting !== meeting) return
+    if (this.#meeting === meeting) this.#step('quiet')
+  }
+
+  #leave(): void {
+    const { gate, streams } = this.#meeting!
     this.#meeting = undefined
-    meeting.gate.close(new GodwitError('CONNECTION_LOST', 'another meeting goes on'))
-    resetAll(meeting.streams, 'another meeting goes on')
+    gate.close(new GodwitError('CONNECTION_LOST', 'another meeting is active'))
+    resetAll(streams, 'another meeting is active')
   }
 
   /** Only once it has brought the transfer on: meetings that follow each other without that would never end. */
@@ -238,29 +290,29 @@ class Talk implements Conversation {
     return stoppedAtMs() === undefined && (bytes >= renewal.bytes || performance.now() - sinceMs >= renewal.ms)
   }
 
-  /** Told by whatever notices first; the others' word is the echo. */
+  /** Whatever notices the loss first reports it; later reports of the same loss change nothing. */
   onLost(error: GodwitError): void {
-    // The migration has failed, and that is what ended the streams: nobody is to be met again.
-    if (this.#options.signal.aborted) return
-    if (!this.#outgoing || !this.#heals || !isLoss(error)) this.#options.fail(error)
-    else if (this.#meeting) this.#part(error, this.#meeting, this.#outgoing)
+    const { signal, fail } = this.#options
+    // The migration has failed, and that is what ended the streams: no meeting follows.
+    if (signal.aborted) return
+    if (isLoss(error)) this.#step('loss', { error })
+    else fail(error)
   }
 
-  #part(error: GodwitError, { gate, streams }: Meeting, outgoing: Outgoing): void {
+  #drop(error: GodwitError): void {
+    const { gate, streams } = this.#meeting!
     this.#meeting = undefined
-    outgoing.detach()
+    this.#outgoing!.detach()
     gate.close(error)
     resetAll(streams, 'lost')
-    // Who is on the way to another meeting already sees to it.
-    if (!this.#isMoving) this.#reconnect(error).catch(thrown => this.#options.fail(toGodwitError(thrown, 'CONNECTION_LOST')))
   }
 
   async #reconnect(cause: GodwitError): Promise<void> {
     const { log, plan, signal, patience = PATIENCE } = this.#options
     const lostAtMs = performance.now()
-    log.warn('the link is lost: the migration waits for it', { attempt: this.#attempt, error: cause })
+    log.warn('link lost; migration reconnects', { attempt: this.#attempt, error: cause })
     let last = cause
-    for (let waitMs = patience.retryMs ?? RETRY_FIRST_MS; this.#outgoing; waitMs = Math.min(RETRY_MAX_MS, 2 * waitMs)) {
+    for (let waitMs = patience.retryMs ?? RETRY_FIRST_MS; this.#state === 'AWAY'; waitMs = Math.min(RETRY_MAX_MS, 2 * waitMs)) {
       const leftMs = this.#endOfPatienceMs(lostAtMs) - performance.now()
       if (leftMs <= 0) {
         const awayMs = Math.round(performance.now() - lostAtMs)
@@ -270,13 +322,13 @@ class Talk implements Conversation {
         await this.#meetAgain(Math.min(ATTEMPT_MS, leftMs))
         this.lost.reconnects += 1
         this.lost.awayMs += performance.now() - lostAtMs
-        log.warn('the link is back: the migration goes on', { attempt: this.#attempt, awayMs: Math.round(performance.now() - lostAtMs) })
+        log.info('link restored; migration continues', { attempt: this.#attempt, awayMs: Math.round(performance.now() - lostAtMs) })
         return
       } catch (error) {
         signal.throwIfAborted()
         last = toGodwitError(error)
         if (!PASSING.has(last.code)) throw last
-        log.debug('no new meeting yet', { attempt: this.#attempt, error: last })
+        log.debug('reconnect attempt failed', { attempt: this.#attempt, error: last })
       }
       await sleep(Math.min(waitMs, Math.max(1, leftMs)), signal)
     }
@@ -292,46 +344,40 @@ class Talk implements Conversation {
 
   /** A new control stream with the next attempt number; both sides say where they stand; then the data streams. */
   async #meetAgain(ms: number): Promise<void> {
-    const { signal, openStream } = this.#options
+    const { signal } = this.#options
     const attempt = this.#attempt + 1
     const endMs = performance.now() + ms
     const deadline = (what: string) => ({ ms: Math.max(1, endMs - performance.now()), what, signal })
-    const stream = await inTime(openStream(0, attempt), deadline('a control stream'), late => late.reset('too late'))
+    const stream = await openControl(this.#options, attempt, { ms, signal })
     // The gateway may have seen this number now: it counts, whatever becomes of it.
     this.#attempt = attempt
     try {
-      const session = await within(this.#handshake(stream, attempt), deadline('the handshake'))
+      const session = await within(shakeHands(this.#options, stream, attempt), deadline('the handshake'))
       await this.#quiet()
       const frames = session.frames()
       await session.send(FRAME.MESSAGE, encodeMessage({ type: 'CONTINUE', taken: this.peer.taken }))
-      const held = await within(readHeld(frames), deadline('where the target stands'))
-      const data = held.frames ? this.#openData(attempt) : Promise.resolve([])
+      const held = await within(readHeld(frames), deadline('the position of the target'))
+      const data = held.frames ? openData(this.#options, attempt) : Promise.resolve([])
       const streams = await inTime(data, deadline('the data streams'), late => resetAll(late, 'too late'))
-      if (!this.#outgoing) throw new GodwitError('STREAM_RESET', 'no meeting is needed any more')
-      this.#session?.reset('another meeting goes on')
-      this.#take(session, attempt, streams, held.frames || [])
-      // A target that has everything has heard everything, though it may be another life of its agent, which did not count.
+      this.#step('meet')
+      this.#session?.reset('another meeting is active')
+      this.#use(session, attempt, streams, held.frames || [])
+      // A target that has everything has heard everything, though it may be another life of its agent, which did not
+      // count.
       this.peer.resume(session, frames, held.frames && held.taken)
-      if (held.frames) this.#outgoing.attach({ ...this.#meeting!, taken: held.frames })
+      if (held.frames) {
+        this.#outgoing!.attach({ ...this.#meeting!, taken: held.frames })
+        this.#watchStreams(this.#meeting!)
+      }
     } catch (error) {
-      stream.reset('no meeting')
+      stream.reset('no active meeting')
       throw error
     }
   }
 
-  #handshake(stream: Stream, attempt = this.#attempt): Promise<Session> {
-    return openSession({ ...this.#options, side: 'source', stream, plan: this.#planOf(attempt) })
-  }
-
-  #planOf(attempt: number): Plan {
-    return { ...this.#options.plan, attempt }
-  }
-
-  #take(session: Session, attempt = this.#attempt, streams: Stream[] = [], taken: number[] = []): void {
+  #use(session: Session, attempt = this.#attempt, streams: Stream[] = [], taken: number[] = []): void {
     this.#earlierWireBytes = this.wireBytes
     this.#session = session
-    // From here on a loss is this meeting's.
-    this.#isMoving = false
     this.#meeting = {
       attempt,
       session,
@@ -343,24 +389,12 @@ class Talk implements Conversation {
     }
   }
 
-  /** The skeleton stream and the page streams: all, or none. */
-  async #openData(attempt: number): Promise<Stream[]> {
-    const { plan, openStream } = this.#options
-    const opening = Array.from({ length: plan.streams + 1 }, (_, i) => openStream(FIRST_DATA_INDEX + i, attempt))
-    const opened = await Promise.allSettled(opening)
-    const streams = opened.flatMap(result => (result.status === 'fulfilled' ? [result.value] : []))
-    const failed = opened.find(result => result.status === 'rejected')
-    if (!failed) return streams
-    resetAll(streams, 'not all streams could be opened')
-    throw failed.reason
-  }
-
   /** The gate of whichever meeting there is, for those who only look (progress.ts). */
   #gateAtHand(): Gate {
     const before = createGate(new Flight(), () => performance.now())
     const atHand = () => this.#meeting?.gate ?? before
     return {
-      pass: bytes => atHand().pass(bytes),
+      pass: (bytes, name) => atHand().pass(bytes, name),
       acked: total => atHand().acked(total),
       stalledMs: () => atHand().stalledMs(),
       close: error => atHand().close(error),
@@ -372,28 +406,3 @@ class Talk implements Conversation {
 }
 
 const sum = (numbers: number[]): number => numbers.reduce((all, each) => all + each, 0)
-
-const resetAll = (streams: Stream[], reason: string): void => {
-  for (const stream of streams) stream.reset(reason)
-}
-
-/** The promise's value in time; what comes too late is undone. */
-async function inTime<T>(opening: Promise<T>, deadline: Parameters<typeof within>[1], undo: (late: T) => void): Promise<T> {
-  return await within(opening, deadline).catch(error => {
-    opening.then(undo).catch(() => {})
-    throw error
-  })
-}
-
-/** Where the target stands; or its own word that it is over, which no further meeting changes. */
-async function readHeld(frames: AsyncGenerator<Frame, void>): Promise<MessageOf<'HELD'>> {
-  const { value } = await frames.next()
-  if (value?.type !== FRAME.MESSAGE) throw new GodwitError('CONNECTION_LOST', 'the target did not answer')
-  const message = decodeMessage(value.payload)
-  if (message.type === 'REFUSE' || message.type === 'ABORT')
-    throw new GodwitError('MIGRATION_REFUSED', `the target gave up: ${message.error.code} ${message.error.message}`, {
-      cause: fromBody(message.error),
-    })
-  if (message.type !== 'HELD') throw new GodwitError('MIGRATION_STATE', `${message.type} where HELD is due`)
-  return message
-}

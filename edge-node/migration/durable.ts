@@ -1,6 +1,8 @@
-// A record that decides who runs a VM, and a disk that refuses it. After a refused fsync nobody knows what the disk holds: LevelDB says that the record
-// may show up when the store is opened anew. So nothing is said or done that only the record, or only its absence, would allow.
-// Enters: the write. Leaves: when it is durable; or the last refusal, after which the next start of the agent reads what is so, and goes on from there.
+// A record that decides who runs a VM, and a disk that refuses it. After a refused fsync nobody knows what the disk
+// holds: LevelDB says that the record may show up when the store is opened anew. So nothing is said or done that only
+// the record, or only its absence, would allow.
+// Enters: the write. Leaves: when it is durable; or the last refusal, after which the next start of the agent reads
+// what is so, and goes on from there.
 import { sleep } from '../../ops/deadline.ts'
 import { hasCode } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
@@ -14,7 +16,7 @@ export async function durably<T>(write: () => Promise<T>, log: Log, stop?: Abort
     try {
       return await write()
     } catch (error) {
-      log.error('the disk refuses a record that decides about a VM', { tries, error: error as Error })
+      log.error('writing a decisive ownership record failed', { tries, error: error as Error })
       if (!hasCode(error, 'STORE_FAILED') || tries === TRIES) throw error
       await sleep(RETRY_MS, stop)
     }

@@ -1,7 +1,8 @@
-// Who owns a VM, on paper: every ownership state of every migration of this node, signed, chained and on the disk before what follows from it.
+// Who owns a VM, on paper: every ownership state of every migration of this node, signed, chained and on the disk
+// before what follows from it.
 // Enters: states. Leaves: after a restart, the last state of each migration and what is needed to go on from it.
-// Always holds: a record that is not exactly as this node wrote it is never acted on; a migration's id is used once; nothing that may
-// still decide about a VM is forgotten (prune).
+// Always holds: a record that is not exactly as this node wrote it is never acted on; a migration's id is used once;
+// nothing that may still decide about a VM is forgotten (prune).
 import { utf8 } from '../../crypto/bytes.ts'
 import { hashBytes } from '../../crypto/hash.ts'
 import { type SiteKeys, signMessage, verifyMessage } from '../../crypto/identity.ts'
@@ -27,10 +28,20 @@ const Body = z.object({
   plan: Plan,
   /** Of the other site: whom to ask, and whose key to meet with. */
   peerCertificate: CertificateText,
+  /**
+   * Of this site, as the migration began with it: the handshakes of later lives must show the same. Absent in older
+   * records.
+   */
+  ownCertificate: CertificateText.optional(),
   manifestHash: z.string().max(64).optional(),
-  /** RELINQUISHED only, by a later life of the agent: no earlier one has met the target with an attempt as high as this. */
+  /**
+   * RELINQUISHED only, by a later life of the agent: no earlier one has met the target with an attempt as high as this.
+   */
   attempt: z.number().int().positive().optional(),
-  /** RECLAIMED only, without the target's word: the root's statement that it cannot run the VM (crypto/fencing.ts), base64. */
+  /**
+   * RECLAIMED only, without the target's word: the root's statement that it cannot run the VM (crypto/fencing.ts),
+   * base64.
+   */
   fencing: z.string().max(2048).optional(),
   /** Unix ms; for people. */
   at: z.number(),
@@ -40,25 +51,40 @@ const Body = z.object({
 const Signed = Body.extend({ signature: z.string().max(128) })
 
 export type OwnershipRecord = z.infer<typeof Signed>
-export type RecordFacts = { manifestHash?: string | undefined; attempt?: number | undefined; fencing?: string | undefined }
-export type RecordState = (state: string, epoch: number, facts?: RecordFacts) => Promise<void>
+type RecordFacts = { manifestHash?: string | undefined; attempt?: number | undefined; fencing?: string | undefined }
+type RecordState = (state: string, epoch: number, facts?: RecordFacts) => Promise<void>
 
 export type Journal = {
   /** For one side of one migration; continues after `last` when there is one. */
   recorder(plan: Plan, side: 'source' | 'target', peerCertificate: Uint8Array, last?: OwnershipRecord): RecordState
   /** Whether this node has taken part in this migration, on this side, in any life. */
   knows(migrationId: string, side: 'source' | 'target'): Promise<boolean>
-  /** The last record of each migration and side, oldest first; what does not verify is left out, and said in the log. */
+  /**
+   * The last record of each migration and side, oldest first; what does not verify is left out, and said in the log.
+   */
   last(): Promise<OwnershipRecord[]>
   /** Forgets the oldest migrations beyond KEPT_MAX of those whose last record `mayGo`. */
   prune(mayGo: (last: OwnershipRecord) => boolean): Promise<void>
-  /** Whether the last reading found records that are not as this node wrote them: then nothing follows from there being no record. */
+  /**
+   * Whether the last reading found records that are not as this node wrote them: then nothing follows from there being
+   * no record.
+   */
   readonly isAltered: boolean
   /** The same with all their records, oldest first. Changes nothing. */
   chains(): Promise<OwnershipRecord[][]>
 }
 
-export function createJournal({ store, keys, now, log }: { store: Store; keys: SiteKeys; now: () => number; log: Log }): Journal {
+type JournalOptions = {
+  store: Store
+  keys: SiteKeys
+  /** This site's certificate now. */
+  certificate?: () => Uint8Array
+  /** Unix ms. */
+  now: () => number
+  log: Log
+}
+
+export function createJournal({ store, keys, certificate, now, log }: JournalOptions): Journal {
   const canonical = (value: object) => utf8(JSON.stringify(value, sortedKeys))
   let isAltered = false
   return {
@@ -69,6 +95,7 @@ export function createJournal({ store, keys, now, log }: { store: Store; keys: S
       let sequence = last ? last.sequence + 1 : 0
       let previous = last ? hashOf(last) : FIRST
       let manifestHash = last?.manifestHash
+      const own = last ? last.ownCertificate : certificate && Buffer.from(certificate()).toString('base64')
       return async (state, epoch, facts) => {
         manifestHash = facts?.manifestHash ?? manifestHash
         const body = {
@@ -81,6 +108,7 @@ export function createJournal({ store, keys, now, log }: { store: Store; keys: S
           epoch,
           plan,
           peerCertificate: Buffer.from(peerCertificate).toString('base64'),
+          ...(own === undefined ? {} : { ownCertificate: own }),
           ...(manifestHash === undefined ? {} : { manifestHash }),
           ...(facts?.attempt === undefined ? {} : { attempt: facts.attempt }),
           ...(facts?.fencing === undefined ? {} : { fencing: facts.fencing }),
@@ -111,7 +139,7 @@ export function createJournal({ store, keys, now, log }: { store: Store; keys: S
       const chain = key.slice(0, key.lastIndexOf('/'))
       if (!parsed.success) {
         isAltered = true
-        log.error('an ownership record cannot be read', { key })
+        log.error('ownership record is unreadable', { key })
       } else chains.set(chain, [...(chains.get(chain) ?? []), parsed.data])
     }
     const sound = [...chains.values()].flatMap(chain => {
@@ -120,7 +148,7 @@ export function createJournal({ store, keys, now, log }: { store: Store; keys: S
       )
       if (!isSound) {
         isAltered = true
-        log.error('ownership records were altered: nothing is done on their word', { migrationId: chain[0]!.migrationId })
+        log.error('ownership records were altered: ignoring them', { migrationId: chain[0]!.migrationId })
       }
       return isSound ? [chain] : []
     })

@@ -1,5 +1,7 @@
-// A later meeting, at the target: a new control stream with its own handshake, on which the source speaks first. What it says tells why it has come.
-// Always holds: nothing is believed of a meeting before its first word has opened: a handshake that is replayed comes no further than that.
+// A later meeting, at the target: a new control stream with its own handshake, on which the source speaks first. What
+// it says tells why it has come.
+// Always holds: nothing is believed of a meeting before its first word has opened: a handshake that is replayed comes
+// no further than that.
 import { within } from '../../ops/deadline.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import type { Frame } from '../../wire/frame.ts'
@@ -23,16 +25,16 @@ export async function greetSource(options: Omit<SessionOptions, 'side'>): Promis
   try {
     const { value } = await within(frames.next(), {
       ms: FIRST_WORD_MS,
-      what: 'the first word of a later meeting',
+      what: 'the first message of a later meeting',
       code: 'MIGRATION_TIMEOUT',
     })
-    if (value?.type !== FRAME.MESSAGE) throw new GodwitError('CONNECTION_LOST', 'the source ended a meeting without a word')
+    if (value?.type !== FRAME.MESSAGE) throw new GodwitError('CONNECTION_LOST', 'the source ended a meeting before its first message')
     const first = decodeMessage(value.payload)
     if (first.type !== 'CONTINUE' && first.type !== 'GRANT')
-      throw new GodwitError('MIGRATION_STATE', `${first.type} begins no later meeting`)
+      throw new GodwitError('MIGRATION_STATE', `${first.type} is not valid as the first message of a later meeting`)
     return { session, frames, first }
   } catch (error) {
-    session.reset('no first word')
+    session.reset('no first message')
     throw error
   }
 }

@@ -1,4 +1,5 @@
-// What source and target say to each other inside the sealed control stream (MESSAGE frames, JSON). The gateway never sees these.
+// What source and target say to each other inside the sealed control stream (MESSAGE frames, JSON). The gateway never
+// sees these.
 // Always holds: a message is checked against its schema before anything acts on it; an unknown type is FRAME_MALFORMED.
 import { ErrorBody, Id, INDEX_MAX } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
@@ -8,16 +9,27 @@ const hash = z.string().regex(/^[0-9a-f]{64}$/, 'expected 32 bytes in hex')
 const count = z.number().int().nonnegative()
 const ms = z.number().nonnegative()
 
-/** What the VM needs at the target (vm/preflight.ts reads it): specification, versions, digests of its files. Checked there before a byte moves. */
-export const Offer = z.object({ type: z.literal('OFFER'), needs: z.unknown() })
+/**
+ * What the VM needs at the target (vm/preflight.ts reads it): specification, versions, digests of its files. Checked
+ * there before a byte moves.
+ */
+const Offer = z.object({ type: z.literal('OFFER'), needs: z.unknown() })
 
 const Message = z.discriminatedUnion('type', [
   Offer,
   z.object({ type: z.literal('ACCEPT') }),
+  /**
+   * Either side, while it reads files to name their content: the offer, or the answer to it, takes that long. At least
+   * every 5 s.
+   */
+  z.object({ type: z.literal('HASHING'), file: z.string().max(256), bytesDone: count, bytesTotal: count }),
   z.object({ type: z.literal('REFUSE'), error: ErrorBody }),
   /** RAM blocks that travel as pages; their index is the block's number in batches. */
   z.object({ type: z.literal('PAGES'), blocks: z.array(z.object({ name: z.string().max(256), bytes: count })).max(16) }),
-  /** Target: its QEMU has read the whole stream and loaded it. Lets a source end its streams that could not see the end itself. */
+  /**
+   * Target: its QEMU has read the whole stream and loaded it. Lets a source end its streams that could not see the end
+   * itself.
+   */
   z.object({ type: z.literal('SHUT'), code: count }),
   /** Source: all streams have ended over the meeting of this attempt; this is what went into each. */
   z.object({
@@ -28,13 +40,24 @@ const Message = z.discriminatedUnion('type', [
       .max(INDEX_MAX + 1)
       .refine(streams => new Set(streams.map(({ index }) => index)).size === streams.length, 'a stream named twice'),
   }),
+  /**
+   * Source, of a VM with local disks: the roots of all of them, when the guest stands still and all chunks have been
+   * sent.
+   */
+  z.object({ type: z.literal('DISKS'), roots: z.array(hash).min(1).max(8) }),
   z.object({ type: z.literal('LOADED'), manifestHash: hash, stateMs: ms, loadMs: ms }),
   z.object({ type: z.literal('GRANT'), vm: Id, epoch: count, migrationId: z.string().max(64), manifestHash: hash }),
   z.object({ type: z.literal('RUNNING'), resumeMs: ms }),
   z.object({ type: z.literal('ABORT'), error: ErrorBody }),
-  /** Source: the first word of a later meeting, before the commit. `taken`: of the target's messages (peer.ts), how many have come in all. */
+  /**
+   * Source: the first word of a later meeting, before the commit. `taken`: of the target's messages (peer.ts), how many
+   * have come in all.
+   */
   z.object({ type: z.literal('CONTINUE'), taken: count }),
-  /** Target: the answer. `frames`: of each data stream, how many are taken; absent: all has arrived, and the VM is loaded. */
+  /**
+   * Target: the answer. `frames`: of each data stream, how many are taken; absent: all has arrived, and the VM is
+   * loaded.
+   */
   z.object({ type: z.literal('HELD'), taken: count, frames: z.array(count).max(INDEX_MAX).optional() }),
 ])
 
@@ -48,6 +71,6 @@ export function decodeMessage(payload: Uint8Array): Message {
   try {
     return Message.parse(parseJson(payload, { what: 'MESSAGE frame' }))
   } catch (error) {
-    throw new GodwitError('FRAME_MALFORMED', 'a control message between the nodes is not what its type says', { cause: error })
+    throw new GodwitError('FRAME_MALFORMED', 'a control message between the nodes does not match its type', { cause: error })
   }
 }

@@ -1,16 +1,20 @@
-// The source's corridor: QEMU's socket -> parser -> pages to the pipeline, the rest (the skeleton) in order to stream 1 -> kept until the target has it, sealed.
-// Always holds: device state is behind a barrier, so the target has every page in guest memory before its QEMU reads the first device byte (virtio
-// reads its rings from there); reading from QEMU stops while the pipeline or the path is full, or the link is lost, so bytes in flight stay bounded by the gate.
-// A QEMU that is not read waits in its write, and the guest runs on (design: QEMU.md): so a lost link costs a live migration time, and the guest nothing.
+// The source's corridor: QEMU's socket -> parser -> pages to the pipeline, the rest (the skeleton) in order to stream
+// 1 -> kept until the target has it, sealed.
+// Always holds: device state is behind a barrier, so the target has every page in guest memory before its QEMU reads
+// the first device byte (virtio reads its rings from there); reading from QEMU stops while the pipeline or the path
+// is full, or the link is lost, so bytes in flight stay bounded by the gate. A QEMU that is not read waits in its
+// write, and the guest runs on: so a lost link costs a live migration time, and the guest nothing.
 import { lchown, stat } from 'node:fs/promises'
 import { createServer, type Server, type Socket } from 'node:net'
 import { dirname } from 'node:path'
 import { toHex } from '../../crypto/bytes.ts'
-import { derivePageHashKey } from '../../crypto/keys.ts'
-import type { Manifest } from '../../crypto/manifest.ts'
-import { createPageHasher } from '../../crypto/page-hash.ts'
+import { derivePageHashKey } from '../../crypto/channel/keys.ts'
+import type { Manifest } from '../../crypto/channel/manifest.ts'
+import { createPageHasher } from '../../crypto/channel/page-hash.ts'
 import type { Stream } from '../../transport/types.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
+import type { Log } from '../../wire/log.ts'
+import { countedRoles, indexOf, pages, type Role, SKELETON } from '../../wire/roles.ts'
 import { FRAME } from '../../wire/types.ts'
 import { createKeptStreams, type KeptStreams } from '../channel/kept-streams.ts'
 import type { SealedWriter } from '../channel/sealed-stream.ts'
@@ -19,16 +23,13 @@ import { encodeBarrier } from '../pages/batch.ts'
 import { createPipeline, type Pipeline } from '../pages/pipeline.ts'
 import type { Gate } from '../rate/gate.ts'
 import { type Block, createParser } from '../stream/parse.ts'
+import { RAM_BLOCK } from '../vm/argv.ts'
 import { createEndWatch } from './stream-end.ts'
 
-/** The RAM block that travels as pages: the memory backend that the VM's own command line names (vm/argv.ts). */
-export const CAPTURED_BLOCK = 'ram0'
-export const SKELETON_INDEX = 1
-export const FIRST_PAGE_INDEX = 2
 const SKELETON_FRAME_BYTES = 64 * 1024
 const SKELETON_WAITING_BYTES_MAX = 1024 * 1024
 
-export type OutgoingOptions = {
+type OutgoingOptions = {
   /** Of the first meeting: the page hashes' key comes of it, which never leaves this side. */
   rootKey: Uint8Array
   pageStreams: number
@@ -39,26 +40,36 @@ export type OutgoingOptions = {
   onBlocks: (blocks: { name: string; bytes: number }[]) => void
   /** RAM is complete: all after it is device state. */
   onRamEnd: () => void
-  /** Everything has been sent; what went into each stream over this meeting. Called anew for each meeting that comes to that. */
+  /**
+   * Everything has been sent; what went into each stream over this meeting. Called anew for each meeting that comes
+   * to that.
+   */
   onEnd: (manifest: Manifest) => void
   onOpaque: (reason: string) => void
   /** A stream of the meeting at hand has failed. */
   onLost: (error: GodwitError) => void
   fail: (error: GodwitError) => void
+  log: Log
 }
 
 export type Outgoing = {
   /** Reads one QEMU connection to its end. */
   feed(socket: Socket): Promise<void>
+  /** Sends a DISK payload on a page stream, counted from 0. Resolves when the path has room; the payload is kept. */
+  disk(pageStream: number, payload: Uint8Array): Promise<void>
   /** Ends all streams in order (idempotent): called when the end of QEMU's stream is known. */
   finish(): void
-  /** Goes on over this meeting: skeleton stream first, then the page streams. `taken`: frames of each that the target has. */
+  /**
+   * Goes on over this meeting: its data streams, in the order of countedRoles. `taken`: frames of each that the
+   * target has.
+   */
   attach(meeting: { session: Session; gate: Gate; streams: Stream[]; taken: readonly number[] }): void
   /** The target has taken so many frames of each stream. */
   taken(frames: readonly number[]): void
   /** The meeting is lost: everything waits for the next. */
   detach(): void
-  abort(error: GodwitError): void
+  /** Resolves when the pipeline's workers have ended (or hang, see pages/pool.ts); never rejects. */
+  abort(error: GodwitError): Promise<void>
   readonly pipeline: Pipeline | undefined
   /** Of all meetings. */
   readonly wireBytes: number
@@ -68,9 +79,10 @@ export type Outgoing = {
 
 export function createOutgoing(options: OutgoingOptions): Outgoing {
   const { fail } = options
+  const roles = countedRoles(options.pageStreams)
   const kept = createKeptStreams({
-    streams: 1 + options.pageStreams,
-    onEnded: writers => options.onEnd(manifestOf(writers)),
+    roles,
+    onEnded: writers => options.onEnd(manifestOf(roles, writers)),
     onLost: options.onLost,
   })
   const order = createOrder(fail)
@@ -108,7 +120,7 @@ export function createOutgoing(options: OutgoingOptions): Outgoing {
         options.onOpaque(reason)
       },
     },
-    { captures: name => name === CAPTURED_BLOCK },
+    { captures: name => name === RAM_BLOCK },
   )
   const finish = () => {
     if (finished) return
@@ -131,17 +143,18 @@ export function createOutgoing(options: OutgoingOptions): Outgoing {
       if (!finished) throw new GodwitError('QEMU_STREAM', "the source's QEMU ended its stream early")
     },
     finish,
+    disk: (pageStream, payload) => kept.send(pages(pageStream), FRAME.DISK, payload),
     attach({ session, gate, streams, taken }) {
       kept.attach(
-        streams.map((stream, i) => session.writer(stream, SKELETON_INDEX + i, gate, taken[i])),
+        streams.map((stream, i) => session.writer(stream, roles[i]!, gate, taken[i])),
         taken,
       )
     },
     taken: frames => kept.taken(frames),
     detach: () => kept.detach(),
-    abort(error) {
+    async abort(error) {
       kept.abort(error)
-      pipeline?.abort(error)
+      await pipeline?.abort(error)
     },
     get pipeline() {
       return pipeline
@@ -155,24 +168,23 @@ export function createOutgoing(options: OutgoingOptions): Outgoing {
   }
 }
 
-/** Streams of the kept: 0 is the skeleton, 1 and up carry pages. */
-const SKELETON = 0
-
 function startPipeline(options: OutgoingOptions, blocks: readonly Block[], kept: KeptStreams): Pipeline {
   const captured = blocks.filter(block => block.captured)
-  if (captured.length === 0) throw new GodwitError('QEMU_STREAM', `the stream has no RAM block '${CAPTURED_BLOCK}': not a VM of ours`)
+  if (captured.length === 0)
+    throw new GodwitError('QEMU_STREAM', `the stream has no RAM block '${RAM_BLOCK}': Godwit did not start this VM`)
   options.onBlocks(blocks.map(block => ({ name: block.name, bytes: block.captured ? block.usedBytes : 0 })))
   return createPipeline({
     sink: {
       streams: options.pageStreams,
       // The pipeline uses its buffers again: a frame is copied to be kept.
-      send: (stream, type, payload) => kept.send(1 + stream, type, Buffer.from(payload), { flush: type === FRAME.BARRIER }),
+      send: (stream, type, payload) => kept.send(pages(stream), type, Buffer.from(payload), { flush: type === FRAME.BARRIER }),
     },
     blocks: captured.map(block => ({ id: block.index, bytes: block.usedBytes })),
     hasher: createPageHasher(derivePageHashKey(options.rootKey)),
     compression: options.compression,
     ...(options.level === 'auto' ? {} : { level: options.level }),
     workers: options.workers,
+    log: options.log,
     onBarrier: n => kept.send(SKELETON, FRAME.BARRIER, encodeBarrier(n), { flush: true }),
   })
 }
@@ -221,8 +233,8 @@ function createSkeletonQueue(kept: KeptStreams, order: ReturnType<typeof createO
   }
 }
 
-function manifestOf(writers: SealedWriter[]): Manifest {
-  return { streams: writers.map((writer, i) => ({ index: SKELETON_INDEX + i, records: writer.records, digest: writer.digest() })) }
+function manifestOf(roles: readonly Role[], writers: SealedWriter[]): Manifest {
+  return { streams: writers.map((writer, i) => ({ index: indexOf(roles[i]!), records: writer.records, digest: writer.digest() })) }
 }
 
 /** The manifest as it travels in EOS. */
@@ -245,7 +257,8 @@ export async function listenForQemu(path: string): Promise<{ server: Server; con
     server.listen(path, () => resolve())
     process.umask(before)
   })
-  // Who connects must be able to write to it, and is whoever owns the folder; QEMU could put a link in its place, which must not be followed.
+  // Who connects must be able to write to it, and is whoever owns the folder; QEMU could put a link in its place,
+  // which must not be followed.
   const { uid, gid } = await stat(dirname(path))
   await lchown(path, uid, gid)
   return { server, connection }

@@ -1,7 +1,9 @@
-// The other node, as a migration sees it: messages by type, and what flows beside them (acknowledgements, return path), over one meeting or many.
-// Always holds: REFUSE and ABORT end the migration with the other side's own code unless they are waited for; every wait has a deadline and
-// ends at once when the migration fails; the end of a meeting before finish() is told. Messages and the return path are counted and kept: a
-// later meeting says again what the other side has not taken, so each comes once and in order. What belongs to one meeting only is not kept.
+// The other node, as a migration sees it: messages by type, and what flows beside them (acknowledgements, return path),
+// over one meeting or many.
+// Always holds: REFUSE and ABORT end the migration with the other side's own code unless they are waited for; every
+// wait has a deadline and ends at once when the migration fails; the end of a meeting before finish() is told. Messages
+// and the return path are counted and kept: a later meeting says again what the other side has not taken, so each comes
+// once and in order. What belongs to one meeting only is not kept.
 import { within } from '../../ops/deadline.ts'
 import { fromBody, GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Frame } from '../../wire/frame.ts'
@@ -16,13 +18,18 @@ export type Peer = {
   expect<T extends Message['type']>(types: T[], options: { ms: number; what: string }): Promise<MessageOf<T>>
   /** How many messages of the other side have come that count (kept by it until they have). */
   readonly taken: number
-  /** Goes on over a later meeting: its session, its frames from the one behind the greeting, and how many of our messages the other side has taken (all, unless told). */
+  /** How far the other side is with reading files, by its last sign of life. */
+  readonly heard: { hashedBytes: number }
+  /**
+   * Goes on over a later meeting: its session, its frames from the one behind the greeting, and how many of our
+   * messages the other side has taken (all, unless told).
+   */
   resume(session: Session, frames: AsyncGenerator<Frame, void>, taken?: number): void
   /** Ends this side of the control stream in order. */
   finish(): Promise<void>
 }
 
-export type PeerOptions = {
+type PeerOptions = {
   session: Session
   /** What the other side says in it; default: all of it. */
   frames?: AsyncGenerator<Frame, void>
@@ -37,14 +44,17 @@ export type PeerOptions = {
   heals?: () => boolean
 }
 
-/** What a broken link looks like, from either side of it. All else that ends a stream is a fault or an attack, and ends the migration. */
+/**
+ * What a broken link looks like, from either side of it. All else that ends a stream is a fault or an attack, and ends
+ * the migration.
+ */
 export const isLoss = ({ code }: GodwitError): boolean => code === 'CONNECTION_LOST' || code === 'STREAM_RESET'
 
 const UNREAD_MAX = 64
 /** A pre-copy has about ten of them in each direction. */
 const KEPT_MAX = 1024
 /** What is of no use in another meeting. */
-const OF_ONE_MEETING: ReadonlySet<string> = new Set<Message['type']>(['CONTINUE', 'HELD', 'EOS'])
+const OF_ONE_MEETING: ReadonlySet<string> = new Set<Message['type']>(['CONTINUE', 'HELD', 'EOS', 'HASHING'])
 
 export function createPeer({
   session: first,
@@ -59,8 +69,8 @@ export function createPeer({
   const waiting = new Set<{ types: string[]; take: (message: Message) => void }>()
   const kept: { type: number; payload: Uint8Array }[] = []
   let session = first
-  let keptFrom = 0
-  let taken = 0
+  let [keptFrom, taken] = [0, 0]
+  const heard = { hashedBytes: 0 }
   let finished = false
 
   const deliver = (message: Message) => {
@@ -73,7 +83,7 @@ export function createPeer({
       return
     }
     if (message.type === 'REFUSE' || message.type === 'ABORT') return fail(fromBody(message.error), 'said')
-    if (unread.length >= UNREAD_MAX) return fail(new GodwitError('LIMIT_EXCEEDED', 'too many messages out of turn'), 'said')
+    if (unread.length >= UNREAD_MAX) return fail(new GodwitError('LIMIT_EXCEEDED', 'too many unexpected messages'), 'said')
     unread.push(message)
   }
   const take = ({ type, payload }: Frame) => {
@@ -86,6 +96,7 @@ export function createPeer({
       return onReturnPath?.(payload.slice())
     }
     const message = decodeMessage(payload)
+    if (message.type === 'HASHING') heard.hashedBytes = message.bytesDone
     if (!OF_ONE_MEETING.has(message.type)) taken += 1
     deliver(message)
   }
@@ -106,7 +117,7 @@ export function createPeer({
     })
   }
   const sendKept = async (type: number, payload: Uint8Array) => {
-    if (kept.length >= KEPT_MAX) throw new GodwitError('LIMIT_EXCEEDED', `more than ${KEPT_MAX} messages to the other site`)
+    if (kept.length >= KEPT_MAX) throw new GodwitError('LIMIT_EXCEEDED', `more than ${KEPT_MAX} unacknowledged messages to the other site`)
     kept.push({ type, payload })
     await transmit(type, payload)
   }
@@ -131,9 +142,10 @@ export function createPeer({
     get taken() {
       return taken
     },
+    heard,
     resume(next, frames, count = keptFrom + kept.length) {
       if (count < keptFrom || count > keptFrom + kept.length)
-        throw new GodwitError('FRAME_MALFORMED', `${count} messages are said to be taken, of ${keptFrom + kept.length}`)
+        throw new GodwitError('FRAME_MALFORMED', `the other site acknowledges ${count} messages, sent were ${keptFrom + kept.length}`)
       kept.splice(0, count - keptFrom)
       keptFrom = count
       session = next
@@ -148,7 +160,10 @@ export function createPeer({
   }
 }
 
-/** ACK: u64be, record bytes received over this meeting on all data streams; then for each of them u64be, frames taken over all meetings. */
+/**
+ * ACK: u64be, record bytes received over this meeting on all data streams; then for each of them u64be, frames taken
+ * over all meetings.
+ */
 export function encodeAck(receivedBytes: number, taken: readonly number[] = []): Uint8Array {
   const out = new Uint8Array(8 * (1 + taken.length))
   const view = new DataView(out.buffer)
@@ -158,7 +173,7 @@ export function encodeAck(receivedBytes: number, taken: readonly number[] = []):
 
 function readAck(payload: Uint8Array): { receivedBytes: number; frames: number[] } {
   if (payload.length < 8 || payload.length % 8 !== 0)
-    throw new GodwitError('FRAME_MALFORMED', 'an acknowledgement is whole numbers of 8 bytes')
+    throw new GodwitError('FRAME_MALFORMED', 'an acknowledgement must be a multiple of 8 bytes')
   const view = new DataView(payload.buffer, payload.byteOffset, payload.length)
   const [receivedBytes = 0, ...frames] = Array.from({ length: payload.length / 8 }, (_, i) => Number(view.getBigUint64(8 * i)))
   return { receivedBytes, frames }

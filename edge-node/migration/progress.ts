@@ -1,10 +1,12 @@
-// Watches a running migration: samples it for the controller (steering.ts), tells the operator how far it is, ends it when it stalls.
-// Enters: QEMU's counters, the gate, the pipeline. Leaves: progress messages twice a second, samples ten times a second, a failure on a stall.
+// Watches a running migration: samples it for the controller (steering.ts), tells the operator how far it is, ends it
+// when it stalls or QEMU has given it up.
+// Enters: QEMU's counters, the gate, the pipeline. Leaves: progress messages twice a second, samples ten times a
+// second, a failure on a stall.
 import type { MigrationProgress, Plan } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
+import { PAGE_BYTES } from '../../wire/types.ts'
 import type { Bulk } from '../link/link.ts'
-import { PAGE_BYTES } from '../pages/address.ts'
 import type { QmpClient } from '../qmp/client.ts'
 import { type MigrationInfo, qmpCommands } from '../qmp/commands.ts'
 import type { Change } from '../rate/controller.ts'
@@ -69,9 +71,15 @@ export function createMeter(options: MeterOptions): Meter {
   ]
   const tick = async () => {
     if (gate.stalledMs() > STALL_MS) {
-      return options.fail(new GodwitError('MIGRATION_TIMEOUT', `nothing has arrived at ${plan.target} for ${STALL_MS / 1000} s`))
+      return options.fail(new GodwitError('MIGRATION_TIMEOUT', `${plan.target} has received nothing for ${STALL_MS / 1000} s`))
     }
+    // Before `migrate` was answered QEMU's status is that of an earlier migration.
+    const isOurs = timeline.qemuMs !== undefined
     const info = await commands.queryMigrate({ timeoutMs: 2_000 }).catch(() => undefined)
+    if (isOurs && (info?.status === 'failed' || info?.status === 'cancelled')) {
+      const why = info.errorText ? `: ${info.errorText}` : ''
+      return options.fail(new GodwitError('MIGRATION_FAILED', `the source's QEMU ended its migration (${info.status})${why}`))
+    }
     await steering.step(performance.now(), info, timeline.stopMs !== undefined)
     if (!info || performance.now() - progressAtMs < PROGRESS_MS) return
     progressAtMs = performance.now()
@@ -81,7 +89,7 @@ export function createMeter(options: MeterOptions): Meter {
     if (busy) return
     busy = true
     tick()
-      .catch(error => log.debug('no sample', { error }))
+      .catch(error => log.debug('sampling failed', { error }))
       .finally(() => {
         busy = false
       })

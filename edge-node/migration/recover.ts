@@ -1,8 +1,11 @@
-// After a restart of the agent: what its records say of migrations that were under way, and what follows. QEMU has outlived the agent.
-// Enters: the last record of each migration, the registry as it adopted what runs. Leaves: VMs taken back, hand-overs that go on, answers for sources.
-// Always holds: a source whose last word is before RELINQUISHED still owns the VM and lets it run; from RELINQUISHED on it only asks, and one migration
-// of a VM that stands there outweighs whatever others of it say; a target answers RUNNING exactly when it had made the VM its own, and otherwise
-// writes REFUSED before it says so. Recovering twice is recovering once.
+// After a restart of the agent: what its records say of migrations that were under way, and what follows. QEMU has
+// outlived the agent.
+// Enters: the last record of each migration, the registry as it adopted what runs. Leaves: VMs taken back, hand-overs
+// that go on, answers for sources.
+// Always holds: a source whose last word is before RELINQUISHED still owns the VM and lets it run; from RELINQUISHED on
+// it only asks, and one migration of a VM that stands there outweighs whatever others of it say; a target answers
+// RUNNING exactly when it had made the VM its own, and otherwise writes REFUSED before it says so. Recovering twice is
+// recovering once.
 import { fromBase64 } from '../../crypto/bytes.ts'
 import { type Certificate, decodeCertificate } from '../../crypto/certificate.ts'
 import type { SiteKeys } from '../../crypto/identity.ts'
@@ -10,7 +13,7 @@ import type { Stream } from '../../transport/types.ts'
 import type { Plan } from '../../wire/control.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
-import type { Registry } from '../vm/registry.ts'
+import type { Registry } from '../registry/registry.ts'
 import { handOver, refusal } from './hand-over.ts'
 import type { Journal, OwnershipRecord } from './journal.ts'
 import { answerSource, greetSource, type Meeting } from './meeting.ts'
@@ -19,7 +22,7 @@ import { resumeSource } from './resume.ts'
 import type { TargetState } from './states.ts'
 import type { LoadedVm } from './target.ts'
 
-export type RecoverOptions = {
+type RecoverOptions = {
   journal: Journal
   registry: Registry
   keys: SiteKeys
@@ -80,7 +83,7 @@ export async function recover(options: RecoverOptions): Promise<Left> {
 async function forgetOld({ journal, registry, log }: RecoverOptions): Promise<void> {
   const unsettled = new Set(registry.list().flatMap(({ name, doubt }) => (doubt ? [name] : [])))
   const mayGo = ({ state, vm }: OwnershipRecord) => state !== 'RELINQUISHED' && !unsettled.has(vm)
-  await journal.prune(mayGo).catch(error => log.warn('old records cannot be removed', { error }))
+  await journal.prune(mayGo).catch(error => log.warn('old records could not be removed', { error }))
 }
 
 /** What the records say of a VM that this site has or had: it is taken back, forgotten, or asked about (the result). */
@@ -88,36 +91,43 @@ export async function recoverVm(options: RecoverOptions, vm: string, records?: O
   const given = (records ?? (await options.journal.last())).filter(record => record.vm === vm && record.side === 'source')
   const hanging: OwnershipRecord[] = []
   for (const record of given) if (record.state === 'RELINQUISHED' && !(await isSettled(options, record))) hanging.push(record)
-  // An older migration's record may have been left open: it must not take back what a later one has given away and not cleared up yet.
+  // An older migration's record may have been left open: it must not take back what a later one has given away and not
+  // cleared up yet.
   const here = options.registry.list().find(({ name }) => name === vm)
   const isGone = here !== undefined && given.some(({ state, epoch }) => state === 'RETIRED' && epoch > here.epoch)
   for (const record of given) {
     if (record.state === 'RELINQUISHED') continue
     await recoverSource(options, record, hanging.length > 0 || isGone).catch(error => notRecovered(options, record, error))
   }
-  if (hanging.length === 0) await neverOffered(options, vm, given).catch(error => options.log.error('a VM stays in doubt', { vm, error }))
+  if (hanging.length === 0) await neverOffered(options, vm, given).catch(error => options.log.error('VM stays in doubt', { vm, error }))
   return hanging.map(record => askAgain(options, record))
 }
 
-/** The registry has let the VM go at this epoch, or has had it back since: RUNNING was heard, and only RETIRED could not be written. */
+/**
+ * The registry has let the VM go at this epoch, or has had it back since: RUNNING was heard, and only RETIRED could not
+ * be written.
+ */
 async function isSettled(options: RecoverOptions, record: OwnershipRecord): Promise<boolean> {
   if ((await options.registry.highestEpoch(record.vm)) < record.epoch) return false
   await recorderAfter(options, record)('RETIRED', record.epoch)
   return true
 }
 
-/** The agent died before the first record of a migration: in doubt by the registry's word, and the journal, whole, knows of nothing that was given away. */
+/**
+ * The agent died before the first record of a migration: in doubt by the registry's word, and the journal, whole, knows
+ * of nothing that was given away.
+ */
 async function neverOffered({ registry, journal, log }: RecoverOptions, name: string, given: OwnershipRecord[]): Promise<void> {
   const vm = registry.list().find(one => one.name === name)
   // Epoch 0: the registry's own record was lost, which is another doubt.
   if (!vm?.doubt || vm.epoch === 0 || journal.isAltered || given.some(({ epoch }) => epoch > vm.epoch)) return
-  log.warn('taking a VM back that was never offered', { vm: name })
+  log.info('VM kept: it was never offered to the target', { vm: name })
   if (vm.pid !== undefined) await resumeSource(registry.machine(name).qmp)
   await registry.settle(name, 'kept', vm.epoch)
 }
 
 function notRecovered({ log }: RecoverOptions, { migrationId, vm, state }: OwnershipRecord, error: unknown): void {
-  log.error('a migration could not be recovered', { migrationId, vm, state, error })
+  log.error('migration could not be recovered', { migrationId, vm, state, error })
 }
 
 const vmHere = ({ registry }: Pick<RecoverOptions, 'registry'>, { vm }: Pick<OwnershipRecord, 'vm'>) =>
@@ -149,12 +159,20 @@ async function takeBack(
   const { registry, log } = options
   const vm = vmHere(options, record)
   if (!vm) return
-  log.warn('taking a VM back', { vm: record.vm, migrationId: record.migrationId, state: record.state, epoch })
+  log.info('VM kept: the migration ended before the hand-over', {
+    vm: record.vm,
+    migrationId: record.migrationId,
+    state: record.state,
+    epoch,
+  })
   if (vm.pid !== undefined) await resumeSource(registry.machine(record.vm).qmp)
   await registry.settle(record.vm, 'kept', epoch)
 }
 
-/** Without the other site's word, because the root has signed that it cannot run the VM: on paper first, with that signature, if there is a paper. */
+/**
+ * Without the other site's word, because the root has signed that it cannot run the VM: on paper first, with that
+ * signature, if there is a paper.
+ */
 export async function reclaim(
   options: Pick<RecoverOptions, 'registry' | 'journal' | 'log'>,
   { vm, epoch, record, fencing }: { vm: string; epoch: number; record: OwnershipRecord | undefined; fencing: string },
@@ -163,10 +181,23 @@ export async function reclaim(
   await takeBack(options, { vm, migrationId: record?.migrationId ?? '', state: 'RECLAIMED' }, epoch)
 }
 
-/** More than one life makes: it asks every 5 s (hand-over.ts), so this is a year, and a wire/control.ts number holds 300 lives like that. */
+/**
+ * The certificate with which this site began the migration: it may have been renewed since, and the other site knows
+ * that one.
+ */
+export const ownCertificate = (record: OwnershipRecord | undefined, now: Uint8Array): Uint8Array =>
+  record?.ownCertificate === undefined ? now : fromBase64(record.ownCertificate)
+
+/**
+ * More than one life makes: it asks every 5 s (hand-over.ts), so this is a year, and a wire/control.ts number holds 300
+ * lives like that.
+ */
 const ATTEMPTS_OF_A_LIFE = 7_000_000
 
-/** Goes on asking where the last life stopped. Attempts only rise: each life writes down from where, before its first meeting. */
+/**
+ * Goes on asking where the last life stopped. Attempts only rise: each life writes down from where, before its first
+ * meeting.
+ */
 function askAgain(options: RecoverOptions, record: OwnershipRecord): Unanswered {
   const { registry, keys, certificate, log } = options
   const { plan } = record
@@ -187,7 +218,7 @@ function askAgain(options: RecoverOptions, record: OwnershipRecord): Unanswered 
       const meeting = {
         plan: { ...plan, attempt },
         keys,
-        sourceCertificate: certificate,
+        sourceCertificate: ownCertificate(record, certificate),
         targetCertificate: fromBase64(record.peerCertificate),
       }
       const patienceMs = Number.POSITIVE_INFINITY
@@ -208,7 +239,10 @@ function askAgain(options: RecoverOptions, record: OwnershipRecord): Unanswered 
   }
 }
 
-/** The loaded VM of this record, if its QEMU has outlived the agent and is what the record says: whole, paused, not ours yet. */
+/**
+ * The loaded VM of this record, if its QEMU has outlived the agent and is what the record says: whole, paused, not ours
+ * yet.
+ */
 async function loadedVm({ registry, log }: RecoverOptions, record: OwnershipRecord): Promise<LoadedVm | undefined> {
   const { vm: name, state, manifestHash, plan } = record
   if (!(state === 'LOADED' || state === 'GRANTED') || !manifestHash) return undefined
@@ -217,17 +251,18 @@ async function loadedVm({ registry, log }: RecoverOptions, record: OwnershipReco
   try {
     const vm = registry.machine(name)
     const { status, running } = await vm.commands.queryStatus()
-    log.info('a VM that was loaded waits for its source', { migrationId: plan.migrationId, vm: name, state, status })
+    log.info('loaded VM waits for its source', { migrationId: plan.migrationId, vm: name, state, status })
     return running || status === 'inmigrate' ? undefined : { state, vm, manifestHash }
   } catch (error) {
-    log.warn('a VM that was loaded is lost', { vm: name, error })
+    log.warn('loaded VM is lost', { vm: name, error })
     return undefined
   }
 }
 
 /**
- * Whether the VM became ours by this migration decides; if it did not, it never will: REFUSED goes on paper before anyone hears it. A migration that was
- * left open may be followed by one that moved the VM at the same epoch, or that has it loaded here.
+ * Whether the VM became ours by this migration decides; if it did not, it never will: REFUSED goes on paper before
+ * anyone hears it. A migration that was left open may be followed by one that moved the VM at the same epoch, or that
+ * has it loaded here.
  */
 async function recoverTarget(options: RecoverOptions, record: OwnershipRecord, waiting: Waiting[]): Promise<Answering> {
   const { registry, keys, certificate, log } = options
@@ -241,7 +276,7 @@ async function recoverTarget(options: RecoverOptions, record: OwnershipRecord, w
   const meeting = {
     keys,
     sourceCertificate: fromBase64(record.peerCertificate),
-    targetCertificate: certificate,
+    targetCertificate: ownCertificate(record, certificate),
     peerBoxPublic: source.boxPublic,
     log,
   }
@@ -253,17 +288,20 @@ async function recoverTarget(options: RecoverOptions, record: OwnershipRecord, w
         await answerSource(met, wordFor(met.first, plan, isOurs))
       }
       answer().catch(error => {
-        log.warn('a later meeting failed', { migrationId: plan.migrationId, error: toGodwitError(error) })
+        log.warn('later meeting failed', { migrationId: plan.migrationId, error: toGodwitError(error) })
         stream.reset('failed')
       })
     },
   }
 }
 
-/** RUNNING exactly when the VM had become ours; a source that would go on with its transfer has nothing here to go on with. */
+/**
+ * RUNNING exactly when the VM had become ours; a source that would go on with its transfer has nothing here to go on
+ * with.
+ */
 function wordFor(first: Meeting['first'], plan: Plan, isOurs: boolean): Message {
   if (first.type === 'CONTINUE') {
-    if (isOurs) throw new GodwitError('MIGRATION_STATE', 'the VM is ours: nothing of it goes on')
+    if (isOurs) throw new GodwitError('MIGRATION_STATE', 'this site owns the VM: the migration does not continue')
     return refusal()
   }
   const isGrant = first.migrationId === plan.migrationId && first.epoch === plan.epoch + 1

@@ -1,7 +1,8 @@
-// What a migration cost. Pure. Times are the source's own clock; what happened at the target comes as durations that the target measured, so no two
-// clocks are ever compared. Downtime runs from the guest's stop at the source to the target's `cont`: the sum of its parts.
+// What a migration cost. Pure. Times are the source's own clock; what happened at the target comes as durations that
+// the target measured, so no two clocks are ever compared. Downtime runs from the guest's stop at the source to the
+// target's `cont`: the sum of its parts.
 import type { Plan, Report } from '../../wire/control.ts'
-import { PAGE_BYTES } from '../pages/address.ts'
+import { PAGE_BYTES } from '../../wire/types.ts'
 import type { Change } from '../rate/controller.ts'
 import type { MessageOf } from './messages.ts'
 import type { Outgoing } from './outgoing.ts'
@@ -11,6 +12,8 @@ export type Timeline = {
   startMs: number
   /** The guest stopped. */
   stopMs?: number
+  /** QEMU has begun its migration. */
+  qemuMs?: number
   /** QEMU had given the last page. */
   ramEndMs?: number
   /** The last byte was handed to the path. */
@@ -20,7 +23,7 @@ export type Timeline = {
   runningMs?: number
 }
 
-export type ReportInput = {
+type ReportInput = {
   plan: Plan
   transport: string
   life: { startedAt: number; timeline: Timeline }
@@ -34,16 +37,18 @@ export type ReportInput = {
     changes: readonly Change[]
     etaError(): { medianRatio: number; worstRatio: number } | null
   }
+  disks?: Report['disks']
   talk: { wireBytes: number; changeOvers: number; lost: { reconnects: number; awayMs: number } }
 }
 
 const round = (ms: number) => Math.max(0, Math.round(ms * 10) / 10)
 
 /**
- * Parts: `deviceState` is from QEMU's first device byte at the target to the last; `load` is the target QEMU's own time after that; `commit` is LOADED's
- * way back, the durable record and GRANT's way (one RTT and an fsync); `resume` is `cont` there; `finalPages` is the rest: pages, and draining the path.
+ * Parts: `deviceState` is from QEMU's first device byte at the target to the last; `load` is the target QEMU's own time
+ * after that; `commit` is LOADED's way back, the durable record and GRANT's way (one RTT and an fsync); `resume` is
+ * `cont` there; `finalPages` is the rest: pages, and draining the path.
  */
-export function createReport({ plan, transport, life, loaded, running, outgoing, meter, talk }: ReportInput): Report {
+export function createReport({ plan, transport, life, loaded, running, outgoing, meter, talk, disks }: ReportInput): Report {
   const { timeline } = life
   const { stopMs = timeline.startMs, loadedMs = 0, runningMs = 0 } = timeline
   const stats = outgoing.pipeline!.stats()
@@ -84,6 +89,7 @@ export function createReport({ plan, transport, life, loaded, running, outgoing,
     deltaBytes: stats.deltaBytes,
     bytesCompressed: stats.pages.compressed * PAGE_BYTES,
     bytesRaw: stats.pages.raw * PAGE_BYTES,
+    ...(disks && { disks }),
     wireBytes,
     ratio: wireBytes > 0 ? Math.round((stats.guestBytes / wireBytes) * 100) / 100 : null,
     rounds: meter.rounds,

@@ -1,8 +1,10 @@
-// Takes a VM back at the source: whatever QEMU's migration is doing, it ends cancelled and the guest runs.
-// May be called only while the source owns the VM (states before RELINQUISHED, or RECLAIMED).
+// Takes a VM back at the source: whatever QEMU's migration is doing, it ends cancelled and the guest runs, or sleeps if
+// it slept. One that is over stays so. May be called only while the source owns the VM (states before RELINQUISHED, or
+// RECLAIMED).
 import { eventually } from '../../ops/deadline.ts'
 import type { QmpClient } from '../qmp/client.ts'
 import { qmpCommands } from '../qmp/commands.ts'
+import { guestState } from '../vm/run-state.ts'
 
 const ENDED = new Set(['none', 'cancelled', 'failed', 'completed'])
 const TIMEOUT_MS = 30_000
@@ -17,11 +19,12 @@ export async function resumeSource(qmp: QmpClient): Promise<void> {
     everyMs: 20,
     code: 'QEMU_TIMEOUT',
   })
-  // A cancelled or failed migration resumes the guest by itself unless it was stopped before (cold); `cont` is idempotent.
+  // A cancelled or failed migration resumes the guest by itself unless it was stopped before (cold); `cont` is
+  // idempotent.
   await eventually(
     async () => {
-      const state = await commands.queryStatus()
-      if (state.running) return true
+      const { status } = await commands.queryStatus()
+      if (guestState(status) !== 'paused') return true
       await commands.cont()
       return undefined
     },

@@ -1,6 +1,7 @@
 // Who owns a VM during a migration: two transition tables, source and target (design: exactly one running copy). Pure.
-// Always holds: the source leaves QUIESCED for RELINQUISHED only when its QEMU can no longer resume by itself and a matching LOADED has come;
-// the target runs only from RESUMING, which only a GRANT leads to. Everything before RELINQUISHED ends with the VM running at the source.
+// Always holds: the source leaves QUIESCED for RELINQUISHED only when its QEMU can no longer resume by itself and a
+// matching LOADED has come; the target runs only from RESUMING, which only a GRANT leads to. Everything before
+// RELINQUISHED ends with the VM running at the source.
 import { GodwitError } from '../../wire/errors.ts'
 
 export const SOURCE = {
@@ -33,7 +34,7 @@ type Table = Record<string, Record<string, string>>
 /** The state that `event` leads to. An unlisted pair is MIGRATION_STATE. */
 export function next<State extends string>(table: Table, state: State, event: string): State {
   const to = table[state]?.[event]
-  if (to === undefined) throw new GodwitError('MIGRATION_STATE', `'${event}' does not fit state ${state}`)
+  if (to === undefined) throw new GodwitError('MIGRATION_STATE', `event '${event}' is not valid in state ${state}`)
   return to as State
 }
 

@@ -1,11 +1,12 @@
-// Between the controller (rate/controller.ts) and what it steers. Enters: counters of QEMU, path and pipeline. Leaves: the level and size of batches, QEMU's
-// parameters, an end of the migration where the downtime asked for cannot be kept; and a list of what was decided and why, for the report and the debug log.
+// Between the controller (rate/controller.ts) and what it steers. Enters: counters of QEMU, path and pipeline. Leaves:
+// the level and size of batches, QEMU's parameters, an end of the migration where the downtime asked for cannot be
+// kept; and a list of what was decided and why, for the report and the debug log.
 // Always holds: QEMU is told only what has changed; a sample that cannot be had changes nothing.
 import type { Plan } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
+import { PAGE_BYTES } from '../../wire/types.ts'
 import type { Bulk } from '../link/link.ts'
-import { PAGE_BYTES } from '../pages/address.ts'
 import type { MigrationInfo, QmpCommands } from '../qmp/commands.ts'
 import { createCarriersWatch } from '../rate/carriers.ts'
 import { createRatio } from '../rate/control.ts'
@@ -23,7 +24,7 @@ const VALUE_CHARS_MAX = 64
 /** What the unix socket between QEMU and us holds (net.core.wmem_default and our read buffer). */
 const SOCKET_BYTES = 256 * 1024
 
-export type SteeringOptions = {
+type SteeringOptions = {
   plan: Plan
   /** Of the meeting at hand. */
   gate: () => Gate
@@ -40,7 +41,7 @@ export type SteeringOptions = {
   log: Log
 }
 
-export type Steering = {
+type Steering = {
   /** One sample, one decision. `info`: QEMU's counters, where they could be had. */
   step(atMs: number, info: MigrationInfo | undefined, isStopped: boolean): Promise<void>
   readonly changes: readonly Change[]
@@ -75,7 +76,7 @@ export function createSteering(options: SteeringOptions): Steering {
       const loss = bulk && lossWatch({ atMs, ...bulk })
       if (loss) {
         gate().flight.setLossy(loss.isLossy)
-        controller.note(atMs, 'loss', loss.isLossy ? 'yes' : 'no', `${(loss.ratio * 100).toFixed(2)} % of packets of late`)
+        controller.note(atMs, 'loss', loss.isLossy ? 'yes' : 'no', `${(loss.ratio * 100).toFixed(2)} % of recent packets`)
       }
       const sample = sampleOf(options, ratio, atMs, info, isStopped)
       if (!sample) return
@@ -104,7 +105,7 @@ export function createSteering(options: SteeringOptions): Steering {
       outgoing.pipeline?.setBatching(decision.batching)
       if (decision.refuse) {
         const { predictedMs, reason } = decision.refuse
-        const message = `a downtime of ${plan.downtimeMs} ms was asked for, ${predictedMs} ms are to be expected: ${reason}`
+        const message = `the requested downtime is ${plan.downtimeMs} ms, the predicted downtime is ${predictedMs} ms: ${reason}`
         return options.fail(new GodwitError('DOWNTIME_UNREACHABLE', message))
       }
       if (plan.method === 'live' && !isStopped) await tellQemu(options.commands, decision, told)

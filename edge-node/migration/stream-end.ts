@@ -1,7 +1,8 @@
-// Where does QEMU's stream end? Its device part carries no lengths, and with a return path QEMU keeps the socket open until the target has answered.
-// But a pre-copy stream ends with 0x00 (EOF), 0x06 (VMDESCRIPTION), u32 length, and that many bytes of JSON. This watches for it: a hint that saves
-// a round trip of downtime. A wrong "no" costs that round trip; a wrong "yes" would cut the stream short, the target's QEMU would not load, and the
-// migration would fail before the commit with the VM running at the source.
+// Where does QEMU's stream end? Its device part carries no lengths, and with a return path QEMU keeps the socket open
+// until the target has answered. But a pre-copy stream ends with 0x00 (EOF), 0x06 (VMDESCRIPTION), u32 length, and that
+// many bytes of JSON. This watches for it: a hint that saves a round trip of downtime. A wrong "no" costs that round
+// trip; a wrong "yes" would cut the stream short, the target's QEMU would not load, and the migration would fail before
+// the commit with the VM running at the source.
 
 const TAIL_BYTES_MAX = 8 * 1024 * 1024
 const MARK = Uint8Array.of(0x00, 0x06)

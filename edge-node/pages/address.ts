@@ -1,10 +1,9 @@
-// Names of guest pages. Enters: blocks of guest memory (QEMU's RAM blocks: id, bytes). Leaves: a page's address, which is what the wire says,
-// and a page's number, which is what arrays are indexed by.
-// Always holds: an address is block id * 2^32 + index of the page in its block (exact in a double: ids have 16 bits); numbers are dense, 0..pages-1.
+// Names of guest pages. Enters: blocks of guest memory (QEMU's RAM blocks: id, bytes). Leaves: a page's address, which
+// is what the wire says, and a page's number, which is what arrays are indexed by.
+// Always holds: an address is block id * 2^32 + index of the page in its block (exact in a double: ids have 16 bits);
+// numbers are dense, 0..pages-1.
 import { GodwitError } from '../../wire/errors.ts'
-
-/** Page size of the protocol, bytes. The flags of QEMU's stream are the bits below it on x86 and on 4 KiB Arm guests. */
-export const PAGE_BYTES = 4096
+import { PAGE_BYTES } from '../../wire/types.ts'
 
 const BLOCK_SPAN = 2 ** 32
 const BLOCK_ID_MAX = 0xffff
@@ -43,7 +42,10 @@ export class PageMap {
     this.pages = first
   }
 
-  /** The number of the page at `offset` bytes of a block. Throws QEMU_STREAM when there is no such page: the caller had it from QEMU. */
+  /**
+   * The number of the page at `offset` bytes of a block. Throws QEMU_STREAM when there is no such page: the caller had
+   * it from QEMU.
+   */
   numberAt(block: number, offset: number): number {
     const region = this.#region(block)
     const index = offset / PAGE_BYTES

@@ -1,27 +1,30 @@
-// The target's way of a page, from the page streams into the memory of a QEMU that waits for the rest of its state. The other end of pipeline.ts.
-// Enters: BATCH and BARRIER payloads of each page stream, BARRIER numbers of the skeleton stream; all from the peer. Leaves: bytes in guest memory.
+// The target's way of a page, from the page streams into the memory of a QEMU that waits for the rest of its state. The
+// other end of pipeline.ts.
+// Enters: BATCH and BARRIER payloads of each page stream, BARRIER numbers of the skeleton stream; all from the peer.
+// Leaves: bytes in guest memory.
 //
-// Batches are decompressed and written by workers in any order. At BARRIER(n) a stream waits until all streams have reached it. Then every write of the interval
-// is done, references ("page X has the content of page P") are resolved by reading P and writing X, and everyone goes on: see classify.ts for why that is right.
+// Batches are decompressed and written by workers in any order. At BARRIER(n) a stream waits until all streams have
+// reached it. Then every write of the interval is done, references ("page X has the content of page P") are resolved by
+// reading P and writing X, and everyone goes on: see classify.ts for why that is right.
 //
-// Always holds: what comes from the peer is checked by the worker before it writes (batch.ts, compress.ts); the first error is final. Memory is bounded:
-// `buffered.batchesMax` batches of at most 2 MiB each, in buffers that are used again, as much again per worker while it decompresses, and 16 bytes per
-// reference of the interval, of which there are at most as many as pages.
+// Always holds: what comes from the peer is checked by the worker before it writes (batch.ts, compress.ts); the first
+// error is final. Memory is bounded: `buffered.batchesMax` batches of at most 2 MiB each, in buffers that are used
+// again, as much again per worker while it decompresses, and 16 bytes per reference of the interval, of which there are
+// at most as many as pages.
 import { GodwitError } from '../../wire/errors.ts'
 import { type Log, silentLog } from '../../wire/log.ts'
+import { behindBarriers } from '../../wire/roles.ts'
 import { FRAME_LIMITS } from '../../wire/types.ts'
 import { PageMap } from './address.ts'
-import { Gate } from './gate.ts'
+import { Barriers } from './barriers.ts'
 import type { ApplyJob, ApplyResult, BatchResult, MemoryRegion, ResolveResult } from './memory.ts'
 import { createApplyPerformer } from './perform.ts'
 import { createInlinePool, createThreadPool, type Pool } from './pool.ts'
 
-export type { MemoryRegion } from './memory.ts'
-
 export type ApplierOptions = {
   /** Page streams; the skeleton is one more member of each barrier. */
   streams: number
-  /** Where each block of guest memory is. `fd` is open for reading and writing, and stays open until finish() or abort() is done. */
+  /** Where each block of guest memory is. `fd` is open for reading and writing, and stays open until `ended`. */
   memory: readonly MemoryRegion[]
   /** Threads that decompress and write; 0: in process. */
   workers: number
@@ -30,7 +33,7 @@ export type ApplierOptions = {
   pool?: Pool<ApplyJob, ApplyResult>
 }
 
-export type ApplierStats = {
+type ApplierStats = {
   batches: number
   barriers: number
   /** Bytes of BATCH payloads, and of their bodies once decompressed. */
@@ -42,14 +45,25 @@ export type ApplierStats = {
 }
 
 export type Applier = {
-  /** A BATCH payload. Resolves when it is accepted: read on then; the payload may be reused then. Rejects with what made the applier fail, now or before. */
+  /**
+   * A BATCH payload. Resolves when it is accepted: read on then; the payload may be reused then. Rejects with what made
+   * the applier fail, now or before.
+   */
   batch(stream: number, payload: Uint8Array): Promise<void>
-  /** BARRIER(n) has been read on a page stream or the skeleton. Resolves when everyone has reached it and all before it is in memory: read on then. */
+  /**
+   * BARRIER(n) has been read on a page stream or the skeleton. Resolves when everyone has reached it and all before it
+   * is in memory: read on then.
+   */
   barrier(stream: number | 'skeleton', n: number): Promise<void>
   /** All streams have ended. Throws FRAME_MALFORMED when something came after the last barrier. */
   finish(): Promise<void>
-  /** Gives up: everything under way and every later call fails with `error`. Resolves when no worker can write any more. */
+  /**
+   * Gives up: everything under way and every later call fails with `error`. Resolves when the workers have ended;
+   * INTERNAL when one hangs.
+   */
   abort(error: unknown): Promise<void>
+  /** Resolves when no worker can write to the memory any more. */
+  readonly ended: Promise<void>
   stats(): ApplierStats
 }
 
@@ -64,7 +78,7 @@ class PageApplier implements Applier {
   readonly #log: Log
   readonly #pagesMax: number
   readonly #pool: Pool<ApplyJob, ApplyResult>
-  readonly #gate: Gate
+  readonly #barriers: Barriers
   readonly #batchesMax: number
   readonly #stats = { batches: 0, bytesIn: 0, bodyBytes: 0 }
   readonly #pages = { content: 0, delta: 0, zero: 0, duplicate: 0, zeroWritten: 0 }
@@ -90,9 +104,9 @@ class PageApplier implements Applier {
     this.#streams = streams
     this.#log = log
     this.#pagesMax = new PageMap(memory.map(({ block, bytes }) => ({ id: block, bytes }))).pages
-    this.#gate = new Gate(streams + 1)
+    this.#barriers = new Barriers(behindBarriers(streams).length)
     this.#batchesMax = 2 * Math.max(1, workers) + 2
-    this.#pool = pool ?? createPool(workers, memory)
+    this.#pool = pool ?? createPool(workers, memory, log)
   }
 
   async batch(stream: number, payload: Uint8Array): Promise<void> {
@@ -155,7 +169,7 @@ class PageApplier implements Applier {
     const { promise } = this.#opening
     let last: boolean
     try {
-      last = this.#gate.arrive(member, n)
+      last = this.#barriers.arrive(member, n)
     } catch (error) {
       throw this.#fail(error)
     }
@@ -170,7 +184,7 @@ class PageApplier implements Applier {
     await this.#resolveReferences()
     if (this.#failure) return
     this.#log.debug('page barrier passed', { barrier: n })
-    this.#gate.open()
+    this.#barriers.open()
     const { resolve } = this.#opening
     this.#opening = openGate()
     resolve()
@@ -189,11 +203,16 @@ class PageApplier implements Applier {
 
   async finish(): Promise<void> {
     this.#check()
-    if (this.#unwritten > 0 || this.#references.length > 0 || this.#gate.arrived > 0) {
-      throw this.#fail(new GodwitError('FRAME_MALFORMED', `the page streams ended before barrier ${this.#gate.passed + 1}`))
+    if (this.#unwritten > 0 || this.#references.length > 0 || this.#barriers.arrived > 0) {
+      throw this.#fail(new GodwitError('FRAME_MALFORMED', `the page streams ended before barrier ${this.#barriers.passed + 1}`))
     }
     this.#finished = true
-    await this.#pool.close()
+    // Nothing is left to do for the workers, and the guest may stand still: their end is not waited for.
+    this.#pool.close().catch(() => {})
+  }
+
+  get ended(): Promise<void> {
+    return this.#pool.ended
   }
 
   async abort(error: unknown): Promise<void> {
@@ -214,7 +233,7 @@ class PageApplier implements Applier {
   #check(member?: number): void {
     if (this.#failure) throw this.#failure
     if (this.#finished) throw new Error('the applier is finished')
-    if (member !== undefined && this.#gate.waits(member)) throw new Error(`stream ${member} was read on past a barrier`)
+    if (member !== undefined && this.#barriers.waits(member)) throw new Error(`stream ${member} was read on past a barrier`)
   }
 
   #member(stream: number): number {
@@ -234,7 +253,7 @@ class PageApplier implements Applier {
     const batchesMax = this.#batchesMax
     return {
       ...this.#stats,
-      barriers: this.#gate.passed,
+      barriers: this.#barriers.passed,
       pages: { ...this.#pages },
       busyMs: { ...this.#busyMs },
       buffered: { batches: this.#unwritten, batchesMax, bytesMax: batchesMax * FRAME_LIMITS.BATCH },
@@ -249,8 +268,8 @@ function openGate(): PromiseWithResolvers<void> {
   return opening
 }
 
-const createPool = (workers: number, regions: readonly MemoryRegion[]): Pool<ApplyJob, ApplyResult> =>
-  workers > 0 ? createThreadPool(workers, { role: 'apply', regions }) : createInlinePool(createApplyPerformer(regions))
+const createPool = (workers: number, regions: readonly MemoryRegion[], log: Log): Pool<ApplyJob, ApplyResult> =>
+  workers > 0 ? createThreadPool(workers, { role: 'apply', regions }, { log }) : createInlinePool(createApplyPerformer(regions))
 
 /** The lists of many batches as few of about `length` numbers each. */
 function joined(lists: readonly Float64Array[], length: number): Float64Array<ArrayBuffer>[] {

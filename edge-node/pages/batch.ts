@@ -1,28 +1,32 @@
 // The layout inside a BATCH frame, both ways, and of BARRIER. Pure.
 //
-//   u8 version 2 | u8 codec (1 raw, 2 zstd) | u16 pages | u16 zero runs | u16 references | u16 deltas | u32 body bytes | body (raw, or one zstd frame of it)
+//   u8 version 2 | u8 codec (1 raw, 2 zstd) | u16 pages | u16 zero runs | u16 references | u16 deltas | u32 body bytes
+//   | body (raw, or one zstd frame of it)
 //
 //   body = pages * 4096 bytes of content
-//        | per page: zigzag varint, address - (address of the page before + 1)                           (a run of pages costs one zero byte each)
-//        | per zero run: varint, first address - end of the run before; varint, pages in the run          (ascending, not touching an earlier run)
-//        | per reference: zigzag varint, address - (address of the reference before + 1); zigzag varint, holder - address
+//        | per page: zigzag varint, address - (address of the page before + 1)   (a run of pages: one zero byte each)
+//        | per zero run: varint, first address - end of the run before; varint, pages in the run
+//                                                                          (ascending, not touching an earlier run)
+//        | per reference: zigzag varint, address - (address of the reference before + 1);
+//                         zigzag varint, holder - address
 //        | per delta: zigzag varint, address - (address of the delta before + 1); its pieces (patch.ts)
 //        | the new bytes of all pieces of all deltas
 //
-// Integers are big-endian; varints are little-endian base 128, at most 8 bytes, shortest form. Addresses: see address.ts.
-// The pages come first so that a sender can fill them in place before it knows the rest.
-// A delta replaces pieces of what the target holds of that page; applied twice it gives the same, so a batch may be sent again.
-// Always holds: everything a header declares is checked against a limit before anything is allocated for it, every address names an existing page, and a body
-// is consumed to its last byte. Any other input is FRAME_MALFORMED.
+// Integers are big-endian; varints are little-endian base 128, at most 8 bytes, shortest form. Addresses: see
+// address.ts. The pages come first so that a sender can fill them in place before it knows the rest. A delta replaces
+// pieces of what the target holds of that page; applied twice it gives the same, so a batch may be sent again.
+// Always holds: everything a header declares is checked against a limit before anything is allocated for it, every
+// address names an existing page, and a body is consumed to its last byte. Any other input is FRAME_MALFORMED.
 import { GodwitError } from '../../wire/errors.ts'
-import { PAGE_BYTES, type PageMap } from './address.ts'
+import { PAGE_BYTES } from '../../wire/types.ts'
+import type { PageMap } from './address.ts'
 import { PATCH_BYTES_MAX, readPieces } from './patch.ts'
 import { malformed, VARINT_BYTES_MAX, VarintReader, writeVarint, zigzag } from './varint.ts'
 
-export const BATCH_VERSION = 2
+const BATCH_VERSION = 2
 export const BATCH_HEADER_BYTES = 14
 export const CODEC = { raw: 1, zstd: 2 } as const
-export type Codec = (typeof CODEC)[keyof typeof CODEC]
+type Codec = (typeof CODEC)[keyof typeof CODEC]
 
 /** Most pages of content in a batch: 1 MiB, so that the body stays below the frame limit of 2 MiB. */
 export const BATCH_PAGES_MAX = 256
@@ -40,11 +44,17 @@ export const batchBufferBytes = (pages: number): number => BATCH_HEADER_BYTES + 
 
 export type BatchHeader = { codec: Codec; pages: number; zeroRuns: number; references: number; deltas: number; bodyBytes: number }
 
-/** Deltas by page: `places` = [from, to]* says where in `bytes` the pieces of each stand; `literals` are the new bytes of all pieces, in order. */
+/**
+ * Deltas by page: `places` = [from, to]* says where in `bytes` the pieces of each stand; `literals` are the new bytes
+ * of all pieces, in order.
+ */
 export type BatchDeltas = { addresses: Float64Array; bytes: Uint8Array; places: Uint32Array; literals: Uint8Array }
 
-/** What a batch says. Lists are flat: zeroRuns = [first address, pages]*, references = [address, holder's address]*. `content` and `deltas` are views of the body. */
-export type BatchContent = {
+/**
+ * What a batch says. Lists are flat: zeroRuns = [first address, pages]*, references = [address, holder's address]*.
+ * `content` and `deltas` are views of the body.
+ */
+type BatchContent = {
   content: Uint8Array
   pages: Float64Array
   zeroRuns: Float64Array
@@ -68,7 +78,10 @@ export function writeBatchCodec(out: Uint8Array, codec: Codec): void {
   out[CODEC_AT] = codec
 }
 
-/** The header of a BATCH payload, every count within its limit and the body large enough for what is declared. Throws FRAME_MALFORMED. */
+/**
+ * The header of a BATCH payload, every count within its limit and the body large enough for what is declared. Throws
+ * FRAME_MALFORMED.
+ */
 export function readBatchHeader(payload: Uint8Array): BatchHeader {
   if (payload.length < BATCH_HEADER_BYTES) throw malformed(`${payload.length} bytes are no header`)
   const view = new DataView(payload.buffer, payload.byteOffset, BATCH_HEADER_BYTES)
@@ -174,7 +187,10 @@ function readDeltas(reader: VarintReader, count: number, map: PageMap): BatchDel
   return { addresses, bytes, places, literals: bytes.subarray(reader.at) }
 }
 
-/** Writes the lists of a body at `at`; gives the place after them. Zero pages must be ascending (they become runs); runs are counted in the result. */
+/**
+ * Writes the lists of a body at `at`; gives the place after them. Zero pages must be ascending (they become runs); runs
+ * are counted in the result.
+ */
 export function writeBatchLists(
   out: Uint8Array,
   at: number,

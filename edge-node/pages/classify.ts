@@ -1,32 +1,41 @@
 // What must be said about each page, and when a barrier has to come first. Pure: no IO, no clock.
-// Enters: pages and zeros in the order in which QEMU sends them. Leaves, in order: batches, and barriers between them (through `PlanEvents`).
+// Enters: pages and zeros in the order in which QEMU sends them. Leaves, in order: batches, and barriers between them
+// (through `PlanEvents`).
 //
-// The target applies content and zeros of an interval (from one barrier to the next) in any order, and resolves the interval's references at its end, reading the
-// holder then. So this must always hold of what leaves:
+// The target applies content and zeros of an interval (from one barrier to the next) in any order, and resolves the
+// interval's references at its end, reading the holder then. So this must always hold of what leaves:
 //   1. within an interval a page is said at most once (as content, zero or reference);
-//   2. a reference names a holder that was sent as content, in this interval or an earlier one, and that still holds that content at the end of the interval;
+//   2. a reference names a holder that was sent as content, in this interval or an earlier one, and that still holds
+//      that content at the end of the interval;
 //   3. so a holder is never itself a reference of the same interval: no chains, and no order among references;
-//   4. a delta is against what was last said of the same page in an earlier interval: by 1 nothing else touches that page before the delta does.
+//   4. a delta is against what was last said of the same page in an earlier interval: by 1 nothing else touches that
+//      page before the delta does.
 // What would break this, and what is done:
-//   - a page in the pending (unsent) batch is said anew: the old word is taken back, last writer wins; what was said before that is not kept, so no delta (4);
+//   - a page in the pending (unsent) batch is said anew: the old word is taken back, last writer wins; what was said
+//     before that is not kept, so no delta (4);
 //   - a page said in this interval, in a batch that is gone, is said anew: barrier first (1);
-//   - a page that a reference of this interval names is to change, to zero, other content or a reference: barrier first (2). Even if that reference was taken
-//     back since: a needless barrier is harmless, a forgotten one is a corrupted guest;
-//   - any page that comes with the content it has been said to hold: nothing, so neither rule is touched. This covers a holder rewritten as it was;
-//   - a holder that changes is forgotten as one, although pages that referred to it hold the content yet: the next page with it travels as content.
-// A guest could arrange a barrier per page by the third case (copy a page, change the original). Against it: after such a barrier, holders of earlier intervals
-// are left alone for the next EARLY_HOLDER_PAUSE_PAGES pages; holders of the same interval cannot change within one round of QEMU.
-import { PAGE_BYTES, type PageMap } from './address.ts'
+//   - a page that a reference of this interval names is to change, to zero, other content or a reference: barrier
+//     first (2). Even if that reference was taken back since: a needless barrier is harmless, a forgotten one is a
+//     corrupted guest;
+//   - any page that comes with the content it has been said to hold: nothing, so neither rule is touched. This
+//     covers a holder rewritten as it was;
+//   - a holder that changes is forgotten as one, although pages that referred to it hold the content yet: the next
+//     page with it travels as content.
+// A guest could arrange a barrier per page by the third case (copy a page, change the original). Against it: after such
+// a barrier, holders of earlier intervals are left alone for the next EARLY_HOLDER_PAUSE_PAGES pages; holders of the
+// same interval cannot change within one round of QEMU.
+import { PAGE_BYTES } from '../../wire/types.ts'
+import type { PageMap } from './address.ts'
 import { BATCH_PAGES_MAX } from './batch.ts'
 import { WORTH_BYTES_MAX } from './patch.ts'
 import { type FilledBatch, PendingBatch } from './pending.ts'
 import { SentPages } from './sent.ts'
 import { ContentTable, HASH_WORDS, NO_PAGE } from './table.ts'
 
-/** Keyed hash of a page into `out` (16 bytes): crypto/page-hash.ts. */
+/** Keyed hash of a page into `out` (16 bytes): crypto/channel/page-hash.ts. */
 export type PageHasher = { readonly bytes: 16; hash(page: Uint8Array, out: Uint8Array): void }
 
-export type PlanEvents = {
+type PlanEvents = {
   /** A buffer for the next batch, of at least batchBufferBytes(pages). */
   takeBuffer(pages: number): ArrayBuffer
   batch(filled: FilledBatch): void
@@ -51,7 +60,7 @@ export type PageCounts = {
   rewritten: number
 }
 
-export type ClassifierOptions = {
+type ClassifierOptions = {
   map: PageMap
   hasher: PageHasher
   batchPages: number
@@ -71,12 +80,18 @@ const DELTA = 4
 const SAID = ['content', 'zero', 'content', 'reference', 'delta'] as const
 
 const EARLY_HOLDER_PAUSE_PAGES = 1024
-/** A delta compresses too: it may be this many times what the whole page would become. Text of which half has changed needs 2 (measured: half the bytes);
- * records of small numbers, each changed, were a quarter larger as deltas with more. */
+/**
+ * A delta compresses too: it may be this many times what the whole page would become. Text of which half has changed
+ * needs 2 (measured: half the bytes); records of small numbers, each changed, were a quarter larger as deltas with
+ * more.
+ */
 const DELTA_WORTH_FACTOR = 2
 const BATCH_NUMBER_MAX = 0xffff_fffe
 
-/** State: about 31 bytes per guest page (8 MiB per GiB of guest), allocated once; with deltas 4 more, and what is kept for them. */
+/**
+ * State: about 31 bytes per guest page (8 MiB per GiB of guest), allocated once; with deltas 4 more, and what is kept
+ * for them.
+ */
 export class Classifier {
   readonly counts: PageCounts = { zero: 0, duplicate: 0, content: 0, delta: 0, unchanged: 0, superseded: 0, rewritten: 0 }
   readonly #map: PageMap
@@ -86,7 +101,10 @@ export class Classifier {
   readonly #table: ContentTable
   /** Per page: what the target will hold at the next barrier. */
   readonly #kinds: Uint8Array
-  /** Per page: number of the batch in which it was said last. One number answers both "in this interval?" and "in the pending batch?". */
+  /**
+   * Per page: number of the batch in which it was said last. One number answers both "in this interval?" and "in the
+   * pending batch?".
+   */
   readonly #saidIn: Uint32Array
   /** Per page: number of the batch in which a reference last named it as holder. */
   readonly #namedIn: Uint32Array
@@ -164,7 +182,9 @@ export class Classifier {
     this.#deltaWorthBytes = Math.min(WORTH_BYTES_MAX, DELTA_WORTH_FACTOR * share * PAGE_BYTES)
   }
 
-  /** A page that is zero. Said even of a page never said before: the target's memory may come from an earlier attempt. */
+  /**
+   * A page that is zero. Said even of a page never said before: the target's memory may come from an earlier attempt.
+   */
   zero(number: number): void {
     this.#pagesSeen++
     if (this.#kinds[number] === ZERO) {
@@ -202,7 +222,10 @@ export class Classifier {
     return this.#sent.bytes
   }
 
-  /** After this the page may be said anew, in the pending batch. True when what was last said of it was never sent: nobody knows what the target holds. */
+  /**
+   * After this the page may be said anew, in the pending batch. True when what was last said of it was never sent:
+   * nobody knows what the target holds.
+   */
   #clearTheWay(number: number): boolean {
     if (this.#kinds[number] === UNSAID) return false
     const saidIn = this.#saidIn[number]!

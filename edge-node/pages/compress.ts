@@ -1,27 +1,29 @@
-// Compression of a batch, both ways, behind a seam with two engines: node:zlib's zstd where Node has it, zstd-codec otherwise. Each reads what the other wrote.
-// Enters: a batch with a raw body (source), a zstd body from the peer (target). Leaves: the smaller of raw and zstd; a body of exactly the declared size.
-// Always holds: a body that would not shrink by WORTH_RATIO travels raw; decompression allocates the declared size, checked before, and no more: the frame's own
-// header must declare the same size, no dictionary and a small window, so neither output nor window can be made large by a few bytes (zstd bomb).
-// Calls are synchronous: made in worker threads. (node:zlib's asynchronous ones did 160 MB/s in place of 800.)
+// Compression of a batch, both ways, behind a seam with two engines: node:zlib's zstd where Node has it, zstd-codec
+// otherwise. Each reads what the other wrote.
+// Enters: a batch with a raw body (source), a zstd body from the peer (target). Leaves: the smaller of raw and zstd; a
+// body of exactly the declared size.
+// Always holds: a body that would not shrink by WORTH_RATIO travels raw; decompression allocates the declared size,
+// checked before, and no more: the frame's own header must declare the same size, no dictionary and a small window, so
+// neither output nor window can be made large by a few bytes (zstd bomb). Calls are synchronous: made in worker
+// threads. (node:zlib's asynchronous ones did 160 MB/s in place of 800.)
 import zlib from 'node:zlib'
 import { GodwitError } from '../../wire/errors.ts'
 import type { Level } from '../rate/level.ts'
 import { BATCH_BODY_BYTES_MAX, BATCH_HEADER_BYTES, type BatchHeader, CODEC, readBatchHeader, writeBatchCodec } from './batch.ts'
+import type { Zstd } from './zstd.ts'
 
-export type Zstd = {
-  readonly name: 'node' | 'portable'
-  /** One zstd frame that declares its content size. */
-  compress(input: Uint8Array, level: number): Uint8Array
-  /** The content of a checked frame of `bytes`. May throw anything. */
-  decompress(frame: Uint8Array, bytes: number): Uint8Array
-}
-
-/** Levels that can be asked for: below -7 hardly anything shrinks, above 19 zstd wants more memory than a batch is worth. */
+/**
+ * Levels that can be asked for: below -7 hardly anything shrinks, above 19 zstd wants more memory than a batch is
+ * worth.
+ */
 export const LEVEL_MIN = -7
 export const LEVEL_MAX = 19
 
 const WINDOW_LOG_MAX = 21
-/** Compressed must be below this share of raw: decompressing costs the target about as much time as sending a few per cent. */
+/**
+ * Compressed must be below this share of raw: decompressing costs the target about as much time as sending a few per
+ * cent.
+ */
 const WORTH_RATIO = 0.97
 /** Smaller bodies (zero runs, references) go raw. */
 const WORTH_BYTES_MIN = 128
@@ -42,7 +44,8 @@ function nodeZstd(): Zstd {
   return {
     name: 'node',
     compress(input, level) {
-      // pledgedSrcSize: the size is in the header, and zstd takes tables fit for it. chunkSize: one output buffer, no joining.
+      // pledgedSrcSize: the size is in the header, and zstd takes tables fit for it. chunkSize: one output buffer, no
+      // joining.
       const options = { pledgedSrcSize: input.length, chunkSize: input.length + 1024, params: { [ZSTD_c_compressionLevel]: level } }
       return zlib.zstdCompressSync(input, options)
     },
@@ -53,7 +56,10 @@ function nodeZstd(): Zstd {
   }
 }
 
-/** A filled batch (`bytes` of header and raw body in `input`) and room for its compressed form. Both buffers come back with the result. */
+/**
+ * A filled batch (`bytes` of header and raw body in `input`) and room for its compressed form. Both buffers come back
+ * with the result.
+ */
 export type CompressJob = { input: ArrayBuffer; output: ArrayBuffer; bytes: number; level: Level }
 /** The payload to send: `bytes` of `output` when compressed, else of `input`. */
 export type CompressResult = { input: ArrayBuffer; output: ArrayBuffer; bytes: number; compressed: boolean; busyMs: number }
@@ -81,7 +87,10 @@ function shrink(zstd: Zstd, body: Uint8Array, level: number): Uint8Array | undef
 
 const sample = new Uint8Array(SAMPLES * SAMPLE_BYTES)
 
-/** Encrypted or already compressed memory is seen from samples spread over the body, at a small part of the cost of trying it all. */
+/**
+ * Encrypted or already compressed memory is seen from samples spread over the body, at a small part of the cost of
+ * trying it all.
+ */
 function samplesShrink(zstd: Zstd, body: Uint8Array): boolean {
   if (body.length < 4 * sample.length) return true
   const step = Math.floor((body.length - SAMPLE_BYTES) / (SAMPLES - 1))
@@ -89,7 +98,9 @@ function samplesShrink(zstd: Zstd, body: Uint8Array): boolean {
   return zstd.compress(sample, SAMPLE_LEVEL).length < sample.length * WORTH_RATIO
 }
 
-/** Header and plain body of a BATCH payload. The body is a view of the payload when it came raw. Throws FRAME_MALFORMED. */
+/**
+ * Header and plain body of a BATCH payload. The body is a view of the payload when it came raw. Throws FRAME_MALFORMED.
+ */
 export function openBatch(zstd: Zstd, payload: Uint8Array): { header: BatchHeader; body: Uint8Array } {
   const header = readBatchHeader(payload)
   const body = payload.subarray(BATCH_HEADER_BYTES)
@@ -112,7 +123,10 @@ export function inflate(zstd: Zstd, frame: Uint8Array, bytes: number): Uint8Arra
   return content
 }
 
-/** A zstd frame's header (RFC 8878, 3.1.1.1), with the content size that every frame of ours has. Throws FRAME_MALFORMED on what we would never write. */
+/**
+ * A zstd frame's header (RFC 8878, 3.1.1.1), with the content size that every frame of ours has. Throws FRAME_MALFORMED
+ * on what we would never write.
+ */
 function readFrameHeader(frame: Uint8Array): { contentBytes: number; blocksAt: number; hasChecksum: boolean } {
   if (frame.length < 6) throw malformed('no frame')
   const view = new DataView(frame.buffer, frame.byteOffset, frame.length)
@@ -138,8 +152,11 @@ function readContentBytes(view: DataView, at: number, flag: number): number {
   return Number(view.getBigUint64(at, true))
 }
 
-/** Where the frame ends by the headers of its blocks (RFC 8878, 3.1.1.2). node:zlib is content when all output is there: it would take a frame with anything
- * behind it, or with its end missing, which the other engine refuses. Throws FRAME_MALFORMED. */
+/**
+ * Where the frame ends by the headers of its blocks (RFC 8878, 3.1.1.2). node:zlib is content when all output is there:
+ * it would take a frame with anything behind it, or with its end missing, which the other engine refuses. Throws
+ * FRAME_MALFORMED.
+ */
 function endOfFrame(frame: Uint8Array, blocksAt: number, hasChecksum: boolean): number {
   for (let at = blocksAt; at + 3 <= frame.length; ) {
     const block = frame[at]! | (frame[at + 1]! << 8) | (frame[at + 2]! << 16)

@@ -1,22 +1,29 @@
-// The last stage of the source: compressed batches, finished in any order, onto the page streams, with barriers between the intervals.
-// Enters: intervals opened and closed, batches of them. Leaves: sends on each stream, each awaited before the stream's next.
-// Always holds: on every stream, each batch of interval n comes after BARRIER(n-1) and before BARRIER(n). Within an interval any batch goes to any free stream.
-// No stream begins an interval before all of them have sent the barrier before it, and elsewhere (on the skeleton) it comes last. A target that waits at a
-// barrier does not read on, so what a fast stream sent beyond it would stay unacknowledged; enough of that, and the flight (rate/gate.ts) has no room left for
-// the slow stream's barrier, which everybody waits for: the migration would stand still for ever (seen with a window that shrank while four streams ran).
+// The last stage of the source: compressed batches, finished in any order, onto the page streams, with barriers between
+// the intervals.
+// Enters: intervals opened and closed, batches of them. Leaves: sends on each stream, each awaited before the stream's
+// next.
+// Always holds: on every stream, each batch of interval n comes after BARRIER(n-1) and before BARRIER(n). Within an
+// interval any batch goes to any free stream. No stream begins an interval before all of them have sent the barrier
+// before it, and elsewhere (on the skeleton) it comes last. A target that waits at a barrier does not read on, so what
+// a fast stream sent beyond it would stay unacknowledged; enough of that, and the flight (rate/gate.ts) has no room
+// left for the slow stream's barrier, which everybody waits for: the migration would stand still for ever (seen with a
+// window that shrank while four streams ran).
 import { FRAME } from '../../wire/types.ts'
 import { encodeBarrier } from './batch.ts'
 
-/** Where frames go. `send` resolves when there is room for more on that stream; the payload must not be used after that (its buffer is used again). */
+/**
+ * Where frames go. `send` resolves when there is room for more on that stream; the payload must not be used after that
+ * (its buffer is used again).
+ */
 export type FrameSink = { readonly streams: number; send(stream: number, type: number, payload: Uint8Array): Promise<void> }
 
-export type Outgoing = { payload: Uint8Array; sent(): void }
+type Outgoing = { payload: Uint8Array; sent(): void }
 
 type Lane = { readonly stream: number; busy: boolean /** Last barrier put on this stream. */; at: number }
 type Interval = { expected: number; given: number; closed: boolean; early: Outgoing[] }
 type Barrier = { n: number; missing: number; resolve(): void; reject(error: unknown): void }
 
-export type LanesOptions = { sink: FrameSink; onBarrier: (n: number) => void | Promise<void>; onError: (error: unknown) => void }
+type LanesOptions = { sink: FrameSink; onBarrier: (n: number) => void | Promise<void>; onError: (error: unknown) => void }
 
 export class Lanes {
   readonly #options: LanesOptions
@@ -48,7 +55,10 @@ export class Lanes {
     this.#pump()
   }
 
-  /** Interval `n` has no more batches than those expected. Resolves when BARRIER(n) is on every stream and `onBarrier(n)` is done. */
+  /**
+   * Interval `n` has no more batches than those expected. Resolves when BARRIER(n) is on every stream and
+   * `onBarrier(n)` is done.
+   */
   close(n: number): Promise<void> {
     this.#interval(n).closed = true
     const { promise, resolve, reject } = Promise.withResolvers<void>()
@@ -86,7 +96,10 @@ export class Lanes {
     return interval
   }
 
-  /** Gives every free stream something to send, as long as there is something. Streams take turns, so that none starves while others are always free. */
+  /**
+   * Gives every free stream something to send, as long as there is something. Streams take turns, so that none starves
+   * while others are always free.
+   */
   #pump(): void {
     if (this.#stopped) return
     this.#advance()

@@ -1,12 +1,15 @@
-// The guest's memory at the target, and what is done to it. Enters: batch payloads from the peer, then references. Leaves: written pages.
-// Always holds: a batch is decoded and checked whole before its first byte is written; adjacent pages are one write; a page that is zero already is not
-// written (a fresh memfd stays sparse).
+// The guest's memory at the target, and what is done to it. Enters: batch payloads from the peer, then references.
+// Leaves: written pages.
+// Always holds: a batch is decoded and checked whole before its first byte is written; adjacent pages are one write; a
+// page that is zero already is not written (a fresh memfd stays sparse).
 import { readSync, writeSync } from 'node:fs'
-import { blockOf, indexOf, PAGE_BYTES, PageMap } from './address.ts'
+import { PAGE_BYTES } from '../../wire/types.ts'
+import { blockOf, indexOf, PageMap } from './address.ts'
 import { type BatchDeltas, readBatchBody } from './batch.ts'
-import { openBatch, type Zstd } from './compress.ts'
+import { openBatch } from './compress.ts'
 import { applyPieces } from './patch.ts'
 import { VarintReader } from './varint.ts'
+import type { Zstd } from './zstd.ts'
 
 /** Memory by page address. `bytes` never crosses the end of a block (addresses are checked before they come here). */
 export type GuestMemory = {
@@ -15,7 +18,10 @@ export type GuestMemory = {
   write(address: number, bytes: Uint8Array): void
 }
 
-/** A block of guest memory in a file: `bytes` from `offset` of an open file (a memfd; read and write). Threads of a process share descriptors. */
+/**
+ * A block of guest memory in a file: `bytes` from `offset` of an open file (a memfd; read and write). Threads of a
+ * process share descriptors.
+ */
 export type MemoryRegion = { block: number; fd: number; bytes: number; offset: number }
 
 export function createFileMemory(regions: readonly MemoryRegion[]): GuestMemory {
@@ -42,7 +48,7 @@ export function createFileMemory(regions: readonly MemoryRegion[]): GuestMemory 
 }
 
 /** `bytes` of `input` are a BATCH payload; the buffer comes back with the result. */
-export type BatchJob = { kind: 'batch'; input: ArrayBuffer; bytes: number }
+type BatchJob = { kind: 'batch'; input: ArrayBuffer; bytes: number }
 export type BatchResult = {
   input: ArrayBuffer
   /** [address, holder's address]*, to be resolved at the barrier. */
@@ -56,7 +62,7 @@ export type BatchResult = {
   decompressMs: number
   writeMs: number
 }
-export type ResolveJob = { kind: 'resolve'; references: Float64Array<ArrayBuffer> }
+type ResolveJob = { kind: 'resolve'; references: Float64Array<ArrayBuffer> }
 export type ResolveResult = { busyMs: number }
 export type ApplyJob = BatchJob | ResolveJob
 export type ApplyResult = BatchResult | ResolveResult
@@ -95,7 +101,10 @@ function forEachRun(addresses: Float64Array, run: (index: number, count: number)
   }
 }
 
-/** Mends pages in place. By the source's rules nothing else of this interval touches them, so they hold what the source says they do. */
+/**
+ * Mends pages in place. By the source's rules nothing else of this interval touches them, so they hold what the source
+ * says they do.
+ */
 function applyDeltas(memory: GuestMemory, { addresses, bytes, places, literals }: BatchDeltas): void {
   let at = 0
   forEachRun(addresses, (index, count) => {
@@ -113,7 +122,10 @@ function applyDeltas(memory: GuestMemory, { addresses, bytes, places, literals }
   })
 }
 
-/** Makes pages zero that are not; gives how many were not. Reading a hole of a memfd does not fill it; writing zeros would. */
+/**
+ * Makes pages zero that are not; gives how many were not. Reading a hole of a memfd does not fill it; writing zeros
+ * would.
+ */
 function clear(memory: GuestMemory, first: number, pages: number): number {
   let written = 0
   for (let done = 0; done < pages; done += CHUNK_PAGES) {
@@ -132,7 +144,10 @@ function clear(memory: GuestMemory, first: number, pages: number): number {
 
 const isZero = (bytes: Uint8Array): boolean => zeroes.compare(bytes, 0, bytes.length, 0, bytes.length) === 0
 
-/** Gives each page the content of its holder. All content of the interval must have been written; then the order does not matter. */
+/**
+ * Gives each page the content of its holder. All content of the interval must have been written; then the order does
+ * not matter.
+ */
 export function resolveReferences(memory: GuestMemory, { references }: ResolveJob): ResolveResult {
   const started = performance.now()
   const count = references.length / 2
@@ -149,7 +164,10 @@ export function resolveReferences(memory: GuestMemory, { references }: ResolveJo
   return { busyMs: performance.now() - started }
 }
 
-/** The content of reference `index`'s holder into place `slot` of the chunk: read, or copied from the place before when the holder is the same. */
+/**
+ * The content of reference `index`'s holder into place `slot` of the chunk: read, or copied from the place before when
+ * the holder is the same.
+ */
 function readHolder(memory: GuestMemory, references: Float64Array, index: number, slot: number): void {
   const holder = references[2 * index + 1]!
   const at = slot * PAGE_BYTES

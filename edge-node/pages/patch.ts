@@ -1,12 +1,15 @@
 // A page as the pieces in which it differs from what the target holds. Pure.
-// Enters: a page and what was said of it before (source); pieces and new bytes from the peer (target). Leaves: pieces, or the page made new.
+// Enters: a page and what was said of it before (source); pieces and new bytes from the peer (target). Leaves: pieces,
+// or the page made new.
 //
 //   per piece: varint, place - end of the piece before | varint, 2 * bytes + (1 where another piece follows)
 //
-// The new bytes of all pieces stand apart from these, so zstd sees like beside like. New bytes, not differences: measured on counters, records and text they
-// compress as well or better (by half on text), and a patch applied twice gives the same page, so a batch may be sent again after a break of the link.
-// Always holds: pieces ascend, do not touch, have at least a byte each and stay within the page. Any other input is FRAME_MALFORMED.
-import { PAGE_BYTES } from './address.ts'
+// The new bytes of all pieces stand apart from these, so zstd sees like beside like. New bytes, not differences:
+// measured on counters, records and text they compress as well or better (by half on text), and a patch applied twice
+// gives the same page, so a batch may be sent again after a break of the link.
+// Always holds: pieces ascend, do not touch, have at least a byte each and stay within the page. Any other input is
+// FRAME_MALFORMED.
+import { PAGE_BYTES } from '../../wire/types.ts'
 import { malformed, type VarintReader, writeVarint } from './varint.ts'
 
 /** Pieces and new bytes of one page together, bytes: no page is worth more as a patch. */
@@ -16,8 +19,11 @@ export const WORTH_BYTES_MAX = (PAGE_BYTES * 3) / 4
 /** Equal bytes between two pieces that are fewer than this travel with them: naming the second piece costs as much. */
 const GAP_BYTES_MIN = 4
 
-/** A patch as it is made: pieces from the start of `pieces`, new bytes from the start of `literals`. Used again for the next. */
-export type Patch = { readonly pieces: Uint8Array; pieceBytes: number; readonly literals: Uint8Array; literalBytes: number }
+/**
+ * A patch as it is made: pieces from the start of `pieces`, new bytes from the start of `literals`. Used again for the
+ * next.
+ */
+type Patch = { readonly pieces: Uint8Array; pieceBytes: number; readonly literals: Uint8Array; literalBytes: number }
 
 export const createPatch = (): Patch => ({
   // Two varints of at most two bytes for each piece, and a piece for every five bytes at most.
@@ -27,7 +33,10 @@ export const createPatch = (): Patch => ({
   literalBytes: 0,
 })
 
-/** The patch from `base` to `page`, or false where it would take more than `worthBytes` (or nothing differs). Both pages are 4096 bytes, 4-aligned. */
+/**
+ * The patch from `base` to `page`, or false where it would take more than `worthBytes` (or nothing differs). Both pages
+ * are 4096 bytes, 4-aligned.
+ */
 export function makePatch(base: Uint8Array, page: Uint8Array, patch: Patch, worthBytes = WORTH_BYTES_MAX): boolean {
   const baseWords = wordsOf(base)
   const pageWords = wordsOf(page)

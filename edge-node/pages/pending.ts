@@ -1,7 +1,9 @@
-// The batch being filled. Enters: what is to be said about pages, by address. Leaves: a filled buffer (header, codec raw, and body: see batch.ts).
-// Always holds: a page is in at most one of the lists, once; whoever wants to say something new about a page in here removes the old word first, and what
-// was never sent is not sent. Page bytes are copied once, into the place from which they are compressed. Deltas share the room of the pages.
-import { PAGE_BYTES } from './address.ts'
+// The batch being filled. Enters: what is to be said about pages, by address. Leaves: a filled buffer (header, codec
+// raw, and body: see batch.ts).
+// Always holds: a page is in at most one of the lists, once; whoever wants to say something new about a page in here
+// removes the old word first, and what was never sent is not sent. Page bytes are copied once, into the place from
+// which they are compressed. Deltas share the room of the pages.
+import { PAGE_BYTES } from '../../wire/types.ts'
 import {
   BATCH_DELTAS_MAX,
   BATCH_HEADER_BYTES,
@@ -30,7 +32,7 @@ export type FilledBatch = {
   deltaBytes: number
 }
 
-export type Said = 'content' | 'zero' | 'reference' | 'delta'
+type Said = 'content' | 'zero' | 'reference' | 'delta'
 
 export class PendingBatch {
   readonly #pagesMax: number
@@ -56,7 +58,10 @@ export class PendingBatch {
   readonly #pieceEnds = new Uint32Array(BATCH_DELTAS_MAX)
   readonly #literalEnds = new Uint32Array(BATCH_DELTAS_MAX)
 
-  /** `takeBuffer` gives a buffer of at least `batchBufferBytes(limit)` (first `pagesMax`, see setLimit); it leaves with the batch. */
+  /**
+   * `takeBuffer` gives a buffer of at least `batchBufferBytes(limit)` (first `pagesMax`, see setLimit); it leaves with
+   * the batch.
+   */
   constructor(pagesMax: number, takeBuffer: () => ArrayBuffer, limit = pagesMax) {
     this.#pagesMax = pagesMax
     this.#limit = limit

@@ -1,4 +1,5 @@
-// What a worker does with a job, apart from being a thread: the same functions run in worker threads and, with no workers, in process.
+// What a worker does with a job, apart from being a thread: the same functions run in worker threads and, with no
+// workers, in process.
 import type { ErrorBody } from '../../wire/errors.ts'
 import { type CompressJob, type CompressResult, compressBatch, loadZstd } from './compress.ts'
 import {
@@ -10,10 +11,14 @@ import {
   type MemoryRegion,
   resolveReferences,
 } from './memory.ts'
+import type { Turn } from './turn.ts'
 
 export type WorkerRole = { role: 'compress' } | { role: 'apply'; regions: readonly MemoryRegion[] }
-export type Task = { id: number; job: CompressJob | ApplyJob }
-export type Answer = { id: number; result: unknown } | { id: number; error: ErrorBody }
+/** A thread's workerData. */
+export type WorkerStart = { role: WorkerRole; turn: Turn }
+/** A job, or the last message: the thread ends itself. */
+export type Task = { id: number; job: CompressJob | ApplyJob } | 'end'
+export type TaskAnswer = { id: number; result: unknown } | { id: number; error: ErrorBody }
 
 /** Does a job; `transfer` lists the buffers of the result, which move with it. */
 export type Performer<Job, Result> = (job: Job) => { result: Result; transfer: ArrayBuffer[] }

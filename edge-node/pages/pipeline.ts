@@ -1,22 +1,29 @@
 // The source's way of a page, from QEMU's stream to the page streams. Read this file to know how Godwit sends memory.
 //
-//   QEMU -> parse -> page(), zero() -> classify -> batch -> compress -> page streams -> (seal, relay, open) -> apply.ts at the target
+//   QEMU -> parse -> page(), zero() -> classify -> batch -> compress -> page streams -> (seal, relay, open) -> apply.ts
 //                                      zero?       64 pages  worker      frames BATCH and BARRIER
 //                                      unchanged?            threads
 //                                      duplicate?
 //
-// Enters: pages of guest memory, each a view that is valid only during the call. Leaves: BATCH and BARRIER frames, through a FrameSink.
+// Enters: pages of guest memory, each a view that is valid only during the call. Leaves: BATCH and BARRIER frames,
+// through a FrameSink.
 //
-// QEMU sends a page again whenever the guest has written it again, and all that counts is what the target holds when the guest starts there. Between two barriers
-// (an interval) a page is said once; so batches may be compressed and delivered in any order and by any stream, and only barriers keep everyone in step: the
-// target takes nothing that follows BARRIER(n) on any stream before it has all that precedes it on every stream. classify.ts tells which page needs a barrier
-// first; the caller asks for one where order matters to it: before device state, above all, for devices read guest memory when they load.
+// QEMU sends a page again whenever the guest has written it again, and all that counts is what the target holds when
+// the guest starts there. Between two barriers (an interval) a page is said once; so batches may be compressed and
+// delivered in any order and by any stream, and only barriers keep everyone in step: the target takes nothing that
+// follows BARRIER(n) on any stream before it has all that precedes it on every stream. classify.ts tells which page
+// needs a barrier first; the caller asks for one where order matters to it: before device state, above all, for devices
+// read guest memory when they load.
 //
-// Always holds: memory is bounded. Page bytes are copied once, into a batch buffer; there are at most `buffered.batchesMax` of these (while the caller stops
-// feeding when `saturated`; beyond a slack for what it has at hand it is an error), each with as much again for the compressed form, plus 35 bytes per guest page of
-// bookkeeping and the budget for deltas. So at most `buffered.bytesMax` of guest pages wait here: they count against the downtime of a migration, as QEMU believes them sent.
+// Always holds: memory is bounded. Page bytes are copied once, into a batch buffer; there are at most
+// `buffered.batchesMax` of these (while the caller stops feeding when `saturated`; beyond a slack for what it has at
+// hand it is an error), each with as much again for the compressed form, plus 35 bytes per guest page of bookkeeping
+// and the budget for deltas. So at most `buffered.bytesMax` of guest pages wait here: they count against the downtime
+// of a migration, as QEMU believes them sent.
+import type { Log } from '../../wire/log.ts'
+import { PAGE_BYTES } from '../../wire/types.ts'
 import type { Level } from '../rate/level.ts'
-import { type Block, PAGE_BYTES, PageMap } from './address.ts'
+import { type Block, PageMap } from './address.ts'
 import { BATCH_PAGES_MAX, batchBufferBytes } from './batch.ts'
 import { Classifier, type PageCounts, type PageHasher } from './classify.ts'
 import { type CompressJob, type CompressResult, LEVEL_MAX, LEVEL_MIN } from './compress.ts'
@@ -25,8 +32,6 @@ import type { FilledBatch } from './pending.ts'
 import { createCompressPerformer } from './perform.ts'
 import { createInlinePool, createThreadPool, type Pool } from './pool.ts'
 
-export type { Block } from './address.ts'
-export type { PageHasher } from './classify.ts'
 export type { FrameSink } from './lanes.ts'
 
 export type PipelineOptions = {
@@ -34,11 +39,15 @@ export type PipelineOptions = {
   blocks: readonly Block[]
   hasher: PageHasher
   compression: 'zstd' | 'off'
-  /** Whether equal pages are sent once. Default: as compression is, for it is an oracle of the same kind: who can place a page beside a secret one and watch
-   * total sizes learns whether they are equal. */
+  /**
+   * Whether equal pages are sent once. Default: as compression is, for it is an oracle of the same kind: who can place
+   * a page beside a secret one and watch total sizes learns whether they are equal.
+   */
   references?: boolean
-  /** Memory for what was said of pages: one that is rewritten then travels as its difference to it. 0: none. Default 32 MiB, or none without compression (sizes
-   * tell how much of a page has changed). */
+  /**
+   * Memory for what was said of pages: one that is rewritten then travels as its difference to it. 0: none. Default 32
+   * MiB, or none without compression (sizes tell how much of a page has changed).
+   */
   deltaBudgetBytes?: number
   /** zstd level, -7..19, until setLevel (rate/controller.ts) says another. Default 1. */
   level?: number
@@ -46,10 +55,17 @@ export type PipelineOptions = {
   workers: number
   /** Pages of content in a batch, 1..256, until setBatching says another. Default 64. */
   batchPages?: number
-  /** Puts BARRIER(n) wherever else it must be (the skeleton stream); barriers come here in order, each after the one before is done. */
+  /**
+   * Puts BARRIER(n) wherever else it must be (the skeleton stream); barriers come here in order, each after the one
+   * before is done.
+   */
   onBarrier?: (n: number) => void | Promise<void>
-  /** See classify.ts: how long holders of earlier intervals are left alone after one of them had to be kept by a barrier. */
+  /**
+   * See classify.ts: how long holders of earlier intervals are left alone after one of them had to be kept by a
+   * barrier.
+   */
   earlyHolderPausePages?: number
+  log?: Log | undefined
   /** In place of threads: for tests. */
   pool?: Pool<CompressJob, CompressResult>
 }
@@ -57,7 +73,10 @@ export type PipelineOptions = {
 export type PipelineStats = {
   /** Bytes of guest memory that came in, zeros included. */
   guestBytes: number
-  /** Sent as: zero, duplicate, delta, compressed, raw. Not sent: unchanged, superseded. Of the sent, sent before: rewritten. */
+  /**
+   * Sent as: zero, duplicate, delta, compressed, raw. Not sent: unchanged, superseded. Of the sent, sent before:
+   * rewritten.
+   */
   pages: Omit<PageCounts, 'content'> & { compressed: number; raw: number }
   /** Bytes of batches before and after compression (payloads handed to the sink). */
   bytesIn: number
@@ -66,33 +85,51 @@ export type PipelineStats = {
   deltaBytes: number
   batches: number
   barriers: { asked: number; rewritten: number; referenced: number }
-  /** classify: hash, table and copy, on the caller's thread (from samples); compress: sum over workers; send: waiting for room, sum over batches. */
+  /**
+   * classify: hash, table and copy, on the caller's thread (from samples); compress: sum over workers; send: waiting
+   * for room, sum over batches.
+   */
   busyMs: { classify: number; compress: number; send: number }
   /** What batches are compressed with now. */
   level: Level
-  /** Of the batches that came from the workers: those that then waited for room on the link, and those that found it idle while more waited for a worker. */
+  /**
+   * Of the batches that came from the workers: those that then waited for room on the link, and those that found it
+   * idle while more waited for a worker.
+   */
   waits: { compressed: number; link: number; workers: number }
   /** `bytes`: of the batches under way, before compression. */
   buffered: { batches: number; batchesMax: number; bytes: number; bytesMax: number }
 }
 
 export type Pipeline = {
-  /** A page QEMU sent. `bytes` (4096) may be reused after the call. Throws what aborted the pipeline, QEMU_STREAM for a page that does not exist. */
+  /**
+   * A page QEMU sent. `bytes` (4096) may be reused after the call. Throws what aborted the pipeline, QEMU_STREAM for a
+   * page that does not exist.
+   */
   page(block: number, offset: number, bytes: Uint8Array): void
   /** A page QEMU said to be zero. Throws like page(). */
   zero(block: number, offset: number): void
   /** Stop feeding (pause QEMU's socket) while this is true, and wait for `drained()`. */
   readonly saturated: boolean
   drained(): Promise<void>
-  /** Sends everything said so far and BARRIER(n) behind it on every page stream (and through `onBarrier`). Resolves with n when the sink has it all. */
+  /**
+   * Sends everything said so far and BARRIER(n) behind it on every page stream (and through `onBarrier`). Resolves with
+   * n when the sink has it all.
+   */
   barrier(): Promise<number>
-  /** A last barrier, then the workers end. Nothing may be fed afterwards. */
+  /** A last barrier, and the workers are told to end. Nothing may be fed afterwards. */
   finish(): Promise<void>
-  /** Gives up: everything under way and every later call fails with `error`. */
-  abort(error: unknown): void
+  /**
+   * Gives up: everything under way and every later call fails with `error`. Resolves when the workers have ended, or
+   * hang and are left behind; never rejects.
+   */
+  abort(error: unknown): Promise<void>
   /** zstd level of batches filled from now on, -7..19, or 'off'. */
   setLevel(level: Level): void
-  /** Pages of content in batches from the next on, and how many batches may be under way (at least 2; at most 2 x workers + streams + 1). */
+  /**
+   * Pages of content in batches from the next on, and how many batches may be under way (at least 2; at most 2 x
+   * workers + streams + 1).
+   */
   setBatching(batching: { pages: number; batchesMax: number }): void
   stats(): PipelineStats
 }
@@ -161,7 +198,7 @@ class PagePipeline implements Pipeline {
       },
     })
     this.#lanes = new Lanes({ sink, onBarrier: options.onBarrier ?? (() => {}), onError: error => this.abort(error) })
-    this.#pool = options.pool ?? createPool(workers)
+    this.#pool = options.pool ?? createPool(workers, options.log)
   }
 
   // The way of a page, in the order in which it meets these.
@@ -273,7 +310,10 @@ class PagePipeline implements Pipeline {
     this.#drain = undefined
   }
 
-  /** The classifier ends an interval, because it must or was asked to. Batches of the next may be compressed meanwhile; Lanes keeps them behind the barrier. */
+  /**
+   * The classifier ends an interval, because it must or was asked to. Batches of the next may be compressed meanwhile;
+   * Lanes keeps them behind the barrier.
+   */
   #endInterval(n: number, reason: 'asked' | 'rewritten' | 'referenced'): void {
     this.#barriers[reason]++
     this.#interval = n + 1
@@ -305,15 +345,21 @@ class PagePipeline implements Pipeline {
   async finish(): Promise<void> {
     await this.barrier()
     this.#finished = true
-    await this.#pool.close()
+    // Nothing is left to do for the workers, and the guest stands still: their end is not waited for.
+    this.#closePool()
   }
 
-  abort(error: unknown): void {
-    if (this.#failure || this.#finished) return
+  /** Its failure (a worker that hangs) is in the log; who aborts has an error already. */
+  async #closePool(): Promise<void> {
+    await this.#pool.close().catch(() => {})
+  }
+
+  async abort(error: unknown): Promise<void> {
+    if (this.#failure || this.#finished) return await this.#closePool()
     this.#failure = error instanceof Error ? error : new Error(String(error))
     this.#lanes.stop(this.#failure)
     this.#drain?.reject(this.#failure)
-    this.#pool.close().catch(() => {})
+    await this.#closePool()
   }
 
   setLevel(level: Level): void {
@@ -353,8 +399,8 @@ class PagePipeline implements Pipeline {
   }
 }
 
-const createPool = (workers: number): Pool<CompressJob, CompressResult> =>
-  workers > 0 ? createThreadPool(workers, { role: 'compress' }) : createInlinePool(createCompressPerformer())
+const createPool = (workers: number, log: Log | undefined): Pool<CompressJob, CompressResult> =>
+  workers > 0 ? createThreadPool(workers, { role: 'compress' }, { log }) : createInlinePool(createCompressPerformer())
 
 function checkedPages(pages: number): number {
   if (!Number.isInteger(pages) || pages < 1 || pages > BATCH_PAGES_MAX) throw new TypeError(`${pages} pages in a batch`)

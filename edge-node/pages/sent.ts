@@ -1,11 +1,14 @@
-// What the target holds of pages that are likely to be rewritten: the source's bounded memory of what it said last. A rewritten page of which the last word
-// is here travels as a patch. Enters: pages as they are said. Leaves: the content last said of a page, where it is kept.
-// Always holds: what is kept of a page is exactly what was last said of it, or nothing; memory is at most the budget plus 5 bytes per guest page.
+// What the target holds of pages that are likely to be rewritten: the source's bounded memory of what it said last. A
+// rewritten page of which the last word is here travels as a patch. Enters: pages as they are said. Leaves: the content
+// last said of a page, where it is kept.
+// Always holds: what is kept of a page is exactly what was last said of it, or nothing; memory is at most the budget
+// plus 5 bytes per guest page.
 //
-// Whom to keep: guests rewrite some pages over and over, and QEMU brings them in the order of their addresses, round after round. Forgetting the oldest would
-// forget, in each round, just what comes next. So among a few places a page takes the one whose page was said longest ago, and only where that is longer
-// ago than this page's own last time: of a set that is too large, the same part stays; a set that the guest has left gives way.
-import { PAGE_BYTES } from './address.ts'
+// Whom to keep: guests rewrite some pages over and over, and QEMU brings them in the order of their addresses, round
+// after round. Forgetting the oldest would forget, in each round, just what comes next. So among a few places a page
+// takes the one whose page was said longest ago, and only where that is longer ago than this page's own last time: of a
+// set that is too large, the same part stays; a set that the guest has left gives way.
+import { PAGE_BYTES } from '../../wire/types.ts'
 
 /** Pages are kept in pieces of this many, allocated when needed. */
 const SHELF_PAGES = 256
@@ -37,7 +40,10 @@ export class SentPages {
     return slot ? this.#place(slot - 1) : undefined
   }
 
-  /** `bytes` have been said of the page; before that it was last said at `before` (0: never), others when `saidAt` says. Numbers rise with time. */
+  /**
+   * `bytes` have been said of the page; before that it was last said at `before` (0: never), others when `saidAt` says.
+   * Numbers rise with time.
+   */
   keep(page: number, bytes: Uint8Array, before: number, saidAt: Uint32Array): void {
     if (this.#slotsMax === 0) return
     const slot = (this.#slotOf[page] || this.#slotFor(page, before, saidAt)) - 1

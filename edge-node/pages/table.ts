@@ -1,14 +1,20 @@
-// What the target's memory holds, by content: per page the hash of its last-sent content, and from a hash to the one page that may be named as its holder.
-// Enters: pages by number and 16-byte keyed hashes (as four 32-bit words). Leaves: "the page holds this already" and "that page holds this content".
-// Always holds: a holder was sent as content, not as a reference, and has not been said to hold anything else since; so a reference never leads to a reference.
-// Memory: 16 bytes of hash and 6 bytes of table per page. Equal keyed 128-bit hashes count as equal pages: the key is secret, so a guest cannot seek collisions.
+// What the target's memory holds, by content: per page the hash of its last-sent content, and from a hash to the one
+// page that may be named as its holder.
+// Enters: pages by number and 16-byte keyed hashes (as four 32-bit words). Leaves: "the page holds this already" and
+// "that page holds this content".
+// Always holds: a holder was sent as content, not as a reference, and has not been said to hold anything else since; so
+// a reference never leads to a reference. Memory: 16 bytes of hash and 6 bytes of table per page. Equal keyed 128-bit
+// hashes count as equal pages: the key is secret, so a guest cannot seek collisions.
 
 export const HASH_WORDS = 4
 export const NO_PAGE = -1
 
 const SLOTS_PER_PAGE = 1.5
 
-/** Open addressing with linear probing and backward-shift deletion; at most one entry per page, so never more than two thirds full. */
+/**
+ * Open addressing with linear probing and backward-shift deletion; at most one entry per page, so never more than two
+ * thirds full.
+ */
 export class ContentTable {
   readonly #hashes: Uint32Array
   /** Page number + 1, or 0 where empty. */
@@ -44,7 +50,9 @@ export class ContentTable {
     this.#hashes.set(hash, page * HASH_WORDS)
   }
 
-  /** `page` is about to hold something else: whatever it was holder of has no holder now. Call before its hash changes. */
+  /**
+   * `page` is about to hold something else: whatever it was holder of has no holder now. Call before its hash changes.
+   */
   forget(page: number): void {
     const hash = this.#hashes.subarray(page * HASH_WORDS, (page + 1) * HASH_WORDS)
     const slot = this.#find(hash)

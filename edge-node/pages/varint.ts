@@ -1,5 +1,6 @@
 // Variable-length numbers of the lists in a batch (batch.ts, patch.ts). Pure.
-// Enters and leaves: little-endian base 128, at most 8 bytes, values below 2^53. Always holds: the shortest form and no other; any other input is FRAME_MALFORMED.
+// Enters and leaves: little-endian base 128, at most 8 bytes, values below 2^53. Always holds: the shortest form and no
+// other; any other input is FRAME_MALFORMED.
 import { GodwitError } from '../../wire/errors.ts'
 
 /** Longest varint: 8 bytes, values below 2^53. */

@@ -1,12 +1,15 @@
 // A worker thread's entry: jobs in, results out, one at a time, in order. A thrown error goes back as its coded body.
-// workerData says which half this is: { role: 'compress' } at the source, { role: 'apply', regions } at the target.
+// workerData says which half this is: { role: 'compress' } at the source, { role: 'apply', regions } at the target. It
+// is never ended from outside while it is at work (pool.ts says why): it is told to end, begins no job any more, and
+// ends itself.
 import { parentPort, workerData } from 'node:worker_threads'
 import { toGodwitError } from '../../wire/errors.ts'
 import type { CompressJob } from './compress.ts'
 import type { ApplyJob } from './memory.ts'
-import { type Answer, createApplyPerformer, createCompressPerformer, type Performer, type Task, type WorkerRole } from './perform.ts'
+import { createApplyPerformer, createCompressPerformer, type Performer, type Task, type TaskAnswer, type WorkerStart } from './perform.ts'
+import { begin, done } from './turn.ts'
 
-const role = workerData as WorkerRole
+const { role, turn } = workerData as WorkerStart
 const perform = (role.role === 'compress' ? await createCompressPerformer() : await createApplyPerformer(role.regions)) as Performer<
   CompressJob | ApplyJob,
   unknown
@@ -14,11 +17,21 @@ const perform = (role.role === 'compress' ? await createCompressPerformer() : aw
 const port = parentPort
 if (!port) throw new Error('worker.ts runs in a worker thread')
 
-port.on('message', ({ id, job }: Task) => {
+port.on('message', (task: Task) => {
+  if (task === 'end') return port.close()
+  if (!begin(turn)) return
   try {
-    const { result, transfer } = perform(job)
-    port.postMessage({ id, result } satisfies Answer, transfer)
-  } catch (error) {
-    port.postMessage({ id, error: toGodwitError(error).toJSON() } satisfies Answer)
+    port.postMessage(...answerTo(task))
+  } finally {
+    done(turn)
   }
 })
+
+function answerTo({ id, job }: Exclude<Task, 'end'>): [TaskAnswer, ArrayBuffer[]] {
+  try {
+    const { result, transfer } = perform(job)
+    return [{ id, result }, transfer]
+  } catch (error) {
+    return [{ id, error: toGodwitError(error).toJSON() }, []]
+  }
+}

@@ -1,7 +1,8 @@
-// zstd for a Node without it: zstd-codec (WebAssembly), 2-3 times slower. The only file that imports it. Same frames as node:zlib's (RFC 8878), either way.
-// Its decompress() allocates what the frame's header says, so callers check the header first (compress.ts does).
+// zstd for a Node without it: zstd-codec (WebAssembly), 2-3 times slower. The only file that imports it. Same frames as
+// node:zlib's (RFC 8878), either way. Its decompress() allocates what the frame's header says, so callers check the
+// header first (compress.ts does).
 import { createRequire } from 'node:module'
-import type { Zstd } from './compress.ts'
+import type { Zstd } from './zstd.ts'
 
 type Simple = { compress(input: Uint8Array, level: number): Uint8Array | null; decompress(frame: Uint8Array): Uint8Array | null }
 type Codec = { ZstdCodec: { run(ready: (binding: { Simple: new () => Simple }) => void): void } }

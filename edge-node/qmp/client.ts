@@ -1,27 +1,29 @@
-// A QMP connection: commands with ids, events, and an end that everyone waiting hears of.
-// Enters: a unix socket (or any duplex). Leaves: answers, events, coded errors (QEMU_COMMAND, QEMU_TIMEOUT, QEMU_EXITED).
-// Always holds: every command settles (answer, timeout, abort or end of the connection); an answer that comes after its timeout is thrown away.
+// A QMP connection: commands with ids, events, and an end that rejects all waiting calls. Enters: a unix socket (or any
+// duplex). Leaves: answers, events, coded errors (QEMU_COMMAND, QEMU_TIMEOUT, QEMU_EXITED). Always holds: every command
+// settles (answer, timeout, abort or end of the connection); an answer after its timeout is ignored.
 import type { Duplex } from 'node:stream'
 import { sleep, within } from '../../ops/deadline.ts'
 import { GodwitError, hasCode, toGodwitError } from '../../wire/errors.ts'
 import { type Log, silentLog } from '../../wire/log.ts'
-import { connectUnix } from '../vm/socket.ts'
 import { encodeCommand, QmpDecoder, type QmpObject } from './codec.ts'
+import { connectUnix } from './socket.ts'
 
-/** An asynchronous message of QEMU, e.g. STOP, RESUME, MIGRATION, SHUTDOWN. `atMs` is QEMU's own wall clock, Unix ms. */
-export type QmpEvent = { event: string; data: QmpObject; atMs: number }
-export type QmpVersion = { major: number; minor: number; micro: number }
+/**
+ * An asynchronous message of QEMU, e.g. STOP, RESUME, MIGRATION, SHUTDOWN. `atMs` is QEMU's own wall clock, Unix ms.
+ */
+type QmpEvent = { event: string; data: QmpObject; atMs: number }
+type QmpVersion = { major: number; minor: number; micro: number }
 export type ExecuteOptions = { timeoutMs?: number; signal?: AbortSignal | undefined }
-export type QmpListener = (event: QmpEvent) => void
+type QmpListener = (event: QmpEvent) => void
 
-/** How long a command may take unless told, in ms. */
-export const COMMAND_TIMEOUT_MS = 10_000
+/** Default deadline of a command, ms. */
+const COMMAND_TIMEOUT_MS = 10_000
 const MAX_COMMANDS_IN_FLIGHT = 256
 
 type Pending = { resolve: (value: unknown) => void; reject: (error: Error) => void; command: string }
 
 export class QmpClient {
-  /** The version that QEMU's greeting gave. */
+  /** The version in QEMU's greeting. */
   version: QmpVersion = { major: 0, minor: 0, micro: 0 }
   /** Settles when the connection has ended, with the reason if it was an error; never rejects. */
   readonly closed: Promise<Error | undefined>
@@ -75,8 +77,9 @@ export class QmpClient {
   }
 
   /**
-   * The `return` member of QEMU's answer. QEMU_COMMAND when QEMU refuses, QEMU_TIMEOUT after `timeoutMs`, QEMU_EXITED when the connection ends first;
-   * an aborted signal rejects with its reason. After a timeout or an abort QEMU may still carry the command out.
+   * The `return` member of QEMU's answer. QEMU_COMMAND if QEMU rejects it, QEMU_TIMEOUT after `timeoutMs`, QEMU_EXITED
+   * if the connection ends first; an aborted signal rejects with its reason. After a timeout or an abort QEMU may still
+   * execute the command.
    */
   async execute<T = QmpObject>(
     command: string,
@@ -86,7 +89,7 @@ export class QmpClient {
     signal?.throwIfAborted()
     if (this.#ended) throw this.#exited(`before ${command}`)
     if (this.#pending.size >= MAX_COMMANDS_IN_FLIGHT)
-      throw new GodwitError('LIMIT_EXCEEDED', `${MAX_COMMANDS_IN_FLIGHT} QMP commands wait already`)
+      throw new GodwitError('LIMIT_EXCEEDED', `${MAX_COMMANDS_IN_FLIGHT} QMP commands are already pending`)
     const id = this.#nextId++
     const answer = new Promise<unknown>((resolve, reject) => this.#pending.set(id, { resolve, reject, command }))
     try {
@@ -94,18 +97,21 @@ export class QmpClient {
       return (await within(answer, { ms: timeoutMs, what: `QMP ${command}`, code: 'QEMU_TIMEOUT', signal })) as T
     } finally {
       this.#pending.delete(id)
-      answer.catch(() => {}) // rejected after a timeout: nobody listens any more
+      answer.catch(() => {}) // rejected after a timeout, without a listener
     }
   }
 
-  /** Calls `listener` for each event of this name ('*': every event). Returns what takes it off again. */
+  /** Calls `listener` for each event of this name ('*': every event). Returns the function that removes it. */
   on(event: string, listener: QmpListener): () => void {
     const listeners = this.#listeners.get(event) ?? new Set()
     this.#listeners.set(event, listeners.add(listener))
     return () => listeners.delete(listener)
   }
 
-  /** The next event of this name or that satisfies the predicate. QEMU_TIMEOUT after `ms`, QEMU_EXITED when the connection ends first. */
+  /**
+   * The next event of this name or that satisfies the predicate. QEMU_TIMEOUT after `ms`, QEMU_EXITED if the connection
+   * ends first.
+   */
   async waitFor(
     want: string | ((event: QmpEvent) => boolean),
     { ms, signal }: { ms: number; signal?: AbortSignal | undefined },
@@ -117,7 +123,7 @@ export class QmpClient {
       off = this.on(typeof want === 'string' ? want : '*', event => {
         if (typeof want === 'string' || want(event)) resolve(event)
       })
-      waiter = reason => reject(this.#exited(`before the ${name} came`, reason))
+      waiter = reason => reject(this.#exited(`before the ${name} event`, reason))
       if (this.#ended) waiter(undefined)
       this.#waiters.add(waiter)
     })
@@ -130,7 +136,7 @@ export class QmpClient {
     }
   }
 
-  /** Ends the connection; QEMU goes on. */
+  /** Ends the connection; QEMU keeps running. */
   close(): void {
     this.#end()
   }
@@ -153,7 +159,7 @@ export class QmpClient {
   #settle(object: QmpObject): void {
     const pending = this.#pending.get(Number(object.id))
     if (!pending) {
-      this.#log.debug('QMP answer that nobody waits for', { id: String(object.id) })
+      this.#log.debug('QMP answer without a pending command', { id: String(object.id) })
       return
     }
     if ('error' in object) {
@@ -171,7 +177,7 @@ export class QmpClient {
         try {
           listener(event)
         } catch (error) {
-          this.#log.error('a listener of a QMP event failed', { event: name, error })
+          this.#log.error('listener of a QMP event failed', { event: name, error })
         }
       }
   }
@@ -190,9 +196,9 @@ export class QmpClient {
   }
 }
 
-export type ConnectOptions = { path: string; timeoutMs?: number; signal?: AbortSignal | undefined; log?: Log }
+type ConnectOptions = { path: string; timeoutMs?: number; signal?: AbortSignal | undefined; log?: Log }
 
-/** Connects to QEMU's QMP socket, again and again until it listens or the time is over (QEMU_TIMEOUT). */
+/** Connects to QEMU's QMP socket, with retries until it listens or the deadline passes (QEMU_TIMEOUT). */
 export async function connectQmp({ path, timeoutMs = 10_000, signal, log = silentLog }: ConnectOptions): Promise<QmpClient> {
   const end = performance.now() + timeoutMs
   for (;;) {

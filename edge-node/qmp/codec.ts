@@ -1,10 +1,10 @@
-// QMP on the wire: one JSON object a line (QEMU, docs/interop/qmp-spec). Pure.
-// Enters: bytes in any pieces. Leaves: the objects, in order; or a coded error, after which the decoder is spent.
-// Always holds: at most `maxBytes` of an unfinished line are kept, whatever QEMU sends (a guest may have broken into it).
+// QMP on the wire: one JSON object a line (QEMU, docs/interop/qmp-spec). Pure. Enters: bytes in any pieces. Leaves: the
+// objects, in order; or a coded error, after which the decoder is unusable. Always holds: at most `maxBytes` of an
+// unfinished line are kept, whatever QEMU sends (a guest may control it).
 import { GodwitError } from '../../wire/errors.ts'
 
-/** The longest line taken, in bytes. query-qmp-schema, the longest answer of QEMU 10.0, has about 250 KB. */
-export const MAX_LINE_BYTES = 4 * 1024 * 1024
+/** The longest accepted line, bytes. query-qmp-schema, the longest answer of QEMU 10.0, has about 250 KB. */
+const MAX_LINE_BYTES = 4 * 1024 * 1024
 
 export type QmpObject = Record<string, unknown>
 
@@ -19,7 +19,10 @@ export class QmpDecoder {
     this.#maxBytes = maxBytes
   }
 
-  /** The objects completed by this chunk. Throws FRAME_TOO_LARGE or FRAME_MALFORMED. Bytes that are kept are copied: the chunk may be reused. */
+  /**
+   * The objects completed by this chunk. Throws FRAME_TOO_LARGE or FRAME_MALFORMED. Kept bytes are copied, so the chunk
+   * may be reused.
+   */
   push(chunk: Uint8Array): QmpObject[] {
     const objects: QmpObject[] = []
     let start = 0
@@ -42,7 +45,7 @@ export class QmpDecoder {
     }
   }
 
-  /** Call when the stream ends: FRAME_TRUNCATED when it ended within a line. */
+  /** Call when the stream ends: FRAME_TRUNCATED if it ended within a line. */
   end(): void {
     if (this.#keptBytes > 0) throw new GodwitError('FRAME_TRUNCATED', `QMP ended within a line, after ${this.#keptBytes} bytes of it`)
   }

@@ -1,12 +1,16 @@
-// QMP's commands with types (QEMU QMP Reference Manual). Enters: a client. Leaves: one function a command, our own units in the names.
-// Always holds: fields that a QEMU does not send are undefined and statuses that we do not know pass through as text (QEMU 7.2 to 10.x differ).
+// Typed QMP commands (QEMU QMP Reference Manual). Enters: a client. Leaves: one function for each command, with units
+// in the names. Always holds: fields that a QEMU does not send are undefined, and unknown statuses pass through as text
+// (QEMU 7.2 to 10.x differ).
 import type { ExecuteOptions, QmpClient } from './client.ts'
 import type { QmpObject } from './codec.ts'
 
-/** QEMU's RunState: 'running', 'paused', 'inmigrate', 'postmigrate', 'finish-migrate', 'prelaunch', 'shutdown', 'internal-error' ... */
-export type RunStatus = { status: string; running: boolean }
+/**
+ * QEMU's RunState: 'running', 'paused', 'inmigrate', 'postmigrate', 'finish-migrate', 'prelaunch', 'shutdown',
+ * 'suspended', 'guest-panicked', 'internal-error' ...
+ */
+type RunStatus = { status: string; running: boolean }
 
-export type MigrationRam = {
+type MigrationRam = {
   transferredBytes: number
   totalBytes: number
   /** Absent near the end in some versions. */
@@ -20,42 +24,45 @@ export type MigrationRam = {
   pageBytes: number
 }
 
-/** query-migrate. `status` is 'none' when no migration was started; others are QEMU's MigrationStatus, unknown ones unchanged. */
+/**
+ * query-migrate. `status` is 'none' if no migration was started; others are QEMU's MigrationStatus, unknown ones
+ * unchanged.
+ */
 export type MigrationInfo = {
   status: string
   totalMs: number | undefined
-  /** What QEMU measured between stopping the guest and the end: it ends at the local socket, not at the target. */
+  /** QEMU's own downtime, from stopping the guest to the end of its stream: at the local socket, not at the target. */
   downtimeMs: number | undefined
   expectedDowntimeMs: number | undefined
   setupMs: number | undefined
   ram: MigrationRam | undefined
-  /** How much of the guest's time its CPUs are kept from running, per cent; absent: none. */
+  /** Share of time that the guest's CPUs are throttled, per cent; absent: none. */
   throttlePercent?: number | undefined
   errorText: string | undefined
   blockedReasons: string[]
 }
 
-export type MigrationParameters = {
+type MigrationParameters = {
   /** 0: unlimited. */
   maxBandwidthBytesPerSecond?: number
   downtimeLimitMs?: number
-  /** QEMU 8.2+; left out for older ones. */
+  /** QEMU 8.2+; omitted for older ones. */
   availSwitchoverBandwidthBytesPerSecond?: number
   /** 0: no gratuitous ARP when the load ends (it would go out before the hand-over). */
   announceRounds?: number
-  /** Anything else, by QEMU's own name. */
+  /** Other parameters, by QEMU's names. */
   other?: QmpObject
 }
 
-export type MachineInfo = { name: string; alias: string | undefined; deprecated: boolean; maxVcpus: number }
-export type CpuInfo = {
-  name: string /** undefined: QEMU does not say. Not empty: this host lacks these features. */
+type MachineInfo = { name: string; alias: string | undefined; deprecated: boolean; maxVcpus: number }
+type CpuInfo = {
+  name: string /** undefined: unknown. Not empty: this host lacks these features. */
   unavailableFeatures: string[] | undefined
 }
 
 export type QmpCommands = ReturnType<typeof qmpCommands>
 
-/** Typed commands over a client. Each throws what `client.execute` throws. */
+/** Typed commands over a client. Each throws the errors of `client.execute`. */
 export function qmpCommands(client: QmpClient) {
   const run = (command: string, args?: QmpObject, options?: ExecuteOptions) => client.execute(command, args, options)
   const since = (major: number, minor: number) =>
@@ -68,11 +75,14 @@ export function qmpCommands(client: QmpClient) {
     queryMigrate: async (options?: ExecuteOptions): Promise<MigrationInfo> => migrationInfo(await run('query-migrate', undefined, options)),
     /** Starts an outgoing migration to `uri`, e.g. `unix:/path`; returns at once. */
     migrate: async (uri: string, options?: ExecuteOptions): Promise<void> => void (await run('migrate', { uri }, options)),
-    /** Begins to listen at `uri` (QEMU started with -incoming defer). From 9.1 on a failed load leaves QEMU alive; before, it exits. */
+    /**
+     * Starts listening at `uri` (QEMU started with -incoming defer). From 9.1 on a failed load leaves QEMU alive;
+     * before, it exits.
+     */
     migrateIncoming: async (uri: string, options?: ExecuteOptions): Promise<void> =>
       void (await run('migrate-incoming', { uri, ...(since(9, 1) ? { 'exit-on-error': false } : {}) }, options)),
     migrateCancel: async (options?: ExecuteOptions): Promise<void> => void (await run('migrate_cancel', undefined, options)),
-    /** Goes on from the given status (pause-before-switchover stops at 'pre-switchover'). */
+    /** Continues from the given status (pause-before-switchover stops at 'pre-switchover'). */
     migrateContinue: async (state = 'pre-switchover', options?: ExecuteOptions): Promise<void> =>
       void (await run('migrate-continue', { state }, options)),
     setCapabilities: async (wanted: Record<string, boolean>, options?: ExecuteOptions): Promise<void> => {
@@ -84,22 +94,27 @@ export function qmpCommands(client: QmpClient) {
     },
     stop: async (options?: ExecuteOptions): Promise<void> => void (await run('stop', undefined, options)),
     cont: async (options?: ExecuteOptions): Promise<void> => void (await run('cont', undefined, options)),
-    /** Takes the locks of all disks, which an incoming VM does not hold yet; QEMU_COMMAND where another process has one. Before QEMU 10 only `cont` does it. */
+    /**
+     * Acquires the locks of all disks, which an incoming VM does not have yet; QEMU_COMMAND if another process has one.
+     * Before QEMU 10 only `cont` does it.
+     */
     activateDisks: async (options?: ExecuteOptions): Promise<void> => {
       if (since(10, 0)) await run('blockdev-set-active', { active: true }, options)
     },
-    /** Ends QEMU at once: the guest is not asked. */
+    /** Ends QEMU at once, without a shutdown of the guest. */
     quit: async (options?: ExecuteOptions): Promise<void> => void (await run('quit', undefined, options)),
     /** The ACPI power button. */
     systemPowerdown: async (options?: ExecuteOptions): Promise<void> => void (await run('system_powerdown', undefined, options)),
-    /** Gratuitous ARP/RARP from every NIC, so that switches learn where the VM is now. */
+    /** Wakes a suspended guest (ACPI S3). QEMU_COMMAND if it is not suspended. */
+    systemWakeup: async (options?: ExecuteOptions): Promise<void> => void (await run('system_wakeup', undefined, options)),
+    /** Gratuitous ARP/RARP from every NIC, so that switches learn the new location of the VM. */
     announceSelf: async (rounds = 5, options?: ExecuteOptions): Promise<void> =>
       void (await run('announce-self', { initial: 50, max: 550, rounds, step: 100 }, options)),
-    /** A command of the human monitor, for the few things that QMP lacks. Its answer in words; empty where all went well. */
+    /** A command of the human monitor, for functions that QMP lacks. Returns its text output; empty on success. */
     humanMonitor: async (line: string, options?: ExecuteOptions): Promise<string> =>
       String(await client.execute<string>('human-monitor-command', { 'command-line': line }, options)),
     queryVersion: () => client.version,
-    /** Writes guest-physical memory to a file as QEMU's user sees it. */
+    /** Writes guest-physical memory to a file; the path is for QEMU's user. */
     pmemsave: async (addressBytes: number, sizeBytes: number, filename: string, options?: ExecuteOptions): Promise<void> =>
       void (await run('pmemsave', { val: addressBytes, size: sizeBytes, filename }, { timeoutMs: 60_000, ...options })),
     queryMemoryBytes: async (options?: ExecuteOptions): Promise<number> =>

@@ -1,6 +1,8 @@
 // When a migration leaves the connections that carry its pages for others. Pure; time is passed in.
-// Enters: what carries now, and what would carry page streams that were opened now. Leaves: why it is worth a new meeting (conversation.ts), or nothing.
-// Always holds: it takes more than a moment, is not done near the end, where it would be downtime, and not again and again.
+// Enters: what carries now, and what would carry page streams that were opened now. Leaves: why it is worth a new
+// meeting (conversation.ts), or nothing.
+// Always holds: it takes more than a moment, is not done near the end, where it would be downtime, and not again and
+// again.
 
 /** `ids`: numbers of connections, each new one has its own. */
 export type Carriers = { ids: readonly number[]; congestion?: string | undefined }
@@ -34,13 +36,16 @@ export function createCarriersWatch(): (now: CarriersSample) => string | undefin
   }
 }
 
-/** BBR beats what is not (transport/bulk.ts has figures); without it, more connections lose less of their rate to the same loss. */
+/**
+ * BBR beats what is not (transport/bulk.ts has figures); without it, more connections lose less of their rate to the
+ * same loss.
+ */
 function worth(used: Carriers, best: Carriers, isLossy: boolean): string | undefined {
   const isNew = best.ids.some(id => !used.ids.includes(id))
   if (!isNew) return undefined
   if (best.congestion === 'bbr' && used.congestion !== 'bbr')
-    return `BBR is at hand again, ${used.congestion ?? 'another congestion control'} has carried`
+    return `BBR is available again, the streams used ${used.congestion ?? 'another congestion control'}`
   if (isLossy && best.congestion !== 'bbr' && best.ids.length > used.ids.length)
-    return `packets are lost: ${best.ids.length} connections in place of ${used.ids.length}`
+    return `packet loss: ${best.ids.length} connections instead of ${used.ids.length}`
   return undefined
 }

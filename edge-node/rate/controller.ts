@@ -1,9 +1,12 @@
-// The controller of a migration's source. Pure: a sample in, a decision out, at most every 100 ms; time is passed in. It unites what the parts decide:
+// The controller of a migration's source. Pure: a sample in, a decision out, at most every 100 ms; time is passed in.
+// It unites what the parts decide:
 //
 //   level.ts    how hard batches are compressed           control.ts  what QEMU is told of the path
 //   rounds.ts   when to switch over, slowing the guest    batching()  how many pages a batch has, how many batches wait
 //
-// Always holds: each change has a reason, kept in a list of bounded length (the first and the last ones); nothing is told twice.
+// Always holds: each change has a reason, kept in a list of bounded length (the first and the last ones); nothing is
+// told twice.
+import { PAGE_BYTES } from '../../wire/types.ts'
 import { type ControlSample, decide, handOverMs } from './control.ts'
 import { type Level, LevelPolicy, type LevelSample } from './level.ts'
 import { type RoundsDecision, RoundsPolicy, type RoundsSample } from './rounds.ts'
@@ -20,7 +23,7 @@ export type ControllerSample = {
   qemu?: Pick<RoundsSample, 'rounds' | 'remainingBytes' | 'dirtyBytesPerSecond' | 'throttlePercent'> | undefined
 }
 
-export type Batching = { pages: number; batchesMax: number }
+type Batching = { pages: number; batchesMax: number }
 
 export type ControllerDecision = {
   level: Level
@@ -52,11 +55,17 @@ export type ControllerOptions = {
 const CHANGES_MAX = 64
 /** The end is near when what remains takes no longer than this. */
 const END_MS = 2_500
-/** A path is slow below the first, in guest bytes a second, until it is above the second. There time is plenty: batches of 1 MiB and high levels (zstd 19 made 123 MB
- * where level 1 in 256 KiB batches made 138 MB, FACTS). On others a level above 3 gives a few per cent and takes the processor from the guest. */
+/**
+ * A path is slow below the first, in guest bytes a second, until it is above the second. There time is plenty: batches
+ * of 1 MiB and high levels (zstd 19 made 123 MB where level 1 in 256 KiB batches made 138 MB). On others a level
+ * above 3 gives a few per cent and takes the processor from the guest.
+ */
 const SLOW_BYTES_PER_SECOND = 12_000_000
 const SLOW_NO_MORE_BYTES_PER_SECOND = 24_000_000
-/** Nor is one slow, whatever its pages shrink to, that carries more than this on the wire: pages that do not shrink are followed by others that do. */
+/**
+ * Nor is one slow, whatever its pages shrink to, that carries more than this on the wire: pages that do not shrink are
+ * followed by others that do.
+ */
 const SLOW_WIRE_BYTES_PER_SECOND = 9_000_000
 const FAST_LEVEL = 3
 const BATCH_PAGES = 64
@@ -66,7 +75,6 @@ const BATCH_PAGES_MIN = 8
 const END_WAIT_MS = 60
 const END_LEVEL = 3
 const STOPPED_LEVEL = 1
-const PAGE_BYTES = 4096
 /** Time for final pages where nobody asked for a downtime. */
 const FINAL_MS = 200
 /** How long a round trip must have been too long. */
@@ -103,7 +111,7 @@ export class Controller {
         path.rateBytesPerSecond < SLOW_WIRE_BYTES_PER_SECOND &&
         guestBytesPerSecond < (this.#isSlow ? SLOW_NO_MORE_BYTES_PER_SECOND : SLOW_BYTES_PER_SECOND)
     const batching = batchingFor(guestBytesPerSecond, isEnd, this.#isSlow, this.#options)
-    const why = isEnd ? 'the end is near: little may wait' : this.#isSlow ? 'the path is slow' : 'the path is fast'
+    const why = isEnd ? 'near the end: keep queues short' : this.#isSlow ? 'the path is slow' : 'the path is fast'
     this.#tell(atMs, 'batch', `${batching.pages} pages`, why)
     const rounds =
       isLive && !isStopped && qemu && told.switchoverBytesPerSecond
@@ -113,7 +121,7 @@ export class Controller {
     // Pre-copy does not converge: what is left is copied while the guest stands still.
     if (rounds && rounds.limitMs > Math.max(1, told.allowedMs + 1)) this.#tell(atMs, 'method', 'stop and copy the rest', rounds.reason)
     if (rounds?.throttle) this.#tell(atMs, 'throttle', `from ${rounds.throttle.initialPercent} %`, rounds.throttle.reason)
-    if (qemu && qemu.throttlePercent > 0) this.#tell(atMs, 'throttled', `${qemu.throttlePercent} %`, 'QEMU slows the guest down')
+    if (qemu && qemu.throttlePercent > 0) this.#tell(atMs, 'throttled', `${qemu.throttlePercent} %`, 'QEMU throttles the guest')
     return {
       level: this.#levelFor(sample, isEnd),
       batching,
@@ -143,7 +151,10 @@ export class Controller {
     this.#tell(atMs, what, value, reason)
   }
 
-  /** What is aimed at. A default that the path's round trips leave no time of would only make rounds without end (seen at 150 ms and 1 % of loss: 49 rounds). */
+  /**
+   * The downtime to aim for. Keeping a default that the path's round trips alone take up would only make rounds without
+   * end (seen at 150 ms and 1 % of loss: 49 rounds).
+   */
   #downtimeMs({ atMs, path }: ControllerSample): number {
     const { downtimeMs, isAsked } = this.#options
     if (isAsked || path.rateBytesPerSecond === 0) return downtimeMs
@@ -153,7 +164,7 @@ export class Controller {
       atMs,
       'downtime',
       'longer',
-      `${leastMs} ms are aimed at: round trips of ${Math.round(path.rttMinMs)} ms leave nothing of the default ${downtimeMs} ms`,
+      `${leastMs} ms instead of ${downtimeMs} ms: the default is too short for round trips of ${Math.round(path.rttMinMs)} ms`,
     )
     return leastMs
   }
@@ -195,9 +206,12 @@ export class Controller {
 }
 
 const nameOf = (limitMs: number, allowedMs: number): string =>
-  limitMs <= 1 ? 'not yet' : limitMs > allowedMs + 1 ? 'above the downtime' : 'where it fits'
+  limitMs <= 1 ? 'not yet' : limitMs > allowedMs + 1 ? 'above the downtime' : 'when the rest fits'
 
-/** Large batches compress better and cost latency: large while there is much to send over a slow path, small when the guest may stop at any moment. */
+/**
+ * Large batches compress better and cost latency: large while there is much to send over a slow path, small when the
+ * guest may stop at any moment.
+ */
 function batchingFor(guestBytesPerSecond: number, isEnd: boolean, isSlow: boolean, { workers, streams }: ControllerOptions): Batching {
   const batchesMax = 2 * Math.max(1, workers) + streams + 1
   if (guestBytesPerSecond === 0) return { pages: BATCH_PAGES, batchesMax }

@@ -1,8 +1,10 @@
 // How long a migration will still take, and how wrong that was. Pure; time is passed in.
-// Enters: what remains of QEMU's round, what has gone through so far. Leaves: ms, or null where no end is in sight. Afterwards: the error of all that was said.
-// In the first round zero pages lie anywhere and cost nothing: where samples of memory say how much is not zero, only that counts, and what has gone through from
-// the beginning tells more than the last seconds do. Later rounds are of what the guest rewrites, and the last seconds tell of that. Each round leaves what was rewritten while it went: a geometric series.
-export type EtaSample = {
+// Enters: what remains of QEMU's round, what has gone through so far. Leaves: ms, or null where no end is in sight.
+// Afterwards: the error of all that was said. In the first round zero pages lie anywhere and cost nothing: where
+// samples of memory say how much is not zero, only that counts, and what has gone through from the beginning tells more
+// than the last seconds do. Later rounds are of what the guest rewrites, and the last seconds tell of that. Each round
+// leaves what was rewritten while it went: a geometric series.
+type EtaSample = {
   atMs: number
   /** QEMU's rounds; 1 is the first. */
   rounds: number
@@ -57,7 +59,10 @@ export class Eta {
     this.#recent.length = 0
   }
 
-  /** How far what was said was from the end as it came, as a share of the whole: the median, and the worst; null when nothing was said. */
+  /**
+   * How far what was said was from the end as it came, as a share of the whole: the median, and the worst; null when
+   * nothing was said.
+   */
   error(startMs: number, endMs: number): { medianRatio: number; worstRatio: number } | null {
     const wholeMs = Math.max(1, endMs - startMs)
     const errors = this.#said.map(({ endMs: said }) => Math.abs(said - endMs) / wholeMs).sort((a, b) => a - b)

@@ -1,9 +1,12 @@
-// What is on the way: counts wire bytes sent and acknowledged and estimates the path from them alone (delivery rate, RTT and its minimum),
-// and from that how many bytes may be in flight. Pure: time is passed in, in ms. Bytes that wait in a queue of ours when the guest is stopped
-// are downtime (QEMU.md, fact 3: an unbounded buffer turned 300 ms into 3.45 s), so the window is the path's own content and little more.
-// Method: delivery-rate sampling as in draft-cheng-iccrg-delivery-rate-estimation, with a windowed maximum and a windowed RTT minimum (BBR).
+// What is on the way: counts wire bytes sent and acknowledged and estimates the path from them alone (delivery rate,
+// RTT and its minimum), and from that how many bytes may be in flight. Pure: time is passed in, in ms. Bytes that wait
+// in a queue of ours when the guest is stopped are downtime (measured: an unbounded buffer turned 300 ms into 3.45 s),
+// so the window is the path's own content and little more. Method: delivery-rate sampling as in
+// draft-cheng-iccrg-delivery-rate-estimation, with a windowed maximum and a windowed RTT minimum (BBR).
 
-export type FlightOptions = {
+import { ACK_NOISE_MS, queueMs, queueStands } from '../../transport/standing-queue.ts'
+
+type FlightOptions = {
   /** Extra time's worth of bytes above the path's content; hides jitter of our own threads. */
   queueBudgetMs?: number
   windowMinBytes?: number
@@ -18,7 +21,9 @@ export type PathEstimate = {
   goodputBytesPerSecond: number
   rttMs: number
   rttMinMs: number
-  /** How much longer a round trip takes than the shortest: time in queues, ours and the path's, and behind lost packets. */
+  /**
+   * How much longer a round trip takes than the shortest: time in queues, ours and the path's, and behind lost packets.
+   */
   queueMs: number
   inFlightBytes: number
   windowBytes: number
@@ -43,26 +48,38 @@ const GOODPUT_SPAN_MS = 2_000
 const ARRIVALS_MAX = 1024
 const GAIN_STARTUP = 3
 const GAIN_CRUISE = 1.25
-/** Where packets are lost for no reason of ours, what comes behind a lost one waits for it: round trips grow though no queue does, and a window of the path's
- * content would hold the rate down, which would make the window smaller, and so on (seen at 200 Mbit/s, 150 ms, 1 %: 8 Mbit/s were left). */
+/**
+ * Where packets are lost for no reason of ours, what comes behind a lost one waits for it: round trips grow though no
+ * queue does, and a window of the path's content would hold the rate down, which would make the window smaller, and so
+ * on (seen at 200 Mbit/s, 150 ms, 1 %: 8 Mbit/s were left).
+ */
 const GAIN_LOSSY = 2
-/** The same while the end is far: what waits is no downtime yet, and with less the rate took 6 s to come up (same path). */
+/**
+ * The same while the end is far: what waits is no downtime yet, and with less the rate took 6 s to come up (same path).
+ */
 const GAIN_LOSSY_FAR = 3
-/** Our own window may be what holds the rate down (then RTT is long for another reason than our queue): it is tried larger now and then. */
+/**
+ * Our own window may be what holds the rate down (then RTT is long for another reason than our queue): it is tried
+ * larger now and then.
+ */
 const PROBE_UP_MS = 60
 const PROBE_UP_EVERY_MS = 1_000
-/** Nothing has arrived for so long, and for so many round trips: an outage. What was on the way then says nothing of the path's rate. */
+/**
+ * Nothing has arrived for so long, and for so many round trips: an outage. What was on the way then says nothing of the
+ * path's rate.
+ */
 const OUTAGE_MS = 400
 const OUTAGE_ROUND_TRIPS = 4
 /** Rounds without growth of the rate by this share end the start-up. */
 const STARTUP_GROWTH = 1.15
 const STARTUP_FLAT_ROUNDS = 2
-const STARTUP_RTT_SHARE = 1.25
-const STARTUP_RTT_MS = 15
 /** From 10 packets to 4 MiB takes a window that doubles each round trip 9 of these (RFC 6928, RFC 9002). */
 const STARTUP_ROUNDS = 9
 const STARTUP_RTT_MAX_MS = 1_000
-/** A standing queue hides the true RTT minimum: when none as small was seen for this long, the window dips for a round trip to see it again. */
+/**
+ * A standing queue hides the true RTT minimum: when none as small was seen for this long, the window dips for a round
+ * trip to see it again.
+ */
 const PROBE_DOWN_AFTER_MS = 5_000
 const PROBE_DOWN_GAIN = 0.75
 
@@ -74,8 +91,9 @@ const FIRST_MAX_BYTES = 6 * 1024 * 1024
 const FIRST_BYTES_PER_MS_SQUARED = 260
 
 /**
- * `windowInitialBytes` for a path whose first hop has this round trip. Each round trip that is lost to starting low is dear where it is long (20 Mbit/s, 600 ms: 7 s
- * for the first 3 MB) and cheap where it is short, while more than the path's content overflows its queue: so it grows with the square.
+ * `windowInitialBytes` for a path whose first hop has this round trip. Each round trip that is lost to starting low is
+ * dear where it is long (20 Mbit/s, 600 ms: 7 s for the first 3 MB) and cheap where it is short, while more than the
+ * path's content overflows its queue: so it grows with the square.
  */
 export const firstWindowBytes = (rttMs = 0): number =>
   Math.min(FIRST_MAX_BYTES, Math.max(FIRST_MIN_BYTES, Math.round(FIRST_BYTES_PER_MS_SQUARED * rttMs * rttMs)))
@@ -141,7 +159,10 @@ export class Flight {
     this.#isFar = isFar
   }
 
-  /** A record of 64 KiB on each stream takes longer than a round trip: smaller ones keep the path full with less on the way. */
+  /**
+   * A record of 64 KiB on each stream takes longer than a round trip: smaller ones keep the path full with less on the
+   * way.
+   */
   get isThin(): boolean {
     const rate = this.#rates.best()
     if (rate > 0) this.#isThin = rate < (this.#isThin ? THIN_NO_MORE_BYTES_PER_SECOND : THIN_BYTES_PER_SECOND)
@@ -189,17 +210,22 @@ export class Flight {
     this.#rtts.add(this.#rttMs, nowMs, RTT_WINDOW_MS)
     this.#rttLeastMs = Math.min(this.#rttLeastMs, this.#rttMs)
     this.#probe(nowMs)
-    // Acknowledgements may come in bursts (a lost packet holds back all behind it): bytes never count faster than they were sent.
+    // Acknowledgements may come in bursts (a lost packet holds back all behind it): bytes never count faster than they
+    // were sent.
     const elapsedMs = Math.max(nowMs - last.ackedAtMs, last.atMs - last.ackedSentAtMs)
     if (elapsedMs > 0 && last.atMs >= this.#outageEndMs) {
       const rate = ((total - last.ackedTotal) * 1000) / elapsedMs
-      // A sample taken while we had nothing to send says what we offered, not what the path can carry: it may only raise the estimate.
+      // A sample taken while we had nothing to send says what we offered, not what the path can carry: it may only
+      // raise the estimate.
       if (last.limited || rate > this.#rates.best()) this.#rates.add(rate, nowMs, Math.max(RATE_WINDOW_MS, 10 * this.#rtts.best()))
     }
     this.#endRound(total)
   }
 
-  /** What was known before it is known after it: a window of what came through meanwhile would keep the path empty (seen: 4 s, after 1 s of blackout). */
+  /**
+   * What was known before it is known after it: a window of what came through meanwhile would keep the path empty
+   * (seen: 4 s, after 1 s of blackout).
+   */
   #endOutage(nowMs: number): void {
     const gapMs = nowMs - this.#ackedAtMs
     if (gapMs < Math.max(OUTAGE_MS, OUTAGE_ROUND_TRIPS * Math.min(this.#rttLeastMs, STARTUP_RTT_MAX_MS))) return
@@ -220,7 +246,10 @@ export class Flight {
     return first && last && last.atMs > first.atMs ? ((last.total - first.total) * 1000) / (last.atMs - first.atMs) : 0
   }
 
-  /** Begins a dip when the minimum is old (two round trips, so that the queue is gone when it is measured), or else, now and then, a rise. */
+  /**
+   * Begins a dip when the minimum is old (two round trips, so that the queue is gone when it is measured), or else, now
+   * and then, a rise.
+   */
   #probe(nowMs: number): void {
     this.#nowMs = nowMs
     const best = this.#rtts.best()
@@ -239,9 +268,10 @@ export class Flight {
     if (this.#gain === GAIN_CRUISE || total < this.#roundEnd) return
     this.#roundEnd = this.#sent
     const rate = this.#rates.best()
-    // A queue that builds up says the same as a rate that stays, and sooner: before the path's own congestion control overshoots and loses.
-    const isQueueing = this.#rttMs > STARTUP_RTT_SHARE * this.#rtts.best() + STARTUP_RTT_MS
-    if (isQueueing && !this.#isLossy) this.#flatRounds = STARTUP_FLAT_ROUNDS
+    // A queue that builds up says the same as a rate that stays, and sooner: before the path's own congestion control
+    // overshoots and loses.
+    const hasQueue = queueStands({ rttMs: this.#rttMs, rttMinMs: this.#rtts.best(), noiseMs: ACK_NOISE_MS })
+    if (hasQueue && !this.#isLossy) this.#flatRounds = STARTUP_FLAT_ROUNDS
     else if (rate > this.#roundBest * STARTUP_GROWTH) this.#flatRounds = 0
     else this.#flatRounds += 1
     this.#roundBest = Math.max(this.#roundBest, rate)
@@ -264,8 +294,8 @@ export class Flight {
     const isDown = this.#nowMs < this.#downUntilMs && !this.#isLossy
     const contentMs = isDown ? PROBE_DOWN_GAIN * best : this.#nowMs < this.#upUntilMs ? cruiseMs + PROBE_UP_MS : cruiseMs
     const wanted = (rate * contentMs) / 1000
-    // The first samples are of a few bytes, or of bytes that waited while the engine's own window was small: they say little.
-    // At least four records: one that a hostile relay keeps must not keep back the next, which gives it away.
+    // The first samples are of a few bytes, or of bytes that waited while the engine's own window was small: they say
+    // little. At least four records: one that a hostile relay keeps must not keep back the next, which gives it away.
     const leastBytes = this.isStarting ? windowInitialBytes : this.isThin ? windowMinBytes : 2 * windowMinBytes
     return Math.min(windowMaxBytes, Math.max(leastBytes, Math.round(wanted)))
   }
@@ -279,7 +309,7 @@ export class Flight {
     return {
       rateBytesPerSecond: this.#rates.best(),
       goodputBytesPerSecond: this.#goodput(),
-      queueMs: Math.max(0, this.#rttMs - this.#rtts.best()),
+      queueMs: queueMs({ rttMs: this.#rttMs, rttMinMs: this.#rtts.best() }),
       rttMs: this.#rttMs,
       rttMinMs: Number.isFinite(this.#rttMinMs) ? this.#rttMinMs : 0,
       inFlightBytes: this.inFlightBytes,

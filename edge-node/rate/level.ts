@@ -1,12 +1,17 @@
-// Which zstd level fits: as much compression as the link gives time for, as little as keeps it full. Pure; time is passed in.
-// throughput = min(pipeline, link / ratio): while batches wait for the link, a higher level makes them smaller and costs nothing as long as the workers have time
-// left; where the link waits for the workers, a lower one is faster.
-// Always holds: a step up is taken only where the workers' measured load, times what the higher level costs more, leaves them a reserve; a level from which the
-// workers' slowness has driven us is left alone for a while, longer each time, so it never swings to and fro.
+// Which zstd level fits: as much compression as the link gives time for, as little as keeps it full. Pure; time is
+// passed in. throughput = min(pipeline, link / ratio): while batches wait for the link, a higher level makes them
+// smaller and costs nothing as long as the workers have time left; where the link waits for the workers, a lower one is
+// faster.
+// Always holds: a step up is taken only where the workers' measured load, times what the higher level costs more,
+// leaves them a reserve; a level from which the workers' slowness has driven us is left alone for a while, longer each
+// time, so it never swings to and fro.
 export type Level = number | 'off'
 
-/** Levels that differ in what they give, with the time of each for a byte relative to level 1 (measured on program code in
- * batches of 256 KiB and 1 MiB, node:zlib's zstd 1.5.7: 432 MB/s at 1, 3.1 at 19). -1 is as slow as 3 and no smaller. */
+/**
+ * Levels that differ in what they give, with the time of each for a byte relative to level 1 (measured on program code
+ * in batches of 256 KiB and 1 MiB, node:zlib's zstd 1.5.7: 432 MB/s at 1, 3.1 at 19). -1 is as slow as 3 and no
+ * smaller.
+ */
 export const LEVELS: readonly { level: Level; cost: number }[] = [
   { level: 'off', cost: 0.05 },
   { level: -5, cost: 0.9 },
@@ -30,7 +35,7 @@ export type LevelSample = {
   busyMs: number
 }
 
-export type LevelChange = { level: Level; reason: string }
+type LevelChange = { level: Level; reason: string }
 
 const START = LEVELS.findIndex(({ level }) => level === 1)
 const SPAN_MS = 400
@@ -81,8 +86,9 @@ export class LevelPolicy {
     this.#from = now
     if (batches === 0) return undefined
     if (workerShare > 0.5 && linkShare < 0.25) return this.#down(load, now)
-    // Only the link's waiting pays for more than level 1: where nobody waits for it, this is time taken from the guest and from our own threads.
-    if (linkShare < 0.25 && load > LOAD_WORTH && LEVELS[this.#step]!.cost > 1) return this.#down(load, now, 'nobody waits for the link')
+    // Only the link's waiting pays for more than level 1: where nobody waits for it, this is time taken from the guest
+    // and from our own threads.
+    if (linkShare < 0.25 && load > LOAD_WORTH && LEVELS[this.#step]!.cost > 1) return this.#down(load, now, 'the link has no queue')
     // Workers without a reserve, and a link that is not always busy: it may be theirs to keep it so.
     if (linkShare < 0.5 && load > LOAD_MAX && LEVELS[this.#step]!.cost > 1) return this.#down(load, now)
     if (linkShare > 0.5 && workerShare < 0.25) return this.#up(load, batchMs, most, now)

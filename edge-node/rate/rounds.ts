@@ -1,10 +1,13 @@
-// When a live migration switches over: at the minimum of what remains, not at the first value that is small enough. Pure; time is passed in.
-// Enters: what remains after each of QEMU's rounds, what the path carries. Leaves: the time that QEMU may take for final pages (its downtime-limit), how hard the
-// guest is slowed down, or that the downtime asked for cannot be kept, with a prediction.
-// Why wait: each round takes as long as what remained before it, and what remains after it is what the guest rewrote meanwhile. While that still falls, one more
-// round costs less time than the downtime it saves. When it has stopped falling (within 4 %), waiting only costs.
-// Always holds: QEMU is never given more time than was asked for and is left of it, unless nobody asked for that downtime (it is the default): then a guest that
-// cannot be slowed down enough is switched over at its minimum, and the reason says what that will take.
+// When a live migration switches over: at the minimum of what remains, not at the first value that is small enough.
+// Pure; time is passed in.
+// Enters: what remains after each of QEMU's rounds, what the path carries. Leaves: the time that QEMU may take for
+// final pages (its downtime-limit), how hard the guest is slowed down, or that the downtime asked for cannot be kept,
+// with a prediction. Why wait: each round takes as long as what remained before it, and what remains after it is what
+// the guest rewrote meanwhile. While that still falls, one more round costs less time than the downtime it saves. When
+// it has stopped falling (within 4 %), waiting only costs.
+// Always holds: QEMU is never given more time than was asked for and is left of it, unless nobody asked for that
+// downtime (it is the default): then a guest that cannot be slowed down enough is switched over at its minimum, and the
+// reason says what that will take.
 
 export type RoundsSample = {
   atMs: number
@@ -89,8 +92,14 @@ export class RoundsPolicy {
     const since = this.#fitsSince
     const isOver = now.rounds - since.rounds >= LOWER_ROUNDS_MAX || now.atMs - since.atMs >= LOWER_MS_MAX
     const why =
-      leftMs <= GOOD_MS ? 'little remains' : this.#stalled > 0 ? 'what remains has stopped falling' : isOver ? 'enough rounds' : undefined
-    if (why === undefined && this.#settledAtMs === undefined) return { limitMs: HOLD_MS, reason: 'what remains still falls' }
+      leftMs <= GOOD_MS
+        ? 'little memory remains'
+        : this.#stalled > 0
+          ? 'the remaining memory stopped falling'
+          : isOver
+            ? 'the limit of rounds is reached'
+            : undefined
+    if (why === undefined && this.#settledAtMs === undefined) return { limitMs: HOLD_MS, reason: 'the remaining memory still falls' }
     this.#settledAtMs ??= now.atMs
     // At the minimum at first, then wherever it fits: a guest seldom comes twice to its best.
     const atLeastMs = Math.max(GOOD_MS, millis(this.#least * (1 + MARGIN) + SLACK_BYTES, now))
@@ -101,20 +110,24 @@ export class RoundsPolicy {
   #whenTooMuch(now: RoundsSample): RoundsDecision {
     const limitMs = Math.max(HOLD_MS, now.allowedMs)
     const isStuck = this.#stalled >= STALLED_ROUNDS && now.atMs - this.#stalledSinceMs >= STALLED_MS
-    if (!isStuck || (now.throttlePercent > 0 && now.throttlePercent < THROTTLED_FULLY)) return { limitMs, reason: 'too much remains' }
+    if (!isStuck || (now.throttlePercent > 0 && now.throttlePercent < THROTTLED_FULLY))
+      return { limitMs, reason: 'too much memory remains' }
     const neededMs = millis(this.#least * (1 + MARGIN) + SLACK_BYTES, now)
-    const reason = `what remains has stopped at ${megabytes(this.#least)} MB${now.throttlePercent > 0 ? ` with the guest slowed down by ${now.throttlePercent} %` : ''}`
-    if (!this.#isAsked) return { limitMs: neededMs, reason: `${reason}; no downtime was asked for, so it is taken` }
+    const reason = `the remaining memory stopped falling at ${megabytes(this.#least)} MB${now.throttlePercent > 0 ? ` with the guest throttled by ${now.throttlePercent} %` : ''}`
+    if (!this.#isAsked) return { limitMs: neededMs, reason: `${reason}; no downtime was requested, so the limit is raised` }
     return { limitMs, reason, refuse: { overMs: neededMs - now.allowedMs, reason } }
   }
 
-  /** How hard QEMU begins when it slows the guest down (its auto-converge decides whether): so that the next round leaves a third. */
+  /**
+   * How hard QEMU begins when it slows the guest down (its auto-converge decides whether): so that the next round
+   * leaves a third.
+   */
   #slowDown(now: RoundsSample): RoundsDecision['throttle'] {
     const { dirtyBytesPerSecond, guestBytesPerSecond, throttlePercent } = now
     if (this.#throttle || throttlePercent > 0 || guestBytesPerSecond <= 0 || dirtyBytesPerSecond <= guestBytesPerSecond / 2)
       return undefined
     const initialPercent = Math.round(Math.min(80, Math.max(20, 100 * (1 - guestBytesPerSecond / (3 * dirtyBytesPerSecond)))))
-    const reason = `the guest rewrites ${megabytes(dirtyBytesPerSecond)} MB/s, the path carries ${megabytes(guestBytesPerSecond)} MB/s of it`
+    const reason = `the guest rewrites ${megabytes(dirtyBytesPerSecond)} MB/s, the path carries ${megabytes(guestBytesPerSecond)} MB/s of guest memory`
     this.#throttle = { initialPercent, incrementPercent: 20, reason }
     return this.#throttle
   }

@@ -1,13 +1,17 @@
 // The subsections of the CONFIGURATION section: what both ends must agree on about the layout of the rest.
-// Enters: bytes from a subsection's first byte on. Leaves: where it ends and the capabilities it states, or why it is not known.
+// Enters: bytes from a subsection's first byte on. Leaves: where it ends and the capabilities it states, or why it is
+// not known.
 import { CAPABILITIES_MAX, CAPABILITY_NAME_BYTES_MAX, PAGE_BITS, readName, readU32, wrong } from './layout.ts'
 
-export type Subsection = { next: number; capabilities: string[] }
+type Subsection = { next: number; capabilities: string[] }
 
 /** Those that change the layout in a way that the parser knows. */
 const CAPABILITIES_KNOWN = ['x-ignore-shared', 'postcopy-ram']
 
-/** Reads bytes[at, end). undefined: it is not complete; a text: why what follows cannot be understood. Errors: QEMU_STREAM. */
+/**
+ * Reads bytes[at, end). undefined: it is not complete; a text: why what follows cannot be understood. Errors:
+ * QEMU_STREAM.
+ */
 export function readSubsection(bytes: Uint8Array, at: number, end: number): Subsection | string | undefined {
   if (end - at < 2) return undefined
   const fields = at + 2 + bytes[at + 1]! + 4
@@ -24,7 +28,10 @@ export function readSubsection(bytes: Uint8Array, at: number, end: number): Subs
   return name === 'configuration/capabilities' ? readCapabilities(bytes, fields, end) : `subsection ${name}`
 }
 
-/** QEMU lists here only capabilities that change the layout (so both ends must agree); an unknown one therefore is a layout we do not know. */
+/**
+ * QEMU lists here only capabilities that change the layout (so both ends must agree); an unknown one therefore is a
+ * layout we do not know.
+ */
 function readCapabilities(bytes: Uint8Array, at: number, end: number): Subsection | string | undefined {
   if (end < at + 4) return undefined
   const count = readU32(bytes, at)

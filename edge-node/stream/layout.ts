@@ -1,6 +1,8 @@
-// The layout of QEMU's migration stream and of its return path, as numbers, and the few readers and writers of big-endian fields.
-// Nothing here holds state. Everything in the stream is big-endian. Source: QEMU's migration documentation and recorded streams.
+// The layout of QEMU's migration stream and of its return path, as numbers, and the few readers and writers of
+// big-endian fields. Nothing here holds state. Everything in the stream is big-endian. Source: QEMU's migration
+// documentation and recorded streams.
 import { GodwitError } from '../../wire/errors.ts'
+import { PAGE_BYTES } from '../../wire/types.ts'
 
 /** "QEVM", then the stream version. */
 export const STREAM_MAGIC = 0x5145564d
@@ -53,7 +55,6 @@ export const COMMAND = {
 /** Types of the messages that the target sends back. */
 export const RETURN_PATH = { shut: 1, pong: 2, reqPagesId: 3, reqPages: 4, recvBitmap: 5, resumeAck: 6, switchoverAck: 7 } as const
 
-export const PAGE_BYTES = 4096
 /** log2 of PAGE_BYTES, as `configuration/target-page-bits` states it. */
 export const PAGE_BITS = 12
 

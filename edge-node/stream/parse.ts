@@ -1,11 +1,16 @@
-// Incremental parser of QEMU's migration stream (layouts: design notes and QEMU's migration documentation; the format has no specification).
-// Enters: the source QEMU's bytes, cut anywhere. Leaves: pages of captured RAM blocks one by one, and the skeleton, which is every other byte in order.
-// Always holds: the skeleton is byte-exact but that page records of other blocks always name their block (what CONTINUE refers to changes when
-// pages between are taken out); memory is bounded by one record; what is unknown is passed through untouched (`opaque`), never guessed.
+// Incremental parser of QEMU's migration stream (layouts: QEMU's migration documentation; the format
+// has no specification).
+// Enters: the source QEMU's bytes, cut anywhere. Leaves: pages of captured RAM blocks one by one, and the skeleton,
+// which is every other byte in order.
+// Always holds: the skeleton is byte-exact but that page records of other blocks always name their block (what CONTINUE
+// refers to changes when pages between are taken out); memory is bounded by one record; what is unknown is passed
+// through untouched (`opaque`), never guessed.
 //
-// Unknown and wrong are two things. Unknown (a flag, section, command or subsection that this file does not know) falls to opaque: the target's
-// QEMU judges it. Wrong (bad magic, a page outside its block, a footer of another section, an end within a record) is QEMU_STREAM: the bytes
-// contradict the layout, so what was captured before cannot be trusted either.
+// Unknown and wrong are two things. Unknown (a flag, section, command or subsection that this file does not know) falls
+// to opaque: the target's QEMU judges it. Wrong (bad magic, a page outside its block, a footer of another section, an
+// end within a record) is QEMU_STREAM: the bytes contradict the layout, so what was captured before cannot be trusted
+// either.
+import { PAGE_BYTES } from '../../wire/types.ts'
 import { readSubsection } from './configuration.ts'
 import {
   BLOCKS_MAX,
@@ -13,7 +18,6 @@ import {
   concat,
   EOS_RECORD,
   MACHINE_NAME_BYTES_MAX,
-  PAGE_BYTES,
   pageHead,
   RAM_FLAG,
   RAM_SECTION,
@@ -57,23 +61,29 @@ export type StreamEvents = {
   /** After the footer of RAM's END section, before the first byte of device state: all after it is skeleton. */
   ramEnd(): void
   /**
-   * The parser fell to raw pass-through, before the first raw byte: from here everything is skeleton, pages of captured blocks too, and neither
-   * page(), zero(), ramEnd() nor boundary() comes again. Pages captured before must be in the target's memory before the target's QEMU sees
-   * the skeleton bytes that follow.
+   * The parser fell to raw pass-through, before the first raw byte: from here everything is skeleton, pages of captured
+   * blocks too, and neither page(), zero(), ramEnd() nor boundary() comes again. Pages captured before must be in the
+   * target's memory before the target's QEMU sees the skeleton bytes that follow.
    */
   opaque(reason: string): void
   /** Between two sections (or commands) that were understood; the skeleton up to here has been given out. */
   boundary?(): void
 }
 
-export type ParserPhase = 'header' | 'setup' | 'iterate' | 'end' | 'devices' | 'opaque'
+type ParserPhase = 'header' | 'setup' | 'iterate' | 'end' | 'devices' | 'opaque'
 
 export type Parser = {
   /** Takes the next bytes. Throws QEMU_STREAM; the first error is final. */
   push(chunk: Uint8Array): void
-  /** The stream is over. QEMU_STREAM unless it ended in device state or in an opaque part, where an early end cannot be known. */
+  /**
+   * The stream is over. QEMU_STREAM unless it ended in device state or in an opaque part, where an early end cannot be
+   * known.
+   */
   end(): void
-  /** `header` until RAM's START section, `setup` until its first PART, `iterate` until its END, `end` within it, then `devices`. */
+  /**
+   * `header` until RAM's START section, `setup` until its first PART, `iterate` until its END, `end` within it, then
+   * `devices`.
+   */
   readonly phase: ParserPhase
   /** Whether what was pushed ends exactly between two sections. False in `devices` and `opaque`. */
   readonly betweenSections: boolean
@@ -301,7 +311,7 @@ class StreamParser implements Parser {
   #continue(bytes: Uint8Array, at: number, end: number, type: number): number {
     if (end - at < 5) return SHORT
     const id = readU32(bytes, at + 1)
-    if (this.#ramId === -1 || id !== this.#ramId) throw wrong(`section ${id} goes on without having begun`)
+    if (this.#ramId === -1 || id !== this.#ramId) throw wrong(`section ${id} continues without a start`)
     this.ramOnly = true
     if (type === SECTION.part) this.iterations++
     this.phase = type === SECTION.part ? 'iterate' : 'end'
@@ -412,7 +422,7 @@ class StreamParser implements Parser {
     const name = readName(bytes, at + 1, length)
     const usedBytes = safe(readU64(bytes, at + 1 + length))
     if (length === 0 || this.#byName.has(name)) throw wrong(`its block list has '${name}' twice or without a name`)
-    if (usedBytes > this.#listBytesLeft || this.#blocks.length === BLOCKS_MAX) throw wrong('its block list is longer than its total says')
+    if (usedBytes > this.#listBytesLeft || this.#blocks.length === BLOCKS_MAX) throw wrong('its block list is longer than its total')
     this.#listBytesLeft -= usedBytes
     const next = at + 1 + length + 8
     if (this.#pageSizes || this.#addresses) this.#pending = { name, usedBytes }
@@ -421,7 +431,8 @@ class StreamParser implements Parser {
   }
 
   /**
-   * A page size follows only for a block whose pages are not of the host's size, and nothing says which. It cannot be confused with what else can
+   * A page size follows only for a block whose pages are not of the host's size, and nothing says which. It cannot be
+   * confused with what else can
    * follow: a name never has length 0, and a RAM record has flags in its low 12 bits, where a page size has none.
    */
   #blockExtras(bytes: Uint8Array, at: number, end: number, pending: PendingBlock): number {
@@ -481,8 +492,9 @@ class StreamParser implements Parser {
   }
 
   /**
-   * The raw bytes to come may continue (CONTINUE) the block of the last page, which the skeleton's reader was never told when that page was
-   * captured. So that page goes in once more, named: it tells the block and writes what is there already. Between sections it needs a PART section.
+   * The raw bytes to come may continue (CONTINUE) the block of the last page, which the skeleton's reader was never
+   * told when that page was captured. So that page goes in once more, named: it tells the block and writes what is
+   * there already. Between sections it needs a PART section.
    */
   #reminder(block: Block, inBody: boolean): Uint8Array {
     const page = this.#hiddenPage
@@ -497,7 +509,10 @@ class StreamParser implements Parser {
 
 type PendingBlock = { name: string; usedBytes: number; pageBytes?: number }
 
-/** Commands that a pre-copy sends; they carry nothing outside their length. The others begin a post-copy, its recovery, or COLO. */
+/**
+ * Commands that a pre-copy sends; they carry nothing outside their length. The others begin a post-copy, its recovery,
+ * or COLO.
+ */
 function isPrecopyCommand(command: number, length: number): boolean {
   if (command === COMMAND.openReturnPath || command === COMMAND.switchoverStart) return length === 0
   if (command === COMMAND.ping) return length === 4

@@ -1,22 +1,24 @@
-// QEMU's return path: what the target's QEMU tells the source's while it loads (u16 type, u16 length, payload; big-endian).
-// Enters: its bytes, cut anywhere. Leaves: whole messages. Always holds: a type that is not known or a length that its type cannot have is
-// QEMU_STREAM before any payload is kept, so at most 268 bytes are carried over. SHUT(0) is the only proof that the target has loaded everything.
+// QEMU's return path: what the target's QEMU tells the source's while it loads (u16 type, u16 length, payload;
+// big-endian).
+// Enters: its bytes, cut anywhere. Leaves: whole messages. Always holds: a type that is not known or a length that its
+// type cannot have is QEMU_STREAM before any payload is kept, so at most 268 bytes are carried over. SHUT(0) is the
+// only proof that the target has loaded everything.
 import { GodwitError } from '../../wire/errors.ts'
 import { concat, RETURN_PATH, readU16, readU32, u16, u32 } from './layout.ts'
 
 export { RETURN_PATH } from './layout.ts'
 
-export type ReturnPathEvents = {
+type ReturnPathEvents = {
   /** One message; `payload` is the receiver's to keep. */
   message(type: number, payload: Uint8Array): void
   /**
-   * What follows a RECV_BITMAP message: the bitmap is outside the message's length (post-copy recovery only), so all bytes after it come here,
-   * valid during the callback only. Without this function a RECV_BITMAP is QEMU_STREAM.
+   * What follows a RECV_BITMAP message: the bitmap is outside the message's length (post-copy recovery only), so all
+   * bytes after it come here, valid during the callback only. Without this function a RECV_BITMAP is QEMU_STREAM.
    */
   rest?(bytes: Uint8Array): void
 }
 
-export type ReturnPathParser = {
+type ReturnPathParser = {
   /** Takes the next bytes. Throws QEMU_STREAM; the first error is final. */
   push(chunk: Uint8Array): void
   /** The path is closed: QEMU_STREAM when it ended within a message. */

@@ -1,6 +1,8 @@
-// A whole QEMU migration stream as tokens, for tests and tools. Enters: all bytes of a stream. Leaves: its tokens; write.ts turns them back.
-// Written apart from parse.ts on purpose (a cursor over all bytes against a state machine over pieces): the two are tested against each other.
-// The rules are the same: what is unknown makes the rest one `opaque` token, what is wrong or missing is QEMU_STREAM.
+// A whole QEMU migration stream as tokens, for tests and tools. Enters: all bytes of a stream. Leaves: its tokens;
+// write.ts turns them back. Written apart from parse.ts on purpose (a cursor over all bytes against a state machine
+// over pieces): the two are tested against each other. The rules are the same: what is unknown makes the rest one
+// `opaque` token, what is wrong or missing is QEMU_STREAM.
+import { PAGE_BYTES } from '../../wire/types.ts'
 import {
   BLOCKS_MAX,
   CAPABILITIES_MAX,
@@ -8,7 +10,6 @@ import {
   COMMAND,
   MACHINE_NAME_BYTES_MAX,
   PAGE_BITS,
-  PAGE_BYTES,
   RAM_FLAG,
   RAM_SECTION,
   readFlags,
@@ -82,7 +83,10 @@ function readMagic(reader: Reader): void {
   reader.tokens.push({ kind: 'magic', version })
 }
 
-/** One section or command; true when it was the end of RAM. `understood` is called where a later opaque part would begin. */
+/**
+ * One section or command; true when it was the end of RAM. `understood` is called where a later opaque part would
+ * begin.
+ */
 function readSection(reader: Reader, understood: () => void): boolean {
   const kind = takeU8(reader)
   if (kind === SECTION.configuration) readConfiguration(reader, understood)
@@ -92,7 +96,7 @@ function readSection(reader: Reader, understood: () => void): boolean {
     readBody(reader, 'start', understood)
   } else if (kind === SECTION.part || kind === SECTION.end) {
     const id = takeU32(reader)
-    if (id !== reader.ramId) throw wrong(`section ${id} goes on without having begun`)
+    if (id !== reader.ramId) throw wrong(`section ${id} continues without a start`)
     reader.tokens.push({ kind: kind === SECTION.part ? 'part' : 'end', id })
     readBody(reader, 'later', understood)
     return kind === SECTION.end
@@ -205,7 +209,7 @@ function readBlocks(reader: Reader, total: number): void {
     const name = takeName(reader, length)
     const usedBytes = safe(takeU64(reader))
     if (length === 0 || names.has(name)) throw wrong('its block list has a block twice or without a name')
-    if (usedBytes > left || list.length === BLOCKS_MAX) throw wrong('its block list is longer than its total says')
+    if (usedBytes > left || list.length === BLOCKS_MAX) throw wrong('its block list is longer than its total')
     left -= usedBytes
     names.add(name)
     list.push({ name, usedBytes, ...readExtras(reader) })

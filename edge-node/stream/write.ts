@@ -1,11 +1,15 @@
-// The tokens of a QEMU migration stream, and the bytes they stand for: the exact inverse of tokenize.ts, `write(tokenize(x))` equals x.
+// The tokens of a QEMU migration stream, and the bytes they stand for: the exact inverse of tokenize.ts,
+// `write(tokenize(x))` equals x.
 // Enters: tokens. Leaves: bytes. For tests and tools; the migration itself uses parse.ts, which never builds tokens.
 import { concat, counted, EOS_RECORD, nameBytes, pageHead, RAM_FLAG, SECTION, STREAM_MAGIC, u16, u32, u64 } from './layout.ts'
 
 /** An entry of the MEM_SIZE list. Names have one character per byte. */
 export type BlockEntry = { name: string; usedBytes: number; pageBytes?: number; address?: bigint }
 
-/** One part of the stream. A page without `name` continues the block of the page before it (CONTINUE). `opaque` comes last and holds the rest. */
+/**
+ * One part of the stream. A page without `name` continues the block of the page before it (CONTINUE). `opaque` comes
+ * last and holds the rest.
+ */
 export type Token =
   | { kind: 'magic'; version: number }
   | { kind: 'configuration'; machine: string }

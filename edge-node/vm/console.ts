@@ -1,5 +1,7 @@
-// The agent's end of a VM's serial port. Enters: bytes from the guest, always read at once. Leaves: the same bytes to any number of followers, and a 64 KiB replay.
-// Always holds: a slow follower is dropped with a notice and never holds up the guest or the others; memory is bounded by ring + followers x queue + writes.
+// The agent's end of a VM's serial port. Enters: bytes from the guest, always read at once. Leaves: the same bytes to
+// any number of followers, and a 64 KiB replay.
+// Always holds: a slow follower is dropped with a notice and never holds up the guest or the others; memory is bounded
+// by ring + followers x queue + writes.
 import type { Duplex } from 'node:stream'
 import { GodwitError } from '../../wire/errors.ts'
 
@@ -37,7 +39,7 @@ export class ByteRing {
 }
 
 /** What one reader of the console sees. Iterate it once; `close()` ends it. */
-export type Follower = AsyncIterable<Uint8Array> & { close(): void; readonly dropped: boolean }
+type Follower = AsyncIterable<Uint8Array> & { close(): void; readonly dropped: boolean }
 
 type Entry = { push(bytes: Uint8Array): void; end(): void }
 
@@ -67,10 +69,13 @@ export class VmConsole {
     return this.#ring.read()
   }
 
-  /** All that the guest writes from now on, with the replay first unless told otherwise. LIMIT_EXCEEDED beyond 16 followers. */
+  /**
+   * All that the guest writes from now on, with the replay first unless told otherwise. LIMIT_EXCEEDED beyond 16
+   * followers.
+   */
   follow({ replay = true, queueBytes = FOLLOWER_QUEUE_BYTES }: { replay?: boolean; queueBytes?: number } = {}): Follower {
     if (this.#followers.size >= MAX_FOLLOWERS)
-      throw new GodwitError('LIMIT_EXCEEDED', `${MAX_FOLLOWERS} readers follow this console already`)
+      throw new GodwitError('LIMIT_EXCEEDED', `${MAX_FOLLOWERS} readers already follow this console`)
     const { entry, follower } = createFollower(queueBytes, gone => this.#followers.delete(gone))
     if (replay) {
       const past = this.#ring.read()
@@ -81,14 +86,17 @@ export class VmConsole {
     return follower
   }
 
-  /** Sends bytes to the guest's serial port; resolves when QEMU has taken them. LIMIT_EXCEEDED when the guest does not read and 64 KiB wait already. */
+  /**
+   * Sends bytes to the guest's serial port; resolves when QEMU has taken them. LIMIT_EXCEEDED when the guest does not
+   * read and 64 KiB wait already.
+   */
   async write(bytes: Uint8Array): Promise<void> {
-    if (this.#ended) throw new GodwitError('QEMU_EXITED', 'the console has ended')
+    if (this.#ended) throw new GodwitError('QEMU_EXITED', 'the console is closed')
     if (this.#stream.writableLength + bytes.length > MAX_UNWRITTEN_BYTES)
       throw new GodwitError('LIMIT_EXCEEDED', 'the guest does not read its serial port')
     await new Promise<void>((resolve, reject) => {
       this.#stream.write(bytes, error =>
-        error ? reject(new GodwitError('QEMU_EXITED', 'the console has ended', { cause: error })) : resolve(),
+        error ? reject(new GodwitError('QEMU_EXITED', 'the console is closed', { cause: error })) : resolve(),
       )
     })
   }
@@ -103,7 +111,7 @@ export class VmConsole {
   }
 }
 
-const DROP_NOTICE = Buffer.from('\r\n[godwit: this reader was too slow and has been cut off]\r\n')
+const DROP_NOTICE = Buffer.from('\r\n[godwit: disconnected: this reader is too slow]\r\n')
 
 function createFollower(queueBytes: number, remove: (entry: Entry) => void): { entry: Entry; follower: Follower } {
   const queue: Uint8Array[] = []

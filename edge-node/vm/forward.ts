@@ -1,7 +1,9 @@
-// A way from this host into a guest with a user NIC: a TCP port on the loopback that QEMU's user network (slirp) forwards to a port of the guest.
-// Enters: a running QEMU, a netdev, a guest port. Leaves: the host port. It is made at run time, so that the command line is the same at both ends
-// of a migration; QEMU keeps no forward in its migration stream, and drops it when it ends. Always holds: asking again gives the same port, also
-// after a restart of the agent; the host port is one that the kernel has chosen.
+// A way from this host into a guest with a user NIC: a TCP port on the loopback that QEMU's user network (slirp)
+// forwards to a port of the guest.
+// Enters: a running QEMU, a netdev, a guest port. Leaves: the host port. It is made at run time, so that the command
+// line is the same at both ends of a migration; QEMU keeps no forward in its migration stream, and drops it when it
+// ends. Always holds: asking again gives the same port, also after a restart of the agent; the host port is one that
+// the kernel has chosen.
 import { GodwitError } from '../../wire/errors.ts'
 import type { QmpCommands } from '../qmp/commands.ts'
 import type { VmSpec } from './spec.ts'
@@ -23,7 +25,7 @@ export async function forwardedPort(commands: Pick<QmpCommands, 'humanMonitor'>,
   const said = await commands.humanMonitor(`hostfwd_add ${netdev} tcp:${LOOPBACK}:0-:${guestPort}`, { timeoutMs: COMMAND_MS })
   const made = await find()
   if (made === undefined)
-    throw new GodwitError('QEMU_COMMAND', `no forward to port ${guestPort}: ${said.trim() || 'QEMU does not list it'}`)
+    throw new GodwitError('QEMU_COMMAND', `QEMU did not forward port ${guestPort}: ${said.trim() || 'the forward is not in its list'}`)
   return made
 }
 

@@ -1,4 +1,5 @@
-// What this host has free, and which network devices. Enters: /proc, /sys, a folder. Leaves: numbers and names, measured now.
+// What this host has free, and which network devices. Enters: /proc, /sys, a folder. Leaves: numbers and names,
+// measured now.
 import { existsSync, readFileSync } from 'node:fs'
 import { statfs } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'

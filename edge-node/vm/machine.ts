@@ -1,24 +1,35 @@
-// One QEMU process of a VM. Enters: a spec and the VM's folder. Leaves: a RunningVm with QMP, console, guest memory and an end that is always heard of.
-// Always holds: QEMU outlives the agent (own session, own log) and is found again by `adoptMachine`; it starts paused and only `cont` lets the guest run;
-// nobody else can reach its sockets (folder 0700, sockets 0600); only the very process that was started is ever signalled; where it has a user of its own,
-// that user can write to the `run` folder alone, and the agent trusts nothing in it.
+// One QEMU process of a VM. Enters: a spec and the VM's folder. Leaves: a RunningVm with QMP, console, guest memory and
+// an end that is always heard of.
+// Always holds: QEMU outlives the agent (own session, own log) and is found again by `adoptMachine`; it starts paused
+// and only `cont` lets the guest run; nobody else can reach its sockets (folder 0700, sockets 0600); only the very
+// process that was started is ever signalled; where it has a user of its own, that user can write to the `run` folder
+// alone, and the agent trusts nothing in it.
+
 import { type ChildProcess, spawn } from 'node:child_process'
-import { closeSync, constants, openSync } from 'node:fs'
+import { closeSync, constants, fstatSync, openSync } from 'node:fs'
 import { chmod, chown, mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Duplex } from 'node:stream'
 import { setTimeout as wait } from 'node:timers/promises'
+import { cagedCommand, cleanEnvironment, NOT_FOUND } from '../../ops/cage.ts'
 import { eventually, within } from '../../ops/deadline.ts'
 import { GodwitError, hasCode } from '../../wire/errors.ts'
 import { type Log, silentLog } from '../../wire/log.ts'
+import { type FileIdentity, identityOf } from '../disks/digests.ts'
 import { connectQmp, type QmpClient } from '../qmp/client.ts'
 import { type QmpCommands, qmpCommands } from '../qmp/commands.ts'
+import { connectUnix } from '../qmp/socket.ts'
 import { type Accelerator, type ArgvPaths, buildArgv, openedFiles, RUNTIME_FILES, VM_FILES } from './argv.ts'
+import { fileSizeLimit } from './cage.ts'
+import { enterCgroup } from './cgroup.ts'
 import { assertUsable } from './confine.ts'
 import { RING_BYTES, VmConsole } from './console.ts'
+import { exitError, type MachineExit } from './exit.ts'
+import { type GuestFilter, isSilent } from './guest-filter.ts'
 import { fileTail, identify, isAlive, killProcess, openMemoryFd, type ProcessIdentity } from './process.ts'
 import {
   boundLogs,
+  type GivenFile,
   killLeftover,
   type MachineFacts,
   qemuLogTail,
@@ -26,11 +37,8 @@ import {
   removeRuntimeFiles,
   writeProcessFile,
 } from './runtime-folder.ts'
-import { connectUnix } from './socket.ts'
-import type { VmSpec } from './spec.ts'
-
-/** How a QEMU ended. `code` and `signal` are null when the agent had adopted the process (its exit status went to init). */
-export type MachineExit = { code: number | null; signal: NodeJS.Signals | null; logTail: string }
+import { disksOf, fileKey, type VmSpec } from './spec.ts'
+import { assertTapsFree } from './taps.ts'
 
 export type RunningVm = MachineFacts & {
   name: string
@@ -51,8 +59,11 @@ export type RunningVm = MachineFacts & {
   /** Settles when the process has ended, however; never rejects. */
   exited: Promise<MachineExit>
   readonly alive: boolean
-  /** The ACPI power button, then `quit` after `graceMs` (10 s unless told); `force`: quit at once. Resolves when the process has ended. */
-  stop(options?: { graceMs?: number; force?: boolean }): Promise<MachineExit>
+  /**
+   * Ends QEMU at once (`quit`, SIGKILL where that is not heard): the guest is not asked. Resolves when the process has
+   * ended.
+   */
+  stop(): Promise<MachineExit>
   /** SIGKILL. Resolves when the process has ended. */
   kill(): Promise<MachineExit>
   /** The last lines of qemu.log. */
@@ -71,6 +82,8 @@ export type StartOptions = {
   qemu: { binary: string; version: string }
   /** Runs QEMU as this user, with no other group and no capability (the agent must be root). */
   runAs?: { uid: number; gid: number } | undefined
+  /** Keeps a QEMU whose NICs need no network of the host from it; only with a user of its own. */
+  filter?: GuestFilter | undefined
   startTimeoutMs?: number
   signal?: AbortSignal | undefined
   log?: Log
@@ -78,36 +91,43 @@ export type StartOptions = {
 
 const START_TIMEOUT_MS = 15_000
 const QUIT_TIMEOUT_MS = 5_000
-const STOP_GRACE_MS = 10_000
 const POLL_MS = 250
 const LOG_CHECK_MS = 10_000
 // sun_path holds 108 bytes with the final NUL (unix(7)).
 const MAX_SOCKET_PATH_BYTES = 107
 
 /**
- * Starts QEMU, paused (status 'prelaunch', or 'inmigrate' with `incoming`). PREFLIGHT_QEMU_MISSING when there is no such program, QEMU_EXITED with the
- * log's tail when it ends at once, QEMU_TIMEOUT when it does not answer; in each case no process is left behind.
+ * Starts QEMU, paused (status 'prelaunch', or 'inmigrate' with `incoming`). PREFLIGHT_QEMU_MISSING when there is no
+ * such program, QEMU_EXITED with the log's tail when it ends at once, QEMU_TIMEOUT when it does not answer; in each
+ * case no process is left behind.
  */
 export async function startMachine(options: StartOptions): Promise<RunningVm> {
   const { spec, dir, signal, startTimeoutMs = START_TIMEOUT_MS } = options
+  assertTapsFree(spec)
   await prepareFolder(options)
-  const child = await spawnQemu(options)
+  const { child, files } = await spawnQemu(options)
   const identity = identify(child.pid!) ?? { pid: child.pid!, startTicks: '0', bootId: '' }
   const exited = new Promise<MachineExit>(resolve => {
+    child.once('exit', () => options.runAs && options.filter?.forget(options.runAs.uid))
     child.once('exit', (code, by) => void qemuLogTail(dir).then(logTail => resolve({ code, signal: by, logTail })))
   })
-  const facts: MachineFacts = { accelerator: options.accelerator, incoming: options.incoming, qemuVersion: options.qemu.version }
+  const { accelerator, incoming, qemu } = options
+  const facts: MachineFacts = { accelerator, incoming, qemuVersion: qemu.version, files }
   const stopWaiting = new AbortController()
   const died = exited.then(exit => {
-    throw exitError(spec.name, exit)
+    if (exit.code === NOT_FOUND) throw new GodwitError('PREFLIGHT_QEMU_MISSING', `${options.qemu.binary}: program not found`)
+    throw exitError(`QEMU of ${spec.name}`, exit)
   })
   died.catch(() => {})
   try {
+    enterCgroup(identity.pid, spec)
     await writeProcessFile(dir, { version: 1, identity, memoryBytes: spec.memoryBytes, ...facts })
     const signals = signal ? AbortSignal.any([signal, stopWaiting.signal]) : stopWaiting.signal
     const parts = await Promise.race([connectParts(spec, dir, startTimeoutMs, signals, options.log), died])
     child.unref()
-    return runningVm({ spec, dir, identity, facts, exited, adopted: false, log: options.log ?? silentLog, ...parts })
+    const own = ownVersion(facts, parts.qmp)
+    if (own !== facts) await writeProcessFile(dir, { version: 1, identity, memoryBytes: spec.memoryBytes, ...own })
+    return runningVm({ spec, dir, identity, facts: own, exited, adopted: false, log: options.log ?? silentLog, ...parts })
   } catch (error) {
     stopWaiting.abort(error)
     child.kill('SIGKILL')
@@ -117,7 +137,10 @@ export async function startMachine(options: StartOptions): Promise<RunningVm> {
   }
 }
 
-/** Finds the QEMU that an earlier agent started in this folder. undefined when it has ended (the folder is cleaned of its sockets); QEMU_TIMEOUT when it lives and does not answer. */
+/**
+ * Finds the QEMU that an earlier agent started in this folder. undefined when it has ended (the folder is cleaned of
+ * its sockets); QEMU_TIMEOUT when it lives and does not answer.
+ */
 export async function adoptMachine(options: {
   spec: VmSpec
   dir: string
@@ -138,12 +161,12 @@ export async function adoptMachine(options: {
     signal: null,
     logTail: await qemuLogTail(dir),
   }))
-  const { accelerator, incoming, qemuVersion, identity } = file
+  const { accelerator, incoming, qemuVersion, identity, files } = file
   return runningVm({
     spec,
     dir,
     identity,
-    facts: { accelerator, incoming, qemuVersion },
+    facts: ownVersion({ accelerator, incoming, qemuVersion, files }, parts.qmp),
     exited,
     adopted: true,
     log,
@@ -152,17 +175,25 @@ export async function adoptMachine(options: {
   })
 }
 
+/**
+ * The version that the running process gave in its greeting: the program may have been upgraded since it was measured.
+ */
+function ownVersion(facts: MachineFacts, { version }: QmpClient): MachineFacts {
+  const qemuVersion = `${version.major}.${version.minor}.${version.micro}`
+  return qemuVersion === facts.qemuVersion ? facts : { ...facts, qemuVersion }
+}
+
 async function prepareFolder({ dir, runAs, spec }: StartOptions): Promise<void> {
   const longest = join(dir, VM_FILES.run, RUNTIME_FILES.outgoing)
   if (Buffer.byteLength(longest) > MAX_SOCKET_PATH_BYTES)
-    throw new GodwitError('CONFIG_INVALID', `${longest}: longer than the ${MAX_SOCKET_PATH_BYTES} bytes of a socket's path`, {
+    throw new GodwitError('CONFIG_INVALID', `${longest}: the path of a socket must not exceed ${MAX_SOCKET_PATH_BYTES} bytes`, {
       hint: 'use a shorter state folder',
     })
   await mkdir(dir, { recursive: true, mode: 0o700 })
   await chmod(dir, 0o700)
   const running = await readProcessFile(dir)
   if (running && isAlive(running.identity))
-    throw new GodwitError('VM_STATE', `${spec.name}: a QEMU (pid ${running.identity.pid}) runs in ${dir} already`)
+    throw new GodwitError('VM_STATE', `${spec.name}: a QEMU (pid ${running.identity.pid}) already runs in ${dir}`)
   await killLeftover(dir)
   const logs = [VM_FILES.qemuLog, ...(spec.serial ? [VM_FILES.serialLog] : [])].map(name => join(dir, name))
   for (const path of logs) closeSync(openSync(path, 'w', 0o600))
@@ -173,8 +204,9 @@ async function prepareFolder({ dir, runAs, spec }: StartOptions): Promise<void> 
 
 /** The files that QEMU gets open, in the order of `openedFiles`. */
 function openFiles({ spec, paths, dir }: StartOptions, opened: number[]): number[] {
-  for (const { path, use, isWritten } of openedFiles(spec, paths, dir)) {
-    const flags = use === 'log' ? constants.O_WRONLY | constants.O_APPEND : isWritten ? constants.O_RDWR : constants.O_RDONLY
+  for (const { path, use, isWritten, isDirect } of openedFiles(spec, paths, dir)) {
+    const access = isWritten ? constants.O_RDWR : constants.O_RDONLY
+    const flags = use === 'log' ? constants.O_WRONLY | constants.O_APPEND : access | (isDirect ? constants.O_DIRECT : 0)
     try {
       opened.push(openSync(path, flags))
     } catch (cause) {
@@ -187,6 +219,8 @@ function openFiles({ spec, paths, dir }: StartOptions, opened: number[]): number
   return opened
 }
 
+const identityOfFd = (fd: number): FileIdentity => identityOf(fstatSync(fd, { bigint: true }))
+
 /** Sockets that QEMU makes are 0600 from the first moment. The mask is the process's: nothing else may run between. */
 function spawnMasked(...args: Parameters<typeof spawn>): ChildProcess {
   const before = process.umask(0o177)
@@ -197,14 +231,20 @@ function spawnMasked(...args: Parameters<typeof spawn>): ChildProcess {
   }
 }
 
-async function spawnQemu(options: StartOptions): Promise<ChildProcess> {
+async function spawnQemu(options: StartOptions): Promise<{ child: ChildProcess; files: GivenFile[] }> {
   const { spec, dir, paths, accelerator, incoming, qemu, runAs } = options
   const fds = [openSync(join(dir, VM_FILES.qemuLog), 'a', 0o600)]
   try {
     openFiles(options, fds)
-    if (runAs) await assertUsable({ spec, user: runAs, files: openedFiles(spec, paths, dir), fds: fds.slice(1) })
-    const child = spawnMasked(qemu.binary, buildArgv(spec, paths, { accelerator, incoming, areOpened: true }), {
+    const opened = openedFiles(spec, paths, dir)
+    if (runAs) await assertUsable({ spec, user: runAs, files: opened, fds: fds.slice(1) })
+    if (runAs) await options.filter?.set(runAs.uid, { isSilent: isSilent(spec) })
+    const files = opened.flatMap(({ item }, at) => (item ? [{ key: fileKey(item), identity: identityOfFd(fds[at + 1]!) }] : []))
+    const argv = buildArgv(spec, paths, { accelerator, incoming, areOpened: true, dir })
+    const command = cagedCommand(qemu.binary, argv, fileSizeLimit(spec, writtenDisks(options, fds)))
+    const child = spawnMasked(command.file, command.args, {
       cwd: join(dir, VM_FILES.run),
+      env: cleanEnvironment(),
       detached: true, // its own session: signals to the agent's terminal do not reach it
       // stdout and stderr to the log, then the opened files from FIRST_FD on
       stdio: ['ignore', fds[0]!, ...fds],
@@ -217,14 +257,18 @@ async function spawnQemu(options: StartOptions): Promise<ChildProcess> {
       }),
       { ms: START_TIMEOUT_MS, what: `start of ${qemu.binary}` },
     )
-    return child
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === 'ENOENT')
-      throw new GodwitError('PREFLIGHT_QEMU_MISSING', `${qemu.binary}: no such program`, { cause })
-    throw cause
+    return { child, files }
   } finally {
     for (const fd of fds) closeSync(fd)
   }
+}
+
+/** `fds`: qemu.log, then `openedFiles`. */
+function writtenDisks({ spec, paths, dir }: StartOptions, fds: number[]): Parameters<typeof fileSizeLimit>[1] {
+  return openedFiles(spec, paths, dir).flatMap(({ isWritten, disk }, at) => {
+    const fd = fds[at + 1]!
+    return isWritten && disk !== undefined ? [{ disk: disksOf(spec)[disk]!, fd, bytes: fstatSync(fd).size }] : []
+  })
 }
 
 type Parts = { qmp: QmpClient; console: VmConsole | undefined }
@@ -245,7 +289,8 @@ async function connectParts(
     const connect = () =>
       connectUnix(path, leftMs(), { signal }).catch(error => (hasCode(error, 'QEMU_UNTRUSTED') ? Promise.reject(error) : undefined))
     const stream = await eventually<Duplex>(connect, { ms: leftMs(), what: path, code: 'QEMU_TIMEOUT', signal })
-    // What the guest wrote while no agent was there is in the log only; a byte written during these lines may be replayed twice, none is lost.
+    // What the guest wrote while no agent was there is in the log only; a byte written during these lines may be
+    // replayed twice, none is lost.
     return { qmp, console: new VmConsole(stream, { seed: await fileTail(join(dir, VM_FILES.serialLog), RING_BYTES) }) }
   } catch (error) {
     qmp.close()
@@ -268,7 +313,7 @@ function runningVm({ spec, dir, identity, facts, exited, adopted, log, onDetach,
   let alive = true
   const commands = qmpCommands(qmp)
   const keepShort = setInterval(
-    () => void boundLogs(dir).catch(error => log.warn('cannot shorten the logs', { vm: spec.name, error })),
+    () => void boundLogs(dir).catch(error => log.warn('logs could not be shortened', { vm: spec.name, error })),
     LOG_CHECK_MS,
   )
   keepShort.unref()
@@ -291,8 +336,7 @@ function runningVm({ spec, dir, identity, facts, exited, adopted, log, onDetach,
     killProcess(identity)
     return within(ended, { ms: QUIT_TIMEOUT_MS, what: `the end of QEMU ${identity.pid} after SIGKILL`, code: 'QEMU_TIMEOUT' })
   }
-  const stop = async ({ graceMs = STOP_GRACE_MS, force = false }: { graceMs?: number; force?: boolean } = {}) => {
-    if (!force) await pressPowerButton(qmp, commands, graceMs)
+  const stop = async () => {
     await commands.quit({ timeoutMs: QUIT_TIMEOUT_MS }).catch(() => {})
     return within(ended, { ms: QUIT_TIMEOUT_MS, what: 'the end of QEMU' }).catch(kill)
   }
@@ -320,19 +364,6 @@ function runningVm({ spec, dir, identity, facts, exited, adopted, log, onDetach,
   }
 }
 
-/** Returns when the guest has powered off, when it cannot (not running), or after the grace time. */
-async function pressPowerButton(qmp: QmpClient, commands: QmpCommands, graceMs: number): Promise<void> {
-  try {
-    if (!(await commands.queryStatus()).running) return
-    const off = qmp.waitFor('SHUTDOWN', { ms: graceMs })
-    off.catch(() => {})
-    await commands.systemPowerdown()
-    await off
-  } catch {
-    // Too slow, or gone already: `quit` comes next.
-  }
-}
-
 /** Resolves when the process is gone: asked at once when QMP ends, otherwise every 250 ms. */
 async function pollExit(identity: ProcessIdentity, qmp: QmpClient, detached: AbortSignal): Promise<void> {
   let closed = false
@@ -344,9 +375,4 @@ async function pollExit(identity: ProcessIdentity, qmp: QmpClient, detached: Abo
     const tick = wait(closed ? 20 : POLL_MS, undefined, { ref: false })
     await (closed ? tick : Promise.race([tick, qmp.closed]))
   }
-}
-
-export const exitError = (name: string, { code, signal, logTail }: MachineExit): GodwitError => {
-  const how = signal ? ` by ${signal}` : code === null ? '' : ` with exit code ${code}`
-  return new GodwitError('QEMU_EXITED', `QEMU of ${name} ended${how}${logTail === '' ? '' : `; its last lines:\n${logTail}`}`)
 }

@@ -1,9 +1,11 @@
-// Whether a VM can move to a host, decided before a byte moves. Pure. Enters: what the VM needs (said by the source) and what the host has (measured there).
-// Leaves: nothing, or a coded refusal that says what to do. Always holds: no rule looks at anything but its two arguments.
+// Whether a VM can move to a host, decided before a byte moves. Pure. Enters: what the VM needs (said by the source)
+// and what the host has (measured there).
+// Leaves: nothing, or a coded refusal that says what to do. Always holds: no rule looks at anything but its two
+// arguments.
 import { GodwitError } from '../../wire/errors.ts'
 import { check, z } from '../../wire/schema.ts'
 import type { Accelerator } from './argv.ts'
-import { DEFAULT_CPU, type FileFacts, fileKey, formatSize, MIB, parseSpec, specFiles, specToYaml, type VmSpec } from './spec.ts'
+import { DEFAULT_CPU, type FileFacts, fileKey, formatSize, isLocal, MIB, parseSpec, specFiles, specToYaml, type VmSpec } from './spec.ts'
 import { compareVersions, QEMU_MINIMUM } from './version.ts'
 
 /** Before QEMU 9.0 a live pre-copy under TCG misses dirty pages and still says 'completed'. */
@@ -11,7 +13,7 @@ export const LIVE_TCG_MINIMUM = '9.0'
 /** What a QEMU process takes beside the guest's memory. */
 export const MEMORY_OVERHEAD_BYTES = 128 * MIB
 /** Logs and sockets of a VM. */
-export const DISK_NEEDED_BYTES = 64 * MIB
+const DISK_NEEDED_BYTES = 64 * MIB
 
 export type Method = 'live' | 'cold'
 
@@ -92,14 +94,18 @@ const machine: Rule = ({ spec }, { machines }) =>
 const cpu: Rule = ({ spec, accelerator: source }, { cpus }) => {
   const missing = cpus[source]?.[spec.cpu]
   if (missing === undefined) return new GodwitError('PREFLIGHT_CPU', `the target's QEMU does not know the CPU model ${spec.cpu}`)
-  // TCG emulates what it can of any model, alike on every host; the default model is the baseline of every KVM host (QEMU itself takes svm out of it).
+  // TCG emulates what it can of any model, alike on every host; the default model is the baseline of every KVM host
+  // (QEMU itself takes svm out of it).
   if (source === 'tcg' || spec.cpu === DEFAULT_CPU || missing.length === 0) return undefined
-  return new GodwitError('PREFLIGHT_CPU', `the target's CPU cannot give ${spec.cpu}: it lacks ${missing.join(', ')}`)
+  return new GodwitError('PREFLIGHT_CPU', `the target's CPU cannot run ${spec.cpu}: it lacks ${missing.join(', ')}`)
 }
 
 const writableDisk: Rule = ({ spec }) => {
-  const disk = spec.disks.find(item => item.mode === 'writable')
-  return disk && new GodwitError('PREFLIGHT_WRITABLE_DISK', `${spec.name} writes to its local disk ${disk.file}, which would stay behind`)
+  const disk = spec.disks.find(item => !isLocal(item) && item.mode === 'writable')
+  if (!disk || isLocal(disk)) return undefined
+  return new GodwitError('PREFLIGHT_WRITABLE_DISK', `${spec.name} writes to its disk ${disk.file}, which would stay behind`, {
+    hint: 'use a disk of mode local, which moves with its VM',
+  })
 }
 
 const memory: Rule = ({ spec }, { memoryFreeBytes }) => {
@@ -117,20 +123,35 @@ const diskSpace: Rule = (_, { diskFreeBytes }) =>
         `the target's state folder needs ${formatSize(DISK_NEEDED_BYTES)} of free disk, ${Math.floor(diskFreeBytes / MIB)}MiB are free`,
       )
 
-const files: Rule = (needs, host) => {
+const files: Rule = (needs, host) => fileProblem(needs, host.files, needs.sharedId !== undefined && needs.sharedId === host.sharedId)
+
+/**
+ * Why these files of the target are not those of the source, or undefined. `isSameStorage`: both have the same shared
+ * folder.
+ */
+export function fileProblem(needs: VmNeeds, targetFiles: HostInfo['files'], isSameStorage: boolean): GodwitError | undefined {
   for (const item of specFiles(needs.spec)) {
-    const [source, target] = [needs.files[fileKey(item)], host.files[fileKey(item)]]
-    const folder = item.use === 'shared' ? 'shared' : 'images'
+    const [source, target] = [needs.files[fileKey(item)], targetFiles[fileKey(item)]]
+    const folder = item.use === 'shared' || item.use === 'firmware' ? item.use : 'images'
     if (source === undefined)
       return new GodwitError('PREFLIGHT_FILE_MISSING', `${item.file} (${item.use}) is not in the source's ${folder} folder`)
     if (target === undefined)
       return new GodwitError('PREFLIGHT_FILE_MISSING', `${item.file} (${item.use}) is not in the target's ${folder} folder`)
-    if (item.use === 'shared' && (needs.sharedId === undefined || needs.sharedId !== host.sharedId))
+    if (item.use === 'shared' && !isSameStorage)
       return new GodwitError('PREFLIGHT_FILE_MISSING', `${item.file}: the two sites' shared folders are not the same storage`, {
-        hint: 'mount the same file system as shared folder at both sites',
+        hint: 'mount the same file system at both sites, and set sharedDir in the configuration of both nodes',
       })
-    if (item.use !== 'shared' && (source.bytes !== target.bytes || source.sha256 !== target.sha256))
-      return new GodwitError('PREFLIGHT_FILE_MISSING', `${item.file} (${item.use}) at the target is another file than at the source`)
+    if (item.use !== 'shared' && (source.bytes !== target.bytes || source.root !== target.root))
+      return new GodwitError(
+        'PREFLIGHT_FILE_MISSING',
+        `${item.file} (${item.use}) at the target differs from the file that the VM has open at the source`,
+        {
+          hint:
+            item.use === 'firmware'
+              ? 'install the same version of the package ovmf at both sites; a VM uses a new version only after a restart'
+              : `copy the same ${item.file} to both sites; a VM uses a replaced file only after a restart`,
+        },
+      )
   }
   return undefined
 }
@@ -155,7 +176,7 @@ const needsSchema = z.strictObject({
     z.string().max(200),
     z.strictObject({
       bytes: z.int().min(0),
-      sha256: z
+      root: z
         .string()
         .regex(/^[0-9a-f]{64}$/)
         .optional(),
@@ -167,8 +188,16 @@ const needsSchema = z.strictObject({
 /** The needs as a JSON value for the other site. */
 export const needsToJson = (needs: VmNeeds): unknown => ({ ...needs, spec: specToYaml(needs.spec) })
 
-/** The needs in a JSON value that another site sent. FRAME_MALFORMED, or VM_SPEC_INVALID for its spec. */
+/**
+ * The needs in a JSON value that another site sent. FRAME_MALFORMED, or VM_SPEC_INVALID for its spec. A need that this
+ * version does not know may not be ignored, since nothing would check it: VERSION_UNSUPPORTED.
+ */
 export function parseNeeds(value: unknown): VmNeeds {
+  const unknown = Object.keys(Object(value)).filter(key => !Object.hasOwn(needsSchema.shape, key))
+  if (unknown.length > 0)
+    throw new GodwitError('VERSION_UNSUPPORTED', `the VM needs ${unknown.join(', ').slice(0, 256)}, which this version does not know`, {
+      hint: 'upgrade the target',
+    })
   const needs = check(needsSchema, value, { what: 'needs of the VM' })
   return { ...needs, spec: parseSpec(needs.spec) }
 }

@@ -1,4 +1,5 @@
-// Which process is our QEMU, also after the agent has been restarted: a pid alone is not enough, the kernel gives it to others later.
+// Which process is our QEMU, also after the agent has been restarted: a pid alone is not enough, the kernel gives it to
+// others later.
 // Enters: a pid, /proc. Leaves: an identity (pid + start time + boot), and whether that very process still runs.
 import { closeSync, constants, openSync, readFileSync, statSync } from 'node:fs'
 import { open, readdir, readlink } from 'node:fs/promises'
@@ -29,13 +30,26 @@ export function identify(pid: number): ProcessIdentity | undefined {
   return { pid, startTicks, bootId: bootId() }
 }
 
+/** The effective user of a process (proc_pid_status(5)); undefined when it is gone. */
+export function processUser(identity: ProcessIdentity): number | undefined {
+  try {
+    const uid = Number(/^Uid:\s+\d+\s+(\d+)/m.exec(readFileSync(`/proc/${identity.pid}/status`, 'utf8'))?.[1])
+    return isAlive(identity) ? uid : undefined
+  } catch {
+    return undefined
+  }
+}
+
 /** Whether the very process of this identity still runs. */
 export function isAlive(identity: ProcessIdentity): boolean {
   const now = identify(identity.pid)
   return now !== undefined && now.startTicks === identity.startTicks && now.bootId === identity.bootId
 }
 
-/** SIGKILL, to this process and no other. The check and the signal are not one step: the pid could pass on between them only if the kernel wrapped all pids within microseconds. */
+/**
+ * SIGKILL, to this process and no other. The check and the signal are not one step: the pid could pass on between them
+ * only if the kernel wrapped all pids within microseconds.
+ */
 export function killProcess(identity: ProcessIdentity, signal: NodeJS.Signals = 'SIGKILL'): void {
   if (!isAlive(identity)) return
   try {
@@ -46,13 +60,13 @@ export function killProcess(identity: ProcessIdentity, signal: NodeJS.Signals = 
 }
 
 /**
- * Opens the guest memory of a QEMU process (its memory-backend-memfd) for reading and writing; the caller closes the descriptor.
- * QEMU_EXITED when the process is gone, QEMU_COMMAND when it has no memfd of exactly `sizeBytes`.
+ * Opens the guest memory of a QEMU process (its memory-backend-memfd) for reading and writing; the caller closes the
+ * descriptor. QEMU_EXITED when the process is gone, QEMU_COMMAND when it has no memfd of exactly `sizeBytes`.
  */
 export async function openMemoryFd(identity: ProcessIdentity, sizeBytes: number): Promise<number> {
   const folder = `/proc/${identity.pid}/fd`
   const names = await readdir(folder).catch((cause: unknown) => {
-    throw new GodwitError('QEMU_EXITED', `QEMU (pid ${identity.pid}) is gone`, { cause })
+    throw new GodwitError('QEMU_EXITED', `QEMU (pid ${identity.pid}) has exited`, { cause })
   })
   for (const name of names) {
     const link = await readlink(`${folder}/${name}`).catch(() => '')
@@ -61,8 +75,30 @@ export async function openMemoryFd(identity: ProcessIdentity, sizeBytes: number)
     if (isAlive(identity)) return fd
     closeSync(fd)
   }
-  if (!isAlive(identity)) throw new GodwitError('QEMU_EXITED', `QEMU (pid ${identity.pid}) is gone`)
+  if (!isAlive(identity)) throw new GodwitError('QEMU_EXITED', `QEMU (pid ${identity.pid}) has exited`)
   throw new GodwitError('QEMU_COMMAND', `QEMU (pid ${identity.pid}) has no memory file of ${sizeBytes} bytes`)
+}
+
+/**
+ * Opens for reading what a process has open itself: the file of this device and inode, whatever bears its name by now,
+ * also when none does; the caller closes the descriptor. undefined when the process has no such file open; QEMU_EXITED
+ * when it is gone.
+ */
+export async function openHeldFd(identity: ProcessIdentity, { dev, ino }: { dev: string; ino: string }): Promise<number | undefined> {
+  const folder = `/proc/${identity.pid}/fd`
+  const names = await readdir(folder).catch((cause: unknown) => {
+    throw new GodwitError('QEMU_EXITED', `QEMU (pid ${identity.pid}) has exited`, { cause })
+  })
+  for (const name of names) {
+    const path = `${folder}/${name}`
+    const found = statSync(path, { bigint: true, throwIfNoEntry: false })
+    if (!found?.isFile() || String(found.dev) !== dev || String(found.ino) !== ino) continue
+    const fd = openSync(path, constants.O_RDONLY)
+    if (isAlive(identity)) return fd
+    closeSync(fd)
+  }
+  if (!isAlive(identity)) throw new GodwitError('QEMU_EXITED', `QEMU (pid ${identity.pid}) has exited`)
+  return undefined
 }
 
 /** Bytes of guest memory that are really allocated now (the rest is promised); 0 when it cannot be told. */

@@ -1,15 +1,25 @@
 // What a VM's folder holds while its QEMU runs: who the process is, its logs, its sockets.
-// Always holds: a process is recorded by identity, never by pid alone; logs are bounded; what is left of a dead QEMU is removed before a new one starts;
-// QEMU's user owns the `run` folder and nothing else: what the agent (perhaps root) writes, shortens or believes is not there.
+// Always holds: a process is recorded by identity, never by pid alone; logs are bounded; what is left of a dead QEMU is
+// removed before a new one starts; QEMU's user owns the `run` folder and nothing else: what the agent (perhaps root)
+// writes, shortens or believes is not there.
 import { readFile, readlink, realpath, rename, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { eventually } from '../../ops/deadline.ts'
+import type { FileIdentity } from '../disks/digests.ts'
 import { type Accelerator, RUNTIME_FILES, VM_FILES } from './argv.ts'
 import { RING_BYTES } from './console.ts'
 import { fileTail, identify, isAlive, killProcess, type ProcessIdentity } from './process.ts'
 
-export type MachineFacts = { accelerator: Accelerator; incoming: boolean; qemuVersion: string }
-export type ProcessFile = MachineFacts & { version: 1; identity: ProcessIdentity; memoryBytes: number }
+/** A file that QEMU was given open: which, and what it was then. */
+export type GivenFile = { key: string; identity: FileIdentity }
+export type MachineFacts = {
+  accelerator: Accelerator
+  incoming: boolean
+  qemuVersion: string
+  /** Absent where an earlier version of the agent started it. */
+  files?: GivenFile[] | undefined
+}
+type ProcessFile = MachineFacts & { version: 1; identity: ProcessIdentity; memoryBytes: number }
 
 const KILL_TIMEOUT_MS = 5_000
 const LOG_TAIL_BYTES = 4096
@@ -25,11 +35,14 @@ export async function killLeftover(dir: string): Promise<void> {
   await removeRuntimeFiles(dir)
 }
 
-/** The last lines of qemu.log. */
+/** The last lines of qemu.log, whole. */
 export const qemuLogTail = async (dir: string): Promise<string> =>
   (await fileTail(join(dir, VM_FILES.qemuLog), LOG_TAIL_BYTES)).toString('utf8').trimEnd()
 
-/** A guest can write to its serial port for ever, not to our disk: beyond 8 MiB a log keeps its last 64 KiB in `.old` and starts anew (QEMU appends, so it follows). */
+/**
+ * A guest can write to its serial port for ever, not to our disk: beyond 8 MiB a log keeps its last 64 KiB in `.old`
+ * and starts anew (QEMU appends, so it follows).
+ */
 export async function boundLogs(dir: string): Promise<void> {
   for (const name of [VM_FILES.serialLog, VM_FILES.qemuLog]) {
     const path = join(dir, name)
@@ -43,7 +56,10 @@ export async function boundLogs(dir: string): Promise<void> {
   }
 }
 
-/** Removes the `run` folder, whatever a QEMU that is dead has left in it, and the record of the process; logs and spec stay. */
+/**
+ * Removes the `run` folder, whatever a QEMU that is dead has left in it, and the record of the process; logs and spec
+ * stay.
+ */
 export async function removeRuntimeFiles(dir: string): Promise<void> {
   await rm(join(dir, VM_FILES.process), { force: true })
   await rm(join(dir, VM_FILES.run), { recursive: true, force: true })
@@ -55,7 +71,10 @@ export async function writeProcessFile(dir: string, file: ProcessFile): Promise<
   await rename(`${path}.new`, path)
 }
 
-/** A QEMU of this folder that its agent could not write down before it died: the guest never ran in it (it starts paused). */
+/**
+ * A QEMU of this folder that its agent could not write down before it died: the guest never ran in it (it starts
+ * paused).
+ */
 async function unrecordedProcess(dir: string): Promise<ProcessIdentity | undefined> {
   try {
     const run = join(dir, VM_FILES.run)

@@ -1,6 +1,7 @@
-// Which user runs which VM's QEMU. Enters: names of VMs, a range of user ids. Leaves: a user for each, the same until the VM is gone.
-// Always holds: written down (fsync) before QEMU starts, so it is the same after a restart; no two VMs have the same user; none that /etc/passwd knows, or
-// that has a process here that is not this VM's, is given out.
+// Which user runs which VM's QEMU. Enters: names of VMs, a range of user ids. Leaves: a user for each, the same until
+// the VM is gone.
+// Always holds: written down (fsync) before QEMU starts, so it is the same after a restart; no two VMs have the same
+// user; none that /etc/passwd knows, or that has a process here that is not this VM's, is given out.
 import { readdirSync, readFileSync, statSync } from 'node:fs'
 import type { Store } from '../../ops/store.ts'
 import { GodwitError } from '../../wire/errors.ts'
@@ -15,7 +16,7 @@ export type VmUsers = {
   release(name: string): Promise<void>
 }
 
-export type UsersOptions = {
+type UsersOptions = {
   store: Store
   range: UserRange
   /** Users that have processes here, and users that are people's or services'. For tests. */
@@ -39,7 +40,9 @@ export async function openUsers({ store, range, busy = busyUsers }: UsersOptions
       taken.set(name, uid)
       return uid
     }
-    throw new GodwitError('LIMIT_EXCEEDED', `all ${range.count} users from ${range.from} on are in use`, { hint: 'widen qemu.users' })
+    throw new GodwitError('LIMIT_EXCEEDED', `all ${range.count} users from id ${range.from} are in use`, {
+      hint: 'increase the range qemu.users',
+    })
   }
   const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
     const done = turn.then(work)

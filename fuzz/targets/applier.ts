@@ -1,12 +1,13 @@
-// edge-node/pages/apply.ts: batches and barriers of several streams in any order. Whatever a source does, every wait ends when the applier does.
+// edge-node/pages/apply.ts: batches and barriers of several streams in any order. Whatever the source sends, every wait
+// ends with the applier.
 
 import { concatBytes } from '../../crypto/bytes.ts'
-import { PAGE_BYTES } from '../../edge-node/pages/address.ts'
 import { createApplier } from '../../edge-node/pages/apply.ts'
 import { decodeBarrier, encodeBarrier } from '../../edge-node/pages/batch.ts'
 import { createApplyPerformer } from '../../edge-node/pages/perform.ts'
 import { createInlinePool } from '../../edge-node/pages/pool.ts'
 import { GodwitError } from '../../wire/errors.ts'
+import { PAGE_BYTES } from '../../wire/types.ts'
 import { attemptAsync, Choices, demand, type Target } from '../target.ts'
 import { fuzzMemory, rawBatch } from './batch.ts'
 
@@ -36,7 +37,7 @@ export const applier: Target = {
     const memory = fuzzMemory()
     const pool = createInlinePool(createApplyPerformer(memory))
     const target = createApplier({ streams: STREAMS, memory: REGIONS, workers: 0, pool: pool as never })
-    // Each stream is read in order, as its reader does: on only when the step before is done.
+    // Each stream is read in order, as its reader does: the next step begins after the previous one.
     const order = Array.from({ length: STREAMS + 1 }, () => Promise.resolve())
     const failures: unknown[] = []
     while (choices.left > 0) {

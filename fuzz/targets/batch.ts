@@ -1,7 +1,8 @@
-// edge-node/pages/batch.ts, compress.ts, memory.ts: BATCH payloads into guest memory. Raw, compressed by an honest hand, or frames of zstd that lie.
+// edge-node/pages/batch.ts, compress.ts, memory.ts: BATCH payloads into guest memory: raw, correctly compressed, or
+// with malicious zstd frames.
 import zlib from 'node:zlib'
 import { concatBytes } from '../../crypto/bytes.ts'
-import { blockOf, indexOf, PAGE_BYTES, PageMap } from '../../edge-node/pages/address.ts'
+import { blockOf, indexOf, PageMap } from '../../edge-node/pages/address.ts'
 import {
   BATCH_BODY_BYTES_MAX,
   BATCH_HEADER_BYTES,
@@ -14,9 +15,11 @@ import {
   writeBatchHeader,
   writeBatchLists,
 } from '../../edge-node/pages/batch.ts'
-import { loadZstd, openBatch, type Zstd } from '../../edge-node/pages/compress.ts'
+import { loadZstd, openBatch } from '../../edge-node/pages/compress.ts'
 import { applyBatch, type GuestMemory, resolveReferences } from '../../edge-node/pages/memory.ts'
 import { writeVarint } from '../../edge-node/pages/varint.ts'
+import type { Zstd } from '../../edge-node/pages/zstd.ts'
+import { PAGE_BYTES } from '../../wire/types.ts'
 import { attempt, Choices, demand, sameBytes, type Target } from '../target.ts'
 
 const BLOCKS = [
@@ -26,7 +29,7 @@ const BLOCKS = [
 const map = new PageMap(BLOCKS)
 let engines: Zstd[] = []
 
-/** Memory that notices what is written outside it. */
+/** Memory that detects writes outside its range. */
 export function fuzzMemory(): GuestMemory {
   const bytes = new Map(BLOCKS.map(block => [block.id, new Uint8Array(block.bytes)]))
   const place = (address: number, length: number) => {
@@ -45,7 +48,7 @@ export function fuzzMemory(): GuestMemory {
   }
 }
 
-/** A delta: its page, and [place, bytes]* of its pieces. */
+/** A delta: its page, and its pieces as [offset, bytes]. */
 type Lists = { pages?: number[]; zeros?: number[]; references?: number[]; deltas?: { page: number; pieces: number[][] }[]; fill?: number }
 
 function deltasOf(deltas: Required<Lists>['deltas'], fill: number): BatchDeltas {
@@ -92,14 +95,14 @@ export function rawBatch({ pages = [], zeros = [], references = [], deltas = [],
 
 const packed = (body: Uint8Array) => new Uint8Array(zlib.zstdCompressSync(body, { pledgedSrcSize: body.length }))
 
-/** The body compressed by an honest hand. */
+/** The body, correctly compressed. */
 function compressed(raw: Uint8Array): Uint8Array {
   const out = concatBytes(raw.subarray(0, BATCH_HEADER_BYTES), packed(raw.subarray(BATCH_HEADER_BYTES)))
   if (out.length > 1) out[1] = CODEC.zstd
   return out
 }
 
-/** Writing what was read must give the same lists: one batch, one encoding. */
+/** Encoding the decoded lists must give the same bytes: one batch has one encoding. */
 function demandCanonical(payload: Uint8Array): void {
   const { header, body } = openBatch(engines[0]!, payload)
   const { pages, zeroRuns, references, deltas } = readBatchBody(header, body, map)
@@ -204,8 +207,9 @@ export const batch: Target = {
     }
     const payload = how === 1 && rest.length >= BATCH_HEADER_BYTES ? compressed(rest) : rest
     const [node, portable] = engines.map(engine => attempt(() => openBatch(engine, payload)))
-    // zstd-codec holds an older zstd, which takes some frames that a newer one calls corrupt (whoever could send one could as well send its content). That is
-    // the one excuse: what our own checks refuse (an error without a cause) both refuse, and what node:zlib takes both take.
+    // zstd-codec contains an older zstd, which accepts some frames that a newer one rejects (harmless: a sender could
+    // send the content itself). This is the only allowed difference: both reject what Godwit's own checks reject (an
+    // error without a cause), and both accept what node:zlib accepts.
     const isLaxer = node!.error?.cause !== undefined && portable!.error === undefined
     demand(isLaxer || (node!.error === undefined) === (portable!.error === undefined), 'the two engines of zstd disagree')
     if (!node!.error && !portable!.error) demand(sameBytes(node!.value.body, portable!.value.body), 'the two engines of zstd differ')

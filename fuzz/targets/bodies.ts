@@ -1,9 +1,9 @@
-// What stands in the bodies of HTTP requests: the gateway's admin API, its MEC 021 front, the node's API (whose specification of a VM is YAML). Read as ops/http.ts
-// reads them, handed to the code behind the routes.
+// Bodies of HTTP requests: the gateway's admin API, its MEC 021 front, the node's API (whose VM specification is YAML).
+// They are read like in ops/http.ts and passed to the code behind the routes.
 import { concatBytes } from '../../crypto/bytes.ts'
 import { nodeRoutes } from '../../edge-node/api.ts'
 import { parseSpec, specToYaml } from '../../edge-node/vm/spec.ts'
-import { Mec021 } from '../../gateway/standards/mec021.ts'
+import { Mec021 } from '../../gateway/fronts/mec021/mec021.ts'
 import type { RequestContext } from '../../ops/http.ts'
 import { EnrolmentUpload, MigrationRequest, PinRequest, TokenRequest } from '../../wire/admin.ts'
 import { check, parseJson, type z } from '../../wire/schema.ts'
@@ -12,7 +12,7 @@ import { demand, type Target } from '../target.ts'
 const ADMIN: readonly z.ZodType[] = [MigrationRequest, PinRequest, TokenRequest, EnrolmentUpload]
 const mec = () => new Mec021({ clock: { now: () => 1_800_000_000_000 }, base: () => 'http://gw/amsi/v1', callbackHosts: ['127.0.0.1'] })
 
-/** The node's own routes, over a registry that only reads the specification. */
+/** The node's routes, with a registry that only reads the specification. */
 const registry = {
   async create(text: string) {
     const spec = parseSpec(text)
@@ -27,14 +27,16 @@ const posts = ['/v1/vms', '/v1/vms/:name/start', '/v1/vms/:name/stop'].map(
   path => routes.find(route => route.method === 'POST' && route.path === path)!,
 )
 
+const CLIENT = { name: 'fuzz', isOperator: false }
+
 const KINDS: readonly ((body: unknown) => unknown)[] = [
   ...ADMIN.map(schema => (body: unknown) => check(schema, body, { what: 'body', code: 'CONFIG_INVALID' })),
   body => {
     const service = mec()
-    const made = service.register(body) as { appMobilityServiceId: string }
-    JSON.stringify(service.update(made.appMobilityServiceId, body))
+    const made = service.register(CLIENT, body) as { appMobilityServiceId: string }
+    JSON.stringify(service.update(CLIENT, made.appMobilityServiceId, body))
   },
-  body => JSON.stringify(mec().subscribe(body)),
+  body => JSON.stringify(mec().subscribe(CLIENT, body)),
   ...posts.map(
     route => (body: unknown) => route.handle({ params: { name: 'web-1' }, json: async () => body } as unknown as RequestContext),
   ),
@@ -46,10 +48,11 @@ const NODE = ADMIN.length + 2
 
 export const bodies: Target = {
   name: 'bodies',
-  what: 'wire/admin.ts, gateway/standards/mec021.ts, edge-node/api.ts, vm/spec.ts: bodies of HTTP requests',
+  what: 'wire/admin.ts, gateway/fronts/mec021/mec021.ts, edge-node/api.ts, vm/spec.ts: bodies of HTTP requests',
   codes: ['CONFIG_INVALID', 'FRAME_MALFORMED', 'VM_SPEC_INVALID', 'NOT_AVAILABLE', 'LIMIT_EXCEEDED'],
   testRuns: 1500,
-  // The YAML library keeps some 550 bytes for each bracket of a specification; specifications have at most 256 KiB, and come from this host's root.
+  // The YAML library needs about 550 bytes for each bracket of a specification; specifications have at most 256 KiB,
+  // and come from root of this host.
   memoryBytes: 32 * 1024 * 1024,
   bytesMax: 8192,
   jsonAt: 1,
@@ -72,7 +75,7 @@ export const bodies: Target = {
     seed(NODE, { spec: 'name: web-1\nmemory: 64MiB\nkernel: vmlinuz\nnics: [{type: user}]\nservices: [{name: http, port: 80}]\n' }),
     seed(NODE, { spec: 'name: x\nvcpus: 2\nmemory: 1GiB\ndisks:\n  - {file: a.img, mode: readonly, format: raw}\npolicy: {a: [1]}\n' }),
     seed(NODE + 1, { force: true }),
-    seed(NODE + 2, { force: false, graceMs: 10 }),
+    seed(NODE + 2, { force: false, timeoutMs: 10 }),
   ],
   hostile: () => ({
     'a billion laughs': seed(NODE, {

@@ -1,4 +1,5 @@
-// crypto/certificate.ts, request.ts, revocation.ts: bytes from strangers, and the same bytes signed by a root that errs or a stranger's own key.
+// crypto/certificate.ts, request.ts, revocation.ts: unauthenticated bytes, and the same bytes signed by a root by
+// mistake, or by an unknown key.
 import { concatBytes } from '../../crypto/bytes.ts'
 import {
   createRequest,
@@ -19,7 +20,7 @@ const SERIAL = 'a1'.repeat(16)
 const material = () => ({ root: fixedRoot(), site: fixedKeys(2) })
 let keys: ReturnType<typeof material>
 
-/** How an input is dressed before it is shown: as it came, or signed anew so that what stands in it is looked at. */
+/** Preparation of an input: unchanged, or signed again so that its content is parsed. */
 const DRESS = ['bare', 'signed'] as const
 const KINDS = ['certificate', 'request', 'revocations'] as const
 const SIGNATURE_BYTES = 64
@@ -54,7 +55,7 @@ const inputOf = (kind: number, how: number, bytes: Uint8Array) => concatBytes(Ui
 
 export const certificates: Target = {
   name: 'certificates',
-  what: 'crypto/certificate.ts, request.ts, revocation.ts, as they come and signed anew',
+  what: 'crypto/certificate.ts, request.ts, revocation.ts, altered, and signed again after the change',
   codes: ['CERT_MALFORMED', 'CERT_UNTRUSTED', 'CERT_EXPIRED', 'CERT_REVOKED', 'AUTH_FAILED', 'REVOCATION_STALE'],
   testRuns: 2500,
   bytesMax: 2048,

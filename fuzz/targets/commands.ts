@@ -1,10 +1,10 @@
-// gateway/control/mqtt: commands as a broker that nobody trusts brings them: as they come, and with whatever stands in them signed by a key that may command.
-// Nothing unsigned is ever accepted; what is accepted is a duplicate when it comes again.
+// gateway/fronts/mqtt: commands of an untrusted broker: unchanged, or with their content signed by an allowed key. No
+// unsigned command is accepted; an accepted command is a duplicate the second time.
 import { concatBytes } from '../../crypto/bytes.ts'
+import { type CommandKey, publicKeyOf, signCommand } from '../../crypto/command-keys.ts'
 import { loadSodium } from '../../crypto/identity.ts'
-import { type CommandKey, publicKeyOf, signCommand } from '../../gateway/control/mqtt/command-keys.ts'
-import { type CommandMessage, createCommands, REFUSALS } from '../../gateway/control/mqtt/commands.ts'
-import { ACTIONS, topicsOf } from '../../gateway/control/mqtt/topics.ts'
+import { type CommandMessage, createCommands, REFUSALS } from '../../gateway/fronts/mqtt/commands.ts'
+import { ACTIONS, topicsOf } from '../../mqtt/topics.ts'
 import { fixedKeys } from '../keys.ts'
 import { demand, type Target } from '../target.ts'
 
@@ -26,7 +26,7 @@ const VALID: Record<(typeof ACTIONS)[number], object> = {
 }
 const HOW = ['bare', 'signed', 'retained'] as const
 
-/** Signed over what stands in it, if anything can stand there. */
+/** Signed over its content, if it is an object. */
 function signed(action: (typeof ACTIONS)[number], bytes: Uint8Array): Uint8Array {
   try {
     const value = JSON.parse(Buffer.from(bytes).toString('utf8'))
@@ -34,14 +34,14 @@ function signed(action: (typeof ACTIONS)[number], bytes: Uint8Array): Uint8Array
     const { sig: _, ...payload } = value
     return Buffer.from(JSON.stringify(signCommand(key, topics, action, payload)))
   } catch {
-    // No JSON, or none that a commander could sign.
+    // Not JSON, or not a JSON that can be signed.
     return bytes
   }
 }
 
 export const commands: Target = {
   name: 'commands',
-  what: 'gateway/control/mqtt/commands.ts, canonical.ts, schemas.ts: commands from a broker, bare and signed',
+  what: 'gateway/fronts/mqtt/commands.ts, canonical.ts, schemas.ts: commands from a broker, bare and signed',
   codes: REFUSALS,
   testRuns: 2500,
   bytesMax: 8192,
@@ -80,10 +80,10 @@ export const commands: Target = {
     demand(verdict.verdict === 'accepted', 'a first command is a duplicate')
     demand(how !== 'retained', 'a retained command was accepted')
     verdict.settle(Promise.resolve({} as never))
-    demand(gate.take(message, NOW_MS + 1).verdict === 'duplicate', 'a command is carried out twice')
+    demand(gate.take(message, NOW_MS + 1).verdict === 'duplicate', 'a command is executed twice')
     const nobody = createCommands({ topics, keys: [], rememberedMax: 4 })
-    demand(nobody.take(message, NOW_MS).verdict === 'rejected', 'a command of nobody is accepted')
-    // One byte of the signature changed: it is another's.
+    demand(nobody.take(message, NOW_MS).verdict === 'rejected', 'a command without a known key is accepted')
+    // One changed byte of the signature must make it invalid.
     const forged = Buffer.from(payload)
     const at = forged.lastIndexOf('"value"')
     if (at >= 0 && at + 12 < forged.length) {

@@ -1,4 +1,5 @@
-// wire/control.ts by checkJson: what node and gateway say to each other on the hop. What passes must be plain data that can be told on as it is.
+// wire/control.ts by checkJson: messages between node and gateway on the hop. Accepted values must be plain data that
+// can be forwarded unchanged.
 import { isDeepStrictEqual } from 'node:util'
 import * as control from '../../wire/control.ts'
 import { check, checkJson, type z } from '../../wire/schema.ts'
@@ -10,6 +11,7 @@ const SCHEMAS: readonly [string, z.ZodType][] = [
   ['AUTH', control.Auth],
   ['WELCOME', control.Welcome],
   ['JOIN', control.Join],
+  ['ENROL_HELLO', control.EnrolHello],
   ['ENROL', control.Enrol],
   ['ENROL_REPLY', control.EnrolReply],
   ['ERROR', control.ErrorBody],
@@ -54,14 +56,17 @@ const site = {
 const nonce = `${'A'.repeat(43)}=`
 const VALID: readonly [string, unknown][] = [
   ['HELLO', { version: 1, purpose: 'control', incarnation: 5, nonce, certificate: 'AAAA' }],
+  ['HELLO', { version: 1, versionMax: 2, purpose: 'data', incarnation: 5, nonce, certificate: 'AAAA' }],
   ['CHALLENGE', { version: 1, nonce, certificate: 'AAAA', signature: 'AAAA' }],
   ['AUTH', { signature: 'AAAA' }],
   ['WELCOME', { gateway: 'hub', site: 'oslo', version: '0.1.0' }],
   ['JOIN', { sessionId: id, index: 2, attempt: 1 }],
+  ['ENROL_HELLO', { version: 1, nonce: Buffer.alloc(32).toString('base64') }],
   ['ENROL', { token: 'secret', request: 'AAAA' }],
   ['ENROL_REPLY', { status: 'issued', certificate: 'AAAA' }],
   ['ERROR', { code: 'VM_UNKNOWN', message: 'no such VM', hint: 'look' }],
   ['site.state', site],
+  ['site.state', { ...site, migrationVersions: { min: 1, max: 2 } }],
   ['migration.progress', { migrationId: id, side: 'source', phase: 'precopy', round: 2, bytesTotal: 1, etaMs: null, extra: { a: [1] } }],
   ['migration.result', { migrationId: id, side: 'target', outcome: 'completed', report, error: { code: 'X', message: 'y' } }],
   ['migration.prepare', { plan, sourceCertificate: 'AAAA' }],
@@ -71,6 +76,7 @@ const VALID: readonly [string, unknown][] = [
 
 const numberOf = (name: string) => SCHEMAS.findIndex(([other]) => other === name)
 const input = (name: string, text: string) => new Uint8Array(Buffer.concat([Uint8Array.of(numberOf(name)), Buffer.from(text)]))
+const valid = (name: string) => VALID.find(([other]) => other === name)![1]
 const MIB = 1024 * 1024
 
 export const controlTarget: Target = {
@@ -97,33 +103,43 @@ export const controlTarget: Target = {
       JSON.stringify({ ...site, vms: 'V' }).replace('"V"', `[${'0,'.repeat(MIB / 2 - 500)}0]`),
     ),
     'half a million ids': input('site.state', JSON.stringify({ ...site, migrations: 'V' }).replace('"V"', `[${'"",'.repeat(MIB / 4)}0]`)),
-    'a list of notes': input('migration.result', JSON.stringify(VALID[10]![1]).replace('"a note"', `${'0,'.repeat(MIB / 2 - 1000)}0`)),
+    'a list of notes': input(
+      'migration.result',
+      JSON.stringify(valid('migration.result')).replace('"a note"', `${'0,'.repeat(MIB / 2 - 1000)}0`),
+    ),
     brackets: input(
       'migration.progress',
       `{"migrationId":"${id}","side":"source","phase":"x","y":${'['.repeat(400_000)}${']'.repeat(400_000)}}`,
     ),
     braces: input(
       'migration.result',
-      JSON.stringify(VALID[10]![1]).replace('"a note"', `"",${'{"":'.repeat(150_000)}0${'}'.repeat(150_000)}`),
+      JSON.stringify(valid('migration.result')).replace('"a note"', `"",${'{"":'.repeat(150_000)}0${'}'.repeat(150_000)}`),
     ),
     'extra fields': input(
       'migration.progress',
       `{"migrationId":"${id}","side":"source","phase":"x"${Array.from({ length: 60_000 }, (_, i) => `,"k${i}":0`).join('')}}`,
     ),
+    'extra fields of a plan': input(
+      'migration.prepare',
+      JSON.stringify({
+        plan: { ...plan, ...Object.fromEntries(Array.from({ length: 60_000 }, (_, i) => [`k${i}`, 0])) },
+        sourceCertificate: 'AAAA',
+      }),
+    ),
     'a long string': input('WELCOME', JSON.stringify({ gateway: 'a'.repeat(MIB), site: 'b', version: 'c' })),
-    'a long certificate': input('HELLO', JSON.stringify({ ...(VALID[0]![1] as object), certificate: 'A'.repeat(MIB) })),
+    'a long certificate': input('HELLO', JSON.stringify({ ...(valid('HELLO') as object), certificate: 'A'.repeat(MIB) })),
   }),
   run(bytes) {
     const [what, schema] = SCHEMAS[(bytes[0] ?? 0) % SCHEMAS.length]!
     const value = checkJson(schema, bytes.subarray(1), { what })
     demandPlain(value)
-    // What passed goes into the store, to MQTT, to the admin API: as JSON.
+    // Accepted values go into the store, to MQTT and to the admin API as JSON.
     const again = check(schema, JSON.parse(JSON.stringify(value)), { what })
     demand(isDeepStrictEqual(again, value), 'what was checked is something else when it is checked again')
   },
 }
 
-/** Objects and arrays as JSON has them: no prototype of the peer's choosing. */
+/** Plain objects and arrays: a peer cannot set a prototype. */
 export function demandPlain(value: unknown): void {
   if (typeof value !== 'object' || value === null) return
   const prototype = Object.getPrototypeOf(value)

@@ -1,4 +1,5 @@
-// wire/frame.ts and transport/frames.ts: bytes cut anywhere into frames. Whole, in pieces and one frame at a time must come to the same.
+// wire/frame.ts and transport/frames.ts: frames from bytes cut anywhere. Decoding as a whole, in pieces and one frame
+// at a time must give the same result.
 import { createFrameStream } from '../../transport/frames.ts'
 import type { GodwitError } from '../../wire/errors.ts'
 import { encodeFrame, FRAME_HEADER_BYTES, type Frame, FrameDecoder, writeFrameHeader } from '../../wire/frame.ts'
@@ -9,7 +10,10 @@ import { attempt, attemptAsync, demand, pieces, sameBytes, type Target } from '.
 const LIMITS = allow(...(Object.keys(FRAME) as FrameName[]))
 const header = (length: number, type: number) => Uint8Array.of(length >>> 24, length >>> 16, length >>> 8, length, type)
 
-/** What came out, encoded again into one buffer: the target itself keeps no frame, so that its memory is the decoder's. */
+/**
+ * The decoded frames, encoded again into one buffer: the target keeps no frame, so the measured memory is that of the
+ * decoder.
+ */
 type Decoded = { bytes: Uint8Array; count: number; error: GodwitError | undefined }
 
 function collector(input: Uint8Array) {
@@ -75,7 +79,7 @@ export const frames: Target = {
     const cut = decode(input, pieces(input), 'push')
     const single = await decodeOneByOne(input, pieces(input))
     demand(whole.error?.code === cut.error?.code && single.error?.code === cut.error?.code, 'the error depends on how the bytes are cut')
-    // push: frames before a bad one in the same chunk are not delivered; one by one all are.
+    // push: frames before a bad one in the same chunk are not delivered; one by one they are delivered.
     demand(sameBytes(cut.bytes, single.bytes.subarray(0, cut.bytes.length)), 'the frames depend on how the bytes are cut')
     demand(sameBytes(whole.bytes, single.bytes), 'the frames depend on whether they are taken one at a time')
     demand(sameBytes(single.bytes, input.subarray(0, single.bytes.length)), 'the frames are not what came')

@@ -1,4 +1,5 @@
-// crypto/handshake.ts: messages that a relay alters, and messages of a peer with the right keys whose ephemeral or X-Wing key is chosen to break us.
+// crypto/channel/handshake.ts: messages that a relay alters, and messages of a peer with the right keys but a malicious
+// ephemeral or X-Wing key.
 import { concatBytes } from '../../crypto/bytes.ts'
 import {
   finish,
@@ -8,9 +9,9 @@ import {
   writeMessage,
   XWING_CIPHERTEXT_BYTES,
   XWING_PUBLIC_BYTES,
-} from '../../crypto/handshake.ts'
+} from '../../crypto/channel/handshake.ts'
+import { dh, encryptAndHash, mixHash, mixKey } from '../../crypto/channel/noise.ts'
 import { loadSodium, type SiteKeys } from '../../crypto/identity.ts'
-import { dh, encryptAndHash, mixHash, mixKey } from '../../crypto/noise.ts'
 import { sodium } from '../../crypto/sodium.ts'
 import { fixedKeys } from '../keys.ts'
 import { Choices, demand, sameBytes, type Target } from '../target.ts'
@@ -38,7 +39,7 @@ function begin(role: Role, hybrid: boolean): HandshakeState {
 }
 const named = (hybrid: boolean) => messages[hybrid ? 'hybrid' : 'classical']
 
-/** The responder's side of the story. */
+/** The responder's side. */
 function respond(hybrid: boolean, message: Uint8Array): void {
   const { state } = readMessage(begin('responder', hybrid), message)
   const second = writeMessage(state, EMPTY)
@@ -46,13 +47,13 @@ function respond(hybrid: boolean, message: Uint8Array): void {
   demand(rootKey.length === 32, 'no key')
 }
 
-/** The initiator's. */
+/** The initiator's side. */
 function conclude(hybrid: boolean, message: Uint8Array): void {
   const { state } = readMessage(writeMessage(begin('initiator', hybrid), EMPTY).state, message)
   demand(finish(state).rootKey.length === 32, 'no key')
 }
 
-/** Message 1 of a hybrid handshake by one who holds the initiator's keys, with an X-Wing key of its choosing. */
+/** Message 1 of a hybrid handshake with the initiator's keys and any X-Wing key. */
 function lyingFirst(kemPublic: Uint8Array, payload: Uint8Array): Uint8Array {
   const secret = new Uint8Array(32).fill(0x20)
   const ephemeral = sodium().crypto_scalarmult_base(secret)
@@ -63,7 +64,9 @@ function lyingFirst(kemPublic: Uint8Array, payload: Uint8Array): Uint8Array {
   return concatBytes(ephemeral, kem.ciphertext, encryptAndHash(symmetric, payload).ciphertext)
 }
 
-/** Message 2 of a hybrid handshake by one who holds the responder's keys, with an X-Wing ciphertext of its choosing: the payload cannot fit. */
+/**
+ * Message 2 of a hybrid handshake with the responder's keys and any X-Wing ciphertext: the payload cannot be opened.
+ */
 function lyingSecond(ciphertext: Uint8Array): Uint8Array {
   const { state } = readMessage(begin('responder', true), named(true)[0])
   const secret = new Uint8Array(32).fill(0x30)
@@ -80,7 +83,7 @@ const padded = (bytes: Uint8Array, length: number): Uint8Array => {
 
 export const handshake: Target = {
   name: 'handshake',
-  what: 'crypto/handshake.ts: altered messages, and keys chosen to break us',
+  what: 'crypto/channel/handshake.ts: altered messages, and keys chosen to break us',
   codes: ['HANDSHAKE_FAILED'],
   testRuns: 500,
   bytesMax: 4096,

@@ -1,13 +1,15 @@
-// The hop's mutual authentication, both halves: HELLO and AUTH at the gateway, CHALLENGE and WELCOME at the node. An input is JSON: the two payloads.
+// The mutual authentication of the hop, both halves: HELLO and AUTH at the gateway, CHALLENGE and WELCOME at the node.
+// An input is JSON: the two payloads.
 import { issueCertificate, type Root } from '../../crypto/certificate.ts'
 import { loadSodium } from '../../crypto/identity.ts'
 import { type LinkIdentity, signLink } from '../../crypto/link-auth.ts'
 import { authenticateToGateway } from '../../edge-node/link/authenticate.ts'
-import { authenticateNode } from '../../gateway/control/authenticate.ts'
+import { authenticateNode } from '../../gateway/sites/authenticate.ts'
 import { createFrameStream } from '../../transport/frames.ts'
 import type { Connection, Stream } from '../../transport/types.ts'
 import { encodeFrame } from '../../wire/frame.ts'
-import { FRAME, PROTOCOL_VERSION } from '../../wire/types.ts'
+import { FRAME } from '../../wire/types.ts'
+import { VERSIONS } from '../../wire/versions.ts'
 import { fixedKeys, fixedRoot } from '../keys.ts'
 import { scriptedStream } from '../streams.ts'
 import { demand, type Target } from '../target.ts'
@@ -37,7 +39,7 @@ function identity(role: 'site' | 'gateway', id: string, fill: number): LinkIdent
   return { keys, certificate: issueCertificate(root, claims) }
 }
 
-/** At the gateway. `signed`: AUTH carries what an honest node would sign, where the HELLO lets it. */
+/** At the gateway. `signed`: AUTH has the signature of an honest node, if the HELLO allows it. */
 async function atGateway(hello: unknown, auth: unknown, signed: boolean): Promise<void> {
   const greeting = jsonBytes(hello)
   const replies: Uint8Array[] = signed ? [] : [encodeFrame(FRAME.AUTH, jsonBytes(auth).subarray(0, 65_536))]
@@ -50,6 +52,7 @@ async function atGateway(hello: unknown, auth: unknown, signed: boolean): Promis
       const { nonce } = JSON.parse(Buffer.from(bytes.subarray(5)).toString()) as { nonce: string }
       const nodeNonce = new Uint8Array(Buffer.from((hello as { nonce: string }).nonce, 'base64'))
       const seen = {
+        version: VERSIONS.link.max,
         nodeNonce,
         gatewayNonce: new Uint8Array(Buffer.from(nonce, 'base64')),
         nodeCertificate: site.certificate,
@@ -64,7 +67,7 @@ async function atGateway(hello: unknown, auth: unknown, signed: boolean): Promis
   const frames = createFrameStream(signed ? answering : stream)
   const authority = { identity: gateway, rootPublic: root.signPublic, clock }
   const peer = await authenticateNode({ type: FRAME.HELLO, payload: greeting }, frames, binding, authority)
-  demand(signed && peer.certificate.id === 'oslo', 'a stranger is let in')
+  demand(signed && peer.certificate.id === 'oslo', 'an unauthenticated peer is accepted')
 }
 
 /** At the node. */
@@ -82,6 +85,7 @@ async function atNode(challenge: unknown, welcome: unknown, signed: boolean): Pr
       const gatewayNonce = new Uint8Array(Buffer.from(String((challenge as { nonce: string } | null)?.nonce), 'base64'))
       if (gatewayNonce.length !== 32) return
       const seen = {
+        version: VERSIONS.link.max,
         nodeNonce: NONCE,
         gatewayNonce,
         nodeCertificate: site.certificate,
@@ -106,14 +110,14 @@ async function atNode(challenge: unknown, welcome: unknown, signed: boolean): Pr
     clock,
     random: () => NONCE,
   })
-  demand(signed, `a stranger is believed to be ${heard.gateway}`)
+  demand(signed, `an unauthenticated peer is accepted as ${heard.gateway}`)
 }
 
 const input = (how: number, value: unknown) => new Uint8Array(Buffer.from(`${String.fromCharCode(how)}${JSON.stringify(value)}`))
 
 export const link: Target = {
   name: 'link',
-  what: 'gateway/control/authenticate.ts, edge-node/link/authenticate.ts: HELLO, CHALLENGE, AUTH, WELCOME',
+  what: 'gateway/sites/authenticate.ts, edge-node/link/authenticate.ts: HELLO, CHALLENGE, AUTH, WELCOME',
   codes: [
     'FRAME_MALFORMED',
     'FRAME_TYPE',
@@ -135,14 +139,14 @@ export const link: Target = {
   },
   seeds() {
     const hello = {
-      version: PROTOCOL_VERSION,
+      version: VERSIONS.link.max,
       purpose: 'control',
       incarnation: 5,
       nonce: base64(NONCE),
       certificate: base64(site.certificate),
     }
     const challenge = {
-      version: PROTOCOL_VERSION,
+      version: VERSIONS.link.max,
       nonce: base64(NONCE),
       certificate: base64(gateway.certificate),
       signature: base64(new Uint8Array(64)),

@@ -1,8 +1,8 @@
-// edge-node/migration/messages.ts and peer.ts: what the other node says inside the sealed control stream, and what is made of it at once:
-// the needs of an offered VM (its specification is YAML), the manifest, acknowledgements.
+// edge-node/migration/messages.ts and peer.ts: messages of the other node inside the sealed control stream, and their
+// first processing: the needs of an offered VM (its specification is YAML), the manifest, acknowledgements.
 
+import { compareManifests, manifestHash } from '../../crypto/channel/manifest.ts'
 import { loadSodium } from '../../crypto/identity.ts'
-import { compareManifests, manifestHash } from '../../crypto/manifest.ts'
 import type { Session } from '../../edge-node/channel/session.ts'
 import { decodeMessage, encodeMessage, type Message } from '../../edge-node/migration/messages.ts'
 import { createPeer, encodeAck } from '../../edge-node/migration/peer.ts'
@@ -21,7 +21,7 @@ const needs = {
     accelerator: 'kvm',
     method: 'live',
   },
-  ...{ files: { 'readonly/boot.img': { bytes: 512, sha256: hash } }, sharedId: 'x' },
+  ...{ files: { 'readonly/boot.img': { bytes: 512, root: hash } }, sharedId: 'x' },
 }
 const host = {
   qemuVersion: '10.0.2',
@@ -63,7 +63,7 @@ const VALID: unknown[] = [
 ]
 const spec = (text: string) => ({ type: 'OFFER', needs: { ...needs, spec: text } })
 
-/** What the two nodes do with a message as soon as it is there. */
+/** The immediate processing of a message by the two nodes. */
 function act(message: Message): void {
   demandPlain(message)
   decodeMessage(encodeMessage(message))
@@ -77,7 +77,7 @@ function act(message: Message): void {
   compareManifests(sent, arrived)
 }
 
-/** A meeting in which the other side says all this, frame by frame. */
+/** A meeting in which the other side sends all this, frame by frame. */
 async function meet(script: readonly unknown[]): Promise<void> {
   const failures: unknown[] = []
   let acknowledged = 0
@@ -112,7 +112,7 @@ async function meet(script: readonly unknown[]): Promise<void> {
   demand(acknowledged >= 0, 'acknowledged')
   for (const failure of failures) {
     if (!(failure instanceof GodwitError)) throw failure
-    // A code that only the other side knows becomes INTERNAL; a failure of ours has a cause.
+    // An unknown code of the other side becomes INTERNAL; an own failure has a cause.
     if (failure.code === 'INTERNAL' && failure.cause !== undefined) throw failure.cause
   }
   const [first] = failures as GodwitError[]
@@ -124,10 +124,11 @@ const input = (kind: number, value: unknown) => new Uint8Array(Buffer.from(`${St
 
 export const messages: Target = {
   name: 'messages',
-  what: 'edge-node/migration/messages.ts, peer.ts, vm/preflight.ts: what nodes say to each other',
+  what: 'edge-node/migration/messages.ts, peer.ts, vm/preflight.ts: messages between nodes',
   codes: [
     'FRAME_MALFORMED',
     'VM_SPEC_INVALID',
+    'VERSION_UNSUPPORTED',
     'MANIFEST_MISMATCH',
     'CONNECTION_LOST',
     'LIMIT_EXCEEDED',
@@ -136,7 +137,7 @@ export const messages: Target = {
     'INTERNAL',
   ],
   testRuns: 2500,
-  // The YAML of a specification of 64 KiB may be all brackets: a node for each.
+  // The YAML of a specification of 64 KiB may consist of brackets, with a node for each.
   memoryBytes: 48 * 1024 * 1024,
   jsonAt: 1,
   words: ['"type":"EOS"', '"OFFER"', '&a [*a]', '<<: ', '!!binary ', '- ', ': ', '\\n', '? ', '*a', '"index":', '18446744073709551615'],

@@ -1,5 +1,6 @@
-// transport/mux.ts, mux-stream.ts, mux-frame.ts: a peer's frames, well formed or not, while streams are opened, read, written, ended and reset here.
-// What is sent stays within the peer's credit; what is unread stays within ours; when it is over every call has ended.
+// transport/mux.ts, mux-stream.ts, mux-frame.ts: frames of a peer, well formed or not, while this side opens, reads,
+// writes, ends and resets streams. Sent bytes stay within the peer's credit; unread bytes stay within the own credit;
+// at the end every call has ended.
 import { createMux, type Mux } from '../../transport/mux.ts'
 import { createMuxDecoder, encodeMuxFrame, FLAG, INITIAL_WINDOW_BYTES, TYPE } from '../../transport/mux-frame.ts'
 import type { Stream } from '../../transport/types.ts'
@@ -10,7 +11,7 @@ const KIB = 1024
 const STREAMS_MAX = 4
 const STREAM_WINDOW_BYTES = 512 * KIB
 const CONNECTION_WINDOW_BYTES = 512 * KIB
-/** Streams of both sides, each with its first window, and what all may grow by together. */
+/** Streams of both sides, each with its initial window, and the common budget of growth. */
 const UNREAD_BYTES_MAX = 2 * STREAMS_MAX * INITIAL_WINDOW_BYTES + CONNECTION_WINDOW_BYTES
 /** Data bytes of one execution. */
 const DATA_BYTES_MAX = 4 * 1024 * KIB
@@ -28,7 +29,10 @@ class Play {
   readonly failures: unknown[] = []
   readonly mux: Mux
   readonly #credit = new Map<number, number>()
-  /** Data that the peer has sent by stream; streams whose number it used twice, or which raw bytes may have touched, are left out. */
+  /**
+   * Data that the peer has sent by stream; without streams whose number was used twice, or that raw bytes may have
+   * changed.
+   */
   readonly #sent = new Map<number, number>()
   readonly #ended = new Set<number>()
   #unclear = false
@@ -102,13 +106,13 @@ class Play {
     this.mux.push(zeros.subarray(0, Math.min(cut, dataBytes)))
     if (cut >= dataBytes) return undefined
     const rest = () => this.mux.push(zeros.subarray(0, dataBytes - cut))
-    // Others have their turn between the pieces.
+    // Other tasks run between the pieces.
     if (cut % 2 === 1) return turn().then(rest)
     rest()
     return undefined
   }
 
-  /** What a reader of this stream has to get: data between its beginning and its end. */
+  /** The data that a reader of this stream must receive: between its start and its end. */
   #account(type: number, flags: number, id: number, dataBytes: number): void {
     if (flags & FLAG.syn) {
       if (this.#sent.has(id)) this.#unclear = true
@@ -147,7 +151,7 @@ class Play {
 
   readBytes = 0
 
-  /** A stream that ended well gave all that the peer had sent on it. */
+  /** A stream with a clean end delivered all bytes of the peer. */
   demandWhole(): void {
     if (this.#unclear) return
     for (const { stream, bytes, whole } of this.own)
@@ -155,7 +159,7 @@ class Play {
         demand(bytes === (this.#sent.get(stream.id) ?? 0), `stream ${stream.id} ends after ${bytes} of ${this.#sent.get(stream.id)} bytes`)
   }
 
-  /** Reads whatever waits; gives its length. */
+  /** Reads the available bytes; returns their number. */
   async drain(): Promise<number> {
     for (let i = 0; i < 2 * STREAMS_MAX; i++) this.call(async () => this.#add(await this.mux.acceptStream()))
     await turn()
@@ -232,7 +236,7 @@ export const mux: Target = {
     Uint8Array.from([OP.ping, ...frame(TYPE.ping, FLAG.ack, 0, 1), ...frame(TYPE.ping, FLAG.syn, 0, 9), ...frame(TYPE.goAway, 0, 0, 0)]),
     Uint8Array.from([2, 4, 6, 8, 10].flatMap(id => [...frame(TYPE.data, FLAG.syn, id, 256 * KIB, 9), OP.accept])),
     Uint8Array.from([OP.raw, 12, 0, 1, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0]),
-    // Streams that are read once, ended here, then filled and ended there.
+    // Streams that are read once and ended by this side, then filled and ended by the peer.
     Uint8Array.from(
       [2, 4, 6, 8, 10, 12, 14].flatMap((id, k) => [
         ...frame(TYPE.window, FLAG.syn, id, 0),
@@ -258,6 +262,6 @@ export const mux: Target = {
     demand(play.running.size === 0, `${play.running.size} calls never end`)
     for (const failure of play.failures) if (!(failure instanceof GodwitError)) throw failure
     const { message } = await play.mux.closed
-    if (message.startsWith('the peer broke')) throw new GodwitError('CONNECTION_LOST', message)
+    if (message.startsWith('the peer violated')) throw new GodwitError('CONNECTION_LOST', message)
   },
 }

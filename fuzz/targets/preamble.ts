@@ -1,4 +1,5 @@
-// transport/tls-preamble.ts: the first bytes of a stranger's TCP connection. What passes encodes to the same bytes.
+// transport/tls-preamble.ts: the first bytes of an unauthenticated TCP connection. An accepted preamble encodes to the
+// same bytes.
 import { decodePreamble, encodePreamble, LANES_MAX, PREAMBLE_BYTES } from '../../transport/tls-preamble.ts'
 import { demand, sameBytes, type Target } from '../target.ts'
 

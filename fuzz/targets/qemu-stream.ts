@@ -1,16 +1,20 @@
-// edge-node/stream/parse.ts: QEMU's migration stream. What it gives out must not depend on how the bytes are cut, and must not grow beyond the input.
+// edge-node/stream/parse.ts: QEMU's migration stream. The output must not depend on how the bytes are cut, and must not
+// exceed the input.
 
 import { concatBytes } from '../../crypto/bytes.ts'
 import { COMMAND } from '../../edge-node/stream/layout.ts'
 import { createParser } from '../../edge-node/stream/parse.ts'
 import { type Token, write } from '../../edge-node/stream/write.ts'
 import type { GodwitError } from '../../wire/errors.ts'
+import { PAGE_BYTES } from '../../wire/types.ts'
 import { attempt, demand, pieces, sameBytes, type Target } from '../target.ts'
 
 const EMPTY = new Uint8Array(0)
 const RAM = 2
-const PAGE_BYTES = 4096
-/** A page record of 8 bytes and CONTINUE leaves with its block's name: at most 256 bytes more, and one page more when the parser gives up. */
+/**
+ * A page record of 8 bytes with CONTINUE is written with its block's name: at most 256 bytes more, and one page more
+ * when the parser stops.
+ */
 const GROWTH = 30
 const GROWTH_BYTES = 2 * PAGE_BYTES
 
@@ -178,7 +182,7 @@ export const qemuStream: Target = {
     const whole = parse([bytes], everything)
     const cut = parse(pieces(bytes), everything)
     demand(whole.error?.message === cut.error?.message, 'the error depends on how the bytes are cut')
-    // What stood before an error in the same chunk may not have been given out yet.
+    // Content before an error in the same chunk may not have been delivered.
     const shared = whole.error ? Math.min(whole.skeleton.length, cut.skeleton.length) : whole.skeleton.length
     demand(
       sameBytes(whole.skeleton.subarray(0, shared), whole.error ? cut.skeleton.subarray(0, shared) : cut.skeleton),

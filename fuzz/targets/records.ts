@@ -1,8 +1,9 @@
-// crypto/record.ts: records of a relay that alters them, and of a peer that has the key and seals what no honest peer would. Both builds of libsodium must agree.
+// crypto/channel/record.ts: records that a relay alters, and records of a peer with the key that seals invalid content.
+// Both builds of libsodium must agree.
 import { concatBytes, fromHex, u8, u32, u64, utf8 } from '../../crypto/bytes.ts'
+import { createOpener, createSealer, PADDING_CLASSES, type RecordContext } from '../../crypto/channel/record.ts'
 import { loadSodium } from '../../crypto/identity.ts'
 import type { Primitives } from '../../crypto/primitives.ts'
-import { createOpener, createSealer, PADDING_CLASSES, type RecordContext } from '../../crypto/record.ts'
 import { native, portable } from '../../crypto/sodium.ts'
 import { RECORD_OVERHEAD_BYTES } from '../../wire/types.ts'
 import { attempt, Choices, demand, type Target } from '../target.ts'
@@ -16,10 +17,12 @@ export const FUZZ_CONTEXT: RecordContext = {
 }
 const HEADER: Uint8Array = new Uint8Array(24).fill(4)
 const PADDED = [...PADDING_CLASSES, 512, 8]
-/** The context's encoding (docs/PROTOCOL.md, Records): needed to seal what createSealer never would. */
+/**
+ * The context's encoding (docs/reference/protocol.md, Records): required to seal content that createSealer never seals.
+ */
 const ADDITIONAL = concatBytes(utf8('GWD1'), fromHex(FUZZ_CONTEXT.migrationId), u64(FUZZ_CONTEXT.epoch), u32(FUZZ_CONTEXT.index), u8(1))
 
-/** As a peer with the key: each record is u8 tag, u8 class, u32 length as written in it, u16 bytes of data. */
+/** As a peer with the key: each record is u8 tag, u8 class, u32 stated length, u16 bytes of data. */
 function sealAll(choices: Choices): Uint8Array[] {
   const stream = portable().secretStream(FUZZ_KEY, HEADER)
   const out: Uint8Array[] = []
@@ -80,7 +83,7 @@ const crafted = (...records: [tag: number, size: number, length: number, data: s
 
 export const records: Target = {
   name: 'records',
-  what: 'crypto/record.ts: altered records, and records sealed by a peer that lies',
+  what: 'crypto/channel/record.ts: altered records, and records sealed by a peer that lies',
   codes: ['DECRYPT_FAILED'],
   testRuns: 1500,
   setup: loadSodium,

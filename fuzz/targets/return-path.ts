@@ -1,4 +1,4 @@
-// edge-node/stream/return-path.ts: QEMU's return path as the other site hands it on.
+// edge-node/stream/return-path.ts: QEMU's return path as the other site forwards it.
 import { createReturnPathParser, encodeMessage, encodePong, encodeShut, RETURN_PATH } from '../../edge-node/stream/return-path.ts'
 import type { GodwitError } from '../../wire/errors.ts'
 import { attempt, demand, pieces, sameBytes, type Target } from '../target.ts'

@@ -1,4 +1,5 @@
-// transport/rpc.ts: frames of a peer that is let in, against a link with a request of ours under way. The link ends coded, and what we write is well formed.
+// transport/rpc.ts: frames of an accepted peer, on a link with a pending request. The link ends with a code, and all
+// sent frames are well formed.
 import { createRpc } from '../../transport/rpc.ts'
 import type { GodwitError } from '../../wire/errors.ts'
 import { encodeFrame, FrameDecoder } from '../../wire/frame.ts'
@@ -75,7 +76,7 @@ export const rpc: Target = {
   },
 }
 
-/** INTERNAL may come from a peer's unknown code; not from a failure of ours. */
+/** INTERNAL may result from a peer's unknown code, not from an own failure. */
 function known(error: GodwitError): GodwitError {
   if (error.code === 'INTERNAL' && error.cause !== undefined) throw error.cause
   return error

@@ -1,7 +1,8 @@
-// edge-node/channel/sealed-stream.ts: a relay stream as its reader gets it. The relay alters its bytes; or the peer seals bytes that are no frames.
+// edge-node/channel/sealed-stream.ts: a relay stream at its reader. The relay alters its bytes, or the peer seals bytes
+// that are not frames.
 
+import { createSealer, RECORD_DATA_BYTES_MAX } from '../../crypto/channel/record.ts'
 import { loadSodium } from '../../crypto/identity.ts'
-import { createSealer, RECORD_DATA_BYTES_MAX } from '../../crypto/record.ts'
 import { createSealedReader, createSealedWriter } from '../../edge-node/channel/sealed-stream.ts'
 import type { Frame } from '../../wire/frame.ts'
 import { encodeFrame, FrameDecoder } from '../../wire/frame.ts'
@@ -13,7 +14,7 @@ import { FUZZ_CONTEXT, FUZZ_KEY } from './records.ts'
 const ALLOWED: FrameName[] = ['BATCH', 'BARRIER', 'MESSAGE', 'ACK']
 const HEADER = new Uint8Array(24).fill(4)
 
-/** The bytes in records of sizes that the input fixes, the last one final. */
+/** The bytes in records; the input determines their sizes, and the last one is final. */
 function sealed(bytes: Uint8Array): Uint8Array {
   const sealer = createSealer({ key: FUZZ_KEY, context: FUZZ_CONTEXT, header: HEADER })
   const random = randomOf(bytes)
@@ -38,7 +39,7 @@ async function read(chunks: readonly Uint8Array[]) {
   return { frames: Buffer.concat(frames.map(({ type, payload }) => encodeFrame(type, payload))), error }
 }
 
-/** What the same bytes say without the seal. */
+/** The frames of the same bytes without sealing. */
 function plainly(bytes: Uint8Array): string {
   const decoder = new FrameDecoder(allow(...ALLOWED))
   const { error } = attempt(() => {

@@ -1,7 +1,8 @@
-// Who of those that may move starts now. Enters: VMs whose own gates are all open. Leaves: those that get a token at both their sites.
-// Against storms: a site takes part in no more migrations than its tokens; when more want it, their starts are spread by seeded jitter, and the
-// rest wait in the order they became ready (those above their hard limit first). Nothing is queued: a VM that no longer wants to go is gone
-// from here in the next step, so nothing stale is ever started.
+// Who of those that may move starts now. Enters: VMs whose own gates are all open. Leaves: those that get a token at
+// both their sites. Against storms: a site takes part in no more migrations than its tokens; when more want it, their
+// starts are spread by seeded jitter, and the rest wait in the order they became ready (those above their hard limit
+// first). Nothing is queued: a VM that no longer wants to go is gone from here in the next step, so nothing stale is
+// ever started.
 import { hash } from './hash.ts'
 import type { Tables } from './view.ts'
 

@@ -1,8 +1,9 @@
-// One step of time for every VM: D', G, and how long what must be above its threshold has been. Enters: the tables, the time. Leaves: those VMs that
-// might move, for the gates to be asked. Pure. This is the loop that 10,000 VMs go through, so it asks whether a gate is surely closed before it
-// gathers what all gates want to see. Always holds: who is left out here, the gates would have refused (where stays are reported, nobody is left out
-// whose reason to stay may have changed).
-import { migrationCost } from './cost.ts'
+// One step of time for every VM: D', G, and how long what must be above its threshold has been. Enters: the tables, the
+// time. Leaves: those VMs that might move, for the gates to be asked. Pure. This is the loop that 10,000 VMs go
+// through, so it asks whether a gate is surely closed before it gathers what all gates want to see. Always holds: who
+// is left out here, the gates would have refused (where stays are reported, nobody is left out whose reason to stay may
+// have changed).
+import { migrationCost } from '../../planning/cost.ts'
 import { POLICY_NAMES } from './settings.ts'
 import { GATES } from './types.ts'
 import { type Tables, thresholdOf } from './view.ts'
@@ -79,8 +80,9 @@ function account(tables: Tables, index: number, { nowMs, elapsed, regretMs, best
 }
 
 /**
- * The user is back where the VM is best: what it would now lose (negative) had the VM been moved to where the regret pointed. Without this, a user
- * who flits over a border would pay for a move with regret that no place could have saved.
+ * The user is back where the VM is best: what it would now lose (negative) had the VM been moved to where the regret
+ * pointed. Without this, a user who flits over a border would pay for a move with regret that no place could have
+ * saved.
  */
 function savedMs({ sites, vms }: Tables, index: number): number {
   const c = vms.columns
@@ -100,7 +102,10 @@ function isSlow(tables: Tables, index: number, nowMs: number): boolean {
   return !Number.isNaN(c.aboveSinceMs[index]!)
 }
 
-/** A gate that is surely closed, or -1: then all must be asked. A copy that is staged makes a move cheaper: not judged here. */
+/**
+ * A gate that is surely closed, or -1: then all must be asked. A copy that is staged makes a move cheaper: not judged
+ * here.
+ */
 function surelyHeld(tables: Tables, index: number, { nowMs, regretMs, best }: Now): number {
   const { settings, vms } = tables
   const c = vms.columns
@@ -116,7 +121,10 @@ function surelyHeld(tables: Tables, index: number, { nowMs, regretMs, best }: No
   return c.stagedSite[index] !== best && c.accountMsSeconds[index]! < barePrice(tables, index, best) ? COST : -1
 }
 
-/** C_mig without anything staged, and not on the way back: at least so much. Worked out once for a way that does not change. */
+/**
+ * C_mig without anything staged, and not on the way back: at least so much. Worked out once for a way that does not
+ * change.
+ */
 function barePrice({ settings, sites, vms }: Tables, index: number, target: number): number {
   const c = vms.columns
   const bandwidthBytesPerSecond = sites.bandwidth(c.site[index]!, target)

@@ -1,5 +1,6 @@
-// How much a stated probability is worth. Enters: predictions with their probability, and whether they came true. Leaves: the probability as
-// experience corrects it, and the score. Pure. One bin for each twentieth; each starts as if it had been right to its own figure.
+// How much a stated probability is worth. Enters: predictions with their probability, and whether they came true.
+// Leaves: the probability as experience corrects it, and the score. Pure. One bin for each twentieth; each starts as if
+// it had been right to its own figure.
 
 const BINS = 20
 /** A bin's own figure counts for this many observations. */

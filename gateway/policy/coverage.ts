@@ -1,5 +1,6 @@
-// Which site serves users at a place, learned from where users were served: a raster of tiles, each with the site that most of its users had
-// (Boyer-Moore vote), and the nearest site until somebody was seen there. Enters: places and sites. Leaves: a site index. Pure, bounded memory.
+// Which site serves users at a place, learned from where users were served: a raster of tiles, each with the site that
+// most of its users had (Boyer-Moore vote), and the nearest site until somebody was seen there. Enters: places and
+// sites. Leaves: a site index. Pure, bounded memory.
 
 const TILES_MAX = 1 << 20
 const TILE_METERS = 100
@@ -40,8 +41,8 @@ export class Coverage {
   }
 
   /**
-   * learn(), and the site for the whole straight way from there to (aheadX, aheadY) where that is surely one tile; -2 where it is not. What is asked
-   * of most users at most times.
+   * learn(), and the site for the whole straight way from there to (aheadX, aheadY) where that is surely one tile; -2
+   * where it is not. What is asked of most users at most times.
    */
   learnAlong(x: number, y: number, aheadX: number, aheadY: number, site: number): number {
     const tile = this.#tileOf(x, y)

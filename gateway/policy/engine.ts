@@ -1,13 +1,14 @@
-// The handoff policy as one object: observations in, decisions out, once a second. It keeps what it needs of each VM, has no clock, no timer and no
-// IO, and gives equal decisions for equal observations. The caller carries decisions out and says how they ended.
+// The handoff policy as one object: observations in, decisions out, once a second. It keeps what it needs of each VM,
+// has no clock, no timer and no IO, and gives equal decisions for equal observations. The caller carries decisions out
+// and says how they ended.
 //
 //   const engine = new HandoffEngine({ settings: { policy: 'regret' } })
 //   every second: for (const decision of engine.step(nowMs, observations)) carry it out
 //   when asked:   engine.explain('vm', nowMs)
 //
-// Always holds: a VM has at most one move under way, and its `sequence` counts them; tokens are taken with the decision and given back with
-// 'ended', whatever the outcome; a VM whose user is silent or whose site is unknown is never moved.
-import { createProjection, type Projection } from '../../ops/geo.ts'
+// Always holds: a VM has at most one move under way, and its `sequence` counts them; tokens are taken with the decision
+// and given back with 'ended', whatever the outcome; a VM whose user is silent or whose site is unknown is never moved.
+import { createProjection, type Projection } from '../../planning/geo.ts'
 import { admit, type Verdict, type Wish } from './admission.ts'
 import { advance } from './advance.ts'
 import { type ExplainOptions, explain } from './explain.ts'
@@ -20,11 +21,18 @@ import { Unfit } from './unfit.ts'
 import { gateOf, policyAt, viewOf } from './view.ts'
 import { VmTable } from './vm-table.ts'
 
-export type EngineOptions = {
+type EngineOptions = {
   settings?: PolicySettingsInput
   /** Also report a 'stay' whenever the gate that holds a VM back has changed. */
   reportStays?: boolean
+  /**
+   * One observation or one VM could not be handled: it is left out of this step, and all others go on. Without it, what
+   * is thrown ends the step.
+   */
+  onFault?: ((fault: Fault) => void) | undefined
 }
+
+export type Fault = { at: 'observation' | 'vm' /** Of the observation, or the VM. */; name: string; error: unknown }
 
 const REGRET = POLICY_NAMES.indexOf('regret')
 /** A step that comes late is not taken for a long time of regret. */
@@ -38,11 +46,12 @@ export class HandoffEngine {
   readonly unfit = new Unfit()
   readonly counters = { moves: 0, prepares: 0, withdrawn: 0, heldByTokens: 0, heldByJitter: 0 }
   readonly #reportStays: boolean
+  readonly #onFault: EngineOptions['onFault']
   readonly #predictions = new Map<number, PredictionFacts>()
   #projection: Projection | undefined
   #lastMs = Number.NaN
 
-  constructor({ settings, reportStays = false }: EngineOptions = {}) {
+  constructor({ settings, reportStays = false, onFault }: EngineOptions = {}) {
     this.settings = policySettings(settings)
     const { cost, storm, prestage } = this.settings
     this.sites = new SiteTable({
@@ -51,19 +60,34 @@ export class HandoffEngine {
       stagingTokens: prestage.tokensPerSite,
     })
     this.#reportStays = reportStays
+    this.#onFault = onFault
   }
 
   /** Observations count before the step. `nowMs` never goes back (TypeError). */
   step(nowMs: number, observations: Iterable<Observation> = []): Decision[] {
-    if (nowMs < this.#lastMs) throw new TypeError(`a policy at ${this.#lastMs} ms cannot go back to ${nowMs} ms`)
-    for (const observation of observations) this.observe(nowMs, observation)
+    if (nowMs < this.#lastMs) throw new TypeError(`time of the policy went back from ${this.#lastMs} ms to ${nowMs} ms`)
+    for (const observation of observations)
+      this.#attempt('observation', observationName(observation), () => this.observe(nowMs, observation))
     const elapsedMs = Number.isNaN(this.#lastMs) ? 1000 : Math.min(STEP_MAX_MS, nowMs - this.#lastMs)
     this.#lastMs = nowMs
     const decisions: Decision[] = []
     const wishes = this.#judge(advance(this, nowMs, elapsedMs / 1000, this.#reportStays), nowMs, decisions)
-    if (wishes.length > 0) admit(this, wishes, nowMs, (wish, verdict) => this.#decide(wish, verdict, nowMs, decisions))
+    if (wishes.length > 0) admit(this, wishes, nowMs, (wish, verdict) => this.#tryToDecide(wish, verdict, nowMs, decisions))
     if (this.settings.prestage.isEnabled) this.#prepare(nowMs, decisions)
     return decisions
+  }
+
+  #attempt(at: Fault['at'], name: string, work: () => void): void {
+    try {
+      work()
+    } catch (error) {
+      this.#fault(at, name, error)
+    }
+  }
+
+  #fault(at: Fault['at'], name: string, error: unknown): void {
+    if (!this.#onFault) throw error
+    this.#onFault({ at, name, error })
   }
 
   observe(nowMs: number, observation: Observation): void {
@@ -102,8 +126,8 @@ export class HandoffEngine {
   }
 
   /**
-   * By index (vms.find, sites.indexOf), for callers with thousands of users: of each VM `indexes[at]` its user's site, RTT, and place in metres of any
-   * flat map.
+   * By index (vms.find, sites.indexOf), for callers with thousands of users: of each VM `indexes[at]` its user's site,
+   * RTT, and place in metres of any flat map.
    */
   observeUsersAt(nowMs: number, indexes: Int32Array, userSites: Int32Array, rtts: Float64Array, xs: Float64Array, ys: Float64Array): void {
     const c = this.vms.columns
@@ -135,22 +159,37 @@ export class HandoffEngine {
 
   /** Asks the gates of those that might move; gives those for whom all are open. */
   #judge(active: readonly number[], nowMs: number, decisions: Decision[]): Wish[] {
-    const c = this.vms.columns
     const wishes: Wish[] = []
     for (const index of active) {
-      const view = viewOf(this, index, nowMs)
-      const gate = gateOf(this, index, view)
-      if (gate === 'none') {
-        wishes.push({ index, from: view.from, to: view.target, isHard: view.rttMs > view.hardLimitMs })
-        continue
-      }
-      if (!Number.isNaN(c.readySinceMs[index]!)) {
-        c.readySinceMs[index] = Number.NaN
-        this.counters.withdrawn++
-      }
-      this.#hold(index, gate, nowMs, decisions)
+      this.#attempt('vm', this.vms.names[index] ?? '', () => {
+        const wish = this.#judgeOne(index, nowMs, decisions)
+        if (wish) wishes.push(wish)
+      })
     }
     return wishes
+  }
+
+  #judgeOne(index: number, nowMs: number, decisions: Decision[]): Wish | undefined {
+    const c = this.vms.columns
+    const view = viewOf(this, index, nowMs)
+    const gate = gateOf(this, index, view)
+    if (gate === 'none') return { index, from: view.from, to: view.target, isHard: view.rttMs > view.hardLimitMs }
+    if (!Number.isNaN(c.readySinceMs[index]!)) {
+      c.readySinceMs[index] = Number.NaN
+      this.counters.withdrawn++
+    }
+    this.#hold(index, gate, nowMs, decisions)
+    return undefined
+  }
+
+  /** Tokens of a move that cannot be decided are given back. */
+  #tryToDecide(wish: Wish, verdict: Verdict, nowMs: number, decisions: Decision[]): void {
+    try {
+      this.#decide(wish, verdict, nowMs, decisions)
+    } catch (error) {
+      if (verdict === 'go' && this.vms.columns.movingTo[wish.index]! < 0) this.sites.giveBack(wish.from, wish.to)
+      this.#fault('vm', this.vms.names[wish.index] ?? '', error)
+    }
   }
 
   #hold(index: number, gate: GateName, nowMs: number, decisions: Decision[]): void {
@@ -184,8 +223,10 @@ export class HandoffEngine {
     const turn = Math.floor(nowMs / 1000) % turns
     for (let index = turn; index < this.vms.end; index += turns) {
       if (!this.predictor.isMoving(index, nowMs)) continue
-      const wish = wantsPrepare(this, this.predictor, index, nowMs)
-      if (wish) decisions.push(this.#stage(wish, nowMs))
+      this.#attempt('vm', this.vms.names[index] ?? '', () => {
+        const wish = wantsPrepare(this, this.predictor, index, nowMs)
+        if (wish) decisions.push(this.#stage(wish, nowMs))
+      })
     }
   }
 
@@ -372,4 +413,9 @@ export class HandoffEngine {
     const index = this.vms.find(vm)
     return index === undefined ? undefined : policyAt(this, index)
   }
+}
+
+function observationName(observation: Observation): string {
+  if (observation.kind === 'link') return `link ${observation.from} ${observation.to}`
+  return observation.kind === 'site' ? `site ${observation.site}` : `${observation.kind} ${observation.vm}`
 }

@@ -1,4 +1,5 @@
-// A decision put into words and numbers, for the log and for `godwit explain`. Enters: the engine's tables and a VM. Leaves: an Explanation. Pure.
+// A decision put into words and numbers, for the log and for `godwit explain`. Enters: the engine's tables and a VM.
+// Leaves: an Explanation. Pure.
 
 import type { Explanation, GateLine, GateName, PredictionFacts } from './types.ts'
 import type { FullView, Tables } from './view.ts'
@@ -75,27 +76,33 @@ function sentence({ action, gate, view, prediction, target, gates }: Said): stri
   }
   if (action === 'move') {
     const costs = view.cost
-      ? `; predicted ${(view.cost.totalMs / 1000).toFixed(1)} s, ${Math.round(view.cost.downtimeMs)} ms of it stopped`
+      ? `; predicted duration ${(view.cost.totalMs / 1000).toFixed(1)} s, downtime ${Math.round(view.cost.downtimeMs)} ms`
       : ''
-    return `${target} saves the user ${ms(view.regretMs)} of RTT${costs}`
+    return `${target} reduces the RTT of the user by ${ms(view.regretMs)}${costs}`
   }
-  if (gate === 'tokens') return `would move to ${target}, but both sites must first have a migration to spare`
-  if (gate === 'jitter') return `would move to ${target}; many want to at once, so its start is spread`
-  if (gate === 'backoff') return `stays: waits ${Math.ceil(view.backoffLeftMs / 1000)} s after a migration that failed`
+  if (gate === 'tokens') return `waits: ${target} is better, but the source or the target has reached its limit of migrations`
+  if (gate === 'jitter') return `waits: ${target} is better, and the start is delayed at random because many VMs move`
+  if (gate === 'backoff') return `stays: waits ${Math.ceil(view.backoffLeftMs / 1000)} s after a failed migration`
+  if (gate === 'best') return bestSentence(view, target)
   const line = gates.find(entry => entry.gate === gate)
   if (!line) return 'nothing to decide'
-  if (line.value === null || line.limit === null) return `stays: ${CLOSED[gate] ?? `not so: ${line.rule}`}`
+  if (line.value === null || line.limit === null) return `stays: ${CLOSED[gate] ?? `condition not met: ${line.rule}`}`
   const unit = line.unit ? ` ${line.unit}` : ''
-  return `stays: ${line.rule}: ${round(line.value)}${unit} against ${round(line.limit)}${unit}`
+  return `stays: condition not met: ${line.rule} (${round(line.value)}${unit}, limit ${round(line.limit)}${unit})`
+}
+
+function bestSentence({ target: site, from }: FullView, target: string): string {
+  if (site < 0) return 'stays: no suitable site near its user is known'
+  return site === from ? 'stays: no other site is better for its user' : `stays: ${target} is not better for its user`
 }
 
 /** Gates that are no figures, when they are closed. */
 const CLOSED: Partial<Record<GateName, string>> = {
-  policy: 'only commands move it',
-  pinned: 'it is pinned',
+  policy: 'its policy moves it only by command',
+  pinned: 'the VM is pinned',
   unknown: "its site, its user's site, or the RTT between them is not known",
-  stale: 'its user has not been heard of',
-  moving: 'it is on its way',
+  stale: 'no recent measurement of its user',
+  moving: 'the VM is already moving',
 }
 
 const round = (value: number): string => (Math.abs(value) >= 100 ? String(Math.round(value)) : value.toFixed(2))

@@ -1,5 +1,6 @@
-// The gates a VM must pass before it moves, each a comparison of two numbers. Enters: a view of one VM at one moment. Leaves: the first gate that
-// said no, or 'none'; with `lines`, every gate's finding as well (explanations ask the same code that decides). Pure.
+// The gates a VM must pass before it moves, each a comparison of two numbers. Enters: a view of one VM at one moment.
+// Leaves: the first gate that said no, or 'none'; with `lines`, every gate's finding as well (explanations ask the same
+// code that decides). Pure.
 import type { PolicySettings } from './settings.ts'
 import type { GateLine, GateName } from './types.ts'
 
@@ -40,11 +41,11 @@ export function regretGates(view: View, settings: PolicySettings, lines?: GateLi
   const { smoothedRegretMs, hysteresisMs } = view
   const above = Number.isNaN(view.aboveMs) ? 0 : view.aboveMs
   void (
-    ask('hysteresis', smoothedRegretMs > hysteresisMs, "smoothed regret D' above H", smoothedRegretMs, hysteresisMs, 'ms') &&
+    ask('hysteresis', smoothedRegretMs > hysteresisMs, "smoothed regret D' above the hysteresis H", smoothedRegretMs, hysteresisMs, 'ms') &&
     ask(
       'trigger',
       above >= triggerMs || isHard,
-      isHard ? 'RTT above the hard limit: TTT is not waited for' : "D' above H for TTT",
+      isHard ? 'RTT above the hard limit: no wait for the time to trigger' : "D' above H for the time to trigger",
       above,
       triggerMs,
       'ms',
@@ -53,7 +54,7 @@ export function regretGates(view: View, settings: PolicySettings, lines?: GateLi
     ask(
       'cost',
       view.accountMsSeconds >= view.priceMsSeconds,
-      'regret account G pays the migration C_mig',
+      'regret account G covers the cost of the migration C_mig',
       view.accountMsSeconds,
       view.priceMsSeconds,
       'ms s',
@@ -69,18 +70,11 @@ export function latencyGates(view: View, settings: PolicySettings, lines?: GateL
   const above = Number.isNaN(view.aboveMs) ? 0 : view.aboveMs
   void (
     commonGates(view, settings, ask) &&
-    ask(
-      'hysteresis',
-      view.regretMs > hysteresisMs,
-      'the target is better by more than the hysteresis',
-      view.regretMs,
-      hysteresisMs,
-      'ms',
-    ) &&
+    ask('hysteresis', view.regretMs > hysteresisMs, 'gain above the hysteresis', view.regretMs, hysteresisMs, 'ms') &&
     ask(
       'trigger',
       isHard || (above >= triggerMs && !Number.isNaN(view.aboveMs)),
-      'RTT above the threshold for TTT',
+      'RTT above the threshold for the time to trigger',
       above,
       triggerMs,
       'ms',
@@ -100,7 +94,7 @@ export function followGates(view: View, settings: PolicySettings, lines?: GateLi
 /** `manual` and `never`: only commands move the VM. */
 export function noGates(lines?: GateLine[]): GateName {
   const { ask, first } = questions(lines)
-  ask('policy', false, 'this policy moves nothing by itself')
+  ask('policy', false, 'the policy moves VMs by itself')
   return first()
 }
 
@@ -109,8 +103,8 @@ function commonGates(view: View, settings: PolicySettings, ask: Ask): boolean {
   return (
     ask('pinned', !view.isPinned, 'the VM is not pinned') &&
     ask('unknown', isKnown, "the VM's site, its user's site and the RTT between them are known") &&
-    ask('stale', view.ageMs <= settings.staleMs, 'the user has been heard of lately', view.ageMs, settings.staleMs, 'ms') &&
-    ask('moving', !view.isMoving, 'the VM is not on its way already') &&
+    ask('stale', view.ageMs <= settings.staleMs, 'last measurement of the user is recent', view.ageMs, settings.staleMs, 'ms') &&
+    ask('moving', !view.isMoving, 'the VM is not moving') &&
     ask('backoff', view.backoffLeftMs <= 0, 'no wait after a failed migration', Math.max(0, view.backoffLeftMs), 0, 'ms') &&
     ask('best', view.target >= 0 && view.target !== view.from && view.regretMs > 0, 'another site is better', view.regretMs, 0, 'ms')
   )
@@ -119,12 +113,21 @@ function commonGates(view: View, settings: PolicySettings, ask: Ask): boolean {
 function effortGates(view: View, settings: PolicySettings, ask: Ask): boolean {
   const { feasibleRatio } = settings.cost
   return (
-    ask('feasible', view.ratio < feasibleRatio, 'dirty rate over bandwidth', view.ratio, feasibleRatio, '') &&
-    ask('residence', view.sinceArrivalMs >= view.residenceMs, 'time at this site', view.sinceArrivalMs, view.residenceMs, 'ms')
+    ask('feasible', view.ratio < feasibleRatio, 'dirty rate below this share of the bandwidth', view.ratio, feasibleRatio, '') &&
+    ask(
+      'residence',
+      view.sinceArrivalMs >= view.residenceMs,
+      'VM has been at this site long enough',
+      view.sinceArrivalMs,
+      view.residenceMs,
+      'ms',
+    )
   )
 }
 
-/** `ask` says whether to go on: until the first closed gate when only deciding, to the end when every finding is wanted. */
+/**
+ * `ask` says whether to go on: until the first closed gate when only deciding, to the end when every finding is wanted.
+ */
 function questions(lines?: GateLine[]): { ask: Ask; first: () => GateName } {
   let no: GateName = 'none'
   const ask: Ask = (gate, isOpen, rule, value, limit, unit = '') => {

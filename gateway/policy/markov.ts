@@ -1,6 +1,7 @@
-// Where users of a site are some time later, learned as it happens: counts of (came from, is at, how much later) -> is at then, backed by
-// (is at, how much later) alone. Pure; bounded: contexts beyond the limit are not learned, old counts fade.
-// How many were still where they had been is kept apart, in flat columns: that is what 10,000 users ask every few seconds.
+// Where users of a site are some time later, learned as it happens: counts of (came from, is at, how much later) -> is
+// at then, backed by (is at, how much later) alone. Pure; bounded: contexts beyond the limit are not learned, old
+// counts fade. How many were still where they had been is kept apart, in flat columns: that is what 10,000 users ask
+// every few seconds.
 
 const CONTEXTS_MAX = 50_000
 /** How many observations the coarser model counts for in the finer one. */

@@ -1,6 +1,9 @@
-// Where users are and how they move: a constant-velocity filter for each (alpha-beta, the steady state of a Kalman filter with that model).
-// Enters: places in metres, with their times. Leaves: smoothed place and velocity. Pure; one typed array for each field.
-// Always holds: a user is at most as fast as SPEED_MAX; after a gap the filter begins anew, for an old velocity says nothing.
+// Where users are and how they move: a constant-velocity filter for each (alpha-beta, the steady state of a Kalman
+// filter with that model).
+// Enters: places in metres, with their times. Leaves: smoothed place and velocity. Pure; one typed array for each
+// field.
+// Always holds: a user is at most as fast as SPEED_MAX; after a gap the filter begins anew, for an old velocity says
+// nothing.
 
 const ALPHA = 0.5
 const BETA = 0.12

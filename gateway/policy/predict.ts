@@ -1,7 +1,8 @@
-// At which site will this user be in a while? Enters: users' places and sites as they come. Leaves: the most likely site with its probability.
-// Two models: a fan of headings and speeds about the filtered velocity, read off the learned coverage (motion.ts, coverage.ts), and the
-// learned site-to-site model (markov.ts). They are mixed by how well each has foretold so far, and the outcome is calibrated (calibration.ts).
-// Pure; deterministic. Always holds: each user has at most one prediction waiting for its outcome.
+// At which site will this user be in a while? Enters: users' places and sites as they come. Leaves: the most likely
+// site with its probability. Two models: a fan of headings and speeds about the filtered velocity, read off the learned
+// coverage (motion.ts, coverage.ts), and the learned site-to-site model (markov.ts). They are mixed by how well each
+// has foretold so far, and the outcome is calibrated (calibration.ts). Pure; deterministic. Always holds: each user has
+// at most one prediction waiting for its outcome.
 import { Calibration, type Score } from './calibration.ts'
 import { Coverage } from './coverage.ts'
 import { Markov } from './markov.ts'
@@ -96,7 +97,10 @@ export class Predictor {
     knownMs[user] = UNKNOWN
   }
 
-  /** Sets `site` and `probability` for `tauMs` from now; false for a user who is not known or stands still (nothing is to be foretold). */
+  /**
+   * Sets `site` and `probability` for `tauMs` from now; false for a user who is not known or stands still (nothing is
+   * to be foretold).
+   */
   predict(user: number, nowMs: number, tauMs: number): boolean {
     const { current, previous, dueMs } = this.#waiting
     const here = current[user] ?? -1

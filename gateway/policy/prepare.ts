@@ -1,6 +1,7 @@
-// Whether to send a VM's memory ahead to where its user is going. Enters: a VM and the predictor. Leaves: a wish to pre-stage, or undefined.
-// P(user at s after the cold transfer time) >= the probability asked for, s would then be better than here by more than H, the copy would be of
-// use (feasible), the VM's byte allowance and both sites' staging tokens suffice.
+// Whether to send a VM's memory ahead to where its user is going. Enters: a VM and the predictor. Leaves: a wish to
+// pre-stage, or undefined. P(user at s after the cold transfer time) >= the probability asked for, s would then be
+// better than here by more than H, the copy would be of use (feasible), the VM's byte allowance and both sites' staging
+// tokens suffice.
 import type { Predictor } from './predict.ts'
 import { POLICY_NAMES } from './settings.ts'
 import type { Tables } from './view.ts'

@@ -1,6 +1,7 @@
-// What an operator can set of the handoff policy, with the defaults. Enters: a part of gateway.yaml or a scenario. Leaves: checked settings.
-// Where a default comes from: CONTROL (H, TTT, smoothing, residence, return, feasibility, probability) or tuning on recorded drives (the prices
-// k_d and k_b and the free regret l; docs/POLICY.md says on which).
+// What an operator can set of the handoff policy, with the defaults. Enters: a part of gateway.yaml or a scenario.
+// Leaves: checked settings. Where a default comes from: CONTROL (H, TTT, smoothing, residence, return, feasibility,
+// probability) or tuning on recorded drives (the prices k_d and k_b and the free regret l; docs/operate/policy.md says
+// on which).
 import { z } from '../../wire/schema.ts'
 
 export const POLICY_NAMES = ['regret', 'never', 'latency', 'manual', 'follow-cell'] as const

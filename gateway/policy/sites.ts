@@ -1,6 +1,12 @@
-// The sites as the policy sees them: inter-site RTT and bandwidth, who may take VMs, how many migrations each takes part in.
-// Always holds: tokens in use never go below zero; best(u) is the eligible site nearest to users of u (u itself when it is as near as any).
+// The sites as the policy sees them: inter-site RTT and bandwidth, who may take VMs, how many migrations each takes
+// part in.
+// Always holds: at most SITES_MAX sites, so that the two tables have at most 8 MiB each; tokens in use never go below
+// zero; best(u) is the eligible site nearest to users of u (u itself when it is as near as any).
 
+import { GodwitError } from '../../wire/errors.ts'
+
+/** Sites that the policy weighs. */
+const SITES_MAX = 1024
 const NO_SITE = -1
 const UNKNOWN_RTT = Number.POSITIVE_INFINITY
 
@@ -27,11 +33,14 @@ export class SiteTable {
     return this.names.length
   }
 
-  /** The site's index; a new name is added, eligible, its distance to others unknown. */
+  /**
+   * The site's index; a new name is added, eligible, its distance to others unknown. LIMIT_EXCEEDED beyond SITES_MAX.
+   */
   indexOf(name: string): number {
     const known = this.#indexes.get(name)
     if (known !== undefined) return known
     const index = this.names.length
+    if (index >= SITES_MAX) throw new GodwitError('LIMIT_EXCEEDED', `the policy supports ${SITES_MAX} sites; '${name}' exceeds this`)
     if (index === this.#capacity) this.#grow()
     this.names.push(name)
     this.#indexes.set(name, index)
@@ -63,7 +72,8 @@ export class SiteTable {
   }
 
   setBandwidth(from: number, to: number, bytesPerSecond: number): void {
-    if (!(bytesPerSecond > 0)) throw new TypeError(`a bandwidth must be above 0, not ${bytesPerSecond}`)
+    if (!(bytesPerSecond > 0 && bytesPerSecond < Number.POSITIVE_INFINITY))
+      throw new TypeError(`a bandwidth must be above 0, not ${bytesPerSecond}`)
     this.#bandwidth[from * this.#capacity + to] = bytesPerSecond
     const known = this.#bandwidth.subarray(from * this.#capacity, from * this.#capacity + this.count).filter(value => value > 0)
     this.#slowest[from] = known.reduce((least, value) => Math.min(least, value))
@@ -105,7 +115,10 @@ export class SiteTable {
     return best !== NO_SITE && this.rtt(userSite, best) < UNKNOWN_RTT ? best : NO_SITE
   }
 
-  /** The whole table for a loop over many VMs: RTT from a to b at [a * stride + b], the best site for users of u at [u]. Good until the next change. */
+  /**
+   * The whole table for a loop over many VMs: RTT from a to b at [a * stride + b], the best site for users of u at [u].
+   * Good until the next change.
+   */
   tables(): { rttMs: Float64Array; stride: number; best: Int32Array } {
     if (!this.#isBestKnown) this.#findBest()
     return { rttMs: this.#rtt, stride: this.#capacity, best: this.#best }
@@ -130,7 +143,7 @@ export class SiteTable {
 
   giveBack(from: number, to: number): void {
     for (const site of [from, to]) {
-      if (this.#inUse[site] === 0) throw new Error(`site ${this.names[site]} has no token to give back`)
+      if (this.#inUse[site] === 0) throw new Error(`site ${this.names[site]} has no token to return`)
       this.#inUse[site]!--
     }
   }

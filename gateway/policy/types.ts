@@ -1,12 +1,19 @@
-// What enters the handoff policy and what leaves it. Times are ms of one clock, whichever the caller has; sites and VMs are named by their ids.
-import type { MigrationCost } from './cost.ts'
+// What enters the handoff policy and what leaves it. Times are ms of one clock, whichever the caller has; sites and VMs
+// are named by their ids.
+import type { MigrationCost } from '../../planning/cost.ts'
 import type { PolicyName, VmPolicy } from './settings.ts'
 
 export type Observation =
-  /** A VM as its site reports it. Also says where it is: a change that the policy did not ask for counts as a move by hand. */
+  /**
+   * A VM as its site reports it. Also says where it is: a change that the policy did not ask for counts as a move by
+   * hand.
+   */
   | { kind: 'vm'; vm: string; site: string; memoryBytes: number; dirtyBytesPerSecond?: number; policy?: VmPolicy }
   | { kind: 'vm-gone'; vm: string }
-  /** Where the VM's user enters the network, the RTT as the user measures it, and the user's place. Absent fields keep their last value. */
+  /**
+   * Where the VM's user enters the network, the RTT as the user measures it, and the user's place. Absent fields keep
+   * their last value.
+   */
   | { kind: 'user'; vm: string; site: string; rttMs?: number; lat?: number; lon?: number }
   /** `isEligible`: VMs may be moved there. `tokens`: migrations at once, instead of the default. */
   | { kind: 'site'; site: string; isEligible?: boolean; tokens?: number; lat?: number; lon?: number }
@@ -17,7 +24,10 @@ export type Observation =
   | { kind: 'ended'; vm: string; outcome: 'completed' | 'failed' | 'refused' | 'cancelled' }
   /** How much of the VM is staged at a site; 0 when the copy is gone. `isDone` when no more is coming. */
   | { kind: 'staged'; vm: string; site: string; bytes: number; isDone: boolean }
-  /** A 'prepare' has been carried out, or refused, with so many bytes: the rest of what was set aside for it is free again. */
+  /**
+   * A 'prepare' has been carried out, or refused, with so many bytes: the rest of what was set aside for it is free
+   * again.
+   */
   | { kind: 'prepared'; vm: string; sentBytes: number }
   /** A site has refused the VM: it is no target of it for so long. */
   | { kind: 'unfit'; vm: string; site: string; forMs: number }
@@ -85,5 +95,8 @@ export type Decision =
   /** `sequence` counts a VM's moves: the next is never decided before the last has ended. */
   | (DecisionBase & { action: 'move'; sequence: number })
   | (DecisionBase & { action: 'prepare'; bytes: number; probability: number; tauMs: number; keepMs: number })
-  /** Only where the engine is told to report them, and only when the gate that holds the VM has changed. `to` is where it would go. */
+  /**
+   * Only where the engine is told to report them, and only when the gate that holds the VM has changed. `to` is where
+   * it would go.
+   */
   | (DecisionBase & { action: 'stay'; gate: GateName })

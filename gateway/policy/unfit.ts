@@ -1,5 +1,6 @@
-// Sites that have said no to a VM: it is not sent there for a while, and the next best is looked at. Enters: refusals, the time. Leaves: the best site
-// for a user that has not refused this VM. Pure. Always holds: what is remembered is bounded by VMs and sites, and lapses.
+// Sites that have said no to a VM: it is not sent there for a while, and the next best is looked at. Enters: refusals,
+// the time. Leaves: the best site for a user that has not refused this VM. Pure. Always holds: what is remembered is
+// bounded by VMs and sites, and lapses.
 import type { SiteTable } from './sites.ts'
 
 export class Unfit {

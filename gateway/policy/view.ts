@@ -1,5 +1,6 @@
-// One VM at one moment, gathered for the gates and for the explanation: the same numbers decide and are shown. Pure reading; nothing changes here.
-import { freshBytes, type MigrationCost, migrationCost } from './cost.ts'
+// One VM at one moment, gathered for the gates and for the explanation: the same numbers decide and are shown. Pure
+// reading; nothing changes here.
+import { freshBytes, type MigrationCost, migrationCost } from '../../planning/cost.ts'
 import { followGates, latencyGates, noGates, regretGates, type View } from './gates.ts'
 import { POLICY_NAMES, type PolicyName, type PolicySettings } from './settings.ts'
 import type { SiteTable } from './sites.ts'
@@ -13,7 +14,7 @@ export type FullView = View & { cost: MigrationCost | undefined; bandwidthBytesP
 export const policyAt = ({ vms }: Tables, index: number): PolicyName => POLICY_NAMES[vms.columns.policy[index]!] ?? 'regret'
 
 /** RTT that users of `userSite` would save if the VM were at `target`. NaN where an RTT is not known. */
-export function regretAt(sites: SiteTable, userSite: number, from: number, target: number): number {
+function regretAt(sites: SiteTable, userSite: number, from: number, target: number): number {
   const [now, then] = [sites.rtt(userSite, from), sites.rtt(userSite, target)]
   return Number.isFinite(now) && Number.isFinite(then) ? Math.max(0, now - then) : Number.NaN
 }

@@ -1,36 +1,41 @@
-// From a JOIN to a splice: a source site's new stream is admitted, a stream to the target site is opened, the two become one.
-// Enters: a stream of an authenticated site, standing behind its JOIN frame. Leaves: nothing; it ends when the stream has ended.
-// Always holds: a stream that is not admitted is reset and counted, and the target never hears of it; the target gets the same JOIN.
+// From a JOIN to a splice: admits a source site's new stream, opens a stream to the target site, and joins both.
+// Enters: a stream of an authenticated site, positioned after its JOIN frame. Leaves: nothing; it ends with the stream.
+// Always holds: a rejected stream is reset and counted, and the target gets no message about it; the target receives
+// the same JOIN.
 import { within } from '../../ops/deadline.ts'
 import type { Stream } from '../../transport/types.ts'
 import type { Join } from '../../wire/control.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import { encodeFrame } from '../../wire/frame.ts'
 import type { Log } from '../../wire/log.ts'
+import { type Placing, placingOf } from '../../wire/roles.ts'
 import { toJson } from '../../wire/schema.ts'
 import { FRAME } from '../../wire/types.ts'
 import type { Sessions } from './sessions.ts'
 import { type Direction, splice } from './splice.ts'
 
 const OPEN_MS = 10_000
-/** The minimum rate: a stream that carries less than MIN_BYTES (four of the smallest records) in this time is no migration's. The longest that an honest one is
- * quiet is the target's load (2 min) and its answer to an offer (1 min); heartbeats tell dead connections far sooner. */
+/**
+ * The minimum rate: a stream with less than MIN_BYTES (four of the smallest records) in this time is not part of a
+ * migration. The longest pauses of an honest stream are the target's load (2 min) and its answer to an offer (1 min);
+ * heartbeats detect dead connections much sooner.
+ */
 const IDLE_MS = 5 * 60_000
 const MIN_BYTES = 4096
 
 export type RelayOptions = {
   sessions: Sessions
-  /** Opens a stream to a site for this stream index. SITE_OFFLINE. */
-  openTo(site: string, index: number): Promise<Stream>
+  /** Opens a stream to a site. SITE_OFFLINE. */
+  openTo(site: string, placing: Placing): Promise<Stream>
   onBytes(direction: Direction, bytes: number, sites: { source: string; target: string }): void
   onRefused(code: string): void
-  /** Tests only: sees every byte that is relayed, to prove that there is nothing to see. */
+  /** Tests only: receives every relayed byte, to prove that the gateway cannot read it. */
   tap?: ((sessionId: string, index: number, direction: Direction, bytes: Uint8Array) => void) | undefined
   idleMs?: number | undefined
   log: Log
 }
 
-/** Serves one joined stream to its end. Never throws: what goes wrong resets the stream. */
+/** Serves one joined stream to its end. Never throws: an error resets the stream. */
 export async function relayStream(join: Join, site: string, stream: Stream, options: RelayOptions): Promise<void> {
   const { sessions, onBytes, onRefused, tap, idleMs = IDLE_MS, log } = options
   let permit: ReturnType<Sessions['admit']>
@@ -38,7 +43,7 @@ export async function relayStream(join: Join, site: string, stream: Stream, opti
     permit = sessions.admit(join, site)
   } catch (thrown) {
     const error = toGodwitError(thrown)
-    log.warn('a JOIN was refused', { site, ...join, error })
+    log.warn('JOIN rejected', { site, ...join, error })
     onRefused(error.code)
     return stream.reset(error.code)
   }
@@ -57,7 +62,7 @@ export async function relayStream(join: Join, site: string, stream: Stream, opti
     })
   } catch (thrown) {
     const error = toGodwitError(thrown)
-    log.debug('a relay stream broke', { ...join, error })
+    log.debug('relay stream failed', { ...join, error })
     stream.reset(error.code)
   } finally {
     permit.release()
@@ -65,7 +70,7 @@ export async function relayStream(join: Join, site: string, stream: Stream, opti
 }
 
 async function openTarget(site: string, join: Join, { openTo }: RelayOptions): Promise<Stream> {
-  const opening = openTo(site, join.index)
+  const opening = openTo(site, placingOf(join.index))
   const stream = await within(opening, { ms: OPEN_MS, what: `a stream to site ${site}` }).catch(error => {
     opening.then(late => late.reset('too late')).catch(() => {})
     throw error

@@ -1,37 +1,41 @@
-// The blind splice: two streams become one. This is all that the gateway ever does with a VM.
+// The blind splice: joins two streams. The gateway does nothing else with the data of a VM.
 //
 //        source site                    gateway                     target site
 //   sealed records ->  source.read() -> one chunk -> target.write()  -> sealed records
 //   sealed records <-  source.write() <- one chunk <- target.read()  <- sealed records
 //
-// Enters: two streams whose JOIN frames have been read. Leaves: the same bytes, in order, in both directions.
-// Always holds:
-// - Blind: nothing here looks at a byte; the gateway has no key with which looking would help.
-// - Bounded: one chunk a direction. The next read waits for the last write, so a slow reader slows its writer, through the gateway, and the
-//   gateway's memory does not depend on the size of the VM, the speed of either side or the distance between them.
-// - Moving: a stream on which next to nothing moves is not kept open for ever, however it drips.
-// - Faithful: one side's end() becomes the other's (each direction on its own); a reset or a lost connection on either side resets the other.
+// Enters: two streams whose JOIN frames have been read. Leaves: the same bytes, in order, in both directions. Always
+// holds:
+// - Blind: no byte is interpreted; the gateway has no key to decrypt them.
+// - Bounded: one chunk for each direction. The next read waits for the last write, so a slow reader slows its writer
+//   through the gateway, and the gateway's memory does not depend on the size of the VM, the speed of the sites or the
+//   distance between them.
+// - Minimum rate: a stream with nearly no data is closed.
+// - Faithful: one side's end() becomes the other's (each direction on its own); a reset or a lost connection on either
+//   side resets the other.
 
 import type { Stream } from '../../transport/types.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 
 export type Direction = 'source-to-target' | 'target-to-source'
 
-export type SpliceOptions = {
+type SpliceOptions = {
   /** Ends the splice: both sides are reset. */
   signal: AbortSignal
-  /** Told of every chunk after it was handed on; must not keep it. */
+  /** Called with every chunk after it was forwarded; must not keep it. */
   onChunk: (direction: Direction, chunk: Uint8Array) => void
-  /** Both directions together moved less than `minBytes` in so long: both are reset. */
+  /** Both sides are reset if both directions together moved less than `minBytes` in this time. */
   idleMs: number
   /** Default 1. */
   minBytes?: number
 }
 
-/** Resolves when both directions have ended; rejects, both sides reset, with what broke it (or with the signal's reason). */
+/**
+ * Resolves when both directions have ended; rejects with the error (or the signal's reason) after resetting both sides.
+ */
 export async function splice(source: Stream, target: Stream, { signal, onChunk, idleMs, minBytes = 1 }: SpliceOptions): Promise<void> {
   const broken = Promise.withResolvers<never>()
-  /** Bytes of this quarter of the window, and of the three before it. */
+  /** Bytes of the current quarter of the window, and of the three before it. */
   const quarters = [0, 0, 0, 0]
   const startedAt = performance.now()
 
@@ -53,7 +57,7 @@ export async function splice(source: Stream, target: Stream, { signal, onChunk, 
     quarters.pop()
     quarters.unshift(0)
     if (performance.now() - startedAt >= idleMs * 0.9 && moved < minBytes)
-      broken.reject(new GodwitError('TIMEOUT', `${moved} bytes moved in ${idleMs} ms, less than ${minBytes}`))
+      broken.reject(new GodwitError('TIMEOUT', `the stream moved ${moved} bytes in ${idleMs} ms, the minimum is ${minBytes}`))
   }, idleMs / 4)
 
   try {

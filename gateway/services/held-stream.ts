@@ -1,11 +1,12 @@
-// A stream whose first chunk can be looked at before it is taken: what the user says first is sent along to a site that may still say no, and is
-// there again for the next site. Always holds: one chunk is held, no more; a reader gets every byte once, in order.
+// A stream whose first chunk can be read without consuming it: the user's first data is sent to a site that may still
+// reject the connection, and is available again for the next site. Always holds: at most one chunk is kept; a reader
+// gets every byte once, in order.
 import type { Stream } from '../../transport/types.ts'
 
 export type HeldStream = Stream & {
-  /** The first chunk (null: the peer has ended), without taking it. */
+  /** The first chunk (null: the peer has ended), without consuming it. */
   peek(): Promise<Uint8Array | null>
-  /** The first chunk has gone its way: the next read() gives what follows it. */
+  /** Call when the first chunk was delivered: the next read() returns the data after it. */
   taken(): void
 }
 

@@ -1,36 +1,46 @@
-// One service at its stable address: users' connections are joined with the VM, wherever it is. What a user and a guest say to each other passes
-// through here as it is: Godwit does not encrypt it between user and VM, their own TLS must.
-// Enters: TCP connections of users. Leaves: streams to sites, spliced.
-// Always holds: a connection that comes while the VM is between sites waits, a bounded time, and bounded in number, instead of failing; what a user
-// has said is sent to another site only if the first said that the guest has not heard it; everything that ends a connection has a code.
+// One service at its stable address: joins users' connections with the VM at its current site. The data between user
+// and guest passes unchanged: Godwit does not encrypt it between user and VM, their own TLS must. Enters: TCP
+// connections of users. Leaves: streams to sites, spliced. Always holds: a connection that arrives while the VM is
+// between sites waits for a bounded time instead of failing, and the number of waiting connections is bounded; a user's
+// data is sent to another site only if the first site stated that the guest has not received it; every end of a
+// connection has a code.
 import type { Socket } from 'node:net'
 import { sleep, within } from '../../ops/deadline.ts'
 import { createFrameStream } from '../../transport/frames.ts'
 import { createSocketStream } from '../../transport/socket-stream.ts'
 import type { Stream } from '../../transport/types.ts'
-import type { ServiceView, VmView } from '../../wire/admin.ts'
+import type { ServiceView } from '../../wire/admin.ts'
 import { ErrorBody } from '../../wire/control.ts'
 import { type ErrorCode, fromBody, GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import { checkJson, toJson } from '../../wire/schema.ts'
 import { allow, FRAME } from '../../wire/types.ts'
+import type { Home } from '../handoff/home.ts'
 import { type Direction, splice } from '../relay/splice.ts'
 import { type HeldStream, holdFirst } from './held-stream.ts'
 import { placeOf } from './place.ts'
 
 export const SERVICE_CONNECTIONS_MAX = 1024
-export const SERVICE_WAITING_MAX = 256
-export const SERVICE_WAIT_MS = 5_000
+/**
+ * Limit for one address (an IPv6 /64): a proxy or a carrier's NAT has many users, but one user must not occupy all
+ * slots.
+ */
+export const SERVICE_CONNECTIONS_PER_ADDRESS = 512
+const SERVICE_WAITING_MAX = 256
+const SERVICE_WAIT_MS = 5_000
 const IDLE_MS = 10 * 60_000
 const ASK_MS = 5_000
-/** A site that says no is asked again when something has changed, or after this: its word may have been ahead of its site.state. Where many wait,
- * they ask less often: a site is asked no more than ASKS_AT_ONCE times in this. */
+/**
+ * A rejecting site is asked again after a change, or after this time, because its answer may be newer than its
+ * site.state. Many waiting connections ask less often: at most ASKS_AT_ONCE requests to a site in this time.
+ */
 const RETRY_MS = 50
 const ASKS_AT_ONCE = 8
-/** May be otherwise in a moment. */
+/** Errors that may disappear shortly. */
 const PASSING = new Set<ErrorCode>([
   'VM_UNKNOWN',
   'VM_STATE',
+  'MIGRATION_BUSY',
   'SITE_OFFLINE',
   'CONNECTION_LOST',
   'STREAM_RESET',
@@ -38,11 +48,12 @@ const PASSING = new Set<ErrorCode>([
   'TIMEOUT',
 ])
 
-export type ServiceOptions = {
+type ServiceOptions = {
   vm: string
   service: string
-  vms(): VmView[]
-  /** Opens a stream to a site, beside its control stream: page streams of a migration fill the data connections. */
+  /** Where the VM lives (homes.ts). */
+  home(): Home
+  /** Opens a stream to a site on its control connection: page streams of a migration fill the data connections. */
   openTo(site: string): Promise<Stream>
   /** Resolves at the next change of any site. */
   changed(): Promise<unknown>
@@ -64,8 +75,8 @@ export class Service {
   }
 
   facts(): Pick<ServiceView, 'vm' | 'service' | 'site' | 'open' | 'waiting' | 'connections' | 'refused'> {
-    const { vm, service, vms } = this.#options
-    return { vm, service, site: placeOf(this.#options, vms()).site ?? null, open: this.#open, waiting: this.#waiting, ...this.#counts }
+    const { vm, service, home } = this.#options
+    return { vm, service, site: placeOf(service, home()).site ?? null, open: this.#open, waiting: this.#waiting, ...this.#counts }
   }
 
   /** Serves one user's connection to its end. Never throws. */
@@ -90,7 +101,7 @@ export class Service {
       user.reset(error.code)
       if (waitedMs === 0) this.#counts.refused += 1
       onEnded(waitedMs === 0 ? error.code : 'cut', waitedMs)
-      log.debug('a connection to a service has ended', { vm, service, error })
+      log.debug('service connection ended', { vm, service, error })
     } finally {
       this.#open -= 1
     }
@@ -100,10 +111,11 @@ export class Service {
     this.#over.abort(why)
   }
 
-  /** The guest's side, as soon as a site has it. */
+  /** The guest's stream, as soon as a site provides it. */
   async #reach(user: HeldStream): Promise<Stream> {
-    if (this.#open > SERVICE_CONNECTIONS_MAX) throw new GodwitError('LIMIT_EXCEEDED', `more than ${SERVICE_CONNECTIONS_MAX} connections`)
-    const { vms, changed, waitMs = SERVICE_WAIT_MS } = this.#options
+    if (this.#open > SERVICE_CONNECTIONS_MAX)
+      throw new GodwitError('LIMIT_EXCEEDED', `the service has more than ${SERVICE_CONNECTIONS_MAX} connections`)
+    const { service, home, changed, waitMs = SERVICE_WAIT_MS } = this.#options
     const endMs = performance.now() + waitMs
     const gone = user.peek().then(() => new Promise<never>(() => {}))
     gone.catch(() => {})
@@ -112,13 +124,13 @@ export class Service {
       for (;;) {
         this.#over.signal.throwIfAborted()
         const change = changed()
-        const place = placeOf(this.#options, vms())
+        const place = placeOf(service, home())
         const answer: Answer = place.site === undefined ? { error: place.error, isUnheard: true } : await this.#ask(place.site, user)
         if ('guest' in answer) return answer.guest
         const { error, isUnheard } = answer
         if (!isUnheard || !PASSING.has(error.code) || performance.now() >= endMs) throw error
         if (!isWaiting && this.#waiting >= SERVICE_WAITING_MAX)
-          throw new GodwitError('LIMIT_EXCEEDED', `${SERVICE_WAITING_MAX} connections wait already`, { cause: error })
+          throw new GodwitError('LIMIT_EXCEEDED', `${SERVICE_WAITING_MAX} connections already wait for the VM`, { cause: error })
         this.#waiting += isWaiting ? 0 : 1
         isWaiting = true
         const retryMs = RETRY_MS * Math.ceil(this.#waiting / ASKS_AT_ONCE)
@@ -129,7 +141,10 @@ export class Service {
     }
   }
 
-  /** The guest's side behind the site's yes, or why not. The user's first bytes travel with the question: a yes costs no round trip of its own. */
+  /**
+   * The guest's stream after the site's acceptance, or the error. The user's first bytes are sent with the request, so
+   * an acceptance needs no extra round trip.
+   */
   async #ask(site: string, user: HeldStream): Promise<Answer> {
     const { vm, service } = this.#options
     let stream: Stream | undefined
@@ -141,7 +156,7 @@ export class Service {
       await within(frames.write(FRAME.SERVICE, toJson({ vm, service })), { ms: ASK_MS, what: `SERVICE to site ${site}` })
       early = sendEarly(user, stream)
       const frame = await within(frames.next(allow('SERVICE', 'ERROR')), { ms: ASK_MS, what: `site ${site}`, signal: this.#over.signal })
-      if (frame === null) throw new GodwitError('STREAM_RESET', `site ${site} gave no answer`)
+      if (frame === null) throw new GodwitError('STREAM_RESET', `site ${site} closed the stream without an answer`)
       isRefused = frame.type === FRAME.ERROR
       if (isRefused) throw fromBody(checkJson(ErrorBody, frame.payload, { what: 'ERROR frame' }))
       early.stop()
@@ -154,7 +169,7 @@ export class Service {
     }
   }
 
-  /** A stream to a site; one that comes too late is reset. */
+  /** A stream to a site; a late one is reset. */
   async #streamTo(site: string): Promise<Stream> {
     const opening = this.#options.openTo(site)
     return await within(opening, { ms: ASK_MS, what: `a stream to site ${site}`, signal: this.#over.signal }).catch(error => {
@@ -164,11 +179,11 @@ export class Service {
   }
 }
 
-/** `isUnheard`: it is certain that the guest has heard nothing of the user. */
+/** `isUnheard`: the guest has certainly received no data of the user. */
 type Answer = { guest: Stream } | { error: GodwitError; isUnheard: boolean }
 type Early = { stop(): void; hasBegun(): boolean; sent(): Promise<boolean> }
 
-/** Sends the user's first chunk as soon as there is one, unless stopped before. */
+/** Sends the user's first chunk when it arrives, unless stopped before. */
 function sendEarly(user: HeldStream, stream: Stream): Early {
   let isStopped = false
   let sending: Promise<boolean> | undefined

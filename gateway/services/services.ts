@@ -1,13 +1,16 @@
-// The services of a gateway: a listener for each stable address. Enters: a list of VM, service and address. Leaves: listening sockets, figures.
-// Always holds: what users do here costs migrations nothing but bytes: connections are bounded for each service, each on its own.
+// The services of a gateway: a listener for each stable address. Enters: a list of VM, service and address. Leaves:
+// listening sockets, figures. Always holds: users affect migrations only by their bytes: the connections of each
+// service are bounded separately.
 import { createServer, type Server, type Socket } from 'node:net'
 import type { Metrics } from '../../ops/metrics.ts'
+import { createAdmission } from '../../transport/admission.ts'
 import type { ServiceView } from '../../wire/admin.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
-import type { Events } from '../control/events.ts'
-import type { Sites } from '../control/sites.ts'
-import { SERVICE_CONNECTIONS_MAX, Service } from './service.ts'
+import type { Events } from '../handoff/events.ts'
+import type { Homes } from '../handoff/homes.ts'
+import type { Sites } from '../sites/sites.ts'
+import { SERVICE_CONNECTIONS_MAX, SERVICE_CONNECTIONS_PER_ADDRESS, Service } from './service.ts'
 
 export type ServiceAddress = { vm: string; service: string; listen: { host: string; port: number } }
 
@@ -16,9 +19,10 @@ export type Services = {
   close(): Promise<void>
 }
 
-export type ServicesOptions = {
+type ServicesOptions = {
   list: ServiceAddress[]
-  sites: Pick<Sites, 'vms' | 'openTo'>
+  sites: Pick<Sites, 'openTo'>
+  homes: Pick<Homes, 'find'>
   events: Events
   metrics: Metrics
   /** Tests only. */
@@ -26,40 +30,47 @@ export type ServicesOptions = {
   log: Log
 }
 
-/** Listens at every address, or at none. CONFIG_INVALID when one is taken. */
-export async function startServices({ list, sites, events, metrics, waitMs, log }: ServicesOptions): Promise<Services> {
+/** Listens at every address, or at none. CONFIG_INVALID if one is in use. */
+export async function startServices({ list, sites, homes, events, metrics, waitMs, log }: ServicesOptions): Promise<Services> {
   const count = createCounters(metrics)
   const changes = createChanges(events)
   const all: { service: Service; server: Server; address: { host: string; port: number } }[] = []
   const sockets = new Set<Socket>()
   const close = async () => {
     changes.close()
-    for (const { service } of all) service.close(new GodwitError('CONNECTION_LOST', 'the gateway shuts down'))
+    for (const { service } of all) service.close(new GodwitError('CONNECTION_LOST', 'the gateway is shutting down'))
     const closed = all.map(({ server }) => new Promise<void>(resolve => server.close(() => resolve())))
     for (const socket of sockets) socket.destroy()
     await Promise.all(closed)
   }
-  metrics.sampled('service_connections', 'Connections to services that are open.', () =>
-    sum(all.map(({ service }) => service.facts().open)),
-  )
-  metrics.sampled('service_waiting', 'Of these, those that wait for their VM.', () =>
+  metrics.sampled('service_connections', 'Open connections to services.', () => sum(all.map(({ service }) => service.facts().open)))
+  metrics.sampled('service_waiting', 'Open connections to services that wait for their VM.', () =>
     sum(all.map(({ service }) => service.facts().waiting)),
   )
   try {
     for (const { vm, service: name, listen } of list) {
       const service = new Service({
-        ...{ vm, service: name, vms: sites.vms, changed: changes.next, waitMs, log },
-        // Index 0: beside the heartbeats, not behind the pages of a migration.
-        openTo: site => sites.openTo(site, 0),
+        ...{ vm, service: name, home: () => homes.find(vm), changed: changes.next, waitMs, log },
+        // On the control connection, so that pages of a migration do not delay it.
+        openTo: site => sites.openTo(site, { isUrgent: true, index: 0 }),
         onEnded(outcome, waitedMs) {
           count.ended.inc({ outcome })
           if (waitedMs > 0) count.wait.observe(waitedMs / 1000)
         },
         onBytes: (direction, bytes) => count.bytes.inc({ direction: direction === 'source-to-target' ? 'to-vm' : 'to-user' }, bytes),
       })
+      const places = createAdmission({ total: SERVICE_CONNECTIONS_MAX, perAddress: SERVICE_CONNECTIONS_PER_ADDRESS })
       const server = createServer({ allowHalfOpen: true, noDelay: true }, socket => {
+        const leave = places.enter(socket.remoteAddress ?? '')
+        if (!leave) {
+          count.ended.inc({ outcome: 'LIMIT_EXCEEDED' })
+          return void socket.resetAndDestroy()
+        }
         sockets.add(socket)
-        socket.once('close', () => sockets.delete(socket))
+        socket.once('close', () => {
+          sockets.delete(socket)
+          leave()
+        })
         void service.serve(socket)
       })
       server.maxConnections = SERVICE_CONNECTIONS_MAX
@@ -75,7 +86,7 @@ export async function startServices({ list, sites, events, metrics, waitMs, log 
 
 const sum = (numbers: number[]): number => numbers.reduce((a, b) => a + b, 0)
 
-/** One promise for all who wait for something to be otherwise. */
+/** One promise for all waiters for the next change. */
 function createChanges(events: Events): { next(): Promise<void>; close(): void } {
   let next = Promise.withResolvers<void>()
   const off = events.subscribe(({ event }) => {
@@ -94,11 +105,11 @@ function createChanges(events: Events): { next(): Promise<void>; close(): void }
 
 function createCounters(metrics: Metrics) {
   return {
-    ended: metrics.counter('service_connections_total', 'Connections to services that have ended: served, cut, or the code of a refusal.', [
+    ended: metrics.counter('service_connections_total', 'Ended connections to services, by outcome: served, cut, or an error code.', [
       'outcome',
     ]),
     bytes: metrics.counter('service_bytes_total', 'Bytes between users and VMs.', ['direction']),
-    wait: metrics.histogram('service_reach_seconds', 'From a connection to its VM being reached.', [0.01, 0.03, 0.1, 0.3, 1, 3]),
+    wait: metrics.histogram('service_reach_seconds', 'Time from accepting a connection to reaching its VM.', [0.01, 0.03, 0.1, 0.3, 1, 3]),
   }
 }
 

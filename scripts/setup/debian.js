@@ -1,7 +1,8 @@
-// Debian packages through apt's own configured sources. Enters: what dpkg and apt say. Leaves: QEMU installed, package files unpacked into a folder.
-// Always holds: no mirror is named here: bookworm-backports is taken from wherever this machine takes bookworm, with the same keys; a source list
-// that does not work is taken away again. Nothing but QEMU (and a C compiler where there is none) is installed, and for the
-// tests Mosquitto and what lays and measures links, of which nothing is started.
+// Debian packages through apt's own configured sources. Enters: the state of dpkg and apt. Leaves: packages installed,
+// or unpacked into a folder. Always holds: only root on Debian installs (mayInstall); no mirror is named here:
+// bookworm-backports comes from the mirror that this machine uses for bookworm, with the same keys; a source list that
+// does not work is removed again. It installs QEMU, a C compiler if there is none, and for the tests Mosquitto and
+// tools that lay and measure links. It starts no service.
 import { existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { attempt, findProgram, Missing, must, readText, say, tailOf, whisper } from './tools.js'
@@ -11,12 +12,14 @@ const keyFile = '/etc/apt/keyrings/godwit-backports.asc'
 const BACKPORTS = 'bookworm-backports'
 const QEMU_MAJOR_MIN = 9
 const LOCK_WAIT_MS = 10 * 60_000
-/** First options of every apt-get call: dpkg's lock is waited for by apt itself, the lists' lock by us. */
+/** First options of every apt-get call: apt itself waits for dpkg's lock; this file waits for the lock of the lists. */
 const APT_OPTIONS = ['-q', '-o', 'DPkg::Lock::Timeout=600', '-o', 'Acquire::Retries=3']
 const aptEnv = { DEBIAN_FRONTEND: 'noninteractive', APT_LISTCHANGES_FRONTEND: 'none', NEEDRESTART_MODE: 'l' }
 
-export const qemuProgram = process.arch === 'arm64' ? 'qemu-system-aarch64' : 'qemu-system-x86_64'
-const qemuPackage = process.arch === 'arm64' ? 'qemu-system-arm' : 'qemu-system-x86'
+const qemuProgram = process.arch === 'arm64' ? 'qemu-system-aarch64' : 'qemu-system-x86_64'
+const qemuPackages = [process.arch === 'arm64' ? 'qemu-system-arm' : 'qemu-system-x86', 'qemu-utils', 'xorriso', 'ovmf']
+/** Programs of qemu-utils that convert and serve images, and xorriso, which makes the seeds of cloud-init. */
+const QEMU_TOOLS = ['qemu-img', 'qemu-nbd', 'xorriso']
 
 /** { id, codename, major } of this system, from os-release. */
 export function system() {
@@ -33,14 +36,17 @@ export function system() {
 export const hasApt = () => system().id === 'debian' && findProgram('apt-get') !== undefined
 export const mayInstall = () => hasApt() && process.getuid?.() === 0
 
-/** Version of the QEMU on PATH, like '10.0.2'; undefined when there is none. */
-export async function qemuVersion() {
+/** Version of the QEMU on PATH, like '10.0.2'; undefined if there is none. */
+async function qemuVersion() {
   if (!findProgram(qemuProgram)) return undefined
   const { output } = await attempt(qemuProgram, ['--version'], { timeoutMs: 20_000 })
   return /version (\d+\.\d+\.\d+)/.exec(output)?.[1]
 }
 
-export const isGoodQemu = version => version !== undefined && Number.parseInt(version, 10) >= QEMU_MAJOR_MIN
+const isGoodQemu = version => version !== undefined && Number.parseInt(version, 10) >= QEMU_MAJOR_MIN
+
+/** Whether QEMU and its image tools are installed and new enough. */
+export const qemuReady = async () => isGoodQemu(await qemuVersion()) && QEMU_TOOLS.every(name => findProgram(name) !== undefined)
 
 async function aptGet(args, what, help) {
   const end = Date.now() + LOCK_WAIT_MS
@@ -50,14 +56,14 @@ async function aptGet(args, what, help) {
     if (!/Could not get lock|Unable to lock/.test(output) || Date.now() > end) {
       throw new Missing(what, `'apt-get ${args[0]}' failed (exit code ${code}):\n${tailOf(output)}\n${help}`)
     }
-    if (!told) say('apt is busy with something else: waiting for it')
+    if (!told) say('another process uses apt: waiting for it')
     await new Promise(resolve => setTimeout(resolve, 3000))
   }
 }
 
 const updateHelp = "Check apt's sources and the network ('apt-get update' must work), then run this again."
 let updated = false
-/** A source that we do not need may be out of order: what matters shows when a package is installed. */
+/** A source that is not needed may fail: the installation of a package shows whether it matters. */
 async function update(force = false) {
   if (updated && !force) return
   say("reading apt's package lists")
@@ -66,7 +72,7 @@ async function update(force = false) {
     await aptGet(['update'], "apt's package lists", updateHelp)
   } catch (error) {
     if (!(error instanceof Missing)) throw error
-    say("'apt-get update' reports errors (see .cache/setup.log); going on with the lists there are")
+    say("'apt-get update' reports errors (see .cache/setup.log); continuing with the present lists")
   }
 }
 
@@ -82,7 +88,7 @@ async function sources() {
 }
 
 /**
- * The key that a configured source is checked with: a path, a whole key block, or undefined. `entry` is apt's 'file:number'. Understands
+ * The key of a configured source: a path, a whole key block, or undefined. `entry` is apt's 'file:number'. Understands
  * one-line lists and deb822 stanzas.
  */
 export function signedBy(text, site) {
@@ -101,7 +107,31 @@ export function signedBy(text, site) {
     .join('\n')}\n`
 }
 
-/** Makes apt know bookworm-backports, at the site that it takes bookworm from. Gives what takes that back. */
+/** Throws Missing. */
+function bookwormIn(known) {
+  const base = known.find(({ release, codename }) => release === 'bookworm' || codename === 'bookworm')
+  if (!base) throw new Missing('a source of Debian packages', "apt has no source for 'bookworm main'. Configure one, then run this again.")
+  return base
+}
+
+function keyOf(base) {
+  const key = signedBy(readText(base.entry.replace(/:\d+$/, '')), base.site)
+  return { key, isBlock: key?.includes('BEGIN PGP') ?? false }
+}
+
+/**
+ * The line of sources.list for bookworm, with the mirror and the key of this machine. A key block goes to `blockFile`.
+ * Throws Missing.
+ */
+export async function bookwormLine(blockFile) {
+  const base = bookwormIn(await sources())
+  const { key, isBlock } = keyOf(base)
+  if (isBlock) writeFileSync(blockFile, key)
+  const option = key ? `[signed-by=${isBlock ? blockFile : key}] ` : ''
+  return `deb ${option}${base.site} bookworm main`
+}
+
+/** Adds bookworm-backports to apt, from the mirror of bookworm. Returns the function that removes it. */
 async function addBackports() {
   let known = await sources()
   if (known.length === 0) {
@@ -112,10 +142,8 @@ async function addBackports() {
     await update()
     return () => {}
   }
-  const base = known.find(({ release, codename }) => release === 'bookworm' || codename === 'bookworm')
-  if (!base) throw new Missing('a source of Debian packages', "apt has no source for 'bookworm main'. Configure one, then run this again.")
-  const key = signedBy(readText(base.entry.replace(/:\d+$/, '')), base.site)
-  const isBlock = key?.includes('BEGIN PGP') ?? false
+  const base = bookwormIn(known)
+  const { key, isBlock } = keyOf(base)
   if (isBlock) {
     mkdirSync(dirname(keyFile), { recursive: true })
     writeFileSync(keyFile, key)
@@ -134,34 +162,35 @@ async function addBackports() {
 }
 
 const qemuHelp =
-  `On Debian 12: install ${qemuPackage} from ${BACKPORTS} (as root: add that suite to apt's sources, then ` +
-  `apt-get install -t ${BACKPORTS} ${qemuPackage}). On other systems: install QEMU ${QEMU_MAJOR_MIN} or newer with ${qemuProgram}.`
+  `On Debian 12: install ${qemuPackages.join(' and ')} from ${BACKPORTS} (as root: add that suite to apt's sources, then ` +
+  `apt-get install -t ${BACKPORTS} ${qemuPackages.join(' ')}). On other systems: install QEMU ${QEMU_MAJOR_MIN} or newer with ` +
+  `${[qemuProgram, ...QEMU_TOOLS].join(', ')}.`
 
-/** QEMU 9 or newer, installed where it can be. Throws Missing. */
+/** QEMU 9 or newer; installs it if possible. Throws Missing. */
 export async function installQemu() {
   const version = await qemuVersion()
-  if (isGoodQemu(version)) return
-  const what = `QEMU ${QEMU_MAJOR_MIN} or newer (${qemuProgram}; found: ${version ?? 'none'})`
+  if (await qemuReady()) return
+  const what = `QEMU ${QEMU_MAJOR_MIN} or newer (${qemuProgram}; found: ${version ?? 'none'}) with ${QEMU_TOOLS.join(' and ')}`
   const { codename, major } = system()
   if (!mayInstall()) throw new Missing(what, qemuHelp)
   if (major !== 0 && major < 12) throw new Missing(what, qemuHelp)
   let undo = () => {}
   if (codename === 'bookworm') undo = await addBackports()
   else await update()
-  say(`installing ${qemuPackage} (a minute or so)`)
+  say(`installing ${qemuPackages.join(', ')} (a minute or so)`)
   const suite = codename === 'bookworm' ? ['-t', BACKPORTS] : []
   try {
-    await aptGet(['install', '-y', '--no-install-recommends', ...suite, qemuPackage], what, `${updateHelp}\n${qemuHelp}`)
+    await aptGet(['install', '-y', '--no-install-recommends', ...suite, ...qemuPackages], what, `${updateHelp}\n${qemuHelp}`)
   } catch (error) {
     undo()
     throw error
   }
   const now = await qemuVersion()
-  if (!isGoodQemu(now)) throw new Missing(`${what}; after the installation: ${now ?? 'none'}`, qemuHelp)
+  if (!(await qemuReady())) throw new Missing(`${what}; after the installation: ${now ?? 'none'}`, qemuHelp)
   say(`QEMU ${now} is installed`)
 }
 
-/** The library that the Node of npm's package needs. Throws Missing. */
+/** The library that the Node of the npm package needs. Throws Missing. */
 export async function installLibatomic() {
   const help = 'Install it (Debian: apt-get install libatomic1), or use a Node 24 or newer that runs here.'
   if (!mayInstall()) throw new Missing('the library libatomic.so.1', help)
@@ -172,12 +201,12 @@ export async function installLibatomic() {
 
 const policyFile = '/usr/sbin/policy-rc.d'
 
-/** Packages whose services must not start: not now, and not with the machine. Throws Missing. */
+/** Packages whose services must start neither now nor at boot. Throws Missing. */
 async function installAsleep(packages, services, what, help) {
   if (!mayInstall()) throw new Missing(what, help)
   await update()
   say(`installing ${packages.join(', ')}`)
-  // Debian starts a service that is installed, unless this file says no; one that is there already has its owner's reasons.
+  // Debian starts an installed service unless this file forbids it; an existing file is kept.
   const mayStay = existsSync(policyFile)
   if (!mayStay) writeFileSync(policyFile, '#!/bin/sh\nexit 101\n', { mode: 0o755 })
   try {
@@ -192,7 +221,7 @@ async function installAsleep(packages, services, what, help) {
 const isThere = name => (findProgram(name) ?? findProgram(`/usr/sbin/${name}`) ?? findProgram(`/sbin/${name}`)) !== undefined
 const MOSQUITTO = ['mosquitto', 'mosquitto_passwd', 'mosquitto_pub', 'mosquitto_sub']
 
-/** Whether the MQTT broker and its clients are there, for the tests that speak to a foreign broker. */
+/** Whether the MQTT broker and its clients are installed, for tests with an external broker. */
 export const mosquittoReady = () => MOSQUITTO.every(isThere)
 
 /** Debian's Mosquitto, not started: the tests start their own. Throws Missing. */
@@ -201,12 +230,15 @@ export async function installMosquitto() {
   await installAsleep(['mosquitto', 'mosquitto-clients'], ['mosquitto.service'], 'the MQTT broker Mosquitto', help)
 }
 
-const LINK_TOOLS = { ip: 'iproute2', ping: 'iputils-ping', iperf3: 'iperf3' }
+const LINK_TOOLS = { ip: 'iproute2', ping: 'iputils-ping', iperf3: 'iperf3', nft: 'nftables' }
 
-/** Whether links between network namespaces can be laid and measured: bench:wan and the tests of the packet-level link. */
+/**
+ * Whether links between network namespaces can be created, measured and filtered: for bench:wan, tests of the
+ * packet-level link and of network filters.
+ */
 export const linkToolsReady = () => Object.keys(LINK_TOOLS).every(isThere)
 
-/** iproute2, and what measures a link. Throws Missing. */
+/** iproute2, and programs that measure a link. Throws Missing. */
 export async function installLinkTools() {
   const names = Object.keys(LINK_TOOLS).filter(name => !isThere(name))
   const packages = names.map(name => LINK_TOOLS[name])
@@ -214,7 +246,20 @@ export async function installLinkTools() {
   await installAsleep(packages, ['iperf3.service'], `the programs ${names.join(', ')}`, help)
 }
 
-/** A C compiler's program name, installed where there is none. Throws Missing. */
+const IMAGE_TOOLS = { mmdebstrap: 'mmdebstrap', mke2fs: 'e2fsprogs' }
+
+/** Programs that build a Debian system in a file. Throws Missing. */
+export async function installImageTools() {
+  const names = Object.keys(IMAGE_TOOLS).filter(name => !isThere(name))
+  if (names.length === 0) return
+  const packages = names.map(name => IMAGE_TOOLS[name])
+  const help = `Install them (Debian: apt-get install ${packages.join(' ')}). Only the Debian guest needs them.`
+  await update()
+  say(`installing ${packages.join(', ')}`)
+  await aptGet(['install', '-y', '--no-install-recommends', ...packages], `the programs ${names.join(' and ')}`, help)
+}
+
+/** Name of a C compiler; installs one if there is none. Throws Missing. */
 export async function installCompiler() {
   const found = [process.env.CC, 'cc', 'gcc', 'clang'].find(name => name && findProgram(name))
   if (found) return found
@@ -247,7 +292,7 @@ export async function unpackPackages(names, folder) {
   }
 }
 
-/** The package that a meta package (linux-image-cloud-amd64) stands for now, or undefined when apt does not know. */
+/** The current package of a meta package (linux-image-cloud-amd64), or undefined if apt does not know it. */
 export async function kernelPackage(meta) {
   const look = async () => {
     const { output } = await attempt('apt-cache', ['show', '--no-all-versions', meta])

@@ -1,5 +1,6 @@
-// The guest image of demo and tests: .cache/guest/{vmlinuz,initrd.img}, from Debian's cloud kernel, busybox and the sources in guest/.
-// Always holds: image and stamp belong together; what was downloaded stays in .cache/guest-parts, so that a change of the sources needs no network.
+// The guest image of demo and tests: .cache/guest/{vmlinuz,initrd.img}, from Debian's cloud kernel, busybox and the
+// sources in guest/. Always holds: image and stamp match; downloads stay in .cache/guest-parts, so a change of the
+// sources needs no network.
 import { execFileSync } from 'node:child_process'
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -30,7 +31,7 @@ const ownBusybox = process.env.GODWIT_GUEST_BUSYBOX
 const imageHash = () => hashFiles([...sources, fileURLToPath(import.meta.url), ...[ownKernel, ownBusybox].filter(Boolean)])
 const partsReady = () => ['vmlinuz', 'busybox'].every(name => existsSync(join(parts, name)))
 
-/** Whether the image is there and was built from the sources as they are. */
+/** Whether the image exists and was built from the current sources. */
 export const guestReady = () =>
   ['vmlinuz', 'initrd.img'].every(name => existsSync(join(image, name))) && readText(join(image, 'stamp')).trim() === imageHash()
 
@@ -42,7 +43,10 @@ function* filesUnder(folder) {
   }
 }
 
-/** Copies the modules we want out of an unpacked kernel package; compressed ones are unpacked with xz, or left out where there is none. */
+/**
+ * Copies the wanted modules from an unpacked kernel package; compressed ones are unpacked with xz, or skipped without
+ * xz.
+ */
 function takeModules(unpacked, into) {
   mkdirSync(into)
   for (const path of filesUnder(unpacked)) {
@@ -88,7 +92,7 @@ async function fetchParts() {
   }
 }
 
-/** Builds the image where it lacks or is out of date. Throws Missing. */
+/** Builds the image if it is missing or out of date. Throws Missing. */
 export async function buildGuest() {
   if (guestReady()) return
   await fetchParts()

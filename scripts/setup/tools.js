@@ -1,5 +1,6 @@
-// What the steps of setup share: running a command with its output kept, finding programs, one setup at a time.
-// Plain JavaScript: it runs on the Node 20 of a fresh Debian 12, before anything is installed. Always holds: a failed command shows the end of its output.
+// Shared by the steps of set-up: running a command with its output recorded, finding programs, one set-up at a time.
+// Plain JavaScript: it runs on the Node 20 of a fresh Debian 12, before anything is installed. Always holds: a failed
+// command shows the end of its output.
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { accessSync, appendFileSync, constants, existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
@@ -13,7 +14,7 @@ const TAIL_LINES = 25
 const LOG_BYTES_MAX = 4 * 1024 * 1024
 const LOCK_WAIT_MS = 20 * 60_000
 
-/** Something that setup cannot mend: what is missing and what a person can do. */
+/** A missing requirement that set-up cannot install: its name, and advice. */
 export class Missing extends Error {
   constructor(what, help) {
     super(what)
@@ -45,7 +46,10 @@ export function findProgram(name) {
   return undefined
 }
 
-/** Runs a program to its end. Gives { code, output }; output (both streams) also goes to .cache/setup.log. Never rejects. */
+/**
+ * Runs a program to its end. Returns { code, output }; output (both streams) also goes to .cache/setup.log. Never
+ * rejects.
+ */
 export function attempt(program, args, { env = {}, cwd = root, timeoutMs = 15 * 60_000 } = {}) {
   mkdirSync(cache, { recursive: true })
   if (existsSync(logFile) && statSync(logFile).size > LOG_BYTES_MAX) rmSync(logFile)
@@ -79,7 +83,7 @@ export function attempt(program, args, { env = {}, cwd = root, timeoutMs = 15 * 
 /** The end of a program's output, marked as such. */
 export const tailOf = output => output.trimEnd().split('\n').slice(-TAIL_LINES).join('\n').replace(/^/gm, '  | ')
 
-/** As attempt, but a failure throws Missing with the end of the output and `help`. Gives the output. */
+/** Like attempt, but a failure throws Missing with the end of the output and `help`. Returns the output. */
 export async function must(program, args, what, help, options) {
   const { code, output } = await attempt(program, args, options)
   if (code === 0) return output
@@ -107,7 +111,7 @@ const isAlive = pid => {
   }
 }
 
-/** Runs `work` while no other setup of this folder works. A lock whose holder is dead is taken over. */
+/** Runs `work` while no other set-up of this folder runs. The lock of a dead process is replaced. */
 export async function alone(work) {
   const lock = join(cache, 'setup.lock')
   const holder = join(lock, 'pid')

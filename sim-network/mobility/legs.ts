@@ -1,8 +1,9 @@
-// Users who go straight from place to place, with pauses between. Enters: aims, steps of time. Leaves: places. Pure.
+// Users who move in straight lines from place to place, with pauses. Enters: destinations, steps of time. Leaves:
+// places. Pure.
 import type { Trace } from './trace.ts'
 
 export type Point = { x: number; y: number }
-/** Where users are; movers write it. */
+/** Locations of users, written by movers. */
 export type Places = { x: Float64Array; y: Float64Array; session: Int32Array }
 export type Mover = {
   /** Moves its users from `nowMs - elapsedMs` to `nowMs`. */
@@ -11,7 +12,7 @@ export type Mover = {
   traceOf?(user: number): { trace: Trace; seconds: number } | undefined
 }
 
-/** Straight legs with pauses, for users whose next leg is asked of `next`. */
+/** Straight legs with pauses; `next` returns a user's next leg. */
 export class Legs {
   readonly #users: Places
   readonly #first: number

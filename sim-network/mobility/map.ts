@@ -1,13 +1,14 @@
-// The map: sites and cells with their places, and what separates sites in the network. Enters: a scenario (and traces where sites stand along them).
-// Leaves: flat arrays in metres about an origin, and the inter-site RTT. Pure; equal scenarios give equal maps.
-import { createProjection, type Projection } from '../../ops/geo.ts'
+// The map: sites and cells with their places, and the network distance between sites. Enters: a scenario (and traces,
+// for sites along traces). Leaves: flat arrays in metres from an origin, and the RTT between sites. Pure; equal
+// scenarios give equal maps.
+import { createProjection, type Projection } from '../../planning/geo.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { createRandom } from '../random.ts'
 import type { Scenario } from './scenario.ts'
 import type { Trace } from './trace.ts'
 
-export type MapSite = { name: string; zone: string; x: number; y: number; tokens: number | undefined; linkBytesPerSecond: number }
-export type MapCell = { name: string; site: number; x: number; y: number; dbm: number }
+type MapSite = { name: string; zone: string; x: number; y: number; tokens: number | undefined; linkBytesPerSecond: number }
+type MapCell = { name: string; site: number; x: number; y: number; dbm: number }
 
 export type SiteMap = {
   projection: Projection
@@ -31,7 +32,7 @@ export function createMap(scenario: Scenario, traces: readonly Trace[] = []): Si
       : fromTraces(alongTraces!, traces, linkBytesPerSecond)
   const { sites } = drawn
   const names = new Set(sites.map(site => site.name))
-  if (names.size !== sites.length) throw new GodwitError('CONFIG_INVALID', 'two sites of one name')
+  if (names.size !== sites.length) throw new GodwitError('CONFIG_INVALID', 'two sites have the same name')
   const xs = [...sites, ...drawn.cells].map(({ x }) => x)
   const ys = [...sites, ...drawn.cells].map(({ y }) => y)
   const box = { left: least(xs), right: -least(xs.map(x => -x)), bottom: least(ys), top: -least(ys.map(y => -y)) }
@@ -97,8 +98,7 @@ function fromTraces(
   linkBytesPerSecond: number,
 ): Drawn {
   const first = traces[0]
-  if (!first)
-    throw new GodwitError('CONFIG_INVALID', 'sites along traces: no trace is given', { hint: 'give the folder of traces with --traces' })
+  if (!first) throw new GodwitError('CONFIG_INVALID', 'sites along traces need traces', { hint: 'give the folder of traces with --traces' })
   const projection = createProjection({ lat: first.lat[0]!, lon: first.lon[0]! })
   const places: { x: number; y: number }[] = []
   const served = new Map<string, { x: number; y: number; count: number }>()

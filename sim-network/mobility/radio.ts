@@ -1,14 +1,15 @@
-// Which cell serves a user, as a phone decides it. Enters: users' places in time. Leaves: serving cells, and A3 events as they fire.
-// Path loss 128.1 + 37.6 log10(km) dB (3GPP TR 36.942, urban macro) plus shadowing that is a fixed, seeded function of cell and place, so it is
-// correlated along the way as real shadowing is. A3 (TS 38.331): a neighbour enters when Mn - Hys > Mp + Off, leaves when Mn + Hys < Mp + Off,
-// and is handed over to when it has not left for TTT. Pure; equal seeds and ways give equal cells.
+// The serving cell of each user, as a phone chooses it. Enters: users' places over time. Leaves: serving cells, and A3
+// events. Path loss 128.1 + 37.6 log10(km) dB (3GPP TR 36.942, urban macro) plus shadowing as a fixed, seeded function
+// of cell and place, so it is correlated along a route as real shadowing is. A3 (TS 38.331): a neighbour enters when Mn
+// - Hys > Mp + Off, leaves when Mn + Hys < Mp + Off, and becomes the serving cell if it has not left for the time to
+// trigger (TTT). Pure; equal seeds and routes give equal cells.
 import { createRandom } from '../random.ts'
 import type { SiteMap } from './map.ts'
 import type { Scenario } from './scenario.ts'
 
 const TILE_METERS = 100
 const CANDIDATES_MAX = 6
-/** Beyond the map, a tile's candidates are those of its nearest tile. */
+/** Beyond the map, the candidates are those of the nearest tile. */
 const MARGIN_METERS = 1000
 const GAUSSIANS = 4096
 /** Blending four corners leaves 4/9 of the variance on average. */
@@ -29,7 +30,7 @@ export class Radio {
   readonly #settings: Scenario['radio']
   readonly #gaussians = new Float32Array(GAUSSIANS)
   readonly #seed: number
-  /** CANDIDATES_MAX cells for each tile, -1 behind the last; -2 where nobody has been yet. */
+  /** CANDIDATES_MAX cells for each tile, -1 after the last; -2 for a tile that no user has visited. */
   readonly #tiles: Int16Array
   readonly #columns: number
   readonly #rows: number
@@ -41,7 +42,7 @@ export class Radio {
   readonly #y: Float64Array
   readonly #atMs: Float64Array
   readonly #means: Float64Array
-  /** Level of the cell that #strongest gave last, dBm. */
+  /** Level of the cell that #strongest returned last, dBm. */
   #strongestDbm = Number.NEGATIVE_INFINITY
 
   constructor(map: SiteMap, settings: Scenario['radio'], seed: number, users: number) {
@@ -69,7 +70,7 @@ export class Radio {
     this.#means = new Float64Array(map.cells.length)
   }
 
-  /** A user has come in a straight line to (x, y). True when another cell serves it now. */
+  /** A user has moved in a straight line to (x, y). True if its serving cell changed. */
   update(user: number, nowMs: number, x: number, y: number): boolean {
     const tile = this.#tileAt(x, y)
     if (this.serving[user]! < 0) {
@@ -99,7 +100,7 @@ export class Radio {
     return this.#level(cell, x, y) + SHARED * this.#settings.shadowingDb * this.#shadow(-1, x, y)
   }
 
-  /** The same without what shadows all cells alike: enough to compare them. */
+  /** The same without the shadowing that is common to all cells: enough to compare them. */
   #level(cell: number, x: number, y: number): number {
     const square = Math.max(400, (x - this.#cellX[cell]!) ** 2 + (y - this.#cellY[cell]!) ** 2)
     // 37.6 log10(sqrt(square) / 1000) = 18.8 log10(square) - 112.8, and log10(v) = ln(v) * 0.43429.
@@ -107,7 +108,7 @@ export class Radio {
     return this.#cellDbm[cell]! - 128.1 - lossDb + SHARED * this.#settings.shadowingDb * this.#shadow(cell, x, y)
   }
 
-  /** The strongest cells there, best first: what a phone would report as neighbours. */
+  /** The strongest cells there, best first: as a phone reports neighbours. */
   neighbours(user: number, count = 3): { cell: number; dbm: number }[] {
     const [x, y] = [this.#x[user]!, this.#y[user]!]
     const tile = this.#tileAt(x, y)
@@ -123,7 +124,7 @@ export class Radio {
     this.#candidate[user] = -1
   }
 
-  /** From the last place to this one in small steps, so that TTT is kept below the step of the simulation. */
+  /** Moves from the last place to this one in small steps, so that TTT may be shorter than a step of the simulation. */
   #walk(user: number, nowMs: number, x: number, y: number, best: number, triggerMs: number): boolean {
     const { hysteresisDb, offsetDb } = this.#settings
     const [fromX, fromY, fromMs] = [this.#x[user]!, this.#y[user]!, this.#atMs[user]!]
@@ -157,7 +158,7 @@ export class Radio {
     this.#atMs[user] = nowMs
   }
 
-  /** Of a tile's candidates; the level of one, `known`, may have been worked out before. */
+  /** The strongest of a tile's candidates; the level of `known` may be computed already. */
   #strongest(tile: number, x: number, y: number, known = -1, knownDbm = 0): number {
     let best = this.#tiles[tile]!
     let bestDbm = Number.NEGATIVE_INFINITY
@@ -173,7 +174,7 @@ export class Radio {
     return best
   }
 
-  /** Where a place's candidates stand in #tiles. */
+  /** Index of a place's candidates in #tiles. */
   #tileAt(x: number, y: number): number {
     const column = Math.min(this.#columns - 1, Math.max(0, Math.floor((x - this.#left) / TILE_METERS)))
     const row = Math.min(this.#rows - 1, Math.max(0, Math.floor((y - this.#bottom) / TILE_METERS)))
@@ -182,7 +183,7 @@ export class Radio {
     return tile
   }
 
-  /** The cells that can be the strongest somewhere in a tile: those within three deviations of its best. */
+  /** The cells that can be the strongest somewhere in a tile: those within three deviations of the best. */
   #fill(tile: number, column: number, row: number): void {
     const middle = { x: this.#left + (column + 0.5) * TILE_METERS, y: this.#bottom + (row + 0.5) * TILE_METERS }
     const means = this.#means
@@ -199,7 +200,9 @@ export class Radio {
     for (let at = 0; at < CANDIDATES_MAX; at++) this.#tiles[tile + at] = chosen[at] ?? -1
   }
 
-  /** Standard normal noise of a cell, smooth over the decorrelation distance: blended from a lattice of fixed values. */
+  /**
+   * Standard normal noise of a cell, smooth over the decorrelation distance: blended from a lattice of fixed values.
+   */
   #shadow(cell: number, x: number, y: number): number {
     if (this.#settings.shadowingDb === 0) return 0
     const u = x / this.#settings.decorrelationMeters

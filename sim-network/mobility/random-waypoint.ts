@@ -1,4 +1,5 @@
-// Users who go to a random place, pause, and go on: straight, or along streets in a grid. Pure and seeded, each user by itself.
+// Users who go to a random place, pause, and continue: in a straight line, or along streets in a grid. Pure and seeded
+// for each user.
 import { GodwitError } from '../../wire/errors.ts'
 import type { Random } from '../random.ts'
 import { Legs, type Mover, type Places, type Point } from './legs.ts'
@@ -10,7 +11,7 @@ export class RandomMover implements Mover {
   readonly #area: { left: number; bottom: number; right: number; top: number }
   readonly #group: UserGroup & { kind: 'random-waypoint' }
   readonly #first: number
-  /** Where a leg along the first axis is followed by one along the second. */
+  /** The corner between a leg along the first axis and one along the second. */
   readonly #corner: (Point | undefined)[]
   readonly #speed: Float64Array
   readonly #legs: Legs

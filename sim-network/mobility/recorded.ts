@@ -1,12 +1,15 @@
-// What a recorded drive says beside places: the serving cell and how the RTT varied. Pure.
+// Cell and RTT of a recorded drive. Pure.
 import type { Trace } from './trace.ts'
 
-/** A measured RTT says how things are for about this long. */
+/** A measured RTT is valid for about this time. */
 const MEASURED_S = 5
 
 type Player = { traceOf(user: number): { trace: Trace; seconds: number } | undefined }
 
-/** A user whose cell and latency come from the recording: the level of its RTT is dropped (a far server), its variation kept. */
+/**
+ * A user whose cell and latency come from the recording: only the variation of its RTT is used, not its level (a
+ * distant server).
+ */
 export class Recorded {
   cell = -1
   extraMs = 0
@@ -25,7 +28,7 @@ export class Recorded {
     this.step()
   }
 
-  /** Reads on to where the user is. True when another cell serves it now. */
+  /** Advances to the user's position. True if its serving cell changed. */
   step(): boolean {
     const { trace, seconds } = this.#users.traceOf(this.#user)!
     const before = this.cell
@@ -48,7 +51,7 @@ export class Recorded {
     this.cell = this.#cells.get(trace.cells.find(cell => cell !== '') ?? '') ?? -1
   }
 
-  /** The fifth percentile: what this way takes on a good day. */
+  /** The fifth percentile: the RTT of this route under good conditions. */
   #floorOf(trace: Trace): number {
     const known = this.#floors.get(trace)
     if (known !== undefined) return known

@@ -1,4 +1,4 @@
-// Users who drive as somebody once did: recorded drives, one after the other, places between rows interpolated. Pure and seeded.
+// Users who replay recorded drives, one after the other; places between rows are interpolated. Pure and seeded.
 import { GodwitError } from '../../wire/errors.ts'
 import type { Random } from '../random.ts'
 import type { Mover, Places } from './legs.ts'
@@ -16,12 +16,13 @@ export class ReplayMover implements Mover {
 
   constructor(users: Places, count: number, first: number, map: SiteMap, random: Random, traces: readonly Trace[]) {
     if (traces.length === 0)
-      throw new GodwitError('CONFIG_INVALID', 'users of kind replay: no trace is given', { hint: 'give a folder with --traces' })
+      throw new GodwitError('CONFIG_INVALID', 'users of kind replay need traces', { hint: 'give the folder of traces with --traces' })
     this.#users = users
     this.#first = first
     this.#map = map
     this.#traces = traces
-    // Users begin with different traces, and somewhere in the list, so that a short simulation does not play the first ones only.
+    // Users begin with different traces, anywhere in the list, so that a short simulation does not replay only the
+    // first ones.
     const offset = Math.floor(random.next() * traces.length)
     this.#order = Int32Array.from({ length: count }, (_, at) => (at + offset) % traces.length)
     this.#startMs = new Float64Array(count)

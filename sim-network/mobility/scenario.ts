@@ -1,5 +1,6 @@
-// A mobility scenario as a person writes it (YAML). Enters: text. Leaves: a checked scenario with all defaults, or CONFIG_INVALID with the line.
-// Hierarchy: zones hold sites, sites hold cells. Everything that is random follows from `seed`; times are virtual. Pure.
+// A mobility scenario written by a person (YAML). Enters: text. Leaves: a checked scenario with all defaults, or
+// CONFIG_INVALID with the line. Hierarchy: zones contain sites, sites contain cells. All random values follow from
+// `seed`; times are virtual. Pure.
 import { parseYaml } from '../../ops/yaml.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { z } from '../../wire/schema.ts'
@@ -22,36 +23,39 @@ const Cell = z.strictObject({ name: name.optional(), ...Place.shape, dbm: z.numb
 const Site = z.strictObject({
   name,
   ...Place.shape,
-  /** Migrations at once; the policy's own default when absent. */
+  /** Limit of parallel migrations; default: that of the policy. */
   tokens: z.number().int().min(1).max(1000).optional(),
   linkMbit: positive.optional(),
-  /** Absent: one cell, at the site. */
+  /** Default: one cell, at the site. */
   cells: z.array(Cell).min(1).max(256).optional(),
 })
 const Zone = z.strictObject({ name, sites: z.array(Site).min(1).max(SITES_MAX) })
 
-/** Sites in a grid, neighbouring ones in square zones, cells scattered about each. */
+/** Sites in a grid, neighbours in square zones, cells placed randomly around each. */
 const Grid = z.strictObject({
   origin: Place,
   columns: z.number().int().min(1).max(100),
   rows: z.number().int().min(1).max(100),
   pitchMeters: positive.default(1200),
-  /** A zone is this many sites wide and high. */
+  /** Width and height of a zone, in sites. */
   zoneSites: z.number().int().min(1).max(100).default(3),
   cellsPerSite: z.number().int().min(1).max(64).default(3),
 })
-/** Sites wherever a trace passes farther than this from all sites so far; a trace's own cells each belong to the site nearest to where it served. */
+/**
+ * A new site where a trace is farther than this from all sites so far; each recorded cell belongs to the site nearest
+ * to its service area.
+ */
 const AlongTraces = z.strictObject({ spacingMeters: positive.default(1200), zoneMeters: positive.default(3000) })
 
 const Network = z.strictObject({
-  /** User to its cell's site and back, without load. */
+  /** Round trip from a user to the site of its cell, without load. */
   accessMs: amount.default(10),
-  /** Light in fibre, both ways, with the detours that routes make. */
+  /** Round trip in fibre, including detours of routes. */
   fibreMsPerKm: amount.default(0.015),
-  /** Routers between two sites of a zone, and of different zones: added to the RTT. */
+  /** Router delay between two sites of a zone, and of different zones: added to the RTT. */
   sameZoneMs: amount.default(5),
   otherZoneMs: amount.default(11),
-  /** Added at a site for each of its users beyond the first `loadFreeUsers`. */
+  /** Added at a site for each user beyond the first `loadFreeUsers`. */
   loadMsPerUser: amount.default(0),
   loadFreeUsers: z.number().int().nonnegative().default(0),
   /** Share of seconds with a spike, and its mean. */
@@ -77,7 +81,7 @@ const UserGroup = z.discriminatedUnion('kind', [
     count: z.number().int().min(1).max(USERS_MAX).default(1),
     path: z.array(Place).min(2).max(1000),
     speedMps: range(positive).default([10, 14]),
-    /** At the end of the path. */
+    /** Behaviour at the end of the path. */
     end: z.enum(['loop', 'reverse', 'stay']).default('reverse'),
     /** Users begin anywhere on the path instead of at its start. */
     isSpread: z.boolean().default(false),
@@ -86,17 +90,17 @@ const UserGroup = z.discriminatedUnion('kind', [
     kind: z.literal('random-waypoint'),
     name: name.optional(),
     count: z.number().int().min(1).max(USERS_MAX),
-    /** Absent: the box around all sites. */
+    /** Default: the box around all sites. */
     area: z.strictObject({ southWest: Place, northEast: Place }).optional(),
     speedMps: range(positive).default([1, 15]),
     pauseS: range(amount).default([0, 300]),
-    /** Users keep to streets this far apart (one leg along each axis) instead of going straight. */
+    /** Users follow streets with this distance (one leg along each axis) instead of straight lines. */
     streetMeters: positive.optional(),
   }),
   z.strictObject({
     kind: z.literal('replay'),
     name: name.optional(),
-    /** Users at once; each plays one trace after the other, a new VM for each. */
+    /** Number of parallel users; each replays one trace after the other, with a new VM for each. */
     count: z.number().int().min(1).max(10_000).default(1),
   }),
 ])
@@ -106,11 +110,11 @@ const at = { atS: amount }
 const Event = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('site-down'), ...at, site: name }),
   z.strictObject({ kind: z.literal('site-up'), ...at, site: name }),
-  /** Adds to the RTT of every way to and from a site; 0 takes it away again. */
+  /** Adds to the RTT of every path to and from a site; 0 removes it. */
   z.strictObject({ kind: z.literal('latency'), ...at, site: name, addMs: amount }),
   /** Adds to the access latency of a site's users. */
   z.strictObject({ kind: z.literal('load'), ...at, site: name, addMs: amount }),
-  /** Sends a share of a group's users to a place, all at once. */
+  /** Sends a share of a group's users to a place at the same time. */
   z.strictObject({
     kind: z.literal('go'),
     ...at,
@@ -145,7 +149,7 @@ export const Scenario = z
     users: z.array(UserGroup).min(1).max(64),
     vm: Vm.prefault({}),
     events: z.array(Event).max(10_000).default([]),
-    /** Settings of the handoff policy that differ from the defaults; checked by who runs it. */
+    /** Settings of the handoff policy that differ from the defaults; the caller checks them. */
     policy: z.record(z.string(), z.unknown()).default({}),
   })
   .refine(({ zones, grid, alongTraces }) => [zones, grid, alongTraces].filter(Boolean).length === 1, {
@@ -165,7 +169,9 @@ export const Scenario = z
   )
 export type Scenario = z.output<typeof Scenario>
 
-/** The scenario of a YAML text. CONFIG_INVALID names the field, its line and what was expected; `what` names the text. */
+/**
+ * The scenario of a YAML text. CONFIG_INVALID names the field, its line and what was expected; `what` names the text.
+ */
 export function parseScenario(text: string, what = 'scenario'): Scenario {
   const { value, lineOf } = parseYaml(text, { what })
   const result = Scenario.safeParse(value)

@@ -1,9 +1,10 @@
-// What a telco's systems would publish of this world: the messages of docs/CONTROL.md, with their topics below the tenant's root. Enters: a world and
-// who its users are. Leaves: messages; sending them is the caller's. Pure: times are virtual, counted from the moment that the caller names.
-// A user's latency is measured to its own site, its VM's, and the next nearest: radio adds the same to all of them.
+// The messages of a telco in this world (docs/reference/mqtt.md), with topics relative to the tenant's root. Enters: a
+// world and its users. Leaves: messages; the caller sends them. Pure: times are virtual, counted from a moment that the
+// caller passes. A user's latency is measured to its own site, to its VM's site, and to the nearest others: radio adds
+// the same to all of them.
 import type { World } from './world.ts'
 
-export type TelcoUser = { ueKey: string; vmId: string; vmSite: number }
+type TelcoUser = { ueKey: string; vmId: string; vmSite: number }
 export type TelcoMessage = { topic: string; retained: boolean; payload: Record<string, unknown> }
 
 const SITES_MEASURED = 3
@@ -18,7 +19,7 @@ export class Telco {
   readonly #y: Float64Array
   #lastMs: number
 
-  /** `startedAtMs`: Unix ms that stands for the world's beginning. */
+  /** `startedAtMs`: Unix ms of the start of the world. */
   constructor(world: World, userOf: (user: number) => TelcoUser | undefined, startedAtMs: number) {
     this.#world = world
     this.#userOf = userOf
@@ -30,7 +31,10 @@ export class Telco {
     this.#lastMs = world.nowMs
   }
 
-  /** All users' measurements since the last call: latency and place always, radio when the serving cell has changed (A3) or in each call with `isPeriodic`. */
+  /**
+   * All users' measurements since the last call: latency and location always, radio after a change of the serving cell
+   * (A3) or in each call with `isPeriodic`.
+   */
   users(isPeriodic = false): TelcoMessage[] {
     const messages: TelcoMessage[] = []
     const elapsedMs = this.#world.nowMs - this.#lastMs
@@ -46,7 +50,7 @@ export class Telco {
     return messages
   }
 
-  /** The links between all sites, as a site's probe would see them now. */
+  /** The links between all sites, as a site's probe would measure them now. */
   links(): TelcoMessage[] {
     const { map, rttMs, nowMs } = this.#world
     const sampledAt = new Date(this.#startedAtMs + nowMs).toISOString()

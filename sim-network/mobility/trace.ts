@@ -1,5 +1,6 @@
-// A recorded drive. Enters: the text of a CSV file, ours (`seconds,lat,lon[,cell][,rttMs]`) or one that G-NetTrack Pro writes (Timestamp, Longitude,
-// Latitude, NODEHEX, CELLHEX, PINGAVG). Leaves: columns of numbers, times from 0 and rising. Pure. Rows without a place are left out.
+// A recorded drive. Enters: the text of a CSV file, in the own format (`seconds,lat,lon[,cell][,rttMs]`) or that of
+// G-NetTrack Pro (Timestamp, Longitude, Latitude, NODEHEX, CELLHEX, PINGAVG). Leaves: columns of numbers, times
+// increasing from 0. Pure. Rows without a place are skipped.
 import { GodwitError } from '../../wire/errors.ts'
 
 export type Trace = {
@@ -7,9 +8,9 @@ export type Trace = {
   seconds: Float64Array
   lat: Float64Array
   lon: Float64Array
-  /** Serving cell; '' where the file says nothing. */
+  /** Serving cell; '' if the file has none. */
   cells: string[]
-  /** RTT as measured then; NaN where it was not. */
+  /** Measured RTT; NaN without a measurement. */
   rttMs: Float64Array
 }
 
@@ -17,7 +18,7 @@ const ROWS_MAX = 200_000
 
 type Row = { seconds: number; lat: number; lon: number; cell: string; rttMs: number }
 
-/** CONFIG_INVALID when it is no trace: no known header, fewer than two rows, more than ROWS_MAX. */
+/** CONFIG_INVALID if it is not a trace: no known header, fewer than two rows, more than ROWS_MAX. */
 export function parseTrace(name: string, text: string): Trace {
   const lines = text.split('\n')
   const head = (lines[0] ?? '').trim().split(',')
@@ -25,7 +26,7 @@ export function parseTrace(name: string, text: string): Trace {
   if (!read)
     throw new GodwitError(
       'CONFIG_INVALID',
-      `${name}: not a trace: its first line names no columns seconds,lat,lon or Timestamp,Longitude,Latitude`,
+      `${name}: not a trace: its first line must name the columns seconds,lat,lon or Timestamp,Longitude,Latitude`,
     )
   if (lines.length > ROWS_MAX) throw new GodwitError('CONFIG_INVALID', `${name}: more than ${ROWS_MAX} rows`)
   const rows: Row[] = []
@@ -35,7 +36,7 @@ export function parseTrace(name: string, text: string): Trace {
     if (!isPlace || !Number.isFinite(row.seconds)) continue
     const last = rows.at(-1)
     if (last && row.seconds < last.seconds) continue
-    // A second can repeat: its last row counts.
+    // Of several rows with the same second the last one counts.
     if (last && row.seconds === last.seconds) rows.pop()
     rows.push(row)
   }
@@ -51,7 +52,7 @@ export function parseTrace(name: string, text: string): Trace {
   }
 }
 
-/** The trace as a CSV text of ours: parseTrace(writeTrace(t)) equals t. */
+/** The trace as CSV in the own format: parseTrace(writeTrace(t)) equals t. */
 export function writeTrace({ seconds, lat, lon, cells, rttMs }: Trace): string {
   const rows = Array.from(seconds, (second, at) => {
     const rtt = rttMs[at]!

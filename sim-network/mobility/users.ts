@@ -1,6 +1,7 @@
-// Where everybody is. Enters: groups of users and virtual time. Leaves: x and y of each user in metres, one step after the other. Pure and seeded.
-// Waypoints: along a path. Random waypoint: to a random place, then a pause, straight or by streets. Replay: recorded drives, one after the other.
-// Always holds: a user's way depends on the seed, its group and its number alone, never on how many others there are or what policies do.
+// Locations of all users. Enters: groups of users and virtual time. Leaves: x and y of each user in metres, step by
+// step. Pure and seeded. Waypoints: along a path. Random waypoint: to a random place, then a pause, straight or by
+// streets. Replay: recorded drives, one after the other. Always holds: a user's route depends only on the seed, its
+// group and its number, never on the number of other users or on policies.
 import { GodwitError } from '../../wire/errors.ts'
 import { createRandom, type Random } from '../random.ts'
 import type { Mover } from './legs.ts'
@@ -17,9 +18,9 @@ export class Users {
   readonly count: number
   readonly x: Float64Array
   readonly y: Float64Array
-  /** 0: not there at the moment. */
+  /** 0: not present. */
   readonly isPresent: Uint8Array
-  /** Counts who has been this user: each replayed drive is another. */
+  /** Number of the user's current identity: each replayed drive is a new one. */
   readonly session: Int32Array
   readonly groups: readonly Group[]
 
@@ -45,11 +46,11 @@ export class Users {
 
   group(name: string): Group {
     const found = this.groups.find(group => group.name === name)
-    if (!found) throw new GodwitError('CONFIG_INVALID', `events: no group of users is named '${name}'`)
+    if (!found) throw new GodwitError('CONFIG_INVALID', `events: unknown group of users '${name}'`)
     return found
   }
 
-  /** The recording that a user plays, and where it is in it. */
+  /** The recording that a user replays, and the position in it. */
   traceOf(user: number): { trace: Trace; seconds: number } | undefined {
     const group = this.groups.find(({ first, count }) => user >= first && user < first + count)
     return group?.mover.traceOf?.(user)

@@ -1,4 +1,4 @@
-// Users who drive along a path, to and fro, round and round, or once. Pure and seeded.
+// Users who drive along a path: back and forth, in circles, or once. Pure and seeded.
 import type { Random } from '../random.ts'
 import { Legs, type Mover, type Places, type Point } from './legs.ts'
 import type { SiteMap } from './map.ts'

@@ -1,6 +1,7 @@
-// The world of a scenario in virtual time: users move, cells serve them, the way to their site takes time, events happen. Enters: a scenario, traces,
-// and steps of time. Leaves: for each user its place, serving cell, site and access latency; between sites the RTT. Pure and seeded: what policies
-// do has no influence, so all policies see the same world.
+// The world of a scenario in virtual time: users move, cells serve them, the path to their site has a latency, events
+// happen. Enters: a scenario, traces, and steps of time. Leaves: for each user its location, serving cell, site and
+// access latency; the RTT between sites. Pure and seeded: policies have no influence, so all policies run in the same
+// world.
 import { GodwitError } from '../../wire/errors.ts'
 import { createRandom, randomAt } from '../random.ts'
 import { createMap, nearest, type SiteMap } from './map.ts'
@@ -10,25 +11,25 @@ import type { Scenario, ScenarioEvent } from './scenario.ts'
 import type { Trace } from './trace.ts'
 import { Users } from './users.ts'
 
-/** A change of cell stops a user's packets for about this long, once. */
+/** Interruption of a user's packets by a change of cell. */
 const HANDOVER_MS = 30
-/** A place is looked at again when the user has moved this far: shadowing changes over tens of metres. */
+/** The radio is computed again after this distance: shadowing changes over tens of metres. */
 const MOVED_METERS = 10
-/** Below this a phone repeats itself on the air. */
+/** Below this level radio retransmissions begin. */
 const WEAK_DBM = -108
 const WEAK_MS_PER_DB = 0.4
 
-export type SiteChange = { site: number; isEligible: boolean }
+type SiteChange = { site: number; isEligible: boolean }
 
 export class World {
   readonly map: SiteMap
   readonly users: Users
   readonly radio: Radio
-  /** The user's site: that of its serving cell. */
+  /** The site of the user's serving cell. */
   readonly site: Int32Array
-  /** User to its site and back, now. */
+  /** Current round trip from the user to its site. */
   readonly accessMs: Float64Array
-  /** Between sites, with what events have added. */
+  /** RTT between sites, including events. */
   readonly rttMs: Float64Array
   readonly stepMs: number
   nowMs = 0
@@ -69,14 +70,14 @@ export class World {
     this.#look(true)
   }
 
-  /** The site index of a name; CONFIG_INVALID when there is none. */
+  /** The site index of a name; CONFIG_INVALID if there is none. */
   siteNamed(name: string): number {
     const site = this.map.sites.findIndex(other => other.name === name)
-    if (site < 0) throw new GodwitError('CONFIG_INVALID', `events: no site is named '${name}'`)
+    if (site < 0) throw new GodwitError('CONFIG_INVALID', `events: unknown site '${name}'`)
     return site
   }
 
-  /** One step ahead. Gives sites that have opened or closed for VMs, and whether RTTs between sites have changed. */
+  /** Advances one step. Returns sites that opened or closed for VMs, and whether RTTs between sites changed. */
   step(): { sites: SiteChange[]; isRttChanged: boolean } {
     this.nowMs += this.stepMs
     const changes: SiteChange[] = []
@@ -92,7 +93,7 @@ export class World {
     return { sites: changes, isRttChanged }
   }
 
-  /** What a user whose VM is at `vmSite` measures now. */
+  /** The RTT that a user with its VM at `vmSite` measures now. */
   userRttMs(user: number, vmSite: number): number {
     return this.accessMs[user]! + this.rttMs[this.site[user]! * this.map.sites.length + vmSite]!
   }
@@ -187,7 +188,7 @@ export class World {
     this.site[user] = site
   }
 
-  /** Signal of the serving cell, dBm; what it costs in time when it is weak. */
+  /** Delay caused by a weak signal of the serving cell (dBm). */
   signal(user: number): { dbm: number; extraMs: number } {
     const dbm = this.radio.rsrp(this.radio.serving[user]!, this.users.x[user]!, this.users.y[user]!)
     return { dbm, extraMs: Math.max(0, WEAK_DBM - dbm) * WEAK_MS_PER_DB }

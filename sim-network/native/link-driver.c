@@ -1,11 +1,13 @@
-// The packet-level driver of the link model: moves IP packets between two TUN devices, each in a network namespace of its own, through one modelled
-// link a direction, in real time. sim-network/packet-link.ts starts it and speaks to it.
+// The packet-level driver of the link model: moves IP packets between two TUN devices, each in its own network
+// namespace, through one emulated link for each direction, in real time. sim-network/packet-link.ts starts and controls
+// it.
 //
-//   link-driver run NETNS_A DEVICE_A NETNS_B DEVICE_B     stdin: two link descriptions (ab, ba), then commands; stdout: one JSON line an answer
-//   link-driver replay                                    stdin: one link description, then operations in virtual time (for the test of the model)
+//   link-driver run NETNS_A DEVICE_A NETNS_B DEVICE_B   stdin: two link descriptions (ab, ba), then commands
+//   link-driver replay                                  stdin: one link description, then operations in virtual time
 //
-// Always holds: a packet leaves when the model says, or later by at most what the machine makes it wait (counted: lateness), never earlier; memory is bounded by
-// the links' queues and rate x delay; the devices go with the process. It needs CAP_NET_ADMIN and CAP_SYS_ADMIN (namespaces).
+// stdout: one JSON line for each answer. Always holds: a packet leaves at the time of the model, or later if the
+// machine delays it (counted as lateness), never earlier; memory is bounded by the links' queues and rate x delay; the
+// devices disappear with the process. It needs CAP_NET_ADMIN and CAP_SYS_ADMIN (namespaces).
 #define _GNU_SOURCE
 #include "link-model.h"
 
@@ -23,19 +25,20 @@
 #include <unistd.h>
 
 enum { PACKET_BYTES_MAX = 65536, LINE_BYTES = 4096, READ_BATCH = 64, TRACE_MAX = 10000000, TUN_QUEUE_PACKETS = 10000 };
-// After packets have moved, the next look is this much later: one system call then serves several packets, and the endpoints keep their CPU.
+// Pause after packets have moved: one system call then handles several packets, and the endpoints keep their CPU.
 enum { GRAIN_NS = 200000 };
-// Let out in one ms at most, or three times what the rate sends in it: after this process had to wait, all that is overdue at once would overflow a
-// receiver's socket buffer, a loss that no model asked for.
+// Limit of one ms, or three times the rate: after a delay of this process, releasing all overdue packets at once would
+// overflow a receiver's socket buffer, a loss outside the model.
 enum { BURST_BYTES_MIN = 96000 };
 
-// ---- Words of stdin. The description of a link is a list of words that ends with `end`; numbers are JavaScript's, which strtod reads back exactly ----
+// ---- Parsing of stdin ----
+// A link description is a list of words that ends with `end`; strtod reads JavaScript's numbers exactly.
 
 static char input[1 << 16];
 static size_t inputFrom, inputTo;
 static bool inputEnded;
 
-// Blocks, unless the descriptor does not.
+// Blocks if the descriptor blocks.
 static int nextByte(void) {
   if (inputFrom == inputTo) {
     ssize_t count = read(0, input, sizeof input);
@@ -113,7 +116,8 @@ static void readLoss(Options *o) {
   } else fail("no such kind of loss");
 }
 
-typedef struct { Options options; uint32_t random[4]; } Description;  // random: the loss's sfc32 state, the jitter's seed
+// random: the state of the loss's sfc32, the seed of the jitter
+typedef struct { Options options; uint32_t random[4]; } Description;
 
 static Description readDescription(void) {
   Description d;
@@ -229,7 +233,7 @@ static double nowMs(void) {
   return (double)(t.tv_sec - origin.tv_sec) * 1e3 + (double)(t.tv_nsec - origin.tv_nsec) / 1e6;
 }
 
-// A device `name` in the network namespace at `path`; the caller is back in its own afterwards.
+// Creates the device `name` in the network namespace at `path`; the caller then returns to its own.
 static int openTun(const char *path, const char *name) {
   int home = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC), away = open(path, O_RDONLY | O_CLOEXEC);
   if (home < 0) fail("/proc/self/ns/net cannot be opened");
@@ -248,7 +252,7 @@ static int openTun(const char *path, const char *name) {
   return fd;
 }
 
-// Reads what waits at one device into its link. Gives whether anything came.
+// Reads waiting packets of one device into its link. Returns whether there were any.
 static bool takeIn(Direction *d) {
   bool any = false;
   for (int i = 0; i < READ_BATCH; i++) {
@@ -304,7 +308,8 @@ static void answer(const char *kind) {
   fflush(stdout);
 }
 
-// stats | cut 0/1 | change ab/ba 0/1 DESCRIPTION. A description follows its command at once, so waiting for it is short.
+// stats | cut 0/1 | change ab/ba 0/1 DESCRIPTION. A description follows its command at once, so the wait for it is
+// short.
 static void obey(void) {
   while (readWord()) {
     if (is("stats")) answer("stats");
@@ -326,7 +331,7 @@ static void obey(void) {
 static volatile sig_atomic_t stopped;
 static void stop(int signal) { stopped = signal; }
 
-// A late driver is another link: it goes before everything else where the kernel lets it.
+// Lateness of the driver changes the link: it requests real-time priority from the kernel.
 static bool hurry(void) {
   struct sched_param priority = {.sched_priority = 20};
   prctl(PR_SET_TIMERSLACK, 1000);
@@ -369,7 +374,7 @@ static int run(char **words) {
     bool busy = takeIn(&directions[0]) | takeIn(&directions[1]);
     busy |= letOut(&directions[0]) | letOut(&directions[1]);
     double next = fmin(linkNextMs(&directions[0].link), linkNextMs(&directions[1].link));
-    // stdin is heard at least every 64 grains.
+    // stdin is read at least every 64 grains.
     busyTurns = busy ? busyTurns + 1 : 0;
     waitFor(busyTurns % 64 == 63 ? 0 : next, busy && busyTurns % 64 != 63);
   }

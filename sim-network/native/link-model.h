@@ -1,8 +1,9 @@
-// One direction of a link in virtual time: sim-network/link.ts once more, for a driver that must be fast. The TypeScript is the model; this is its
-// copy, and test/sim-network/native-model.test.ts holds the two against each other to the last bit.
+// One direction of a link in virtual time: a copy of sim-network/link.ts for a fast driver. The TypeScript is the
+// model; test/sim-network/native-model.test.ts compares both to the last bit.
 //
-// Always holds: the same IEEE double arithmetic in the same order as the TypeScript (compile with -ffp-contract=off, never -ffast-math), the same
-// random numbers (sfc32; its state is given, the seed's text is hashed in TypeScript only). Times are ms, sizes are bytes.
+// Always holds: the same IEEE double arithmetic in the same order as the TypeScript (compile with -ffp-contract=off,
+// never -ffast-math), the same random numbers (sfc32; its state is given, the seed's text is hashed in TypeScript
+// only). Times are ms, sizes are bytes.
 #pragma once
 #include <math.h>
 #include <stdbool.h>

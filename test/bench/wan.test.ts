@@ -41,7 +41,7 @@ test('a selection is by name, and a wrong name says what there is', () => {
     ['200/150/1%', '10/50'],
   )
   assert.is(choose(GUESTS, undefined, 'guest').length, GUESTS.length)
-  assert.throws(() => choose(CELLS, 'x', 'cell'), /no cell 'x'; there are 10\/50/)
+  assert.throws(() => choose(CELLS, 'x', 'cell'), /unknown cell 'x'; known are 10\/50/)
 })
 
 test('medians and ranges are over what was done; what was not done is counted', () => {

@@ -34,10 +34,13 @@ test('a node needs its site and its gateway, all else has a default', async () =
     gateway: { id: 'gateway', host: 'gw.example.net', ports: { quic: 7443, tls: 7443, webtransport: 7444 } },
     transport: 'auto',
     identity: { keys: '~/config/site.keys', certificate: '~/config/site.cert', root: '~/config/root.pub' },
+    revocations: '~/config/revocations',
     api: { socket: '~/run/node.sock' },
     log: { level: 'info', format: 'json' },
     limits: { memoryReserve: 268_435_456, reconnectSeconds: 30, switchoverSeconds: 2, warmUp: 4_194_304 },
     qemu: { users: 'auto' },
+    commandKeys: {},
+    commandTenant: 'main',
   })
 })
 
@@ -75,16 +78,32 @@ test('every wrong field is named with its line, what was expected, and the neare
   const cases: ['node' | 'gateway', string, RegExp][] = [
     ['node', 'site: berlin-1\n', /^(line \d+: )?gateway\.host: is missing$/],
     ['node', NODE.replace('berlin-1', 'Berlin 1'), /^line 1: site: .*a-z, 0-9 and -/],
-    ['node', `${NODE}trasnport: quic\n`, /^line 4: trasnport: no such field \(did you mean transport\?\)/],
-    ['node', `${NODE}  ports: { quik: 1 }\n`, /gateway\.ports\.quik: no such field \(did you mean quic\?\)/],
+    ['node', `${NODE}trasnport: quic\n`, /^line 4: trasnport: unknown field \(did you mean transport\?\)/],
+    ['node', `${NODE}  ports: { quik: 1 }\n`, /gateway\.ports\.quik: unknown field \(did you mean quic\?\)/],
     ['node', `${NODE}  ports: { quic: 70000 }\n`, /gateway\.ports\.quic: must be a port from 1 to 65535, or off/],
     ['node', `${NODE}transport: udp\n`, /^line 4: transport: .*"auto"\|"quic"/],
     ['node', `${NODE}limits: { memoryReserve: 1G }\n`, /limits\.memoryReserve: must be a number with B, KiB/],
     ['node', `${NODE}log: verbose\n`, /^line 4: log: /],
     ['gateway', 'admin: { port: -1 }\n', /^line 1: admin\.port: /],
+    [
+      'gateway',
+      'admin: { host: 0.0.0.0 }\n',
+      /^line 1: admin\.host: is 0\.0\.0\.0: an address beyond this machine needs tls\.certificate and tls\.key/,
+    ],
+    ['gateway', 'admin: { tls: { certificate: a.pem } }\n', /admin\.tls\.key: (is missing|must be a path)/],
+    [
+      'gateway',
+      'mec021: { host: "::", port: 1, tokenFile: t, callbackHosts: [] }\n',
+      /mec021\.host: is ::: an address beyond this machine needs tls/,
+    ],
+    [
+      'gateway',
+      'mec021: { host: "::1", port: 1, tokenFile: t, callbackHosts: ["http://a/"] }\n',
+      /mec021\.callbackHosts\.0: must be a host or host:port/,
+    ],
     ['gateway', 'id: [a]\n', /^line 1: id: /],
     ['gateway', 'id: a\nid: b\n', /malformed YAML at line 2/],
-    ['gateway', '- a\n', /must be fields with values/],
+    ['gateway', '- a\n', /expected fields with values/],
   ]
   for (const [kind, text, message] of cases) assert.match(await refusal(kind, text), message, text)
   assert.match(await refusal('node', 'site: B\ntransport: x\n'), /site: .*; .*gateway\.host: is missing; .*transport: /)
@@ -112,12 +131,26 @@ test('the sample configurations in packaging are valid', async () => {
   assert.is((await nodeTarget(client, {})).socketPath, '/run/godwit/node.sock')
 })
 
-test('the systemd units name files and commands that exist, and never kill QEMU with the node', async () => {
+/** Tried under the node: docs/internals/measurements.md, "Limits of a QEMU". */
+const CONFINED = [
+  'ProtectSystem=strict',
+  'ProtectKernelTunables=yes',
+  'ProtectKernelModules=yes',
+  'ProtectProc=invisible',
+  'RestrictNamespaces=yes',
+  'SystemCallArchitectures=native',
+  'SystemCallErrorNumber=EPERM',
+]
+
+test('the systemd units name files and commands that exist, never kill QEMU with the node, and confine both', async () => {
   for (const kind of ['gateway', 'node']) {
     const unit = await readFile(new URL(`../../packaging/godwit-${kind}.service`, import.meta.url), 'utf8')
     assert.match(unit, new RegExp(`^ExecStart=.*/godwit\\.js ${kind} --config /etc/godwit/${kind}\\.yaml$`, 'm'))
     assert.match(unit, /^NoNewPrivileges=yes$/m)
     assert.is(/^KillMode=process$/m.test(unit), kind === 'node')
+    for (const line of CONFINED) assert.ok(unit.split('\n').includes(line), `${kind}: ${line}`)
+    assert.match(unit, /^SystemCallFilter=@system-service( @io-event seccomp)?$/m)
+    assert.is(/^CapabilityBoundingSet=$/m.test(unit), kind === 'gateway')
   }
 })
 
@@ -135,6 +168,8 @@ test('the gateway is found by flag, then environment, then file, then default', 
   await writeFile(at.path('open'), 'x', { mode: 0o644 })
   assert.is(await codeOf(() => target({ 'token-file': at.path('open') })), 'CONFIG_INVALID')
   assert.is(await codeOf(() => target({ 'token-file': at.path('none') })), 'CONFIG_UNREADABLE')
+  const inUrl = (await thrown(() => target({ gateway: 'http://me:pw-12345@host:1' }))) as GodwitError
+  assert.equal([inUrl.code, inUrl.message.includes('pw-12345')], ['USAGE', false])
 })
 
 test('default folders: root has the system, others XDG, GODWIT_HOME beats both', () => {

@@ -125,13 +125,13 @@ function drive(more: UserRequest[] = []) {
   return { requests, user, handoff: handoffOf(record, user, () => 1_000) }
 }
 
-test('a handoff is told as the user saw it', () => {
+test('the report of a handoff shows what the user measured', () => {
   const { handoff } = drive()
   assert.equal([handoff.latencyBeforeMs, handoff.latencyDuringMs, handoff.latencyAfterMs], [30, 60, 10])
   assert.ok(handoff.interruptionMs > 900 && handoff.interruptionMs < 1_200)
   const lines = reportLines({ handoffs: [handoff], user: drive().user.summary(), wrong: [], requests: drive().requests })
   assert.match(lines[0]!, 'a -> b')
-  assert.match(lines[1]!, '400 requests: 400 answered, 0 lost')
+  assert.match(lines[1]!, '400 requests: 400 answered (0 after a retry on a new connection), 0 lost')
 })
 
 test('fewer than two handoffs, failures, losses and wrong answers are problems', () => {
@@ -139,8 +139,8 @@ test('fewer than two handoffs, failures, losses and wrong answers are problems',
   const judge = (handoffs: Handoff[], lost: UserRequest[] = [], wrong: string[] = []) =>
     judgeDrive({ handoffs, user: user.summary(), wrong, requests: [...requests, ...lost] }, 5_000)
   assert.equal(judge([handoff, handoff]), [])
-  assert.match(judge([handoff])[0]!, '1 times, not 2')
-  assert.match(judge([handoff, handoff, { ...handoff, outcome: 'failed', error: 'QEMU_LOAD: x' }])[0]!, 'has failed (QEMU_LOAD: x)')
+  assert.match(judge([handoff])[0]!, '1 times, expected 2')
+  assert.match(judge([handoff, handoff, { ...handoff, outcome: 'failed', error: 'QEMU_LOAD: x' }])[0]!, 'ended as failed (QEMU_LOAD: x)')
   assert.match(judge([handoff, handoff], [request(12_000)])[0]!, '1 requests were lost')
   assert.match(judge([handoff, handoff], [], ['beat 3 after 5'])[0]!, 'beat 3 after 5')
   const long = { ...handoff, silenceMs: 6_000 }

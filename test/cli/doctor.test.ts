@@ -1,6 +1,7 @@
 import { renderChecks } from '../../cli/commands/doctor.ts'
-import { runChecks } from '../../cli/doctor.ts'
-import { methodChecks } from '../../cli/doctor-qemu.ts'
+import { runChecks } from '../../cli/doctor/doctor.ts'
+import { methodChecks, usersCheck } from '../../cli/doctor/qemu.ts'
+import { trustChecks } from '../../cli/doctor/trust.ts'
 import { assert, suite } from '../support/suite.ts'
 import { home, recordingIo } from './recording-io.ts'
 
@@ -38,5 +39,32 @@ test(
   },
   { ms: 60_000 },
 )
+
+test('a node that is root and lets its QEMUs run as root fails; another user is warned', () => {
+  const isRoot = process.getuid?.() === 0
+  assert.is(usersCheck('off').state, isRoot ? 'fail' : 'warn')
+})
+
+test('what trust rests on: a certificate that nears its end, a revocation list that is missing, old or forged', async () => {
+  await using at = await home()
+  await at.godwit('root', 'create')
+  await at.godwit('keygen', '--role', 'gateway', '--id', 'gateway')
+  await at.godwit('root', 'sign', at.path('config', 'gateway.request'), '--no-fingerprint')
+  const files = {
+    kind: 'gateway' as const,
+    certificate: at.path('config', 'gateway.cert'),
+    root: at.path('config', 'root.pub'),
+    revocations: at.path('config', 'revocations'),
+  }
+  const states = async (days: number, more: object = {}) =>
+    (await trustChecks({ ...files, ...more }, Math.floor(Date.now() / 1000) + days * 86_400)).map(({ name, state }) => `${name} ${state}`)
+  assert.equal(await states(0), ['gateway certificate ok', 'revocation list ok'])
+  assert.equal(await states(24), ['gateway certificate warn', 'revocation list warn'])
+  assert.equal(await states(31), ['gateway certificate fail', 'revocation list fail'])
+  assert.equal(await states(0, { revocations: at.path('none') }), ['gateway certificate ok', 'revocation list fail'])
+  assert.equal(await states(0, { kind: 'node', revocations: at.path('none') }), ['node certificate ok'])
+  await at.godwit('root', 'create', '--out', at.path('other'))
+  assert.equal(await states(0, { revocations: at.path('other', 'revocations') }), ['gateway certificate ok', 'revocation list fail'])
+})
 
 test.run()

@@ -26,6 +26,8 @@ test('MQTT is off unless asked for; paths count from the file', async () => {
     users: {},
     version: 'auto',
     commandKeys: {},
+    measurementKeys: {},
+    trustBroker: false,
     places: {},
     workers: 0,
   })
@@ -41,20 +43,26 @@ test('MQTT is off unless asked for; paths count from the file', async () => {
 test('every wrong field is named', async () => {
   const cases: [string, RegExp][] = [
     ['{ mode: on }', /mqtt\.mode: /],
-    ['{ mode: external }', /mqtt\.url: is needed in mode external/],
+    ['{ mode: external }', /mqtt\.url: is required in mode external/],
     ['{ mode: external, url: "http://x" }', /mqtt\.url: must be mqtt:\/\/host:port/],
+    ['{ mode: external, url: "mqtt://me:pw-12345@x" }', /mqtt\.url: must not contain a user name or a password: use mqtt\.username/],
+    ['{ mode: external, url: "mqtt://me@x/" }', /mqtt\.url: must not contain a user name/],
     ['{ mode: embedded, listen: { host: 0.0.0.0 } }', /mqtt\.tls: a broker that listens beyond this machine needs/],
-    ['{ tls: { certificate: c.pem } }', /mqtt\.tls: certificate and key belong together/],
+    ['{ tls: { certificate: c.pem } }', /mqtt\.tls: certificate and key must be set together/],
     ['{ users: { "a.b": { passwordFile: x, may: [measure] } } }', /mqtt\.users/],
     ['{ users: { a: { passwordFile: x, may: [fly] } } }', /mqtt\.users\.a\.may\.0: /],
     ['{ commandKeys: { a: { publicKey: AAAA, actions: [start] } } }', /mqtt\.commandKeys\.a\.publicKey: must be 32 bytes/],
+    ['{ measurementKeys: { a: { publicKey: AAAA } } }', /mqtt\.measurementKeys\.a\.publicKey: must be 32 bytes/],
+    [`{ measurementKeys: { a: { publicKey: "${KEY}", kinds: [gossip] } } }`, /mqtt\.measurementKeys\.a\.kinds\.0: /],
+    ['{ trustBroker: perhaps }', /mqtt\.trustBroker: /],
     [`{ commandKeys: { a: { publicKey: "${KEY}", actions: [] } } }`, /mqtt\.commandKeys\.a\.actions: /],
-    ['{ tennant: x }', /mqtt\.tennant: no such field \(did you mean tenant\?\)/],
+    ['{ tennant: x }', /mqtt\.tennant: unknown field \(did you mean tenant\?\)/],
   ]
   for (const [yaml, message] of cases) {
     const error = await thrown(() => load(`mqtt: ${yaml}\n`))
     assert.ok(error instanceof GodwitError && error.code === 'CONFIG_INVALID', yaml)
     assert.match((error as GodwitError).message, message)
+    assert.not.match((error as GodwitError).message, 'pw-12345')
   }
 })
 
@@ -63,7 +71,7 @@ test('a gateway from its files: an embedded broker with TLS, users, keys, and th
   for (const words of [
     ['root', 'create'],
     ['keygen', '--role', 'gateway', '--id', 'gateway'],
-    ['root', 'sign', at.path('config', 'gateway.request')],
+    ['root', 'sign', at.path('config', 'gateway.request'), '--no-fingerprint'],
   ])
     assert.is((await at.godwit(...words)).code, 0)
   const { certificatePem, keyPem } = createServerCertificate()

@@ -1,8 +1,10 @@
 // godwit mqtt against a gateway with an embedded broker: as an integrator would use it.
-import { writeFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
+import type { Measurement } from '../../gateway/handoff/measurements.ts'
+import { MEASURED } from '../../mqtt/topics.ts'
 import { eventually } from '../../ops/deadline.ts'
-import { world } from '../gateway/fixture.ts'
-import { actOut, embedded, mosquitto, noMosquitto, PASSWORDS, stage } from '../gateway/mqtt/support.ts'
+import { vm, world } from '../gateway/fixture.ts'
+import { actOut, embedded, mosquitto, noMosquitto, PASSWORDS, stage } from '../gateway/fronts/mqtt/support.ts'
 import { assert, suite } from '../support/suite.ts'
 import { home } from './recording-io.ts'
 
@@ -48,6 +50,42 @@ test('a key is made once, and shows what the gateway needs to know of it', async
   assert.is((await at.godwit('mqtt', 'keygen', '--name', 'NOC')).code, 2)
 })
 
+test('a measurement is checked, dated, signed and sent; a key of commands does not sign one', async () => {
+  await using at = await home()
+  const made = await at.godwit('mqtt', 'keygen', '--for', 'measurement', '--name', 'probe')
+  assert.match(made.out, /gateway\.yaml: +mqtt: \{ measurementKeys: \{ probe: \{ publicKey: [A-Za-z0-9+/]{43}=, kinds: \[latency, /)
+  const key = at.path('config', 'measurement-probe.key')
+  const { publicKey } = JSON.parse(await readFile(key, 'utf8')) as { publicKey: string }
+  await at.godwit('mqtt', 'keygen', '--name', 'noc', '--out', at.path('noc.key'))
+  await writeFile(at.path('password'), `${PASSWORDS.telco}\n`, { mode: 0o600 })
+  const measured: Measurement[] = []
+  const mqtt = { ...embedded(), measurementKeys: [{ name: 'probe', publicKey, kinds: MEASURED }] }
+  await using w = await world({ mqtt, onMeasurement: one => measured.push(one) })
+  await w.node('a', { vms: [vm('vm-1')] })
+  await w.node('b')
+  await eventually(() => w.gateway.mqtt?.up || undefined, { ms: 5_000, what: 'the broker' })
+  const flags = ['--broker', w.gateway.mqtt?.url ?? '', '--tenant', 'acme', '--user', 'telco', '--password-file', at.path('password')]
+  const measure = (...words: string[]) => at.godwit('mqtt', 'measure', ...words, ...flags)
+  const latency = '{"seq":1,"vmId":"vm-1","targetSite":"a","rttMs":12.5}'
+  const sent = await measure('ue/u1/meas/latency', latency, '--key', key)
+  assert.equal([sent.code, sent.err], [0, ''])
+  assert.is((await measure('site/a/link/b', '{"rttMs":24}')).code, 0)
+  await eventually(() => measured.length === 2 || undefined, { ms: 5_000, what: 'two measurements' })
+  assert.equal(
+    measured.map(({ kind, signedBy }) => [kind, signedBy]),
+    [
+      ['latency', 'probe'],
+      ['link', undefined],
+    ],
+  )
+  assert.match(
+    (await measure('ue/u1/meas/latency', latency, '--key', at.path('noc.key'))).err,
+    /^error CONFIG_INVALID: .*: not a key for measurements/,
+  )
+  assert.match((await measure('ue/u1/meas/latency', '{"seq":1}')).err, /^error USAGE: PAYLOAD: vmId: /)
+  assert.match((await measure('vm/vm-1/placement', '{}')).err, /^error USAGE: 'vm\/vm-1\/placement' is not a measurement topic/)
+})
+
 test('start, cancel and pin by command; a refusal ends with the exit code of its code', async () => {
   await using i = await integrator()
   const s = await stage(i.w)
@@ -73,7 +111,7 @@ test('start, cancel and pin by command; a refusal ends with the exit code of its
 test('what cannot be is said at once: action, key, broker, password, VM', async () => {
   await using i = await integrator()
   assert.match((await i.command('fly', 'vm-1')).err, /^error USAGE: 'fly': expected one of start/)
-  assert.match((await i.command('start', 'vm-1')).err, /^error USAGE: --to is needed/)
+  assert.match((await i.command('start', 'vm-1')).err, /^error USAGE: --to is missing/)
   await writeFile(i.at.path('nokey'), '{}', { mode: 0o600 })
   assert.match((await i.mqtt('command', 'cancel', 'vm-1', '--key', i.at.path('nokey'))).err, /^error CONFIG_INVALID/)
   const away = await i.at.godwit('mqtt', 'tail', '--broker', 'mqtt://127.0.0.1:1')

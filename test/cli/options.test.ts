@@ -70,9 +70,9 @@ test('each mistake is named, with what was expected', async () => {
   assert.is(await refusal('x', '--to', '--force'), '--to needs a value: SITE')
   assert.is(await refusal('x', '--to='), "--to '': expected SITE")
   assert.is(await refusal('x', '--to', 'b', '--force=yes'), '--force takes no value')
-  assert.is(await refusal('x'), '--to is needed: where')
+  assert.is(await refusal('x'), '--to is missing: where')
   assert.is(await refusal('--to', 'b'), 'ONE is missing: the first')
-  assert.is(await refusal('--to', 'b', '1', '2', '3'), "'3' is one word too many")
+  assert.is(await refusal('--to', 'b', '1', '2', '3'), "unexpected argument '3'")
 })
 
 test('durations', () => {

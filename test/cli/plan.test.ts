@@ -16,6 +16,7 @@ test('each method with what it takes, the recommended one marked, and what that 
       path: { bytesPerSecond: 12.5e6, rttMs: 20 },
     },
     pathFrom: 'the last migration there',
+    pathAgeMs: 720_000,
   })
   assert.match(text, /^web-1 -> hamburg-1: live\nrounds shrink\n/)
   assert.match(text, /\* +live +9\.4 s +210 ms +104 MB +yes/)
@@ -23,7 +24,7 @@ test('each method with what it takes, the recommended one marked, and what that 
   assert.match(text, /cold +- +- +- +no/)
   assert.match(
     text,
-    /memory: 50 % zero, 10 % or more twice, the rest shrinks to 40 %; 2\.0 MB\/s rewritten\nway: 100 Mbit\/s, 20 ms round trip/,
+    /memory: 50 % zero, at least 10 % duplicate, the rest compresses to 40 %; dirty rate 2\.0 MB\/s\npath: 100 Mbit\/s \(measured by the last migration, 12 min 00 s ago\), 20 ms round trip/,
   )
 })
 

@@ -1,9 +1,10 @@
 // What a person sees: the progress line, the report, status. All pure, so golden texts.
-import { renderStatus } from '../../cli/commands/status.ts'
+
 import { createProgress, renderBar, renderProgress } from '../../cli/progress.ts'
 import { renderReport } from '../../cli/report.ts'
-import type { GatewayStatus } from '../../wire/admin.ts'
-import { type MigrationProgress, Report } from '../../wire/control.ts'
+import { renderStatus } from '../../cli/status-view.ts'
+import type { GatewayStatus, MigrationRecord } from '../../wire/admin.ts'
+import { type MigrationProgress, type Plan, Report } from '../../wire/control.ts'
 import { check } from '../../wire/schema.ts'
 import { assert, suite } from '../support/suite.ts'
 import { recordingIo } from './recording-io.ts'
@@ -133,15 +134,15 @@ test('the report tells what was expected, what was decided, and what deltas save
     decisions: [{ atMs: 1234, what: 'level', value: '9', reason: 'the link is the limit, workers 20 % busy' }],
   })
   assert.match(text, /- delta: +2(\.0)? KiB in 12 pages/)
-  assert.match(text, /expected: +9(\.0)? s in all, downtime 210 ms, 100(\.0)? MiB/)
-  assert.match(text, /time to go: +told with an error of 8 % \(median\), 40 % \(worst\)/)
-  assert.match(text, /decided, the last:\n +1\.2 s {2}level: 9 \(the link is the limit, workers 20 % busy\)/)
+  assert.match(text, /predicted: +9(\.0)? s in total, downtime 210 ms, 100(\.0)? MiB/)
+  assert.match(text, /ETA error: +8 % \(median\)\n/)
+  assert.match(text, /last decisions:\n +1\.2 s {2}level: 9 \(the link is the limit, workers 20 % busy\)/)
 })
 
 test('a report without a downtime says so', () => {
   const none = { finalPagesMs: null, deviceStateMs: null, loadMs: null, commitMs: null, resumeMs: null }
   const text = renderReport({ ...report, outcome: 'failed', downtimeMs: null, downtimeParts: none, ratio: null, rounds: 1, notes: [] })
-  assert.match(text, /downtime: +the target never ran it/)
+  assert.match(text, /downtime: +the VM did not run at the target/)
   assert.match(text, /in 1 round\n/)
 })
 
@@ -187,6 +188,14 @@ web-1  berlin-1  running  384 MiB  1      3
 no migrations
 `,
   )
+  const migrationId = 'f'.repeat(32)
+  const plan: Plan = {
+    ...{ version: 1, migrationId, vm: 'web-1', epoch: 3, source: 'berlin-1', target: 'hamburg-1', method: 'live', createdAt: 60_000 },
+    ...{ downtimeMs: 300, streams: 4, attempt: 1, compression: 'zstd' },
+  }
+  const progress: MigrationProgress = { migrationId, side: 'target', phase: 'hashing', bytesTotal: 300e9, bytesSent: 36e9, etaMs: 240_000 }
+  const migration: MigrationRecord = { ...plan, plan, progress, state: 'STREAMING', outcome: null, updatedAt: 60_000 }
+  assert.match(renderStatus({ ...status, migrations: [migration] }, 90_000), /STREAMING: hashing 12 %, ETA 4 min 00 s/)
 })
 
 test.run()

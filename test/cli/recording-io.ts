@@ -6,15 +6,17 @@ import { PassThrough } from 'node:stream'
 import type { Io } from '../../cli/io.ts'
 import { run } from '../../cli/run.ts'
 
-export type RecordingIo = Io & { stdout: string; stderr: string; interrupt(): void; exits: number[] }
+type RecordingIo = Io & { stdout: string; stderr: string; interrupt(): void; exits: number[] }
 
 export function recordingIo({
   env = {},
   isTty = false,
+  isOutTty = false,
   columns = 100,
 }: {
   env?: Record<string, string>
   isTty?: boolean
+  isOutTty?: boolean
   columns?: number
 } = {}): RecordingIo {
   const handlers = new Set<(count: number) => void>()
@@ -44,7 +46,7 @@ export function recordingIo({
     },
     exitNow: code => void io.exits.push(code),
     input: new PassThrough(),
-    output: new PassThrough(),
+    output: Object.assign(new PassThrough(), { isTTY: isOutTty }),
   }
   return io
 }

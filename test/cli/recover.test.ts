@@ -22,7 +22,7 @@ const doubt: Doubt = {
   vm: 'web-1',
   state: 'paused',
   epoch: 3,
-  why: { code: 'MIGRATION_DOUBT', message: 'handed over, and the other site has not answered' },
+  why: { code: 'MIGRATION_DOUBT', message: 'handed over, and the other site has not confirmed it' },
   record: { migrationId: 'c0ffee00'.repeat(4), state: 'RELINQUISHED', epoch: 4, at: NOW - 60_000, target: 'b' },
   asked: { times: 9, firstAt: NOW - 59_000, lastAt: NOW - 4_000, said: { code: 'STREAM_RESET', message: 'SITE_OFFLINE' } },
   fencing: { site: 'b', vm: 'web-1', epoch: 4, for: 'a' },
@@ -71,8 +71,8 @@ test('what is in doubt is shown with the reason, the last record, the asking, an
   assert.is(
     renderDoubts([{ ...doubt, sites: copies }], NOW),
     [
-      "VM:           web-1 (paused, this site's at epoch 3)",
-      'why:          MIGRATION_DOUBT: handed over, and the other site has not answered',
+      'VM:           web-1 (paused, epoch 3 at this site)',
+      'why:          MIGRATION_DOUBT: handed over, and the other site has not confirmed it',
       `last record:  RELINQUISHED, epoch 4, to b, 1 min 00 s ago (migration ${'c0ffee00'.repeat(4)})`,
       'asked:        b, 9 times in 55.0 s, last 4.0 s ago: STREAM_RESET SITE_OFFLINE',
       'gateway sees: b offline, epoch 0',
@@ -82,7 +82,7 @@ test('what is in doubt is shown with the reason, the last record, the asking, an
       '',
     ].join('\n'),
   )
-  assert.is(renderDoubts([], NOW), 'nothing is in doubt\n')
+  assert.is(renderDoubts([], NOW), 'no VM is in doubt\n')
 })
 
 test('--json gives all of it, also where no gateway can be asked', async () => {
@@ -99,7 +99,7 @@ test('a statement of godwit root fence is handed to the node, and a VM whose QEM
   const file = join(at.folder, 'statement')
   const { code, out } = await at.godwit('recover', 'web-1', '--fencing', file)
   assert.is(code, EXIT.ok)
-  assert.match(out, 'at epoch 5 and was started anew')
+  assert.match(out, 'at epoch 5; the VM was booted again without its memory')
   const [[, action, body], [, then]] = at.asked as [[string, string, { fencing: string }], [string, string]]
   assert.equal([action, then], ['reclaim', 'start'])
   const said = verifyFencing(Buffer.from(body.fencing, 'base64'), { rootPublic: at.root.signPublic })

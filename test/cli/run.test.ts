@@ -1,9 +1,10 @@
-// The command table as a whole: help, unknown words, exit codes, and that the README tells the same.
+// The command table as a whole: help, unknown words, exit codes, and that README and docs agree with it.
 import { execFile } from 'node:child_process'
-import { readFile } from 'node:fs/promises'
+import { readdir, readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import { parseOptions } from '../../cli/options.ts'
 import { clean, EXIT_MEANINGS, errorText, showError, table } from '../../cli/output.ts'
+import { cliReference } from '../../cli/reference.ts'
 import { run } from '../../cli/run.ts'
 import { commands } from '../../cli/table.ts'
 import { version } from '../../cli/version.ts'
@@ -96,16 +97,23 @@ test('text from elsewhere cannot steer the terminal', () => {
   assert.is(table(['A'], [], 'no VMs'), 'no VMs\n')
 })
 
-test('the README lists every command and every exit code with its meaning', async () => {
-  const text = await readme()
-  for (const { name } of commands) assert.ok(text.includes(`\`godwit ${name}`), `README lacks godwit ${name}`)
+test('docs/reference/cli.md is what the command table gives, with every command and exit code', async () => {
+  const text = await readFile(new URL('../../docs/reference/cli.md', import.meta.url), 'utf8')
+  assert.is(text, cliReference(commands), 'run node bin/run.js scripts/cli-reference.ts')
+  for (const { name } of commands) assert.ok(text.includes(`\n### godwit ${name}\n`), `the document lacks godwit ${name}`)
   for (const [name, code] of Object.entries(EXIT)) {
-    assert.ok(text.includes(`| ${code} | ${EXIT_MEANINGS[name as keyof typeof EXIT]} |`), `README lacks exit code ${code}`)
+    assert.ok(text.includes(`| ${code} | ${EXIT_MEANINGS[name as keyof typeof EXIT]} |`), `the document lacks exit code ${code}`)
   }
 })
 
-test('every godwit command in the README parses', async () => {
-  const blocks = [...(await readme()).matchAll(/```sh\n([\s\S]*?)```/g)].map(match => match[1]!)
+const documents = async () => {
+  const docs = await readdir(new URL('../../docs', import.meta.url), { recursive: true })
+  const texts = docs.filter(name => name.endsWith('.md')).map(name => readFile(new URL(`../../docs/${name}`, import.meta.url), 'utf8'))
+  return [await readme(), ...(await Promise.all(texts))]
+}
+
+test('every godwit command in a shell block of README and docs parses', async () => {
+  const blocks = (await documents()).flatMap(text => [...text.matchAll(/^ *```sh\n([\s\S]*?)```/gm)].map(match => match[1]!))
   // In the tour `at PLACE ...` is `godwit ...` with that place's folder.
   const lines = blocks
     .join('\n')
@@ -113,7 +121,7 @@ test('every godwit command in the README parses', async () => {
     .split('\n')
     .map(line => /(?:^|\$\()(?:godwit|at [a-z]+) ([^()#&|]*)/.exec(line)?.[1]?.trim())
     .filter(line => line !== undefined)
-  assert.ok(lines.length >= 20, `only ${lines.length} commands in the README`)
+  assert.ok(lines.length >= 35, `only ${lines.length} commands in the documents`)
   for (const line of lines) {
     const words = line.replace(/ [<>].*$/, '').split(/\s+/)
     const found = commands.find(({ name }) => name === words.slice(0, 2).join(' ')) ?? commands.find(({ name }) => name === words[0])

@@ -49,7 +49,7 @@ test(
     })
     const ended = new Promise<number | null>(resolve => child.once('close', resolve))
     try {
-      await eventually(() => said.includes('the link stands') || undefined, { ms: 20_000, what: 'the link' })
+      await eventually(() => said.includes('the link is up') || undefined, { ms: 20_000, what: 'the link' })
       execFileSync('ip', ['netns', 'exec', a, 'bash', '-c', 'echo x >/dev/udp/10.77.0.2/9'])
       await sleep(200)
     } finally {

@@ -5,12 +5,13 @@ import { loadSimulation } from '../../cli/sim/load.ts'
 import { quantile } from '../../cli/sim/metrics.ts'
 import { Optimum } from '../../cli/sim/optimum.ts'
 import { type Simulation, simulate } from '../../cli/sim/simulate.ts'
-import type { Measurement } from '../../gateway/control/mqtt/measurements.ts'
+import type { Measurement } from '../../gateway/handoff/measurements.ts'
+import { MEASURED } from '../../mqtt/topics.ts'
 import { eventually } from '../../ops/deadline.ts'
 import { parseScenario } from '../../sim-network/mobility/scenario.ts'
 import { createRandom } from '../../sim-network/random.ts'
 import { vm, world } from '../gateway/fixture.ts'
-import { embedded, PASSWORDS } from '../gateway/mqtt/support.ts'
+import { embedded, PASSWORDS } from '../gateway/fronts/mqtt/support.ts'
 import { assert, codeOf, suite } from '../support/suite.ts'
 import { home, recordingIo } from './recording-io.ts'
 
@@ -151,14 +152,18 @@ test('a simulated way can be written down and replayed', async () => {
 test('a scenario is published to a broker in real time, as a telco would, until somebody says stop', async () => {
   await using at = await home()
   const measured: Measurement[] = []
-  await using w = await world({ mqtt: embedded(), onMeasurement: one => measured.push(one) })
-  await w.node('a', { vms: [vm('vm-1')] })
+  await at.godwit('mqtt', 'keygen', '--for', 'measurement', '--name', 'sim', '--out', at.path('sim.key'))
+  const { publicKey } = JSON.parse(await readFile(at.path('sim.key'), 'utf8')) as { publicKey: string }
+  const mqtt = { ...embedded(), measurementKeys: [{ name: 'sim', publicKey, kinds: MEASURED }] }
+  await using w = await world({ mqtt, onMeasurement: one => measured.push(one) })
+  await w.node('a', { vms: [vm('vm-1'), vm('vm-2'), vm('vm-3')] })
+  await w.node('b')
   await writeFile(at.path('password'), `${PASSWORDS.telco}\n`, { mode: 0o600 })
   await writeFile(at.path('storm.yaml'), STORM.replace('count: 500', 'count: 3'))
   const who = { GODWIT_MQTT_USER: 'telco', GODWIT_MQTT_PASSWORD_FILE: at.path('password'), GODWIT_MQTT_TENANT: 'acme' }
   const io = recordingIo({ env: { GODWIT_HOME: at.folder, ...who } })
   const url = w.gateway.mqtt?.url ?? ''
-  const running = run(['sim', 'mobility', at.path('storm.yaml'), '--publish', url], io)
+  const running = run(['sim', 'mobility', at.path('storm.yaml'), '--publish', url, '--key', at.path('sim.key')], io)
   await eventually(() => measured.filter(one => one.kind === 'location' && one.ueKey === 'sim-3').length >= 2 || undefined, {
     ms: 10_000,
     what: 'two seconds of measurements',
@@ -167,6 +172,9 @@ test('a scenario is published to a broker in real time, as a telco would, until 
   assert.is(await running, 0, io.stderr)
   assert.match(io.stdout, /^\d+ messages\n$/)
   assert.equal([...new Set(measured.map(({ kind }) => kind))].sort(), ['latency', 'link', 'location'])
+  assert.equal([...new Set(measured.map(({ signedBy }) => signedBy))], ['sim'])
+  const keyAlone = await at.godwit('sim', 'mobility', at.path('storm.yaml'), '--key', at.path('sim.key'))
+  assert.equal([keyAlone.code, /--key needs --publish/.test(keyAlone.err)], [2, true])
   assert.ok(measured.some(one => one.kind === 'latency' && one.value.vmId === 'vm-1' && one.value.targetSite === 'a'))
   assert.is((await at.godwit('sim', 'mobility', example('mobility-city.yaml'), '--publish', url)).code, 3)
 })

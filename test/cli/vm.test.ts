@@ -36,6 +36,8 @@ async function node() {
       route('GET', '/v1/vms/:name', { ...VM, spec: 'name: web-1\n' }),
       route('POST', '/v1/vms/:name/start', VM),
       route('POST', '/v1/vms/:name/stop', VM),
+      route('POST', '/v1/vms/:name/wake', VM),
+      route('GET', '/v1/vms/:name/display', { name: 'web-1', socket: '/vms/web-1/run/vnc.sock' }),
       route('DELETE', '/v1/vms/:name', { name: 'web-1', deleted: true }),
     ],
     upgrades: [
@@ -67,14 +69,32 @@ test('each command asks for what it says', async () => {
   assert.is((await at.godwit('create', join(at.folder, 'web-1.yaml'), '--start')).out, 'created web-1 and started it\n')
   assert.is((await at.godwit('start', 'web-1')).out, 'started web-1\n')
   assert.is((await at.godwit('stop', 'web-1', '--force')).out, 'stopped web-1\n')
+  assert.is((await at.godwit('stop', 'web-1')).out, 'stopped web-1\n')
+  assert.is((await at.godwit('stop', 'web-1', '--timeout', '300')).out, 'stopped web-1\n')
+  assert.is((await at.godwit('wake', 'web-1')).out, 'woke web-1\n')
   assert.is((await at.godwit('delete', 'web-1')).out, 'deleted web-1\n')
   assert.equal(at.calls, [
     'POST /v1/vms {"spec":"name: web-1\\n"}',
     'POST /v1/vms/web-1/start',
     'POST /v1/vms/web-1/start',
     'POST /v1/vms/web-1/stop {"force":true}',
+    'POST /v1/vms/web-1/stop {"timeoutMs":120000}',
+    'POST /v1/vms/web-1/stop {"timeoutMs":300000}',
+    'POST /v1/vms/web-1/wake',
     'DELETE /v1/vms/web-1',
   ])
+})
+
+test('a stop that is told how long to wait takes whole seconds, and no --force beside them', async () => {
+  await using at = await node()
+  for (const words of [
+    ['--timeout', '0'],
+    ['--timeout', '1.5'],
+    ['--timeout', 'soon'],
+    ['--timeout', '5', '--force'],
+  ])
+    assert.is((await at.godwit('stop', 'web-1', ...words)).code, EXIT.usage, words.join(' '))
+  assert.equal(at.calls, [])
 })
 
 test('list and show, for people and for programs', async () => {
@@ -83,6 +103,12 @@ test('list and show, for people and for programs', async () => {
   assert.equal(JSON.parse((await at.godwit('list', '--json')).out), [VM])
   assert.match((await at.godwit('show', 'web-1')).out, /^name: +web-1\nstate: +running\n[\s\S]*\n\nname: web-1\n$/)
   assert.is(JSON.parse((await at.godwit('show', 'web-1', '--json')).out).spec, 'name: web-1\n')
+})
+
+test('display shows the socket and how to connect, or is JSON', async () => {
+  await using at = await node()
+  assert.match((await at.godwit('display', 'web-1')).out, /^VNC socket: +\/vms\/web-1\/run\/vnc.sock\n[\s\S]*vncviewer/)
+  assert.equal(JSON.parse((await at.godwit('display', 'web-1', '--json')).out), { name: 'web-1', socket: '/vms/web-1/run/vnc.sock' })
 })
 
 test('an unknown VM, an absent file and an absent node have their exit codes', async () => {
@@ -108,7 +134,7 @@ test('the console passes bytes both ways and ends with the guest', async () => {
   assert.is(await ended, EXIT.ok)
 })
 
-test('on a terminal Ctrl-] leaves, and what stood before it still goes to the guest', async () => {
+test('on a terminal Ctrl-] exits, and the input before it still goes to the guest', async () => {
   await using at = await node()
   const io = recordingIo({ env: at.env })
   const modes: boolean[] = []
@@ -118,7 +144,7 @@ test('on a terminal Ctrl-] leaves, and what stood before it still goes to the gu
   ;(io.input as PassThrough).write('x\u001dy')
   assert.is(await ended, EXIT.ok)
   assert.equal(modes, [true, false])
-  assert.match(io.stderr, /Ctrl-\] leaves\n\nleft\n/)
+  assert.match(io.stderr, /Ctrl-\] exits\n\ndisconnected\n/)
 })
 
 test.run()

@@ -6,10 +6,11 @@ import { createSocket } from 'node:dgram'
 import { createServer } from 'node:net'
 import { createInterface } from 'node:readline'
 import { sleep, within } from '../../ops/deadline.ts'
+import { numberFromEnvironment } from '../../ops/script.ts'
 import type { Connection, Engine, Listener, Stream } from '../../transport/types.ts'
 import { assert, codeOf, type Suite, suite, thrown } from '../support/suite.ts'
 
-export type EngineUnderTest = {
+type EngineUnderTest = {
   make: (options: { idleTimeoutMs?: number }) => Engine
   /** A writer whose peer does not read stops before this many bytes. */
   backpressureBytes: number
@@ -232,7 +233,7 @@ function streamTests(
     async () => {
       await using pair = await connectPair(make({}))
       const [out, into] = await streamPair(pair.client, pair.server)
-      const totalBytes = Number(process.env['GODWIT_TEST_BYTES'] ?? longStreamBytes)
+      const totalBytes = numberFromEnvironment(process.env, 'GODWIT_TEST_BYTES', longStreamBytes, { min: 1 })
       const block = noise(256 * 1024, 5)
       const before = process.memoryUsage().rss
       let peak = before

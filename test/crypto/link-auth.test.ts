@@ -19,6 +19,7 @@ function party(role: Role, id: string) {
 const node = party('site', 'oslo-1')
 const gateway = party('gateway', 'hub')
 const transcript: LinkTranscript = {
+  version: 1,
   nodeNonce: randomBytes(32),
   gatewayNonce: randomBytes(32),
   nodeCertificate: node.certificate,
@@ -34,6 +35,7 @@ test('both sides accept each other over the same transcript', () => {
 test('a transcript that differs in anything is AUTH_FAILED', async () => {
   const signature = signLink('node', node, transcript)
   const others: Partial<LinkTranscript>[] = [
+    { version: 2 },
     { nodeNonce: randomBytes(32) },
     { gatewayNonce: randomBytes(32) },
     { nodeNonce: transcript.gatewayNonce, gatewayNonce: transcript.nodeNonce },

@@ -1,6 +1,6 @@
 // The native and the WebAssembly build give the same bytes: what one seals the other opens, both ways.
-import { createPageHasher } from '../../crypto/page-hash.ts'
-import { createOpener, createSealer } from '../../crypto/record.ts'
+import { createPageHasher } from '../../crypto/channel/page-hash.ts'
+import { createOpener, createSealer } from '../../crypto/channel/record.ts'
 import { loadSodium, native, portable, randomBytes, sodium } from '../../crypto/sodium.ts'
 import { assert, suite } from '../support/suite.ts'
 

@@ -1,5 +1,5 @@
 // Memory stays bounded: a guest of 2 GiB, 600 MiB of it filled, moves there and back between processes, and what gateway, source and target grow by meanwhile
-// stays below the bounds that docs/ARCHITECTURE.md states, far below the guest.
+// stays below the bounds that docs/internals/architecture.md states, far below the guest.
 import { labMissing } from '../support/lab.ts'
 import { bootGuest } from '../support/lab-guest.ts'
 import { openProcessLab, sampleMemory } from '../support/lab-processes.ts'
@@ -11,7 +11,7 @@ const VM = 'large'
 const GUEST = { name: VM, memoryMiB: 2048, fillBytes: 600 * MIB, dirtyBytesPerSecond: 4 * MIB, auditBytesPerSecond: 0, seed: 91 }
 const MOVE_MS = 60_000
 
-/** docs/ARCHITECTURE.md, bounds on memory. */
+/** docs/internals/architecture.md, bounds on memory. */
 const BOUND_BYTES = { gateway: 96 * MIB, source: 256 * MIB, target: 256 * MIB }
 
 test(

@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { eventually, within } from '../../ops/deadline.ts'
 import { Report } from '../../wire/control.ts'
 import { EXIT } from '../../wire/errors.ts'
+import { FeedEvent } from '../../wire/events.ts'
 import { labMissing, openLab, TOKEN } from '../support/lab.ts'
 import { bootGuest } from '../support/lab-guest.ts'
 import { shared } from '../support/shared.ts'
@@ -109,6 +110,37 @@ test(
 )
 
 test(
+  'status --watch --json shows a migration as it happens: begun, its progress, the new home of the VM, ended',
+  async () => {
+    const [from, to] = await places()
+    const watch = await atLab('status', '--watch', '--json')
+    const lines = () =>
+      watch.said.stdout
+        .split('\n')
+        .filter(line => line !== '')
+        .map(line => JSON.parse(line) as { event: string })
+    const seen = (name: string) => lines().find(({ event }) => event === name)
+    await eventually(async () => seen('status') ?? undefined, { ms: 20_000, what: `the state: ${watch.said.stderr}` })
+    const { code, stderr } = await (await atLab('migrate', VM, '--to', to)).ended()
+    assert.is(code, EXIT.ok, stderr)
+    await eventually(async () => (seen('migration-ended') && seen('vm-home') ? true : undefined), { ms: 20_000, what: 'its end' })
+    watch.interrupt()
+    assert.is((await watch.ended()).code, EXIT.ok)
+    const events = lines()
+      .filter(({ event }) => event !== 'status')
+      .map(event => FeedEvent.parse(event))
+    const names = events.map(({ event }) => event)
+    const at = (name: string) => names.indexOf(name as (typeof names)[number])
+    assert.ok(at('migration-begun') < at('migration-progress') && at('migration-progress') < at('migration-ended'), names.join(' '))
+    const progress = events.flatMap(event => (event.event === 'migration-progress' ? [event.at] : []))
+    for (const [i, ms] of progress.entries()) assert.ok(i === 0 || ms - progress[i - 1]! >= 990, 'at most one a second')
+    const home = events.find(event => event.event === 'vm-home')
+    assert.equal([home?.vm, home?.from, home?.to], [VM, from, to])
+  },
+  { skip },
+)
+
+test(
   'what is refused, denied, unreachable or mistyped ends with its own exit code and error, and moves nothing',
   async () => {
     const { lab, guest } = await scene()
@@ -197,7 +229,7 @@ test(
     )
     assert.equal(
       status.migrations.map(({ outcome }: { outcome: string }) => outcome),
-      ['failed', 'cancelled', 'completed', 'completed'],
+      ['failed', 'cancelled', 'completed', 'completed', 'completed'],
     )
   },
   { skip },

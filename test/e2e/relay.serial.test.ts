@@ -2,20 +2,20 @@
 // of the VM's specification, are in it. Compression is off, so that plaintext would travel as it is. The same search finds one such piece where it is put.
 import { deflateRawSync } from 'node:zlib'
 import { specToYaml } from '../../edge-node/vm/spec.ts'
+import { PAGE_BYTES } from '../../wire/types.ts'
 import { labMissing, openLab } from '../support/lab.ts'
 import { bootGuest, readMemory } from '../support/lab-guest.ts'
 import { createSearch } from '../support/search.ts'
 import { assert, suite } from '../support/suite.ts'
 
 const MIB = 1024 * 1024
-const test = suite('e2e/relay', { ms: 90_000 })
+const test = suite('e2e/relay', { ms: 240_000 })
 const skip = labMissing()
 
 /** The guest program writes this at the head of each page of its own that is not zero or a duplicate (guest/guest.c, MAGIC). */
 const PAGE_MARK = Buffer.from('Godwitp1', 'latin1')
 const NOTE = 'this-line-is-known-to-the-two-sites-and-to-nobody-between-them'
 const KNOWN_PAGES = 2_000
-const PAGE_BYTES = 4096
 
 type Capture = Map<string, { sessionId: string; index: number; direction: string; chunks: Buffer[]; bytes: number }>
 

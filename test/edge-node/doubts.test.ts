@@ -4,7 +4,7 @@ import { type Fencing, issueFencing } from '../../crypto/fencing.ts'
 import { loadSodium } from '../../crypto/sodium.ts'
 import { createDoubts } from '../../edge-node/doubts.ts'
 import type { Journal, OwnershipRecord } from '../../edge-node/migration/journal.ts'
-import type { Registry, VmFacts } from '../../edge-node/vm/registry.ts'
+import type { Registry, VmFacts } from '../../edge-node/registry/registry.ts'
 import type { Plan } from '../../wire/control.ts'
 import { silentLog } from '../../wire/log.ts'
 import { assert, codeOf, suite } from '../support/suite.ts'
@@ -43,7 +43,8 @@ function stage({ doubt = true, hasRecord = true } = {}) {
   } as unknown as Journal
   const stopAsking = async () => void did.push('no more asking')
   const asked = () => ({ times: 2, firstAt: 1, lastAt: 2, said: { code: 'STREAM_RESET', message: 'SITE_OFFLINE' } })
-  const doubts = createDoubts({ site: 'a', rootPublic: root.signPublic, registry, journal, asked, stopAsking, log: silentLog })
+  const onFenced = (vm: string, text: string) => void did.push(`${vm} fenced ${text === statement()}`)
+  const doubts = createDoubts({ site: 'a', rootPublic: root.signPublic, registry, journal, asked, stopAsking, onFenced, log: silentLog })
   return { doubts, did }
 }
 
@@ -58,7 +59,7 @@ test('a doubt says what a statement must hold, who was asked, and what to do', a
 test('the right statement ends the asking, is written with RECLAIMED at e+2, and then the VM is taken back', async () => {
   const { doubts, did } = stage()
   await doubts.reclaim('web-1', statement())
-  assert.equal(did, ['no more asking', 'record RECLAIMED 5 with the statement', 'settle kept 5'])
+  assert.equal(did, ['no more asking', 'web-1 fenced true', 'record RECLAIMED 5 with the statement', 'settle kept 5'])
 })
 
 test('a statement about another VM, site, epoch or for another site is refused, and nothing happens', async () => {
@@ -73,7 +74,7 @@ test('a statement about another VM, site, epoch or for another site is refused, 
 test('without a record of the hand-over any other site may be the fenced one; a VM that is not in doubt is not taken over', async () => {
   const { doubts, did } = stage({ hasRecord: false })
   await doubts.reclaim('web-1', statement({ site: 'c' }))
-  assert.equal(did, ['no more asking', 'settle kept 5'])
+  assert.equal(did, ['no more asking', 'web-1 fenced false', 'settle kept 5'])
   assert.is(await codeOf(() => stage({ doubt: false }).doubts.reclaim('web-1', statement())), 'VM_STATE')
 })
 

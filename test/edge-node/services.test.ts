@@ -1,6 +1,6 @@
 import { createServer, type Server, type Socket } from 'node:net'
+import type { Registry } from '../../edge-node/registry/registry.ts'
 import { createServices } from '../../edge-node/services.ts'
-import type { Registry } from '../../edge-node/vm/registry.ts'
 import { parseSpec } from '../../edge-node/vm/spec.ts'
 import { within } from '../../ops/deadline.ts'
 import { createFrameStream } from '../../transport/frames.ts'

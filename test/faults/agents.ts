@@ -9,7 +9,7 @@ import { encodeRoot } from '../../crypto/certificate.ts'
 import { eventually, sleep } from '../../ops/deadline.ts'
 import type { GatewayStatus } from '../../wire/admin.ts'
 import { recordingIo } from '../cli/recording-io.ts'
-import { codeOfReply, connectAs, embedded, mosquitto, noMosquitto, topics } from '../gateway/mqtt/support.ts'
+import { codeOfReply, connectAs, embedded, mosquitto, noMosquitto, topics } from '../gateway/fronts/mqtt/support.ts'
 import type { LabOptions } from '../support/lab.ts'
 import { assert, codeOf } from '../support/suite.ts'
 import { tempFolder } from '../support/temp-folder.ts'
@@ -97,7 +97,7 @@ faultCase(
     await gateway.setDatabase('empty')
     await gateway.start()
     await point.release()
-    await oracles(scene, 'C', { settleMs: 60_000 })
+    await oracles(scene, 'C')
     assert.equal(await placeOfVm(scene, 15_000), ['b'])
   },
 )
@@ -164,7 +164,7 @@ faultCase(
     const { code, text } = await agentOnce(scene)
     assert.is(code, 1)
     assert.match(text, /STORE_FAILED.*store is damaged/)
-    assert.match(text, 'move the folder away')
+    assert.match(text, 'move the folder and start again')
     assert.is(await scene.eyes.status('a'), 'running')
     await rename(store, `${store}.damaged`)
     await scene.a.start()

@@ -52,7 +52,7 @@ faultCase(
     assert.not(scene.eyes.ranAt('b'))
     await scene.a.start()
     await scene.ended()
-    await oracles(scene, 'A', { settleMs: 30_000 })
+    await oracles(scene, 'A')
   },
 )
 
@@ -75,7 +75,7 @@ faultCase(
     await scene.ended()
     assert.equal(await stateAt(scene, 'a'), ['stopped'], 'nothing starts by itself')
     await start(scene, 'a')
-    await scene.serial.next('ready', 60_000)
+    await scene.serial.next('ready', 90_000)
     await oracles(scene, 'A', { guest: 'booted' })
   },
 )
@@ -212,7 +212,7 @@ faultCase(
     assert.equal(await stateAt(scene, 'b'), ['stopped'], 'nothing starts by itself')
     assert.not(scene.eyes.ranAt('b'))
     await start(scene, 'b')
-    await scene.serial.next('ready', 60_000)
+    await scene.serial.next('ready', 90_000)
     await oracles(scene, 'C', { guest: 'booted' })
   },
 )
@@ -229,7 +229,7 @@ faultCase(40, 'RUNNING is lost (the way back dies, the gateway with it): asked a
   await scene.lab.startGateway()
   scene.links.b!.change('up', { loss: undefined })
   await scene.ended()
-  await oracles(scene, 'C', { settleMs: 40_000 })
+  await oracles(scene, 'C')
 })
 
 faultCase(

@@ -37,7 +37,7 @@ faultCase(
     const { state } = await scene.ended(90_000)
     assert.is(state, 'ABORTED')
     scene.links.b!.change('down', { loss: undefined })
-    await oracles(scene, 'A', { settleMs: 60_000 })
+    await oracles(scene, 'A')
   },
   { ms: 220_000 },
 )

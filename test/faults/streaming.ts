@@ -136,9 +136,14 @@ faultCase(
       const point = await scene.site(site).arm(place, 'after', 'hold')
       await scene.begin()
       await point.reached()
+      const began = performance.now()
       await cancel()
       await point.release()
       assert.is((await scene.ended()).outcome, 'cancelled', place)
+      const tookMs = Math.round(performance.now() - began)
+      console.log(`cancelled after ${place} within ${tookMs} ms`)
+      // 2 s is what a quiet machine keeps; a wait that has to run out takes 10 s or more.
+      assert.ok(tookMs < 8_000, `${place}: ${tookMs} ms`)
       await oracles(scene, 'A')
     }
     const point = await scene.a.arm('source:RELINQUISHED', 'after', 'hold')

@@ -134,7 +134,14 @@ test('shrinking keeps what fails and ends within its budget', async () => {
   assert.ok(runs <= 100)
 })
 
-test('a target runs in a thread of its own; one that hangs is ended, and its input is known', async () => {
+test('a thread that is asked to end reports what it has done', async () => {
+  const over = new AbortController()
+  setTimeout(() => over.abort(), 1500)
+  const report = await watch({ target: 'batch', seed: '2', seconds: 600, blind: true, signal: over.signal })
+  assert.is(report.findings.length, 0)
+})
+
+test('a target runs in a thread of its own; one that hangs is left behind, and its input is known', async () => {
   const report = await watch({ target: 'return-path', seed: '1', executions: 300, blind: false })
   assert.is(report.findings.length, 0)
   assert.ok(report.executions >= 300 && report.features > 50)

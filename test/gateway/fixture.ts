@@ -1,5 +1,5 @@
 // A gateway and nodes in one process over the memory engine, with certificates of a fresh root. Not a test itself.
-import { createRoot, issueCertificate, newSerial, type Role, type Root } from '../../crypto/certificate.ts'
+import { createRoot, decodeCertificate, issueCertificate, newSerial, type Role, type Root } from '../../crypto/certificate.ts'
 import { generateSiteKeys, loadSodium, type SiteKeys } from '../../crypto/identity.ts'
 import type { LinkIdentity } from '../../crypto/link-auth.ts'
 import { connectLink, type Dial, type Link, type LinkHandlers, type LinkOptions } from '../../edge-node/link/link.ts'
@@ -10,13 +10,26 @@ import { openStore } from '../../ops/store.ts'
 import { createMemoryEngine, type MemoryEngine } from '../../transport/memory.ts'
 import type { Engine, Stream } from '../../transport/types.ts'
 import type { MigrationRecord } from '../../wire/admin.ts'
-import type { CancelParams, HoldParams, HostFacts, Join, PrepareParams, ReleaseParams, StartParams, VmFacts } from '../../wire/control.ts'
+import type {
+  CancelParams,
+  HoldParams,
+  HostFacts,
+  Join,
+  PrepareParams,
+  ReleaseParams,
+  SiteState,
+  StartParams,
+  VmFacts,
+} from '../../wire/control.ts'
+import { GodwitError } from '../../wire/errors.ts'
 import { silentLog } from '../../wire/log.ts'
+import { createApiChecker, readDocument } from '../support/openapi-checker.ts'
 import { tempFolder } from '../support/temp-folder.ts'
 
 await loadSodium()
 
 export const TOKEN = 'a-test-token'
+const checker = createApiChecker(readDocument('openapi-gateway.json'))
 export const NOW_SECONDS = Math.floor(Date.now() / 1000)
 const host: HostFacts = { accelerators: ['tcg'], memoryFreeBytes: 1e9, diskFreeBytes: 1e9, vcpus: 2 }
 
@@ -48,6 +61,8 @@ export type TestNode = {
   link: Link
   vms: VmFacts[]
   migrations: string[]
+  /** What else it says of itself. */
+  says: Pick<SiteState, 'handovers' | 'moved' | 'fencings'>
   prepared: PrepareParams[]
   started: StartParams[]
   cancelled: CancelParams[]
@@ -64,6 +79,8 @@ export type World = {
   root: Root
   engine: MemoryEngine
   gateway: Gateway
+  /** Of the gateway's certificate. */
+  gatewaySerial: string
   port: number
   dial: Dial
   node(site: string, options?: NodeOptions): Promise<TestNode>
@@ -81,9 +98,9 @@ export const dialTo =
   })
 
 /** Starts a gateway; everything it and its nodes opened is closed with it. */
-export async function world(options: Partial<GatewayOptions> & { carrier?: Engine } = {}): Promise<World> {
+export async function world(options: Partial<GatewayOptions> & { carrier?: Engine; root?: Root } = {}): Promise<World> {
   const folder = await tempFolder()
-  const root = createRoot()
+  const root = options.root ?? createRoot()
   const memory = createMemoryEngine()
   const engine = options.carrier ?? memory
   const identity = identityOf(root, 'gateway', 'gw')
@@ -112,12 +129,22 @@ export async function world(options: Partial<GatewayOptions> & { carrier?: Engin
   }
   await start()
   const dial: Dial = options => dialTo(engine, port)(options)
-  const api = <T>(method: string, path: string, body?: unknown, more: Partial<JsonRequest> = {}) =>
-    requestJson<T>({ url: gateway.adminUrl, token: TOKEN, method, path, body, timeoutMs: 5_000, ...more })
+  // Every answer and every error is what docs/reference/openapi-gateway.json says.
+  const api = async <T>(method: string, path: string, body?: unknown, more: Partial<JsonRequest> = {}) => {
+    try {
+      const answer = await requestJson<T>({ url: gateway.adminUrl, token: TOKEN, method, path, body, timeoutMs: 5_000, ...more })
+      checker.answer(method, path, answer)
+      return answer
+    } catch (error) {
+      if (error instanceof GodwitError && error.code !== 'GATEWAY_UNREACHABLE') checker.error(method, path, error.code)
+      throw error
+    }
+  }
 
   return {
     root,
     engine: memory,
+    gatewaySerial: decodeCertificate(identity.certificate).serial,
     get gateway() {
       return gateway
     },
@@ -161,7 +188,7 @@ function connectNode(root: Root, dial: Dial, site: string, { vms = [], migration
     rootPublic: root.signPublic,
     site,
     version: 'test',
-    describe: async () => ({ host, vms: node.vms, migrations: node.migrations }),
+    describe: async () => ({ host, vms: node.vms, migrations: node.migrations, ...node.says }),
     handlers: {
       prepare: params => node.handlers.prepare(params),
       start: params => node.handlers.start(params),
@@ -184,6 +211,7 @@ function createNode(vms: VmFacts[], migrations: string[]): TestNode {
     link: undefined as unknown as Link,
     vms,
     migrations,
+    says: {},
     prepared: [],
     started: [],
     cancelled: [],

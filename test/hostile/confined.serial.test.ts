@@ -11,6 +11,7 @@ import { bootGuest } from '../support/lab-guest.ts'
 import { assert, suite, thrown } from '../support/suite.ts'
 
 const test = suite('hostile/confined', { ms: 90_000 })
+const MIB = 1024 * 1024
 const skip = labMissing() ?? confinementProblem(DEFAULT_USERS)
 const confined = { config: () => ({ qemu: { users: DEFAULT_USERS } }) }
 
@@ -46,6 +47,7 @@ async function as(uid: number, script: string, ...args: string[]): Promise<strin
 test(
   'each VM has a user of its own, seccomp and no capability; neither memory, sockets nor files of another VM are open to it; the user stays over a restart',
   async () => {
+    process.env['GODWIT_TOKEN'] = 'a-token-that-no-qemu-gets'
     await using lab = await openLab({ sites: [['a', confined]] })
     const site = lab.site('a')
     await startCounter(lab, 'a', { name: 'one', fillMiB: 1 })
@@ -65,6 +67,10 @@ test(
         seccomp: '2',
         noNewPrivs: '1',
       })
+      const environment = (await readFile(`/proc/${vm.pid}/environ`, 'latin1')).split('\0').filter(Boolean)
+      assert.equal(environment.map(entry => entry.split('=')[0]).sort(), ['LANG', 'PATH', 'PWD'])
+      const limit = /^Max file size +(\d+) +(\d+) +bytes/m.exec(await readFile(`/proc/${vm.pid}/limits`, 'utf8'))
+      assert.equal(limit?.slice(1).map(Number), [vm.memoryBytes + 256 * MIB, vm.memoryBytes + 256 * MIB])
       const { uid: owner, mode } = await stat(vm.runDir)
       assert.equal({ owner, mode: (mode & 0o777).toString(8) }, { owner: uid, mode: '700' })
       const { uid: agent, mode: closed } = await stat(vm.dir)
@@ -130,7 +136,7 @@ test(
     await site.api('POST', '/v1/vms', { spec: 'name: closed\nmemory: 32MiB\naccelerator: tcg\nkernel: secret\n' })
     const error = (await thrown(() => site.api('POST', '/v1/vms/closed/start', {}))) as Error & { code: string; hint: string }
     assert.is(error.code, 'CONFIG_UNREADABLE')
-    assert.match(error.message, /secret: user 7\d{4}, which runs the QEMU of closed/)
+    assert.match(error.message, /secret: not readable for user 7\d{4}, who runs the QEMU of closed/)
     assert.match(error.hint, /chmod o\+r/)
     await writeFile(join(site.imagesDir, 'data.img'), Buffer.alloc(1024 * 1024), { mode: 0o600 })
     const spec = 'name: writes\nmemory: 32MiB\naccelerator: tcg\ndisks: [{file: data.img, mode: writable, format: raw}]\n'

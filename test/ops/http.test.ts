@@ -137,7 +137,8 @@ test('an answer that is not HTTP, or none at all, is a coded error', async () =>
   const url = `http://127.0.0.1:${typeof address === 'object' ? address?.port : 0}`
   assert.is(await codeOf(() => requestJson({ url, path: '/' })), 'GATEWAY_UNREACHABLE')
   server.close()
-  assert.is(await codeOf(() => requestJson({ url: 'https://localhost', path: '/' })), 'CONFIG_INVALID')
+  assert.is(await codeOf(() => requestJson({ url: 'ftp://localhost', path: '/' })), 'CONFIG_INVALID')
+  assert.is(await codeOf(() => requestJson({ url: 'https://127.0.0.1:1', path: '/' })), 'GATEWAY_UNREACHABLE')
   assert.is(await codeOf(() => requestJson({ url: 'nonsense', path: '/' })), 'CONFIG_INVALID')
 })
 

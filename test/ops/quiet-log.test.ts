@@ -14,7 +14,7 @@ test('a flood of one kind is bounded and counted; other kinds, and information, 
   assert.equal([lines.filter(line => line.includes('refused')).length, lines.length], [30, 131])
   now = 61_000
   log.child({ more: 1 }).warn('refused')
-  assert.match(lines.at(-2) ?? '', /lines were left out .*of=refused lines=970/)
+  assert.match(lines.at(-2) ?? '', /repeated log lines dropped .*of=refused lines=970/)
   assert.match(lines.at(-1) ?? '', /refused/)
 })
 

@@ -46,6 +46,18 @@ test('a folder is one process: STORE_LOCKED', async () => {
   await (await openStore(folder.path)).close()
 })
 
+test('who starts while an earlier process ends waits for it', async () => {
+  await using folder = await tempFolder()
+  const store = await openStore(folder.path)
+  await store.put('t', 'k', 1, { sync: true })
+  const later = openStore(folder.path, { lockedMs: 20_000 })
+  assert.is(await codeOf(() => openStore(folder.path, { lockedMs: 150 })), 'STORE_LOCKED')
+  await store.close()
+  const again = await later
+  assert.is(await again.get('t', 'k'), 1)
+  await again.close()
+})
+
 test('a damaged folder is STORE_FAILED and says what to do; so is a closed store', async () => {
   await using folder = await tempFolder()
   const store = await openStore(folder.path)
@@ -55,7 +67,7 @@ test('a damaged folder is STORE_FAILED and says what to do; so is a closed store
   for (const name of await readdir(folder.path)) if (/^(MANIFEST|CURRENT)/.test(name)) await writeFile(join(folder.path, name), 'damage')
   const error = await thrown(() => openStore(folder.path))
   assert.ok(error instanceof GodwitError && error.code === 'STORE_FAILED')
-  assert.match((error as GodwitError).hint, /move the folder away/)
+  assert.match((error as GodwitError).hint, /move the folder and start again/)
 })
 
 test('a write that the disk takes in part takes nothing else along: what was synced after it is there at the next opening', async () => {

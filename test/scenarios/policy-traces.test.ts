@@ -8,7 +8,7 @@ import { assert, suite } from '../support/suite.ts'
 const test = suite('policies on recorded drives', { ms: 120_000 })
 
 const folder = process.env['GODWIT_TRACES']
-const skip = folder && existsSync(folder) ? false : 'set GODWIT_TRACES to a folder of drives (docs/POLICY.md)'
+const skip = folder && existsSync(folder) ? false : 'set GODWIT_TRACES to a folder of drives (docs/operate/policy.md)'
 const scenario = fileURLToPath(new URL('../../examples/mobility-traces.yaml', import.meta.url))
 /** 4 users, so 32 user hours. */
 const HOURS = 8

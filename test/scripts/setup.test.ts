@@ -1,7 +1,11 @@
 // Setup's reading of apt's sources, and its behaviour where nothing is to be done. Installing is tried by hand in a fresh Debian, not here.
 import { spawnSync } from 'node:child_process'
+import { existsSync, readFileSync } from 'node:fs'
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { assert, suite } from '../support/suite.ts'
+import { tempFolder } from '../support/temp-folder.ts'
 
 const script = (name: string) => fileURLToPath(new URL(`../../scripts/${name}`, import.meta.url))
 // Plain JavaScript without types.
@@ -38,6 +42,26 @@ test('where the packages are there, setup ends silently; an unknown option is re
   const refused = run('--tset')
   assert.is(refused.status, 2)
   assert.match(refused.stderr, 'unknown option --tset')
+})
+
+test('without root, setup installs no Debian package: it says so first, and names what is missing', async () => {
+  await using folder = await tempFolder()
+  const [log, apt] = [join(folder.path, 'log'), join(folder.path, 'apt-get')]
+  await writeFile(apt, `#!/bin/sh\necho "$@" >> ${log}\nexit 1\n`, { mode: 0o755 })
+  // No QEMU on this PATH, and a process that is not root, whoever runs the test.
+  const asUser = ['--import', 'data:text/javascript,process.getuid=()=>1000']
+  const run = (...args: string[]) =>
+    spawnSync(process.execPath, [...asUser, script('setup.js'), ...args], { encoding: 'utf8', timeout: 20_000, env: { PATH: folder.path } })
+  const plain = run()
+  assert.is(plain.status, 2, plain.stderr)
+  assert.match(plain.stdout, /^setup: no Debian package is installed, because /)
+  assert.match(plain.stdout, /missing: QEMU 9 or newer/)
+  const tests = run('--test')
+  assert.is(tests.status, 0, tests.stderr)
+  assert.match(tests.stdout, /^setup: no Debian package is installed, because /)
+  assert.match(tests.stdout, /the tests that need it are skipped/)
+  // Downloads for the guest image need no root and change nothing outside this folder.
+  assert.not.match(existsSync(log) ? readFileSync(log, 'utf8') : '', /\b(install|update)\b/)
 })
 
 test.run()

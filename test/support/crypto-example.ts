@@ -1,18 +1,18 @@
-// The worked example of docs/PROTOCOL.md: two sites, one root, one migration, all randomness fixed. test/vectors/worked-example.json holds what it must give;
+// The worked example of docs/reference/protocol.md: two sites, one root, one migration, all randomness fixed. test/vectors/worked-example.json holds what it must give;
 // `node test/vectors/generate-worked-example.ts` writes that file anew (only when the protocol's version has changed).
 import { issueCertificate, type Root } from '../../crypto/certificate.ts'
-import { finish, type HandshakeState, readMessage, startHandshake, writeMessage } from '../../crypto/handshake.ts'
+import { finish, type HandshakeState, readMessage, startHandshake, writeMessage } from '../../crypto/channel/handshake.ts'
+import { derivePageHashKey, deriveStreamKey } from '../../crypto/channel/keys.ts'
+import { manifestHash } from '../../crypto/channel/manifest.ts'
+import { createPageHasher } from '../../crypto/channel/page-hash.ts'
+import { encodePrologue } from '../../crypto/channel/prologue.ts'
+import { createSealer } from '../../crypto/channel/record.ts'
 import { hashBytes } from '../../crypto/hash.ts'
 import { fingerprint, type SiteKeys } from '../../crypto/identity.ts'
-import { derivePageHashKey, deriveStreamKey } from '../../crypto/keys.ts'
 import { type LinkTranscript, signLink } from '../../crypto/link-auth.ts'
-import { manifestHash } from '../../crypto/manifest.ts'
-import { createPageHasher } from '../../crypto/page-hash.ts'
-import { encodePrologue } from '../../crypto/prologue.ts'
-import { createSealer } from '../../crypto/record.ts'
 import { sodium } from '../../crypto/sodium.ts'
 
-export type Example = Record<string, string>
+type Example = Record<string, string>
 
 const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex')
 const fill = (value: number, length = 32) => new Uint8Array(length).fill(value)
@@ -51,6 +51,7 @@ export function workedExample(): Example {
   out['target.certificate'] = hex(targetCertificate)
 
   const transcript: LinkTranscript = {
+    version: 1,
     nodeNonce: fill(0x10),
     gatewayNonce: fill(0x11),
     nodeCertificate: sourceCertificate,
@@ -61,6 +62,7 @@ export function workedExample(): Example {
   out['link.gatewaySignature'] = hex(signLink('gateway', { keys: gateway, certificate: gatewayCertificate }, transcript))
 
   const prologue = encodePrologue({
+    version: 1,
     migrationId: '000102030405060708090a0b0c0d0e0f',
     vm: 'web-1',
     epoch: 7,

@@ -1,16 +1,19 @@
 // Two QEMUs that are none, for the stories of source and target without a guest: one writes a migration stream that a seed makes, the other takes it and says SHUT when
 // it is whole. Enters: a seed. Leaves: a guest (its stream, the memory that it must leave, the skeleton of it) and what the stories ask of a machine.
-// Always holds: as in QEMU, a socket that is not read holds the writer back; SHUT(0) completes the source, a closed socket makes it fail and run on.
+// Always holds: as in QEMU, a socket that is not read holds the writer back; SHUT(0) completes the source, a closed socket makes it fail and run on; a guest that has powered
+// off or panicked goes on being copied, and one that is stopped meanwhile says so in an event alone.
 import { openSync, readFileSync, writeFileSync } from 'node:fs'
 import { connect, createServer, type Socket } from 'node:net'
 import { dirname, join } from 'node:path'
 import type { QmpClient } from '../../edge-node/qmp/client.ts'
-import { COMMAND, PAGE_BYTES } from '../../edge-node/stream/layout.ts'
+import { COMMAND } from '../../edge-node/stream/layout.ts'
 import { createParser } from '../../edge-node/stream/parse.ts'
 import { encodeMessage, RETURN_PATH } from '../../edge-node/stream/return-path.ts'
 import { type Token, write } from '../../edge-node/stream/write.ts'
 import type { RunningVm } from '../../edge-node/vm/machine.ts'
 import { sleep } from '../../ops/deadline.ts'
+import { GodwitError } from '../../wire/errors.ts'
+import { PAGE_BYTES } from '../../wire/types.ts'
 import { type Random, randomBytes, randomFrom } from '../edge-node/stream/generate.ts'
 
 export type FakeGuest = {
@@ -21,7 +24,7 @@ export type FakeGuest = {
   skeleton: Buffer
 }
 
-export type GuestShape = { pages: number; rounds: number }
+type GuestShape = { pages: number; rounds: number }
 
 /** Every round rewrites some pages; many are zero, many are equal, some come back as they were. */
 export function fakeGuest(seed: number, { pages, rounds }: GuestShape): FakeGuest {
@@ -83,17 +86,48 @@ function skeletonOf(stream: Uint8Array): Buffer {
 const PONG = Buffer.from(encodeMessage(RETURN_PATH.pong, Uint8Array.of(0, 0, 0, 1)))
 const SHUT = Buffer.from(encodeMessage(RETURN_PATH.shut, new Uint8Array(4)))
 
-export type FakeSource = { qmp: QmpClient; readonly running: boolean; readonly returned: Buffer }
+/** What a guest does by itself. */
+export type GuestAct = 'powers off' | 'panics' | 'falls asleep' | 'reboots'
+const ACTS = {
+  'powers off': { event: 'SHUTDOWN', data: { guest: true, reason: 'guest-shutdown' }, run: 'shutdown' },
+  panics: { event: 'GUEST_PANICKED', data: { action: 'pause' }, run: 'guest-panicked' },
+  'falls asleep': { event: 'SUSPEND', data: {}, run: 'suspended' },
+  reboots: { event: 'RESET', data: { guest: true, reason: 'guest-reset' }, run: 'running' },
+} as const
 
-/** `dir`: the working folder of this QEMU, in which it finds the migration socket. `pauseMs`: between two chunks of 16 KiB. */
-export function fakeSource({ stream, stopAt }: FakeGuest, dir: string, pauseMs = 0): FakeSource {
-  const listeners = new Map<string, Set<() => void>>()
-  const state = { migration: 'none', run: 'running', returned: Buffer.alloc(0) }
+export type FakeSource = {
+  qmp: QmpClient
+  readonly running: boolean
+  /** QEMU's RunState. */
+  readonly status: string
+  /** A guest that stands still already has begun to do it before. */
+  guest(act: GuestAct): void
+  readonly returned: Buffer
+}
+
+/**
+ * `dir`: the working folder of this QEMU, in which it finds the migration socket. `pauseMs`: between two chunks of 16 KiB. `mayStop`: the guest of a
+ * live migration runs until this has resolved.
+ */
+export function fakeSource(
+  { stream, stopAt }: FakeGuest,
+  dir: string,
+  pauseMs = 0,
+  major = 10,
+  mayStop: Promise<unknown> = Promise.resolve(),
+): FakeSource {
+  const listeners = new Map<string, Set<(event: unknown) => void>>()
+  const emit = (event: string, data: object = {}) => {
+    for (const listener of listeners.get(event) ?? []) listener({ event, data, atMs: 0 })
+  }
+  const state = { migration: 'none', run: 'running', before: 'running', returned: Buffer.alloc(0) }
+  const isLive = (run: string) => run === 'running' || run === 'suspended'
   const write = async (socket: Socket) => {
     for (let at = 0; at < stream.length && !socket.destroyed; at += 16_384) {
-      if (at >= stopAt && state.run === 'running') {
-        state.run = 'finish-migrate'
-        for (const listener of listeners.get('STOP') ?? []) listener()
+      if (at >= stopAt && state.run !== 'finish-migrate') {
+        await mayStop
+        Object.assign(state, { before: state.run, run: 'finish-migrate' })
+        if (state.before === 'running') emit('STOP')
       }
       await new Promise(resolve => socket.write(stream.subarray(at, at + 16_384), resolve))
       if (pauseMs > 0) await sleep(pauseMs)
@@ -110,7 +144,9 @@ export function fakeSource({ stream, stopAt }: FakeGuest, dir: string, pauseMs =
       socket.end()
     })
     socket.on('close', () => {
-      if (state.migration === 'active') Object.assign(state, { migration: 'failed', run: 'running' })
+      if (state.migration !== 'active') return
+      state.migration = 'failed'
+      if (state.run === 'finish-migrate') state.run = state.before
     })
     void write(socket)
   }
@@ -119,13 +155,16 @@ export function fakeSource({ stream, stopAt }: FakeGuest, dir: string, pauseMs =
     'query-migrate': () => ({ status: state.migration }),
     'query-status': () => ({ status: state.run, running: state.run === 'running' }),
     migrate_cancel: () => Object.assign(state, { migration: 'cancelled' }),
-    stop: () => Object.assign(state, { run: 'paused' }),
-    cont: () => Object.assign(state, { run: 'running' }),
+    stop: () => (isLive(state.run) ? Object.assign(state, { before: state.run, run: 'paused' }) : {}),
+    cont() {
+      if (state.run === 'shutdown') throw new GodwitError('QEMU_COMMAND', 'cont: Resetting the Virtual Machine is required')
+      if (state.run !== 'suspended') state.run = state.before === 'suspended' ? 'suspended' : 'running'
+    },
   }
   const qmp = {
-    version: { major: 10, minor: 0, micro: 2 },
+    version: { major, minor: 0, micro: 2 },
     execute: async (command: string, args: Record<string, unknown> = {}) => answers[command]?.(args) ?? {},
-    on(event: string, listener: () => void) {
+    on(event: string, listener: (event: unknown) => void) {
       const set = listeners.get(event) ?? new Set()
       listeners.set(event, set.add(listener))
       return () => set.delete(listener)
@@ -136,6 +175,16 @@ export function fakeSource({ stream, stopAt }: FakeGuest, dir: string, pauseMs =
     get running() {
       return state.run === 'running'
     },
+    get status() {
+      return state.run
+    },
+    guest(act) {
+      const { event, data, run } = ACTS[act]
+      const stops = isLive(state.run) && !isLive(run)
+      if (isLive(state.run)) state.run = run
+      emit(event, data)
+      if (stops) emit('STOP')
+    },
     get returned() {
       return state.returned
     },
@@ -145,10 +194,18 @@ export function fakeSource({ stream, stopAt }: FakeGuest, dir: string, pauseMs =
 /** What the source's QEMU must have heard: each once. */
 export const RETURNED = Buffer.concat([PONG, SHUT])
 
-export type FakeTarget = { vm: RunningVm; readonly running: boolean; memory(): Buffer; readonly skeleton: Buffer; kill(): void }
+type FakeTarget = {
+  vm: RunningVm
+  readonly running: boolean
+  readonly status: string
+  memory(): Buffer
+  readonly skeleton: Buffer
+  kill(): void
+}
 
 /** `file`: where its memory lies; its folder is the working folder of this QEMU. It holds something else before, as a memfd of an earlier attempt would. */
-export function fakeTarget({ memory, skeleton }: FakeGuest, file: string): FakeTarget {
+/** `loadsAs`: the RunState that comes with the guest. */
+export function fakeTarget({ memory, skeleton }: FakeGuest, file: string, loadsAs = 'paused'): FakeTarget {
   writeFileSync(file, Buffer.alloc(memory.length, 0xee))
   const state = { run: 'inmigrate', got: Buffer.alloc(0) }
   const server = createServer(socket => {
@@ -159,7 +216,7 @@ export function fakeTarget({ memory, skeleton }: FakeGuest, file: string): FakeT
       if (state.got.length === 0) socket.write(PONG)
       state.got = Buffer.concat([state.got, chunk as Buffer])
       if (state.got.length < skeleton.length || state.run !== 'inmigrate') return
-      state.run = 'paused'
+      state.run = loadsAs === 'suspended' ? 'paused' : loadsAs
       socket.end(SHUT)
     })
   })
@@ -168,7 +225,10 @@ export function fakeTarget({ memory, skeleton }: FakeGuest, file: string): FakeT
     setParameters: async () => {},
     migrateIncoming: (uri: string) => new Promise<void>(resolve => server.listen(join(dirname(file), uri.slice('unix:'.length)), resolve)),
     queryStatus: async () => ({ status: state.run, running: state.run === 'running' }),
-    cont: async () => void Object.assign(state, { run: 'running' }),
+    async cont() {
+      if (state.run === 'shutdown') throw new GodwitError('QEMU_COMMAND', 'cont: Resetting the Virtual Machine is required')
+      state.run = loadsAs === 'suspended' ? 'suspended' : 'running'
+    },
     announceSelf: async () => {},
     activateDisks: async () => {},
   }
@@ -185,6 +245,9 @@ export function fakeTarget({ memory, skeleton }: FakeGuest, file: string): FakeT
     vm,
     get running() {
       return state.run === 'running'
+    },
+    get status() {
+      return state.run
     },
     memory: () => readFileSync(file),
     get skeleton() {

@@ -4,7 +4,7 @@ import { type ChildProcessWithoutNullStreams, execFileSync, spawn } from 'node:c
 import { createWitness, type GuestRecord, type Witness } from '../../guest/beats.ts'
 import { type GuestOptions, guestAppend, guestImage } from '../../guest/image.ts'
 
-export { type GuestOptions, guestAppend, guestImage } from '../../guest/image.ts'
+export { guestImage } from '../../guest/image.ts'
 
 const QEMU = 'qemu-system-x86_64'
 
@@ -19,7 +19,7 @@ export function guestMissing(): string | undefined {
   }
 }
 
-export type BootedGuest = AsyncDisposable & {
+type BootedGuest = AsyncDisposable & {
   witness: Witness
   qemu: ChildProcessWithoutNullStreams
   /** Writes one command line to the guest program. */

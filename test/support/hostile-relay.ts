@@ -9,7 +9,7 @@ import { FRAME } from '../../wire/types.ts'
 import { wrapEngine } from './wrap-engine.ts'
 
 /** What becomes of a frame: these bytes instead (none: dropped), or null: the stream is ended here, politely. */
-export type Fate = Uint8Array[] | null
+type Fate = Uint8Array[] | null
 
 export type Attack = {
   /** A frame (with header) towards the target; `n` counts frames of this stream and direction from 0. */
@@ -191,6 +191,7 @@ function wrapConnection(gate: Gate, connection: Connection): Connection {
     binding: connection.binding,
     closed: connection.closed,
     stats: () => connection.stats(),
+    trust: () => connection.trust?.(),
     close: reason => connection.close(reason),
     openStream: async () => relayStream(gate, connection, () => site),
     async acceptStream() {

@@ -9,15 +9,15 @@ import type { GuestRecord } from '../../guest/beats.ts'
 import { type GuestOptions, guestAppend } from '../../guest/image.ts'
 import { toYaml } from '../../ops/yaml.ts'
 import type { VmFacts } from '../../wire/control.ts'
+import { PAGE_BYTES } from '../../wire/types.ts'
 import type { Lab } from './lab.ts'
 import { assert } from './suite.ts'
 
 const MIB = 1024 * 1024
 const READY_MS = 60_000
 const AUDIT_MS = 60_000
-const PAGE_BYTES = 4096
 
-export type LabGuestOptions = GuestOptions & {
+type LabGuestOptions = GuestOptions & {
   name?: string
   memoryMiB?: number
   /** Further fields of its specification. */
@@ -26,7 +26,7 @@ export type LabGuestOptions = GuestOptions & {
   appendMore?: string
 }
 
-export type FullAudit = Extract<GuestRecord, { kind: 'audit-full' }>
+type FullAudit = Extract<GuestRecord, { kind: 'audit-full' }>
 
 export type LabGuest = Disposable & {
   readonly name: string

@@ -4,28 +4,33 @@ import { createSocket } from 'node:dgram'
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
-import { createRoot } from '../../crypto/certificate.ts'
+import { createRoot, type Root } from '../../crypto/certificate.ts'
 import { encodeKeys } from '../../crypto/identity.ts'
 import { killLeftover } from '../../edge-node/vm/runtime-folder.ts'
 import { eventually } from '../../ops/deadline.ts'
 import { armor } from '../../ops/files.ts'
-import { requestJson } from '../../ops/http-client.ts'
+import { type HttpTarget, requestJson } from '../../ops/http-client.ts'
 import { toYaml } from '../../ops/yaml.ts'
 import { createQuicEngine } from '../../transport/quic.ts'
 import type { MigrationRecord, MigrationRequest } from '../../wire/admin.ts'
 import { silentLog } from '../../wire/log.ts'
 import { identityOf } from '../gateway/fixture.ts'
-import { abilitiesText } from './lab.ts'
-import { createSite, type LabSite, spawnGodwit } from './lab-site.ts'
+import { abilitiesText, answersOf, secretOfRoot } from './lab.ts'
+import { createSite, type LabSite, type SiteOptions, spawnGodwit } from './lab-site.ts'
+import { listFileOf } from './revocations.ts'
+import { checkSecrets, commandLines, type Text } from './secrets.ts'
 import { tempFolder } from './temp-folder.ts'
 
 const HOST = '127.0.0.1'
-const READY_MS = 20_000
+const READY_MS = 60_000
 const SAMPLE_MS = 50
 const TOKEN = 'processes-0123456789abcdef'
 
 export type ProcessLab = AsyncDisposable & {
   dir: string
+  root: Root
+  /** The gateway's admin API. */
+  target: HttpTarget
   gatewayPid: number
   site(name: string): LabSite
   sites(): LabSite[]
@@ -33,15 +38,22 @@ export type ProcessLab = AsyncDisposable & {
 }
 
 /** Gateway and sites over QUIC on loopback. */
-export async function openProcessLab(names: string[]): Promise<ProcessLab> {
+export async function openProcessLab(names: string[], options: Omit<SiteOptions, 'isProcess'> = {}): Promise<ProcessLab> {
   const folder = await tempFolder()
   const dir = folder.path
+  const root = createRoot()
+  const texts: Text[] = []
   const undo: (() => Promise<unknown>)[] = [async () => await folder[Symbol.asyncDispose]()]
   const dispose = async () => {
-    for (const step of undo.splice(0).reverse()) await step()
+    const [remove, ...steps] = undo.splice(0)
+    for (const step of steps.reverse()) await step()
+    try {
+      if (steps.length > 0) await checkSecrets(dir, { secrets: [secretOfRoot(root)], texts })
+    } finally {
+      await remove?.()
+    }
   }
   try {
-    const root = createRoot()
     const ports = { quic: await freePort(), admin: await freePort() }
     const gateway = await startGatewayProcess(dir, root, ports)
     undo.push(() => gateway.stop())
@@ -51,14 +63,15 @@ export async function openProcessLab(names: string[]): Promise<ProcessLab> {
     const all = new Map<string, LabSite>()
     const around = { root, abilities: await abilitiesText(), engine: createQuicEngine(), port: 'quic' as const, gatewayPort: ports.quic }
     for (const name of names) {
-      const site = await createSite({ ...around, name, dir: join(dir, name), log: silentLog }, { isProcess: true })
+      const site = await createSite({ ...around, name, dir: join(dir, name), log: silentLog }, { ...options, isProcess: true })
       undo.push(() => killAll(site.dir))
       undo.push(() => site.stop())
       all.set(name, site)
       await site.start()
     }
+    undo.push(async () => texts.push(...(await answersOf(target, [...all.values()])), ...(await commandLines(dir))))
     return {
-      ...{ dir, gatewayPid: gateway.child.pid!, site: name => all.get(name)!, sites: () => [...all.values()] },
+      ...{ dir, root, target, gatewayPid: gateway.child.pid!, site: name => all.get(name)!, sites: () => [...all.values()] },
       async migrate(request, ms) {
         const begun = await requestJson<{ migrationId: string }>({ ...target, method: 'POST', path: '/v1/migrations', body: request })
         const look = async () => {
@@ -82,12 +95,14 @@ async function startGatewayProcess(dir: string, root: ReturnType<typeof createRo
   await writeFile(path('gateway.cert'), armor('CERTIFICATE', certificate))
   await writeFile(path('root.pub'), armor('ROOT PUBLIC KEY', root.signPublic))
   await writeFile(path('admin.token'), TOKEN, { mode: 0o600 })
+  await writeFile(path('revocations'), listFileOf(root))
   const config = {
     id: 'gateway',
     stateDir: path('gateway-state'),
     listen: { host: HOST, ports: { quic: ports.quic, tls: 'off', webtransport: 'off' } },
     admin: { host: HOST, port: ports.admin, tokenFile: path('admin.token') },
     identity: { keys: path('gateway.keys'), certificate: path('gateway.cert'), root: path('root.pub') },
+    revocations: path('revocations'),
     log: { level: 'info', format: 'text' },
   }
   await writeFile(path('gateway.yaml'), toYaml(config))
@@ -120,7 +135,7 @@ export async function residentBytes(pid: number): Promise<number> {
   return match ? Number(match[1]) * 1024 : 0
 }
 
-export type Growth = { beforeBytes: number; peakBytes: number; grownBytes: number }
+type Growth = { beforeBytes: number; peakBytes: number; grownBytes: number }
 
 /** Samples resident memory of processes while `work` runs. */
 export async function sampleMemory<K extends string>(pids: Record<K, number>, work: Promise<unknown>): Promise<Record<K, Growth>> {

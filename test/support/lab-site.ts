@@ -18,7 +18,8 @@ import { identityOf } from '../gateway/fixture.ts'
 import { guestImage } from './guest.ts'
 
 const MAIN = fileURLToPath(new URL('../../cli/main.ts', import.meta.url))
-const ONLINE_MS = 20_000
+/** Of a hang only: agents whose processor is busy with other work have taken 25 s to start. */
+const ONLINE_MS = 60_000
 
 export type SiteOptions = {
   /** An agent of its own process (`godwit node`); not with the memory engine. */
@@ -42,6 +43,8 @@ export type SiteOptions = {
   /** Without kernel and initrd. */
   isEmpty?: boolean
   memoryReserve?: string
+  /** Shorter waits (agents in this process). */
+  waits?: NodeOptions['waits']
 }
 
 export type LabSite = {
@@ -85,7 +88,7 @@ type Agent = { node?: Node; child?: ChildProcess; stop(): Promise<void> }
 export async function createSite(around: Surroundings, options: SiteOptions): Promise<LabSite> {
   const { name, dir, log, engine } = around
   const config = await furnish(around, options)
-  const { qemuBinary } = options
+  const { qemuBinary, waits } = options
   let agent: Agent | undefined
   const socketPath = join(dir, 'node.sock')
   const api = <T>(method: string, path: string, body?: unknown) =>
@@ -94,7 +97,8 @@ export async function createSite(around: Surroundings, options: SiteOptions): Pr
     if (options.isProcess || options.program) return await startProcess(dir, config, options)
     const onLoaded: NodeOptions['onLoaded'] = async vm => site.onLoaded?.(vm)
     const child = log.child({ who: name })
-    const node = await startNode({ config: NodeConfig.parse(config), engines: [engine], version: 'lab', log: child, qemuBinary, onLoaded })
+    const given = { config: NodeConfig.parse(config), engines: [engine], version: 'lab' }
+    const node = await startNode({ ...given, log: child, qemuBinary, onLoaded, waits })
     return { node, stop: () => node.close() }
   }
   const isOnline = async () => {

@@ -1,18 +1,22 @@
 // A whole Godwit for end-to-end tests: a root, a gateway, and sites with real agents and real QEMUs, in this process or in processes of their own.
 // Enters: an engine by name, names of sites. Leaves: a running lab. Always holds: when it is disposed, every QEMU of its folders is dead and the folders
-// are gone, also after kill -9 of an agent; every wait has a deadline, and one that passes shows the end of the lab's log.
+// are gone, also after kill -9 of an agent; every wait has a deadline, and one that passes shows the end of the lab's log; no secret of the lab stands
+// in a log, an answer or a command line (secrets.ts), or the lab's end is an error.
 import { execFileSync } from 'node:child_process'
+import { createWriteStream } from 'node:fs'
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { createRoot, type Root } from '../../crypto/certificate.ts'
-import { findQemu, qemuAbilities } from '../../edge-node/vm/qemu.ts'
+import { encodeKeys } from '../../crypto/identity.ts'
 import { killLeftover } from '../../edge-node/vm/runtime-folder.ts'
 import { type Gateway, type GatewayOptions, startGateway } from '../../gateway/gateway.ts'
 import type { RelayOptions } from '../../gateway/relay/relay.ts'
 import type { ServiceAddress } from '../../gateway/services/services.ts'
+import { openTrust } from '../../identity/trust.ts'
 import { eventually } from '../../ops/deadline.ts'
-import { type HttpTarget, type JsonRequest, requestJson } from '../../ops/http-client.ts'
+import { exists } from '../../ops/files.ts'
+import { type HttpTarget, type JsonRequest, requestJson, requestText } from '../../ops/http-client.ts'
 import { createLog } from '../../ops/log.ts'
 import { openStore } from '../../ops/store.ts'
 import { createMemoryEngine } from '../../transport/memory.ts'
@@ -23,16 +27,20 @@ import type { Log } from '../../wire/log.ts'
 import { identityOf } from '../gateway/fixture.ts'
 import { guestMissing } from './guest.ts'
 import { createSite, type LabSite, type SiteOptions } from './lab-site.ts'
+import { measureForGood } from './qemu-abilities.ts'
+import { listFileOf } from './revocations.ts'
+import { checkSecrets, commandLines, type Secret, type Text } from './secrets.ts'
 import { tempFolder } from './temp-folder.ts'
 import { createValve, type Valve } from './valve.ts'
 
-export type { LabSite, SiteOptions } from './lab-site.ts'
+export type { LabSite } from './lab-site.ts'
 
 export const GATEWAY_ID = 'gateway'
 export const TOKEN = 'lab-token-0123456789abcdef'
 const QEMU_MAJOR_MIN = 9
-const MIGRATION_MS = 60_000
+const MIGRATION_MS = 90_000
 const LOG_LINES_MAX = 400
+
 const ABILITIES_CACHE = fileURLToPath(new URL('../../.cache/test-qemu-abilities.json', import.meta.url))
 
 /** Why no lab can run here (for `skip`), or undefined. */
@@ -99,7 +107,7 @@ export const isEnded = ({ outcome }: MigrationRecord): boolean => outcome !== nu
 
 /** What QEMU can do here takes seconds to measure where /dev/kvm hangs, and does not change while the host is up. */
 export async function abilitiesText(): Promise<string> {
-  await qemuAbilities(await findQemu(), { cacheFile: ABILITIES_CACHE })
+  await measureForGood(ABILITIES_CACHE)
   return readFile(ABILITIES_CACHE, 'utf8')
 }
 
@@ -123,7 +131,14 @@ export async function openLab({ engine = 'memory', sites = ['a', 'b'], ...option
   const carrier = engineOf(engine)
   const valve = createValve()
   const lines: string[] = []
-  const log = createLog({ format: 'text', write: line => void (lines.push(line) > LOG_LINES_MAX && lines.shift()) })
+  const all = new Map<string, LabSite>()
+  const file = createWriteStream(join(dir, 'lab.log'))
+  const write = (line: string) => {
+    file.write(line)
+    // The end of it is for people: debug lines would push out what they look for.
+    if (line.slice(13, 18) !== 'debug') void (lines.push(line) > LOG_LINES_MAX && lines.shift())
+  }
+  const log = createLog({ format: 'text', level: 'debug', write })
   const logTail = () => lines.slice(-60).join('')
   const abilities = await abilitiesText()
   const tokenFile = join(dir, 'admin.token')
@@ -132,7 +147,6 @@ export async function openLab({ engine = 'memory', sites = ['a', 'b'], ...option
   const keeper = options.keeper
     ? await options.keeper({ dir, root, token: TOKEN })
     : createGatewayKeeper({ dir, root, engine: wrap(valve.wrap(carrier.gateway)), log, more: { tap, services, ...more } })
-  const all = new Map<string, LabSite>()
 
   const lab: Lab = {
     ...{ dir, root, valve, logTail, sever: carrier.sever },
@@ -159,7 +173,9 @@ export async function openLab({ engine = 'memory', sites = ['a', 'b'], ...option
     async until(migrationId, good = isEnded, ms = MIGRATION_MS) {
       const look = async () => {
         const record = await lab.api<MigrationRecord>('GET', `/v1/migrations/${migrationId}`)
-        return good(record) ? record : undefined
+        if (good(record)) return record
+        if (isEnded(record)) throw new Error(`migration ${migrationId} has ended, with ${JSON.stringify(record)}`)
+        return undefined
       }
       return await eventually(look, { ms, everyMs: 10, what: `migration ${migrationId}` }).catch(error => {
         throw new Error(`${error.message}; the log:\n${logTail()}`)
@@ -170,10 +186,16 @@ export async function openLab({ engine = 'memory', sites = ['a', 'b'], ...option
     startGateway: keeper.start,
     async [Symbol.asyncDispose]() {
       valve.open()
+      const texts = [...(await answersOf(lab.target, [...all.values()])), ...(await commandLines(dir))]
       await Promise.all([...all.values()].map(site => site.stop().catch(() => {})))
       await keeper.stop().catch(() => {})
       await Promise.all([...all.keys()].map(name => killAll(join(dir, name))))
-      await folder[Symbol.asyncDispose]()
+      await new Promise<void>(resolve => file.end(() => resolve()))
+      try {
+        await checkSecrets(dir, { secrets: [secretOfRoot(root)], texts })
+      } finally {
+        await folder[Symbol.asyncDispose]()
+      }
     },
   }
   try {
@@ -188,9 +210,17 @@ export async function openLab({ engine = 'memory', sites = ['a', 'b'], ...option
 
 type KeeperOptions = { dir: string; root: Root; engine: Engine; more: Partial<GatewayOptions>; log: Log }
 
+/**
+ * A closed QUIC listener keeps its port until its last handshake has ended, the idle timeout of 15 s at most (transport/quic.ts). A gateway that
+ * is stopped and started within one process finds it in use where a client was connecting; one that is a process of its own never does.
+ */
+const PORT_HELD_MS = 30_000
+const isPortHeld = (error: unknown): boolean => error instanceof Error && /in use/i.test(error.message)
+
 /** A gateway that can be stopped and started again on the same port, with the same store and identity. */
 function createGatewayKeeper({ dir, root, engine, more, log }: KeeperOptions): GatewayKeeper {
   const identity = identityOf(root, 'gateway', GATEWAY_ID)
+  const keys = writeFile(join(dir, 'gateway.keys'), encodeKeys(identity.keys), { mode: 0o600 })
   let running: { gateway: Gateway; stop(): Promise<void> } | undefined
   const ports = { relay: 0, admin: 0 }
   const gateway = () => {
@@ -202,25 +232,40 @@ function createGatewayKeeper({ dir, root, engine, more, log }: KeeperOptions): G
     get relayPort() {
       return ports.relay
     },
+    /** Also while the gateway is stopped: who asks then is refused. */
     get adminUrl() {
-      return gateway().adminUrl
+      return `http://127.0.0.1:${ports.admin}`
     },
     async start() {
+      await keys
       const store = await openStore(join(dir, 'gateway-store'))
-      const gateway = await startGateway({
-        identity,
-        rootPublic: root.signPublic,
-        version: 'lab',
-        listen: [{ engine, host: '127.0.0.1', port: ports.relay }],
-        admin: { host: '127.0.0.1', port: ports.admin, token: TOKEN },
-        store,
-        ...more,
-        log: log.child({ who: 'gateway' }),
-      })
+      const file = join(dir, 'revocations')
+      if (!(await exists(file))) await writeFile(file, listFileOf(root))
+      const trust = await openTrust({ rootPublic: root.signPublic, file, store, log, lookEveryMs: 200 })
+      const starting = () =>
+        startGateway({
+          identity,
+          rootPublic: root.signPublic,
+          trust,
+          version: 'lab',
+          listen: [{ engine, host: '127.0.0.1', port: ports.relay }],
+          admin: { host: '127.0.0.1', port: ports.admin, token: TOKEN },
+          store,
+          ...more,
+          log: log.child({ who: 'gateway' }),
+        }).catch(error => (ports.relay !== 0 && isPortHeld(error) ? undefined : Promise.reject(error)))
+      const gateway = await eventually(starting, { ms: PORT_HELD_MS, everyMs: 200, what: `UDP port ${ports.relay} free again` }).catch(
+        async error => {
+          await trust.close()
+          await store.close()
+          throw error
+        },
+      )
       ports.relay = gateway.listeners[0]!.port
       ports.admin = Number(new URL(gateway.adminUrl).port)
       const stop = async () => {
         await gateway.close()
+        await trust.close()
         await store.close()
       }
       running = { gateway, stop }
@@ -231,6 +276,22 @@ function createGatewayKeeper({ dir, root, engine, more, log }: KeeperOptions): G
       await last?.stop()
     },
   }
+}
+
+/** libsodium keeps the public half behind the seed. */
+export const secretOfRoot = (root: Root): Secret => ({ name: 'the secret of the root', value: root.signSecret.subarray(0, 32) })
+
+/** What the gateway and the nodes tell whoever may ask. */
+export async function answersOf(target: HttpTarget, sites: LabSite[]): Promise<Text[]> {
+  const ask = async (where: string, options: HttpTarget, path: string): Promise<Text> => {
+    const text = await requestText({ ...options, path, timeoutMs: 5_000 }).catch(() => '')
+    return { where: `${path} of ${where}`, text }
+  }
+  const gateway = ['/metrics', '/v1/status', '/v1/migrations', '/v1/enrolments'].map(path => ask('the gateway', target, path))
+  const nodes = sites.flatMap(({ name, socketPath }) =>
+    ['/metrics', '/v1/host', '/v1/vms'].map(path => ask(`node ${name}`, { socketPath }, path)),
+  )
+  return await Promise.all([...gateway, ...nodes])
 }
 
 /** Kills every QEMU that a site's folder knows of. */

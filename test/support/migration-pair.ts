@@ -6,22 +6,24 @@ import { generateSiteKeys, loadSodium } from '../../crypto/identity.ts'
 import { type SourceMigration, startSource } from '../../edge-node/migration/source.ts'
 import type { SourceState, TargetState } from '../../edge-node/migration/states.ts'
 import { startTarget, type TargetMigration } from '../../edge-node/migration/target.ts'
+import { bootSectorDisk } from '../../edge-node/vm/accelerators.ts'
 import { type RunningVm, startMachine } from '../../edge-node/vm/machine.ts'
-import { bootSectorDisk, findQemu } from '../../edge-node/vm/qemu.ts'
+import { findQemu } from '../../edge-node/vm/qemu.ts'
 import { parseSpec } from '../../edge-node/vm/spec.ts'
 import type { Stream } from '../../transport/types.ts'
 import type { Plan, Report } from '../../wire/control.ts'
-import { silentLog } from '../../wire/log.ts'
+import { type Log, silentLog } from '../../wire/log.ts'
 import { streamPair } from './pipe.ts'
 import { tempFolder } from './temp-folder.ts'
 
 /** Counts in the u32 at 0x8000, for ever. */
 const COUNTER = Uint8Array.of(0xfa, 0x31, 0xc0, 0x8e, 0xd8, 0x66, 0xff, 0x06, 0x00, 0x80, 0xeb, 0xf9)
 
-export type PairOptions = {
+type PairOptions = {
   method?: 'live' | 'cold'
   patienceMs?: number
   grantPatienceMs?: number
+  log?: Log
   /** Called before a state is recorded; may throw (a disk that refuses). */
   onSource?: (state: SourceState, pair: Pair) => void | Promise<void>
   onTarget?: (state: TargetState, pair: Pair) => void | Promise<void>
@@ -29,7 +31,7 @@ export type PairOptions = {
   passes?: (direction: 'forward' | 'backward', attempt: number) => boolean
 }
 
-export type Pair = AsyncDisposable & {
+type Pair = AsyncDisposable & {
   source: SourceMigration
   target: TargetMigration
   sourceVm: RunningVm
@@ -125,7 +127,7 @@ async function setStage(options: PairOptions) {
     plan: { ...PLAN, method: options.method ?? 'live' },
     sourceCertificate: Buffer.from('a'),
     targetCertificate: Buffer.from('b'),
-    log: silentLog,
+    log: options.log ?? silentLog,
     onProgress: () => {},
   }
   const offer = { type: 'OFFER', needs: {} } as const
@@ -184,7 +186,7 @@ export async function runningCopies(pair: Pair): Promise<{ source: boolean; targ
   return { source: await runs(pair.sourceVm), target: await runs(pair.targetVm()) }
 }
 
-export type Outcome = { report?: Report; code?: string }
+type Outcome = { report?: Report; code?: string }
 
 export async function outcomeOf(done: Promise<unknown>): Promise<Outcome> {
   try {

@@ -8,13 +8,17 @@ import { readdirSync, readFileSync } from 'node:fs'
 
 /** Environment variable that marks every descendant of one test file, also those that left its process group. */
 const MARK = 'GODWIT_TEST_RUN'
+/** A QEMU gets nothing of its agent's environment but PATH (ops/cage.ts): the mark stands there too, as a folder that does not exist. */
+const markedPath = (mark: string) => `${process.env['PATH'] ?? '/usr/local/bin:/usr/bin:/bin'}:/nonexistent/${MARK}/${mark}`
 const OUTPUT_BYTES_MAX = 4 * 1024 * 1024
 /** A file that has printed its totals must end by itself within this: otherwise it left a timer, socket or child open. */
 const GRACE_AFTER_TOTALS_MS = 10_000
 /** Children of a test that has just ended may need a moment to die. */
 const GRACE_FOR_CHILDREN_MS = 2_000
+/** What is killed ends within this, unless the kernel itself hangs. */
+const KILLED_MS = 10_000
 
-export type Totals = { total: number; passed: number; skipped: number }
+type Totals = { total: number; passed: number; skipped: number }
 export type Verdict = {
   file: string
   passed: number
@@ -45,12 +49,7 @@ export function readTotals(output: string): Totals | undefined {
 }
 
 /** Counts and reasons from all that is known of a finished file. Pure. */
-export function judge(run: {
-  output: string
-  faults: string[]
-  code: number | null
-  signal: string | null
-}): Omit<Verdict, 'file' | 'tookMs'> {
+function judge(run: { output: string; faults: string[]; code: number | null; signal: string | null }): Omit<Verdict, 'file' | 'tookMs'> {
   const reasons = [...run.faults]
   const totals = readTotals(run.output)
   if (!totals) reasons.push('it printed no totals: no suite ran to its end')
@@ -63,7 +62,7 @@ export function judge(run: {
 }
 
 /** Live processes that belong to a test file: those of its session, and those that carry its mark. Linux only; elsewhere none. */
-export function descendants(session: number, mark: string): number[] {
+function descendants(session: number, mark: string): number[] {
   if (process.platform !== 'linux') return []
   const found: number[] = []
   for (const entry of readdirSync('/proc')) {
@@ -73,7 +72,7 @@ export function descendants(session: number, mark: string): number[] {
       const stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
       const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
       if (fields[0] === 'Z' || fields[0] === 'X') continue
-      if (Number(fields[3]) === session || readFileSync(`/proc/${pid}/environ`, 'latin1').includes(`${MARK}=${mark}\0`)) found.push(pid)
+      if (Number(fields[3]) === session || readFileSync(`/proc/${pid}/environ`, 'latin1').includes(mark)) found.push(pid)
     } catch {
       // It ended while we looked, or it is not ours to read.
     }
@@ -97,16 +96,23 @@ function kill(pid: number): void {
   }
 }
 
-/** Waits for what a finished file left running, kills what does not go, and names it. */
-async function sweep(session: number, mark: string, graceMs: number): Promise<string[]> {
-  const end = performance.now() + graceMs
-  let left = descendants(session, mark)
-  while (left.length > 0 && performance.now() < end) {
+/** The processes that are left when none is any more, or after `ms`. */
+async function untilGone(session: number, mark: string, ms: number): Promise<number[]> {
+  const end = performance.now() + ms
+  for (;;) {
+    const left = descendants(session, mark)
+    if (left.length === 0 || performance.now() >= end) return left
     await new Promise(resolve => setTimeout(resolve, 50))
-    left = descendants(session, mark)
   }
+}
+
+/** Waits for what a finished file left running, kills what does not go and waits for its end, and names it. */
+async function sweep(session: number, mark: string, graceMs: number): Promise<string[]> {
+  const left = await untilGone(session, mark, graceMs)
   const names = left.map(pid => `${nameOf(pid)} (${pid})`)
   for (const pid of left) kill(pid)
+  // A kill is an order: the process runs until the kernel has carried it out.
+  if (left.length > 0) await untilGone(session, mark, KILLED_MS)
   return names
 }
 
@@ -121,7 +127,7 @@ export async function runFile(
   const child = spawn(process.execPath, [file], {
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe'],
-    env: { ...process.env, NO_COLOR: '1', [MARK]: mark },
+    env: { ...process.env, NO_COLOR: '1', PATH: markedPath(mark), [MARK]: mark },
   })
   const session = child.pid ?? -1
   let output = ''

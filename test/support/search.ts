@@ -1,9 +1,9 @@
 // Searches bytes for pieces of known content, at every alignment. Enters: the content, then chunks of a stream. Leaves: where 16 or more bytes in a row of the
 // stream are 16 bytes in a row of the content. Method: any such 16 bytes hold a whole aligned word of 8 bytes of the content; words are hashed into a
 // bitmap, hits are looked up and then grown byte by byte in both directions. Words of one and the same byte are not looked up (zeros say nothing).
-export type Find = { at: number; text: string }
+type Find = { at: number; text: string }
 
-export const PIECE_BYTES = 16
+const PIECE_BYTES = 16
 const WORD_BYTES = 8
 const BITMAP_BITS = 26
 const FINDS_MAX = 100_000

@@ -34,7 +34,7 @@ export function projectFiles(): SourceFile[] {
 export function withoutComments(text: string): string {
   return text
     .replace(/^\s*\/\*[\s\S]*?\*\//gm, comment => comment.replace(/[^\n]/g, ' '))
-    .replace(/^\s*\/\/.*$/gm, '')
+    .replace(/^[^\S\n]*\/\/.*$/gm, '')
     .replace(/(?<=[\s;{})\],])\/\/ .*$/gm, '')
 }
 
@@ -98,5 +98,46 @@ export function cycles(files: string[], imports: Import[]): string[][] {
     state.set(path, 'done')
   }
   for (const path of files) if (!state.has(path)) visit(path, [path])
+  return found
+}
+
+/** A name that a file exports. */
+type Export = { path: string; line: number; name: string }
+
+/** All names that a file exports by declaration or in braces; `export *` has no names. */
+export function exportsOf({ path, text }: SourceFile): Export[] {
+  const code = withoutComments(text)
+  const found: { at: number; name: string }[] = []
+  const declared = /^export (?:async )?(?:function\*?|class|const|let|type|interface|enum) (\w+)/gm
+  for (const match of code.matchAll(declared)) found.push({ at: match.index, name: match[1]! })
+  for (const match of code.matchAll(/^export (?:type )?\{([^}]*)\}/gm))
+    for (const { as } of namesIn(match[1]!)) found.push({ at: match.index, name: as })
+  return found.map(({ at, name }) => ({ path, line: code.slice(0, at).split('\n').length, name }))
+}
+
+/** `a, type B as C` as names and their new names. */
+function namesIn(list: string): { name: string; as: string }[] {
+  const parts = list.split(',').map(part => part.trim().replace(/^type /, ''))
+  return parts.filter(Boolean).map(part => {
+    const [name = '', as = name] = part.split(' as ')
+    return { name, as }
+  })
+}
+
+/**
+ * The names that a file imports from other files of ours, as `path name`. A file that imports another one as a whole
+ * (`import()`, `import * as`, `export *`) counts as a user of each name that stands anywhere in its text.
+ */
+export function namesImported({ path, text }: SourceFile): Set<string> {
+  const code = withoutComments(text)
+  const found = new Set<string>()
+  const resolve = (target: string) => join(dirname(path), target.replace(/\?.*$/, ''))
+  for (const match of code.matchAll(/^(?:import|export) ([^'"`;=]*?)\bfrom '(\.[^'\n]+)'/gm)) {
+    const list = /\{([^}]*)\}/.exec(match[1]!)?.[1] ?? ''
+    for (const { name } of namesIn(list)) found.add(`${resolve(match[2]!)} ${name}`)
+  }
+  const whole = /^(?:import|export) \*[^'"`;=]*?\bfrom '(\.[^'\n]+)'|\bimport\(\s*['`](\.[^'`\n]+?)['`]/gm
+  const words = new Set(code.match(/\w+/g))
+  for (const match of code.matchAll(whole)) for (const word of words) found.add(`${resolve(match[1] ?? match[2]!)} ${word}`)
   return found
 }

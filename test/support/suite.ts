@@ -27,12 +27,21 @@ export function suite(name: string, defaults: { ms?: number } = {}): Suite {
       })
       try {
         await Promise.race([body(), late])
+      } catch (error) {
+        throw firstError(error)
       } finally {
         clearTimeout(timer)
       }
     })
   }
   return Object.assign(test, { run: () => inner.run() })
+}
+
+/** The error of the test itself, where putting its fixtures away failed as well; the other errors are printed. */
+function firstError(error: unknown): unknown {
+  if (!(error instanceof SuppressedError)) return error
+  console.log('  the fixtures could not be put away either:', error.error)
+  return firstError(error.suppressed)
 }
 
 /** Runs `body` and gives the error it throws; fails when it does not throw. */

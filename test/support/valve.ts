@@ -58,6 +58,7 @@ export function createValve(): Valve {
     openStream: async () => wrapStream(await connection.openStream()),
     acceptStream: () => connection.acceptStream(),
     stats: () => connection.stats(),
+    trust: () => connection.trust?.(),
     close: reason => connection.close(reason),
   })
   return {

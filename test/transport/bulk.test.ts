@@ -5,6 +5,7 @@ import { dataEngines } from '../../edge-node/dial.ts'
 import { bulkOf, carrierOf } from '../../transport/bulk.ts'
 import { loadTcpInfo, preferBbr, tcpPath } from '../../transport/tcp-info.ts'
 import type { Connection, Engine, EngineName, PathStats } from '../../transport/types.ts'
+import { placingOf } from '../../wire/roles.ts'
 import { assert, suite } from '../support/suite.ts'
 
 const test = suite('transport: bulk')
@@ -25,12 +26,12 @@ test('page streams are spread over bulk; the hand-over goes beside the heartbeat
     end('quic', { congestion: 'cubic' }),
     end('tls', { congestion: 'bbr' }),
   ]
-  assert.is(carrierOf(0, control, []), control)
-  assert.is(carrierOf(3, control, []), control)
-  assert.is(carrierOf(0, control, [quic]), control)
-  assert.is(carrierOf(1, control, [quic]), quic)
-  assert.is(carrierOf(0, control, [quic, bbr]), bbr)
-  assert.is(carrierOf(5, control, [quic, bbr]), bbr)
+  assert.is(carrierOf(placingOf(0), control, []), control)
+  assert.is(carrierOf(placingOf(3), control, []), control)
+  assert.is(carrierOf(placingOf(0), control, [quic]), control)
+  assert.is(carrierOf(placingOf(1), control, [quic]), quic)
+  assert.is(carrierOf(placingOf(0), control, [quic, bbr]), bbr)
+  assert.is(carrierOf(placingOf(5), control, [quic, bbr]), bbr)
 })
 
 test('a node keeps a TLS connection for bulk beside QUIC where it may choose and TLS is there', () => {

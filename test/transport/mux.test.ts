@@ -114,7 +114,7 @@ test('a wrong version or type ends the muxer', async () => {
     mux.push(bytes)
     const reason = await mux.closed
     assert.is(reason.code, 'CONNECTION_LOST')
-    assert.match(reason.message, /broke the protocol/)
+    assert.match(reason.message, /violated the protocol/)
   }
 })
 

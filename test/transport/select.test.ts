@@ -1,5 +1,4 @@
-import { createMemoryEngine } from '../../transport/memory.ts'
-import { createEngines, listenAll, selectEngine } from '../../transport/select.ts'
+import { createEngines, selectEngine } from '../../transport/select.ts'
 import type { Connection, Engine, EngineName } from '../../transport/types.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { assert, codeOf, suite, thrown } from '../support/suite.ts'
@@ -60,7 +59,7 @@ test('a connection that comes second is closed', async () => {
   })
   assert.is(connection.engine, 'tls')
   await after(300)()
-  assert.equal(slow.closed, ['another engine was first'])
+  assert.equal(slow.closed, ['another engine connected first'])
 })
 
 test('a preferred engine is the only one tried, and its error is the error', async () => {
@@ -85,37 +84,23 @@ test('no endpoint is CONFIG_INVALID, and an aborted signal ends the search with 
   assert.match(String(await thrown(() => selectEngine({ prefer: 'auto', engines, endpoints: everywhere, signal: abort.signal }))), /enough/)
 })
 
-test('listenAll merges what several real engines accept, and auto takes the best that loads', async () => {
+test('each real engine connects by its name, and auto takes the first that loads', async () => {
   const engines = createEngines()
-  const listener = await listenAll({ host: HOST, ports: { quic: 0, tls: 0, webtransport: 0 }, engines })
-  const endpoints = Object.fromEntries(listener.listeners.map(({ engine, address }) => [engine, address]))
+  const loaded: Engine[] = []
+  for (const engine of engines) if ((await engine.available()).ok) loaded.push(engine)
+  const listeners = await Promise.all(loaded.map(engine => engine.listen({ host: HOST, port: 0 })))
+  const endpoints = Object.fromEntries(loaded.map(({ name }, i) => [name, listeners[i]!.address]))
   const opened: Connection[] = []
-  for (const { engine } of listener.listeners) {
-    const { connection } = await selectEngine({ prefer: engine, engines, endpoints })
-    const accepted = await listener.accept()
-    assert.is(accepted?.engine, engine)
+  for (const [i, { name }] of loaded.entries()) {
+    const { connection } = await selectEngine({ prefer: name, engines, endpoints })
+    assert.is((await listeners[i]!.accept())?.engine, name)
     opened.push(connection)
   }
   const { connection, selection } = await selectEngine({ prefer: 'auto', engines, endpoints })
-  assert.is(selection.engine, listener.listeners[0]?.engine)
-  assert.is((await listener.accept())?.engine, selection.engine)
+  assert.is(selection.engine, loaded[0]?.name)
+  assert.is((await listeners[0]!.accept())?.engine, selection.engine)
   await Promise.all([...opened, connection].map(it => it.close()))
-  await listener.close()
-  assert.is(await listener.accept(), null)
-})
-
-test('listenAll skips what cannot load, refuses a taken port and needs at least one engine', async () => {
-  const memory = createMemoryEngine()
-  const listener = await listenAll({ host: 'here', ports: { memory: 5, quic: 6 }, engines: [memory, fake('quic', silent, 'no binary')] })
-  assert.equal(listener.skipped, [{ engine: 'quic', reason: 'no binary' }])
-  assert.is(await codeOf(() => listenAll({ host: 'here', ports: { memory: 5 }, engines: [memory] })), 'CONNECT_FAILED')
-  assert.is(
-    await codeOf(() => listenAll({ host: 'here', ports: { quic: 6 }, engines: [fake('quic', silent, 'no')] })),
-    'ENGINE_UNAVAILABLE',
-  )
-  await memory.connect({ host: 'here', port: 5 })
-  assert.is((await listener.accept())?.engine, 'memory')
-  await listener.close()
+  await Promise.all(listeners.map(listener => listener.close()))
 })
 
 test.run()

@@ -50,7 +50,15 @@ test('every field of a plan is needed and bounded', async () => {
     const { [field]: _, ...rest } = plan as Record<string, unknown>
     assert.is(await codeOf(() => check(Plan, rest, { what: 'plan' })), 'FRAME_MALFORMED', field)
   }
-  for (const wrong of [{ streams: 0 }, { streams: 1000 }, { downtimeMs: 0.5 }, { epoch: -1 }, { version: 2 }, { compression: 'gzip' }])
+  for (const wrong of [
+    { streams: 0 },
+    { streams: 1000 },
+    { downtimeMs: 0.5 },
+    { epoch: -1 },
+    { version: 0 },
+    { version: 65_536 },
+    { compression: 'gzip' },
+  ])
     assert.is(await codeOf(() => check(Plan, { ...plan, ...wrong }, { what: 'plan' })), 'FRAME_MALFORMED', JSON.stringify(wrong))
 })
 

@@ -1,19 +1,20 @@
-// docs/PROTOCOL.md and the code say the same: error table, frame table. A failing line is printed as it must stand in the document.
+// docs/reference/protocol.md and the code say the same: error table, frame table. A failing line is printed as it must stand in the document.
 import { readFileSync } from 'node:fs'
-import { PADDING_CLASSES } from '../../crypto/record.ts'
+import { PADDING_CLASSES } from '../../crypto/channel/record.ts'
 import { METHODS } from '../../wire/control.ts'
 import { ERRORS } from '../../wire/errors.ts'
-import { FRAME, FRAME_LIMITS, type FrameName, PROTOCOL_VERSION } from '../../wire/types.ts'
+import { FRAME, FRAME_LIMITS, type FrameName } from '../../wire/types.ts'
+import { VERSIONS } from '../../wire/versions.ts'
 import { assert, suite } from '../support/suite.ts'
 
 const test = suite('wire/protocol-doc')
 
-const document = readFileSync(new URL('../../docs/PROTOCOL.md', import.meta.url), 'utf8')
+const document = readFileSync(new URL('../../docs/reference/protocol.md', import.meta.url), 'utf8')
 
 /** Rows of the table under a heading, without its head. */
 function tableUnder(heading: string): string[] {
   const section = document.split(/^## /m).find(part => part.startsWith(heading))
-  assert.ok(section, `docs/PROTOCOL.md has no section ${heading}`)
+  assert.ok(section, `docs/reference/protocol.md has no section ${heading}`)
   return section
     .split('\n')
     .filter(line => line.startsWith('| '))
@@ -25,8 +26,8 @@ test('the error table is the one of wire/errors.ts, row by row', () => {
     ([code, { exit, retryable, meaning, hint }]) => `| ${code} | ${exit} | ${retryable ? 'yes' : 'no'} | ${meaning} | ${hint} |`,
   )
   const rows = tableUnder('Errors')
-  for (const row of expected) assert.ok(rows.includes(row), `docs/PROTOCOL.md, Errors: a row must read\n${row}`)
-  for (const row of rows) assert.ok(expected.includes(row), `docs/PROTOCOL.md, Errors: not in wire/errors.ts:\n${row}`)
+  for (const row of expected) assert.ok(rows.includes(row), `docs/reference/protocol.md, Errors: a row must read\n${row}`)
+  for (const row of rows) assert.ok(expected.includes(row), `docs/reference/protocol.md, Errors: not in wire/errors.ts:\n${row}`)
   assert.equal(rows, expected)
 })
 
@@ -51,7 +52,7 @@ test('the RPC table has every method', () => {
 })
 
 test('the document names the version and the padding classes', () => {
-  assert.match(document, new RegExp(`to the byte\\. Version ${PROTOCOL_VERSION}\\.`))
+  assert.match(document, new RegExp(`to the byte\\. Link version ${VERSIONS.link.max}, migration version ${VERSIONS.migration.max}`))
   assert.ok(document.includes(`${PADDING_CLASSES.slice(0, -1).join(', ')} or ${PADDING_CLASSES.at(-1)} bytes`))
 })
 

@@ -2,6 +2,7 @@
 import { createKeptStreams, KEPT_BYTES_MAX } from '../../../edge-node/channel/kept-streams.ts'
 import type { SealedWriter } from '../../../edge-node/channel/sealed-stream.ts'
 import { GodwitError } from '../../../wire/errors.ts'
+import { pages } from '../../../wire/roles.ts'
 import { FRAME } from '../../../wire/types.ts'
 import { assert, codeOf, suite } from '../../support/suite.ts'
 import { randomFrom } from '../stream/generate.ts'
@@ -9,6 +10,7 @@ import { randomFrom } from '../stream/generate.ts'
 const test = suite('edge-node/channel/kept-streams')
 
 const nothing = new Uint8Array(0)
+const roles = (streams: number) => Array.from({ length: streams }, (_, n) => pages(n))
 const number = (n: number) => Uint8Array.of(n >> 8, n & 255)
 /** Writers that note what goes through them, and refuse from the frame on that `until` says. */
 function writers(log: string[][], until = Number.POSITIVE_INFINITY): SealedWriter[] {
@@ -31,7 +33,7 @@ test('over meetings that are cut anywhere each frame goes out once behind what i
     const streams = 1 + random(4)
     const said = fresh(streams)
     let ended = 0
-    const kept = createKeptStreams({ streams, onEnded: () => ended++, onLost: () => kept.detach() })
+    const kept = createKeptStreams({ roles: roles(streams), onEnded: () => ended++, onLost: () => kept.detach() })
     const arrived = fresh(streams)
     const meet = (until?: number) => {
       const log = fresh(streams)
@@ -47,10 +49,10 @@ test('over meetings that are cut anywhere each frame goes out once behind what i
         for (let n = random(5); n > 0; n--) {
           const payload = number(said[stream]!.length)
           said[stream]!.push(`${stream}:${payload.join('.')}`)
-          void kept.send(stream, FRAME.BATCH, payload)
+          void kept.send(pages(stream), FRAME.BATCH, payload)
         }
         said[stream]!.push('barrier')
-        void kept.send(stream, FRAME.BARRIER, nothing, { flush: true })
+        void kept.send(pages(stream), FRAME.BARRIER, nothing, { flush: true })
       }
       await settle()
       // What arrives of a cut meeting is a part from the front of each stream.
@@ -71,11 +73,11 @@ test('over meetings that are cut anywhere each frame goes out once behind what i
 })
 
 test('no stream carries anything of the next interval before all have carried the barrier, in a later meeting as well', async () => {
-  const kept = createKeptStreams({ streams: 2, onEnded: () => {}, onLost: () => {} })
-  for (let n = 0; n < 3; n++) void kept.send(0, FRAME.BATCH, number(n))
-  void kept.send(0, FRAME.BARRIER, nothing)
-  void kept.send(0, FRAME.BATCH, number(99))
-  for (let n = 0; n < 50; n++) void kept.send(1, FRAME.BATCH, number(n))
+  const kept = createKeptStreams({ roles: roles(2), onEnded: () => {}, onLost: () => {} })
+  for (let n = 0; n < 3; n++) void kept.send(pages(0), FRAME.BATCH, number(n))
+  void kept.send(pages(0), FRAME.BARRIER, nothing)
+  void kept.send(pages(0), FRAME.BATCH, number(99))
+  for (let n = 0; n < 50; n++) void kept.send(pages(1), FRAME.BATCH, number(n))
   for (const _ of [1, 2]) {
     const log = fresh(2)
     kept.attach(writers(log), [0, 0])
@@ -83,7 +85,7 @@ test('no stream carries anything of the next interval before all have carried th
     assert.equal(log[0], ['0:0.0', '0:0.1', '0:0.2', 'barrier'])
     assert.is(log[1]!.length, 50)
   }
-  void kept.send(1, FRAME.BARRIER, nothing)
+  void kept.send(pages(1), FRAME.BARRIER, nothing)
   const log = fresh(2)
   kept.attach(writers(log), [4, 20])
   await settle()
@@ -91,9 +93,9 @@ test('no stream carries anything of the next interval before all have carried th
 })
 
 test('a target that takes what was never sent, or gives back what it has taken, is in breach', async () => {
-  const kept = createKeptStreams({ streams: 1, onEnded: () => {}, onLost: () => {} })
+  const kept = createKeptStreams({ roles: roles(1), onEnded: () => {}, onLost: () => {} })
   kept.attach(writers(fresh(1)), [0])
-  await kept.send(0, FRAME.BATCH, number(1))
+  await kept.send(pages(0), FRAME.BATCH, number(1))
   assert.is(await codeOf(() => kept.taken([2])), 'FRAME_MALFORMED')
   assert.is(await codeOf(() => kept.taken([0, 0])), 'FRAME_MALFORMED')
   kept.taken([1])
@@ -103,11 +105,11 @@ test('a target that takes what was never sent, or gives back what it has taken, 
 })
 
 test('a target that acknowledges bytes and takes no frame does not fill our memory', async () => {
-  const kept = createKeptStreams({ streams: 1, onEnded: () => {}, onLost: () => {} })
+  const kept = createKeptStreams({ roles: roles(1), onEnded: () => {}, onLost: () => {} })
   kept.attach(writers(fresh(1)), [0])
   const payload = new Uint8Array(1024 * 1024)
   const fill = async () => {
-    for (let n = 0; n <= KEPT_BYTES_MAX / payload.length; n++) await kept.send(0, FRAME.BATCH, payload)
+    for (let n = 0; n <= KEPT_BYTES_MAX / payload.length; n++) await kept.send(pages(0), FRAME.BATCH, payload)
   }
   assert.is(await codeOf(fill), 'LIMIT_EXCEEDED')
 })

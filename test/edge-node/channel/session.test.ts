@@ -1,9 +1,12 @@
 // The end-to-end channel through a relay that behaves, and through relays that do not.
+import { utf8 } from '../../../crypto/bytes.ts'
+import { hashBytes } from '../../../crypto/hash.ts'
 import { generateSiteKeys, loadSodium } from '../../../crypto/identity.ts'
 import { openSession, prologueOf, type Session } from '../../../edge-node/channel/session.ts'
 import { Flight } from '../../../edge-node/rate/flight.ts'
 import { createGate } from '../../../edge-node/rate/gate.ts'
 import type { Plan } from '../../../wire/control.ts'
+import { pages } from '../../../wire/roles.ts'
 import { FRAME } from '../../../wire/types.ts'
 import { streamPair, type Tamper } from '../../support/pipe.ts'
 import { assert, codeOf, suite } from '../../support/suite.ts'
@@ -74,6 +77,16 @@ test('both sides agree on a root key and talk both ways', async () => {
   assert.equal(await firstFrame(source), { type: FRAME.MESSAGE, text: 'to the source' })
 })
 
+test('a plan has the hash of the releases before, and fields that a site does not know count in it', () => {
+  const { sourceCertificate, targetCertificate } = certificates
+  const prologue = (more: object = {}) =>
+    Buffer.from(prologueOf({ ...plan, ...more } as Plan, sourceCertificate, targetCertificate)).toString('hex')
+  const former = hashBytes(utf8(JSON.stringify(plan, Object.keys(plan).sort())))
+  assert.ok(prologue().includes(Buffer.from(former).toString('hex')))
+  const all = [prologue(), prologue({ later: { a: 1 } }), prologue({ later: { a: 2 } }), prologue({ version: 2 })]
+  assert.is(new Set(all).size, all.length)
+})
+
 test('two sessions never share a key', async () => {
   const [one] = await open()
   const [two] = await open()
@@ -89,6 +102,7 @@ const stories: [string, Partial<Plan>][] = [
   ['another attempt', { attempt: 2 }],
   ['compression switched off', { compression: 'off' }],
   ['another number of streams', { streams: 3 }],
+  ['another version', { version: 2 }],
 ]
 for (const [what, target] of stories) {
   test(`a gateway that tells the target ${what} fails the handshake`, async () => {
@@ -119,14 +133,14 @@ test('a relay that flips any byte of a handshake message fails the handshake', a
   }
 })
 
-/** Sends `frames` on data stream 2 through a relay and gives what the target reads of it, or its error's code. */
+/** Sends `frames` on a page stream through a relay and gives what the target reads of it, or its error's code. */
 async function transfer(forward: Tamper, frames = 200): Promise<{ received: number; code?: string }> {
   const [source, target] = await open()
   const [out, into] = streamPair({ forward })
   const gate = createGate(new Flight(), () => performance.now())
-  const writer = source.writer(out, 2, gate)
+  const writer = source.writer(out, pages(0), gate)
   let wire = 0
-  const reader = target.reader(into, 2, ['BATCH', 'BARRIER'], bytes => {
+  const reader = target.reader(into, pages(0), ['BATCH', 'BARRIER'], bytes => {
     wire += bytes
     gate.acked(wire)
   })
@@ -217,11 +231,11 @@ test('two ends that do not agree how many frames earlier meetings have brought o
     const [out, into] = streamPair()
     const writer = source.writer(
       out,
-      2,
+      pages(0),
       createGate(new Flight(), () => performance.now()),
       said,
     )
-    const reader = target.reader(into, 2, ['BATCH'], () => {}, heard)
+    const reader = target.reader(into, pages(0), ['BATCH'], () => {}, heard)
     await writer.send(FRAME.BATCH, Buffer.from('go on from here'))
     await writer.finish()
     const read = async () => {

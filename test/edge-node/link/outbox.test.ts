@@ -1,6 +1,6 @@
 // Results until they are answered, and the wait between attempts to connect.
 import { backoffMs } from '../../../edge-node/link/backoff.ts'
-import { createOutbox } from '../../../edge-node/link/outbox.ts'
+import { createOutbox, WAITING_MAX } from '../../../edge-node/link/outbox.ts'
 import { eventually } from '../../../ops/deadline.ts'
 import type { MigrationResult } from '../../../wire/control.ts'
 import { GodwitError } from '../../../wire/errors.ts'
@@ -45,6 +45,18 @@ test('an offline gateway gets its results when it is back, the newest of each', 
   await outbox.flush()
   assert.equal(taken, [result('a', 'cancelled'), result('b')])
   assert.equal(outbox.migrationIds(), [])
+})
+
+test('a gateway that answers no result ends nothing here and fills nothing: the oldest are dropped, with one line', async () => {
+  const ends = new AbortController()
+  const warnings: string[] = []
+  const log = { ...silentLog, warn: (event: string) => void warnings.push(event) }
+  const outbox = createOutbox(() => new Promise(() => {}), log, ends.signal)
+  for (let at = 0; at < 3 * WAITING_MAX; at++) outbox.add({ ...result('a'), migrationId: at.toString(16).padStart(32, '0') })
+  const ids = outbox.migrationIds()
+  assert.equal([ids.length, ids.at(-1)], [WAITING_MAX, (3 * WAITING_MAX - 1).toString(16).padStart(32, '0')])
+  assert.is(warnings.length, 1)
+  ends.abort()
 })
 
 test('a result added while another is being sent is sent too', async () => {

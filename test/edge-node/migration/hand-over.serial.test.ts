@@ -1,8 +1,9 @@
 // The commit window on real QEMU: grants and answers that are lost, disks that refuse, sides that give up. The oracle each time: the records,
 // `query-status` on both sides, and never two copies.
 import { findQemu } from '../../../edge-node/vm/qemu.ts'
+import { createLog } from '../../../ops/log.ts'
 import { migrationPair, outcomeOf, runningCopies } from '../../support/migration-pair.ts'
-import { assert, suite } from '../../support/suite.ts'
+import { assert, codeOf, suite } from '../../support/suite.ts'
 
 const skip = await findQemu().then(
   ({ version }) => (Number.parseInt(version, 10) < 9 && 'QEMU >= 9 is not installed') || undefined,
@@ -11,9 +12,10 @@ const skip = await findQemu().then(
 const test = suite('hand-over', { ms: 60_000 })
 
 test(
-  'a migration that goes well: the states in their order, one copy, at the target',
+  'a migration that goes well: the states in their order, one copy, at the target, and no warning',
   async () => {
-    await using pair = await migrationPair()
+    const lines: string[] = []
+    await using pair = await migrationPair({ log: createLog({ level: 'warn', write: line => void lines.push(line) }) })
     const { report } = await outcomeOf(pair.source.done)
     await pair.target.done
     assert.is(report?.outcome, 'completed')
@@ -22,6 +24,7 @@ test(
     assert.equal(await runningCopies(pair), { source: false, target: true })
     assert.is(pair.committedEpoch(), 6)
     assert.is(pair.source.fate(), 'moved')
+    assert.equal(lines, [])
   },
   { skip },
 )
@@ -190,6 +193,33 @@ test(
     })
     assert.is((await outcomeOf(other.source.done)).code, 'MIGRATION_CANCELLED')
     assert.equal(await runningCopies(other), { source: true, target: false })
+  },
+  { skip },
+)
+
+test(
+  'a target that is told to cancel with the grant in its hands gives the VM back; once it makes the VM its own it says MIGRATION_LATE',
+  async () => {
+    await using pair = await migrationPair({
+      onTarget: (state, { target }) => {
+        if (state === 'GRANTED') target.cancel()
+      },
+    })
+    assert.is((await outcomeOf(pair.source.done)).code, 'MIGRATION_REFUSED')
+    assert.is((await outcomeOf(pair.target.done)).code, 'MIGRATION_CANCELLED')
+    assert.is(pair.targetStates.at(-1), 'REFUSED')
+    assert.is(pair.committedEpoch(), undefined)
+    assert.equal(await runningCopies(pair), { source: true, target: false })
+
+    const codes: string[] = []
+    await using other = await migrationPair({
+      onTarget: async (state, { target }) => {
+        if (state === 'RESUMING') codes.push(await codeOf(() => target.cancel()))
+      },
+    })
+    assert.is((await outcomeOf(other.source.done)).report?.outcome, 'completed')
+    assert.equal(codes, ['MIGRATION_LATE'])
+    assert.equal(await runningCopies(other), { source: false, target: true })
   },
   { skip },
 )

@@ -1,10 +1,10 @@
-// docs/PROTOCOL.md and the code say the same of the hand-over and of the messages.
+// docs/reference/protocol.md and the code say the same of the hand-over and of the messages.
 import { readFileSync } from 'node:fs'
 import { SOURCE, TARGET } from '../../../edge-node/migration/states.ts'
 import { assert, suite } from '../../support/suite.ts'
 
-const test = suite('the hand-over in docs/PROTOCOL.md')
-const text = readFileSync(new URL('../../../docs/PROTOCOL.md', import.meta.url), 'utf8')
+const test = suite('the hand-over in docs/reference/protocol.md')
+const text = readFileSync(new URL('../../../docs/reference/protocol.md', import.meta.url), 'utf8')
 
 /** Rows of the table whose header begins with `first`, as cells. */
 function tableOf(first: string): string[][] {

@@ -7,7 +7,9 @@ import type { Bulk } from '../../../edge-node/link/link.ts'
 import type { Patience, Renewal } from '../../../edge-node/migration/conversation.ts'
 import { startSource } from '../../../edge-node/migration/source.ts'
 import { startTarget, type TargetMigration, type TargetOptions } from '../../../edge-node/migration/target.ts'
+import { numberFromEnvironment } from '../../../ops/script.ts'
 import type { Plan } from '../../../wire/control.ts'
+import { GodwitError } from '../../../wire/errors.ts'
 import { silentLog } from '../../../wire/log.ts'
 import { type Cut, type CuttableLink, cuttableLink } from '../../support/cuttable-link.ts'
 import { type FakeGuest, fakeGuest, fakeSource, fakeTarget, RETURNED } from '../../support/fake-qemus.ts'
@@ -43,7 +45,7 @@ const shared = {
   workers: 0,
 }
 /** More of them with GODWIT_SEEDS. */
-const SEEDS = Number(process.env.GODWIT_SEEDS ?? 16)
+const SEEDS = numberFromEnvironment(process.env, 'GODWIT_SEEDS', 16, { min: 1 })
 const QUICK: Patience = { reconnectMs: 20_000, switchoverMs: 20_000, retryMs: 1 }
 
 type Result = Awaited<ReturnType<typeof migrate>>
@@ -56,14 +58,17 @@ type Faults = {
   /** What the next agent reads as the manifest's hash, in place of the one that was recorded. */
   altered?: string
   renewal?: Renewal
-  bulk?: () => Bulk
+  /** `carries`: page streams have been opened. */
+  bulk?: (carries: boolean) => Bulk
   pauseMs?: number
+  compressionLevel?: number
+  over?: (open: CuttableLink['openStream']) => CuttableLink['openStream']
 }
 
 async function migrate(
   guest: FakeGuest,
   next: () => Cut | undefined,
-  { patience = QUICK, sourceAwayMs = 20_000, dies, altered, renewal, bulk, pauseMs }: Faults = {},
+  { patience = QUICK, sourceAwayMs = 20_000, dies, altered, renewal, bulk, pauseMs, compressionLevel, over = open => open }: Faults = {},
 ) {
   await using folder = await tempFolder()
   const dir = (name: string) => join(folder.path, name)
@@ -71,7 +76,11 @@ async function migrate(
   const [from, to] = [fakeSource(guest, dir('s'), pauseMs), fakeTarget(guest, dir('t/memory'))]
   const states: { source: string[]; target: string[] } = { source: [], target: [] }
   let target: TargetMigration | undefined
-  const link: CuttableLink = cuttableLink((index, attempt, stream) => target?.accept(index, attempt, stream), next)
+  let carries = false
+  const link: CuttableLink = cuttableLink((index, attempt, stream) => {
+    carries ||= index > 1
+    target?.accept(index, attempt, stream)
+  }, next)
   const ofTarget: TargetOptions = {
     ...shared,
     ...{ keys: keys.target, peerBoxPublic: keys.source.boxPublic, sourceAwayMs, grantPatienceMs: altered ? 1_000 : 5_000 },
@@ -100,11 +109,12 @@ async function migrate(
       dir: dir('s'),
       patience,
       renewal,
-      bulk,
+      ...(bulk ? { bulk: () => bulk(carries) } : {}),
+      ...(compressionLevel === undefined ? {} : { compressionLevel }),
       patienceMs: altered ? 1_500 : 10_000,
     },
     ...{ offer: { type: 'OFFER', needs: {} }, qmp: from.qmp, qemuExited: new Promise(() => {}), transport: 'memory' },
-    openStream: link.openStream,
+    openStream: over(link.openStream),
     record: async state => void states.source.push(state),
   })
   const last = dies ? await later.promise : target
@@ -138,6 +148,29 @@ test('without a cut: the memory is the same, and nothing was lost', async () => 
     assertMoved(result, `seed ${seed}`)
     assert.is(result.sent.report?.reconnects, 0)
   }
+})
+
+/** Data streams of the first meeting go into a connection whose end is not noticed yet: what is written is lost, and `ms` later the connection is. */
+const overDeadConnection =
+  (ms: number): NonNullable<Faults['over']> =>
+  open =>
+  async (index, attempt) => {
+    if (index === 0 || attempt > 1) return await open(index, attempt)
+    const lost = Promise.withResolvers<never>()
+    lost.promise.catch(() => {})
+    let isLost = false
+    setTimeout(() => {
+      isLost = true
+      lost.reject(new GodwitError('CONNECTION_LOST', 'the peer went silent'))
+    }, ms)
+    const write = async () => await (isLost ? lost.promise : undefined)
+    return { id: index, write, end: write, read: () => lost.promise, reset: () => {} }
+  }
+
+test('data streams in a connection that turns out to be dead, with the window full: a new meeting goes on', async () => {
+  const result = await migrate(fakeGuest(7, { pages: 1_000, rounds: 2 }), never, { over: overDeadConnection(1_000) })
+  assertMoved(result, 'over a dead connection')
+  assert.is(result.sent.report?.reconnects, 1)
 })
 
 test('cut once, after any number of chunks: the same memory, the same skeleton, the return path once', async () => {
@@ -178,25 +211,39 @@ test('cut again and again after random numbers of bytes, over many seeds: every 
 
 test('nothing is sent twice that had arrived: a transfer that was cut carries little more than one that was not', async () => {
   const guest = fakeGuest(11, { pages: 2_000, rounds: 1 })
-  const whole = await migrate(guest, never)
+  // A level of its own: else it follows the machine's speed, and the bytes with it.
+  const whole = await migrate(guest, never, { compressionLevel: 1 })
   const cuts: Cut[] = Array.from({ length: 5 }, () => ({ afterBytes: Math.floor(whole.carried.bytes / 6) }))
-  const cut = await migrate(guest, () => cuts.shift())
+  const cut = await migrate(guest, () => cuts.shift(), { compressionLevel: 1 })
   assertMoved(cut, 'cut five times')
   assert.is(cut.sent.report?.reconnects, 5)
-  assert.ok(cut.carried.bytes < 1.3 * whole.carried.bytes, `${cut.carried.bytes} bytes, ${whole.carried.bytes} without cuts`)
+  // What is on the way when a link is cut, at most twice the first window, has to be sent again; all before it would be ten megabytes more.
+  assert.ok(cut.carried.bytes < whole.carried.bytes + 5 * 512 * 1024, `${cut.carried.bytes} bytes, ${whole.carried.bytes} without cuts`)
 })
 
 test('keys that have done their time are changed in a new meeting, by bytes and by age, while the old one carries on', async () => {
-  const guest = fakeGuest(23, { pages: 600, rounds: 2 })
-  const whole = await migrate(guest, never)
-  const byBytes = await migrate(guest, never, { renewal: { bytes: Math.floor(whole.carried.bytes / 8), ms: 3_600_000 } })
-  assertMoved(byBytes, 'renewed by bytes')
-  assert.ok((byBytes.sent.report?.changeOvers ?? 0) >= 1, `${byBytes.sent.report?.changeOvers} new handshakes`)
-  assert.is(byBytes.sent.report?.reconnects, 0)
-  assert.ok(byBytes.carried.bytes < 1.2 * whole.carried.bytes, `${byBytes.carried.bytes} bytes, ${whole.carried.bytes} without`)
-  const byAge = await migrate(guest, never, { renewal: { bytes: 2 ** 40, ms: 5 } })
-  assertMoved(byAge, 'renewed by age')
-  assert.ok((byAge.sent.report?.changeOvers ?? 0) >= 1)
+  // A migration may end before its new meeting has taken over: a larger guest gives it the time, however slow the machine is.
+  const renewed = async (pages: number, ask: (whole: number) => { bytes: number; ms: number }) => {
+    const guest = fakeGuest(23, { pages, rounds: 2 })
+    const whole = (await migrate(guest, never)).carried.bytes
+    const result = await migrate(guest, never, { renewal: ask(whole) })
+    assertMoved(result, `renewed, ${pages} pages`)
+    assert.is(result.sent.report?.reconnects, 0)
+    const changeOvers = result.sent.report?.changeOvers ?? 0
+    // What was on the way may be sent once more at each change-over, and no more than that.
+    const most = (1.2 + 0.15 * changeOvers) * whole
+    assert.ok(result.carried.bytes < most, `${result.carried.bytes} bytes with ${changeOvers} change-overs, ${whole} without`)
+    return changeOvers
+  }
+  const sizes = [600, 1_200, 2_400, 4_800]
+  for (const ask of [(whole: number) => ({ bytes: Math.floor(whole / 8), ms: 3_600_000 }), () => ({ bytes: 2 ** 40, ms: 5 })]) {
+    let changeOvers = 0
+    for (const pages of sizes) {
+      changeOvers = await renewed(pages, ask)
+      if (changeOvers > 0) break
+    }
+    assert.ok(changeOvers >= 1, 'no new meeting took over')
+  }
 })
 
 test('change-overs without end, and cuts among them, over many seeds: every one ends with the same memory', async () => {
@@ -225,17 +272,16 @@ test('change-overs without end, and cuts among them, over many seeds: every one 
 
 test('when BBR comes back the migration changes over to it, and says why', async () => {
   const guest = fakeGuest(41, { pages: 3_000, rounds: 2 })
-  const began = performance.now()
-  const bulk = () => {
-    const isBack = performance.now() - began > 100
+  // It has to begin without BBR, however long that takes here.
+  const bulk = (isBack: boolean) => {
     const carriers = isBack ? { ids: [2], congestion: 'bbr' } : { ids: [1], congestion: 'cubic' }
     return { engine: isBack ? 'tls' : 'quic', connections: 1, sentPackets: 0, lostPackets: 0, carriers } as const
   }
-  const result = await migrate(guest, never, { bulk, pauseMs: 2 })
+  const result = await migrate(guest, never, { bulk, pauseMs: 4 })
   assertMoved(result, 'changed over')
   assert.equal([result.sent.report?.changeOvers, result.sent.report?.reconnects], [1, 0])
   const decision = result.sent.report?.decisions?.find(({ what }) => what === 'carriers')
-  assert.match(decision?.reason ?? '', /^BBR is at hand again/)
+  assert.match(decision?.reason ?? '', /^BBR is available again/)
 })
 
 test('a link that does not come back: the source keeps the VM when its patience ends, and the target keeps nothing', async () => {

@@ -1,6 +1,6 @@
 import { type Applier, createApplier } from '../../../edge-node/pages/apply.ts'
+import { Barriers } from '../../../edge-node/pages/barriers.ts'
 import { batchBufferBytes } from '../../../edge-node/pages/batch.ts'
-import { Gate } from '../../../edge-node/pages/gate.ts'
 import type { ApplyJob, ApplyResult } from '../../../edge-node/pages/memory.ts'
 import { PendingBatch } from '../../../edge-node/pages/pending.ts'
 import { createApplyPerformer } from '../../../edge-node/pages/perform.ts'
@@ -35,6 +35,7 @@ function slowPool(inner: Pool<ApplyJob, ApplyResult>) {
   let open = false
   const pool: Pool<ApplyJob, ApplyResult> = {
     size: 1,
+    ended: inner.ended,
     async run(job, transfer) {
       if (!open) await new Promise<void>(resolve => held.push(resolve))
       return inner.run(job, transfer)
@@ -193,7 +194,7 @@ test('reading on past a barrier is our own mistake, not a coded error', async ()
 })
 
 test('the gate lets nobody pass before the last, and everybody after', async () => {
-  const gate = new Gate(3)
+  const gate = new Barriers(3)
   assert.not(gate.arrive(2, 1))
   assert.not(gate.arrive(0, 1))
   assert.ok(gate.waits(0))

@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import { PAGE_BYTES, PageMap } from '../../../edge-node/pages/address.ts'
+import { PageMap } from '../../../edge-node/pages/address.ts'
 import {
   BATCH_BODY_BYTES_MAX,
   BATCH_DELTAS_MAX,
@@ -18,7 +18,7 @@ import {
 import { applyPieces } from '../../../edge-node/pages/patch.ts'
 import { PendingBatch } from '../../../edge-node/pages/pending.ts'
 import { VarintReader } from '../../../edge-node/pages/varint.ts'
-import { FRAME_LIMITS } from '../../../wire/types.ts'
+import { FRAME_LIMITS, PAGE_BYTES } from '../../../wire/types.ts'
 import { assert, codeOf, suite, thrown } from '../../support/suite.ts'
 import { pageOf } from './support.ts'
 
@@ -78,7 +78,7 @@ test('what a batch says is read as it was said, with zeros as runs', () => {
   assert.equal([...references], [3, 7, 4, 65535 * BLOCK + 299, 65535 * BLOCK + 5, 8])
 })
 
-test('the example of PROTOCOL.md', () => {
+test('the example of protocol.md', () => {
   const batch = pending()
   const page = pageOf(0).slice()
   page[0] = 0xaa
@@ -86,7 +86,7 @@ test('the example of PROTOCOL.md', () => {
   assert.ok(batch.delta(20, pageOf(0), page))
   const hex = Buffer.from(payloadOf(batch)).toString('hex')
   assert.is(hex, '02010000000000000001000000082800030804aabbcc')
-  const documented = /Example: page 20 .*`(.*)`/.exec(readFileSync(new URL('../../../docs/PROTOCOL.md', import.meta.url), 'utf8'))
+  const documented = /Example: page 20 .*`(.*)`/.exec(readFileSync(new URL('../../../docs/reference/protocol.md', import.meta.url), 'utf8'))
   assert.is(documented?.[1]?.replaceAll(/[ |]/g, ''), hex)
 })
 

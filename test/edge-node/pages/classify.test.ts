@@ -1,7 +1,8 @@
 // Each hazard of classify.ts by itself, as a story of a few pages.
-import { PAGE_BYTES, PageMap } from '../../../edge-node/pages/address.ts'
+import { PageMap } from '../../../edge-node/pages/address.ts'
 import { BATCH_HEADER_BYTES, batchBufferBytes, readBatchBody, readBatchHeader } from '../../../edge-node/pages/batch.ts'
 import { Classifier } from '../../../edge-node/pages/classify.ts'
+import { PAGE_BYTES } from '../../../wire/types.ts'
 import { assert, suite } from '../../support/suite.ts'
 import { pageOf, plainHasher } from './support.ts'
 

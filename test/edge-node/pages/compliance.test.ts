@@ -1,6 +1,6 @@
 // Whatever is chosen of compression, level, batch size, memory for deltas, streams: the target holds the guest at every barrier. Over seeds, with memory like a
 // real guest's, real hashes and real memory files; options change while it runs. Every batch of every other seed arrives twice, as after a break of the link.
-import { createPageHasher } from '../../../crypto/page-hash.ts'
+import { createPageHasher } from '../../../crypto/channel/page-hash.ts'
 import { loadSodium } from '../../../crypto/sodium.ts'
 import { createApplier } from '../../../edge-node/pages/apply.ts'
 import { decodeBarrier } from '../../../edge-node/pages/batch.ts'

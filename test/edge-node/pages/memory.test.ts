@@ -1,11 +1,11 @@
 import { closeSync, fstatSync, ftruncateSync, mkdtempSync, openSync, readSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { PAGE_BYTES } from '../../../edge-node/pages/address.ts'
 import { batchBufferBytes } from '../../../edge-node/pages/batch.ts'
 import { loadZstd } from '../../../edge-node/pages/compress.ts'
 import { applyBatch, createFileMemory, resolveReferences } from '../../../edge-node/pages/memory.ts'
 import { PendingBatch } from '../../../edge-node/pages/pending.ts'
+import { PAGE_BYTES } from '../../../wire/types.ts'
 import { assert, codeOf, suite } from '../../support/suite.ts'
 import { contentsOf, pageOf, ramMemory } from './support.ts'
 

@@ -1,7 +1,7 @@
-import { PAGE_BYTES } from '../../../edge-node/pages/address.ts'
 import { applyPieces, createPatch, makePatch, PATCH_BYTES_MAX, readPieces } from '../../../edge-node/pages/patch.ts'
 import { SentPages } from '../../../edge-node/pages/sent.ts'
 import { VarintReader } from '../../../edge-node/pages/varint.ts'
+import { PAGE_BYTES } from '../../../wire/types.ts'
 import { assert, codeOf, suite } from '../../support/suite.ts'
 import { seeded } from './support.ts'
 

@@ -167,7 +167,9 @@ test('a failing onBarrier and a failing worker abort it too', async () => {
     },
   })
   assert.is(await codeOf(() => soon(failing.barrier())), 'STREAM_RESET')
-  const pool: Pool<CompressJob, CompressResult> = { size: 1, run: () => Promise.reject(new GodwitError('INTERNAL')), close: async () => {} }
+  const nothing = async () => {}
+  const run = () => Promise.reject(new GodwitError('INTERNAL'))
+  const pool: Pool<CompressJob, CompressResult> = { size: 1, run, close: nothing, ended: nothing() }
   const broken = pipelineOf(createSink(1).sink, { pool })
   broken.page(0, 0, pageOf(1))
   assert.is(await codeOf(() => soon(broken.barrier())), 'INTERNAL')

@@ -7,6 +7,7 @@ import { compressBatch, loadZstd, openBatch } from '../../../edge-node/pages/com
 import { type ApplyJob, type ApplyResult, applyBatch, resolveReferences } from '../../../edge-node/pages/memory.ts'
 import { createPipeline, type FrameSink, type Pipeline } from '../../../edge-node/pages/pipeline.ts'
 import type { Pool } from '../../../edge-node/pages/pool.ts'
+import { numberFromEnvironment } from '../../../ops/script.ts'
 import { FRAME } from '../../../wire/types.ts'
 import { assert, suite } from '../../support/suite.ts'
 import { contentsOf, pageOf, plainHasher, type RamMemory, ramMemory, regionsOf, seeded } from './support.ts'
@@ -26,6 +27,7 @@ type Step = () => void
 function worldPool<Job, Result>(steps: Step[], perform: (job: Job) => Result): Pool<Job, Result> {
   return {
     size: 1,
+    ended: Promise.resolve(),
     run: job =>
       new Promise((resolve, reject) => {
         steps.push(() => {
@@ -236,7 +238,7 @@ type Audit = { said: Set<number>; content: Set<number>; holders: Set<number> }
 test(
   'whatever the guest does and in whatever order workers and streams finish, the target holds the guest at every barrier',
   async () => {
-    const only = Number(process.env['SEED'] ?? 0)
+    const only = numberFromEnvironment(process.env, 'SEED', 0)
     const totals = { barriers: 0, rewritten: 0, referenced: 0, duplicate: 0, delta: 0, superseded: 0, unchanged: 0 }
     for (let seed = only || 1; seed <= (only || SEEDS); seed++) {
       const world = new World(seed)

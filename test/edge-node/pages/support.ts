@@ -1,7 +1,8 @@
 // What the tests of pages share: a seeded generator, a plain hasher, memory in RAM, pages with a content of one number.
-import { blockOf, indexOf, PAGE_BYTES, PageMap } from '../../../edge-node/pages/address.ts'
+import { blockOf, indexOf, PageMap } from '../../../edge-node/pages/address.ts'
 import type { PageHasher } from '../../../edge-node/pages/classify.ts'
 import type { GuestMemory } from '../../../edge-node/pages/memory.ts'
+import { PAGE_BYTES } from '../../../wire/types.ts'
 
 /** mulberry32: 0 <= x < 1. */
 export function seeded(seed: number): () => number {

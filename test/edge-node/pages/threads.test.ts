@@ -2,7 +2,7 @@
 import { closeSync, ftruncateSync, mkdtempSync, openSync, readSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { createPageHasher } from '../../../crypto/page-hash.ts'
+import { createPageHasher } from '../../../crypto/channel/page-hash.ts'
 import { loadSodium } from '../../../crypto/sodium.ts'
 import { createApplier } from '../../../edge-node/pages/apply.ts'
 import { decodeBarrier } from '../../../edge-node/pages/batch.ts'

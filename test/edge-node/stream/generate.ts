@@ -1,6 +1,7 @@
 // Random migration streams as tokens, from a seed: valid ones of any shape that the layout allows. The same seed gives the same stream.
-import { COMMAND, EOS_RECORD, PAGE_BYTES } from '../../../edge-node/stream/layout.ts'
+import { COMMAND, EOS_RECORD } from '../../../edge-node/stream/layout.ts'
 import { type BlockEntry, type Token, writeToken } from '../../../edge-node/stream/write.ts'
+import { PAGE_BYTES } from '../../../wire/types.ts'
 
 export type Random = (below: number) => number
 
@@ -20,7 +21,7 @@ export const randomBytes = (random: Random, length: number): Uint8Array => Uint8
 const NAMES = ['ram0', 'pc.bios', '/rom@etc/acpi/tables', 'm\xff\x00', 'x'.repeat(255), 'ram1']
 const RAM_ID = 2
 
-export type Shape = { tokens: Token[]; captured: Set<string> }
+type Shape = { tokens: Token[]; captured: Set<string> }
 
 /** A whole stream; its opaque tail is device state or, at times, something unknown in the middle. */
 export function randomStream(random: Random): Shape {

@@ -3,9 +3,9 @@ import { concat } from '../../../edge-node/stream/layout.ts'
 import { createParser } from '../../../edge-node/stream/parse.ts'
 import { type Token, write, writeToken } from '../../../edge-node/stream/write.ts'
 
-export type Captures = (name: string) => boolean
+type Captures = (name: string) => boolean
 /** `pages`: block, offset, and the page as latin1 text ('' for zeros), in order. */
-export type Outcome = { skeleton: Uint8Array; pages: [string, number, string][]; end: 'devices' | 'opaque' }
+type Outcome = { skeleton: Uint8Array; pages: [string, number, string][]; end: 'devices' | 'opaque' }
 
 const text = (bytes: Uint8Array) => Buffer.from(bytes).toString('latin1')
 

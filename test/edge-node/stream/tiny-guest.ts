@@ -25,7 +25,7 @@ const LOOP = [
   'ebe1', // jmp the beginning
 ]
 
-export function firmware(): Uint8Array {
+function firmware(): Uint8Array {
   const bytes = Uint8Array.from({ length: FIRMWARE_BYTES }, (_, at) => at >>> 12)
   bytes.set(Buffer.from(LOOP.join(''), 'hex'), 0)
   // The reset vector, 16 bytes below the end: jmp to offset 0 of the same 64 KiB.
@@ -44,7 +44,7 @@ export function qemuVersion(): string | undefined {
 
 /** Machine, firmware and nothing else; relative paths, so the same argv serves anywhere. */
 export const COMMON_ARGV = ['-accel', 'tcg', '-nodefaults', '-display', 'none', '-bios', 'firmware.bin']
-export const LOG_BYTES_MAX = 2000
+const LOG_BYTES_MAX = 2000
 
 export type TinyGuest = Disposable & { folder: string; qmp: QmpClient; pid: number; openMemory(): number; log(): string }
 

@@ -57,6 +57,22 @@ test('how many wait at a listening socket is read from the kernel', () => {
     '',
   ].join('\n')
   assert.equal([findAcceptQueue(text, 8080), findAcceptQueue(text, 8081), findAcceptQueue(text, 80)], [2, undefined, undefined])
+  assert.equal(
+    [findAcceptQueue(text, 8080, 0), findAcceptQueue(text, 8080, 70_001)],
+    [2, undefined],
+    "another user's socket is none of ours",
+  )
+})
+
+test('a port that another user listens at is not entered, whatever QEMU reports', async () => {
+  const server = createServer(socket => socket.on('error', () => {}).end('the door of somebody else'))
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as { port: number }
+  const mine = process.getuid!()
+  const socket = await new GuestDoor({ port, epoch: 1, uid: mine }).connect()
+  socket.destroy()
+  assert.is(await codeOf(() => new GuestDoor({ port, epoch: 1, uid: mine + 70_001 }).connect()), 'CONNECT_FAILED')
+  await new Promise(resolve => server.close(resolve))
 })
 
 test('connections go in one after the other, each when the one before was let in', async () => {

@@ -4,14 +4,14 @@ import { assert, codeOf, suite } from '../../support/suite.ts'
 
 const test = suite('edge-node/vm/preflight')
 
-const sha256 = 'ab'.repeat(32)
+const root = 'ab'.repeat(32)
 const spec = parseSpec(`name: a
 memory: 64MiB
 kernel: vmlinuz
 disks: [{file: d.img, mode: ephemeral, format: raw}]
 nics: [{type: tap, tap: tap7}]
 `)
-const files = { 'kernel/vmlinuz': { bytes: 5, sha256 }, 'ephemeral/d.img': { bytes: 6, sha256 } }
+const files = { 'kernel/vmlinuz': { bytes: 5, root }, 'ephemeral/d.img': { bytes: 6, root } }
 const needs: VmNeeds = { spec, qemuVersion: '10.0.2', accelerator: 'tcg', method: 'live', files }
 const host: HostInfo = {
   qemuVersion: '10.0.2',
@@ -70,8 +70,16 @@ test('a CPU model counts as runnable under KVM only with all its features; TCG e
 test('files must be there and the same', () => {
   assert.is(code({ files: {} }), 'PREFLIGHT_FILE_MISSING')
   assert.is(code({}, { files: { 'kernel/vmlinuz': files['kernel/vmlinuz'] } }), 'PREFLIGHT_FILE_MISSING')
-  assert.is(code({}, { files: { ...files, 'kernel/vmlinuz': { bytes: 5, sha256: 'cd'.repeat(32) } } }), 'PREFLIGHT_FILE_MISSING')
-  assert.is(code({}, { files: { ...files, 'kernel/vmlinuz': { bytes: 6, sha256 } } }), 'PREFLIGHT_FILE_MISSING')
+  assert.is(code({}, { files: { ...files, 'kernel/vmlinuz': { bytes: 5, root: 'cd'.repeat(32) } } }), 'PREFLIGHT_FILE_MISSING')
+  assert.is(code({}, { files: { ...files, 'kernel/vmlinuz': { bytes: 6, root } } }), 'PREFLIGHT_FILE_MISSING')
+})
+
+test('UEFI code must be the same at both sites', () => {
+  const uefi = { spec: { ...spec, firmware: 'uefi' as const }, files: { ...files, 'firmware/OVMF_CODE_4M.fd': { bytes: 5, root } } }
+  const here = (of: string) => ({ files: { ...files, 'firmware/OVMF_CODE_4M.fd': { bytes: 5, root: of } } })
+  assert.is(code(uefi, here(root)), 'none')
+  assert.is(code(uefi), 'PREFLIGHT_FILE_MISSING')
+  assert.match(preflight({ ...needs, ...uefi }, { ...host, ...here('cd'.repeat(32)) })?.hint ?? '', 'same version of the package ovmf')
 })
 
 test('a writable disk stays, a shared one must be on one storage', () => {
@@ -95,16 +103,10 @@ test('all problems can be listed', () => {
 test('needs cross the wire unchanged, and hostile ones are refused', async () => {
   const json = JSON.parse(JSON.stringify(needsToJson(needs)))
   assert.equal(parseNeeds(json), needs)
-  for (const change of [
-    { qemuVersion: 'new' },
-    { accelerator: 'hvf' },
-    { method: 'hot' },
-    { files: { x: { bytes: -1 } } },
-    { more: 1 },
-    { spec: 7 },
-  ])
+  for (const change of [{ qemuVersion: 'new' }, { accelerator: 'hvf' }, { method: 'hot' }, { files: { x: { bytes: -1 } } }, { spec: 7 }])
     assert.is(await codeOf(() => parseNeeds({ ...json, ...change })), 'FRAME_MALFORMED')
   assert.is(await codeOf(() => parseNeeds(null)), 'FRAME_MALFORMED')
+  assert.is(await codeOf(() => parseNeeds({ ...json, more: 1 })), 'VERSION_UNSUPPORTED')
   assert.is(await codeOf(() => parseNeeds({ ...json, spec: 'name: ../x' })), 'VM_SPEC_INVALID')
 })
 

@@ -1,7 +1,9 @@
+import { existsSync } from 'node:fs'
 import { chmod, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { measureAccelerators, type Probe, probeAccelerator } from '../../../edge-node/vm/accelerators.ts'
 import { diskFreeBytes, memoryAvailableBytes } from '../../../edge-node/vm/host.ts'
-import { chooseAccelerator, findQemu, probeAccelerator, qemuAbilities } from '../../../edge-node/vm/qemu.ts'
+import { chooseAccelerator, findQemu, KVM_MISSES_MAX, qemuAbilities } from '../../../edge-node/vm/qemu.ts'
 import { DEFAULT_CPU, DEFAULT_MACHINE } from '../../../edge-node/vm/spec.ts'
 import { compareVersions, parseQemuVersion } from '../../../edge-node/vm/version.ts'
 import { assert, codeOf, suite } from '../../support/suite.ts'
@@ -39,9 +41,9 @@ test('QEMU missing, too old or not QEMU: each has its code', async () => {
 
 test('an accelerator that no guest runs under does not count', async () => {
   await using site = await testSite()
-  assert.is(await probeAccelerator(await script(site.dir, 'exec sleep 60'), 'kvm', 200), false)
-  assert.is(await probeAccelerator(await script(site.dir, 'exit 1'), 'kvm', 5_000), false)
-  assert.is(await probeAccelerator('qemu-system-that-nobody-has', 'kvm', 5_000), false)
+  assert.is(await probeAccelerator(await script(site.dir, 'exec sleep 60'), 'kvm', 200), undefined)
+  assert.is(await probeAccelerator(await script(site.dir, 'exit 1'), 'kvm', 5_000), undefined)
+  assert.is(await probeAccelerator('qemu-system-that-nobody-has', 'kvm', 5_000), undefined)
   assert.is(chooseAccelerator('auto', ['tcg', 'kvm']), 'kvm')
   assert.is(chooseAccelerator('auto', ['tcg']), 'tcg')
   assert.is(chooseAccelerator('tcg', ['tcg', 'kvm']), 'tcg')
@@ -49,12 +51,61 @@ test('an accelerator that no guest runs under does not count', async () => {
   assert.is(await codeOf(() => chooseAccelerator('auto', [])), 'PREFLIGHT_ACCELERATOR')
 })
 
+/** A host on which guests take these times, in order; undefined: never. */
+function hostOf(times: { tcg: (number | undefined)[]; kvm: (number | undefined)[] }): { probe: Probe; asked: string[] } {
+  const asked: string[] = []
+  const probe: Probe = async (_, accelerator, ms) => {
+    asked.push(accelerator)
+    const took = times[accelerator].shift()
+    return took !== undefined && took <= ms ? took : undefined
+  }
+  return { probe, asked }
+}
+
+test('KVM counts when its guest is not much slower than an emulated one, and is asked again before it is ruled out', async () => {
+  const measured = async (times: Parameters<typeof hostOf>[0]) => {
+    const { probe, asked } = hostOf(times)
+    return { accelerators: await measureAccelerators('qemu', probe), asked: asked.length }
+  }
+  assert.equal(await measured({ tcg: [120], kvm: [150] }), { accelerators: ['kvm', 'tcg'], asked: 2 })
+  assert.equal(await measured({ tcg: [120], kvm: [900, 150] }), { accelerators: ['kvm', 'tcg'], asked: 3 }, 'a miss on a busy host')
+  assert.equal(await measured({ tcg: [900], kvm: [2500] }), { accelerators: ['kvm', 'tcg'], asked: 2 }, 'all is slow there')
+  assert.equal(await measured({ tcg: [90], kvm: [2800, 3600, 5100] }), { accelerators: ['tcg'], asked: 4 }, 'it runs, uselessly')
+  assert.equal(await measured({ tcg: [undefined], kvm: [200] }), { accelerators: ['kvm'], asked: 2 })
+  assert.equal(await measured({ tcg: [undefined], kvm: [] }), { accelerators: [], asked: 4 })
+})
+
+test(
+  'a measurement that decides against KVM is repeated at the next starts, not kept until the host reboots',
+  async () => {
+    await using site = await testSite()
+    const cacheFile = join(site.dir, 'abilities.json')
+    const qemu = await findQemu()
+    let measured = 0
+    const ask = async (accelerators: ('kvm' | 'tcg')[]) => {
+      const measure = async () => {
+        measured++
+        return accelerators
+      }
+      return (await qemuAbilities(qemu, { cacheFile, measure })).accelerators
+    }
+    assert.equal(await ask(['tcg']), ['tcg'])
+    assert.equal(await ask(['tcg', 'tcg']), ['tcg', 'tcg'], 'measured again')
+    for (let start = 2; start < KVM_MISSES_MAX; start++) await ask(['tcg'])
+    assert.is(measured, KVM_MISSES_MAX)
+    assert.equal(await ask(['tcg', 'tcg']), ['tcg'], 'then it is final')
+    assert.is(measured, KVM_MISSES_MAX)
+  },
+  { skip: skip ?? (existsSync('/dev/kvm') ? undefined : 'this host has no /dev/kvm'), ms: 60_000 },
+)
+
 test(
   'the abilities of the real QEMU are measured once and then remembered',
   async () => {
     await using site = await testSite()
     const cacheFile = join(site.dir, 'abilities.json')
     const qemu = await findQemu()
+    for (let start = 1; start < KVM_MISSES_MAX; start++) await qemuAbilities(qemu, { cacheFile })
     const abilities = await qemuAbilities(qemu, { cacheFile })
     assert.ok(abilities.accelerators.includes('tcg'))
     assert.ok(abilities.machines.includes(DEFAULT_MACHINE))

@@ -58,18 +58,43 @@ test("QEMU's dirty rate is waited for", async () => {
 test('a prediction names what it assumes, and knows the way once a migration has been there', async () => {
   using memory = createMemory(1024)
   const machine = () => ({ qmp: qmp(1), memoryBytes: 1024 * PAGE, memoryFd: async () => memory.open() }) as unknown as RunningVm
-  const predictor = createPredictor({ running: machine, linkStats: () => ({ rttMs: 33 }), now: () => 77 })
+  let now = 77
+  const predictor = createPredictor({ running: machine, linkStats: () => ({ rttMs: 33 }), now: () => now })
   const first = await predictor.predict({ vm: 'web', target: 'b', downtimeMs: 300 })
   assert.is(first.pathFrom, 'an assumption')
   assert.is(first.facts.path.rttMs, 33)
   predictor.learn({ target: 'b', rttMs: 50, rateBytesPerSecond: 1_000_000 } as unknown as Report)
   predictor.learn({ target: 'c', rttMs: 50 } as unknown as Report)
+  now += 60_000
   const second = await predictor.predict({ vm: 'web', target: 'b', downtimeMs: 300 })
   assert.equal(
-    [second.pathFrom, second.pathAt, second.facts.path],
-    ['the last migration there', 77, { bytesPerSecond: 1_000_000, rttMs: 50 }],
+    [second.pathFrom, second.pathAgeMs, second.facts.path],
+    ['the last migration there', 60_000, { bytesPerSecond: 1_000_000, rttMs: 50 }],
   )
   assert.is((await predictor.predict({ vm: 'web', target: 'c', downtimeMs: 300 })).pathFrom, 'an assumption')
+})
+
+test('figures of an earlier migration count for an hour, and only while the link is as it was then', async () => {
+  using memory = createMemory(1024)
+  const machine = () => ({ qmp: qmp(1), memoryBytes: 1024 * PAGE, memoryFd: async () => memory.open() }) as unknown as RunningVm
+  const ask = { vm: 'web', target: 'b', downtimeMs: 300 }
+  let now = 1_000
+  let link = { rttMs: 20, congestion: 'bbr' }
+  const predictor = createPredictor({ running: machine, linkStats: () => link, now: () => now })
+  // A link that was slow then: 100 kB/s.
+  predictor.learn({ target: 'b', rttMs: 50, rateBytesPerSecond: 100_000 } as unknown as Report)
+  const path = async () => (await predictor.predict(ask)).facts.path
+  now += 3_600_000
+  assert.equal(await path(), { bytesPerSecond: 100_000, rttMs: 50 }, 'an hour')
+  for (const changed of [{ rttMs: 41 }, { rttMs: 9 }, { congestion: 'cubic' }]) {
+    link = { rttMs: 20, congestion: 'bbr', ...changed }
+    assert.equal(await path(), { bytesPerSecond: 12_500_000, rttMs: link.rttMs }, JSON.stringify(changed))
+  }
+  link = { rttMs: 24, congestion: 'bbr' }
+  assert.is((await path()).bytesPerSecond, 100_000, 'a small difference')
+  now += 1
+  const late = await predictor.predict(ask)
+  assert.equal([late.pathFrom, late.pathAgeMs, late.facts.path.bytesPerSecond], ['an assumption', undefined, 12_500_000])
 })
 
 test.run()

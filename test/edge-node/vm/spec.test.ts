@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { formatSize, nicMac, parseSize, parseSpec, specFiles, specToYaml, vmUuid } from '../../../edge-node/vm/spec.ts'
+import { disksOf, formatSize, nicMac, parseSize, parseSpec, seedFiles, specFiles, specToYaml, vmUuid } from '../../../edge-node/vm/spec.ts'
 import { GodwitError } from '../../../wire/errors.ts'
 import { assert, suite, thrown } from '../../support/suite.ts'
 
@@ -48,6 +48,24 @@ test('a minimal spec gets the defaults, and they are written out', () => {
   assert.match(specToYaml(spec), 'machine: pc-i440fx-9.0')
 })
 
+test('a device that is not asked for is not written out: a site of an earlier version knows such a specification', () => {
+  assert.not.match(specToYaml(parseSpec(MINIMAL)), /agent|rng|balloon|display/)
+  const spec = parseSpec(`${MINIMAL}agent: true\nrng: true\nballoon: false\ndisplay: true\n`)
+  assert.equal(parseSpec(specToYaml(spec)), spec)
+})
+
+test('a seed is the last disk; its meta-data follows from the name', () => {
+  const text = `${MINIMAL}disks: [{file: d, mode: readonly, format: raw}]\ncloudInit: {userData: "#cloud-config\\na: ä\\n"}\n`
+  const spec = parseSpec(text)
+  assert.equal(parseSpec(specToYaml(spec)), spec)
+  assert.equal(disksOf(spec).slice(1), [{ mode: 'local', size: '1MiB', format: 'raw' }])
+  assert.equal(seedFiles(spec), {
+    'user-data': '#cloud-config\na: ä\n',
+    'meta-data': `instance-id: ${vmUuid('a')}\nlocal-hostname: a\n`,
+  })
+  assert.is(seedFiles(parseSpec(MINIMAL)), undefined)
+})
+
 test('each wrong field is named with its line and what is allowed', async () => {
   for (const [text, ...parts] of [
     ['name: Web_1\nmemory: 64MiB\nkernel: k', 'name (line 1)', 'a-z'],
@@ -58,7 +76,7 @@ test('each wrong field is named with its line and what is allowed', async () => 
     ['name: a\nkernel: k', 'memory', 'is missing'],
     [`${MINIMAL}vcpus: 0`, 'vcpus (line 4)'],
     [`${MINIMAL}vcpus: 1.5`, 'vcpus (line 4)'],
-    [`${MINIMAL}machine: q35`, 'machine (line 4)', 'name its version'],
+    [`${MINIMAL}machine: q35`, 'machine (line 4)', 'add a version'],
     [`${MINIMAL}machine: microvm`, 'machine (line 4)', 'pc-i440fx-VERSION'],
     [`${MINIMAL}machine: 'pc-i440fx-9.0,accel=kvm'`, 'machine (line 4)'],
     [`${MINIMAL}cpu: host`, 'cpu (line 4)', 'differ from site to site'],
@@ -66,15 +84,32 @@ test('each wrong field is named with its line and what is allowed', async () => 
     [`${MINIMAL}accelerator: hvf`, 'accelerator (line 4)', 'kvm'],
     [`${MINIMAL}compression: lz4`, 'compression (line 4)', 'zstd'],
     [`${MINIMAL}append: "a\\nb"`, 'append (line 4)', 'printable'],
+    [`${MINIMAL}hugePages: true`, 'hugePages (line 4)', 'is refused', 'shmem_enabled'],
+    [`${MINIMAL}balloon: 512MiB`, 'balloon (line 4)', 'boolean'],
+    [`${MINIMAL}cloudInit: {metaData: a}`, 'cloudInit.userData', 'is missing'],
+    [`${MINIMAL}cloudInit: {userData: a, vendorData: b}`, 'cloudInit.vendorData', 'allowed are userData, metaData, networkConfig'],
+    [`${MINIMAL}cloudInit: {userData: ${'a'.repeat(64 * 1024)}}`, 'cloudInit', '64 KiB'],
     [`${MINIMAL}colour: red`, 'colour (line 4)', 'allowed are name, vcpus'],
     ['name: a\nmemory: 64MiB\nkernel: ../../etc/shadow', 'kernel (line 3)', 'no folders'],
     ['name: a\nmemory: 64MiB\nkernel: .hidden', 'kernel (line 3)', 'dot'],
     ['name: a\nmemory: 64MiB\nkernel: a,b', 'kernel (line 3)'],
-    ['name: a\nmemory: 64MiB\n', 'kernel', 'nothing to boot'],
+    ['name: a\nmemory: 64MiB\n', 'kernel', 'required to boot'],
     ['name: a\nmemory: 64MiB\ninitrd: i\ndisks: [{file: d, mode: readonly, format: raw}]', 'initrd (line 3)', 'needs a kernel'],
     [`${MINIMAL}disks:\n  - {file: d, mode: snapshot, format: raw}`, 'disks[0].mode (line 5)', 'ephemeral'],
     [`${MINIMAL}disks:\n  - {file: d, mode: readonly}`, 'disks[0].format', 'is missing'],
-    [`${MINIMAL}disks:\n  - {file: d, mode: readonly, format: raw, cache: x}`, 'disks[0].cache (line 5)', 'allowed are file, mode, format'],
+    [
+      `${MINIMAL}disks:\n  - {file: d, mode: readonly, format: raw, cache: x}`,
+      'disks[0].cache (line 5)',
+      'allowed are file, mode, bus, cdrom, format',
+    ],
+    [`${MINIMAL}disks: [{file: d, mode: readonly, format: raw, bus: ide}]`, 'disks[0].bus (line 4)', 'virtio-scsi'],
+    [`${MINIMAL}disks: [{file: d, mode: shared, format: raw, cdrom: true}]`, 'disks (line 4)', 'd: a cdrom needs mode readonly'],
+    [`${MINIMAL}disks: [{file: d, mode: readonly, format: raw, cdrom: true, bus: virtio-scsi}]`, 'disks (line 4)', 'has no bus'],
+    [
+      `${MINIMAL}disks: [${Array(5).fill('{file: d, mode: readonly, format: raw, cdrom: true}').join(', ')}]`,
+      'disks (line 4)',
+      'at most 4',
+    ],
     [`${MINIMAL}nics: [{type: bridge}]`, 'nics[0].type', 'user, tap, none'],
     [`${MINIMAL}services: [{name: http, port: 80}]`, 'services', 'need a NIC of type user'],
     [`${MINIMAL}nics: [{type: user}]\nservices: [{name: http, port: 0}]`, 'services[0].port', '1 to 65535'],
@@ -151,6 +186,19 @@ test('every example in examples/ is a valid spec', () => {
   const names = readdirSync(folder).filter(name => /^vm-.*\.yaml$/.test(name))
   assert.ok(names.length > 0)
   for (const name of names) parseSpec(readFileSync(join(folder, name), 'utf8'))
+})
+
+test('a file that the guest writes to is named once among the disks of its folder', async () => {
+  const disks = (...of: [string, string][]) =>
+    `${MINIMAL}disks: [${of.map(([file, mode]) => `{file: ${file}, mode: ${mode}, format: raw}`).join(', ')}]`
+  for (const [one, two] of [
+    ['writable', 'writable'],
+    ['writable', 'readonly'],
+    ['shared', 'shared'],
+  ] as const)
+    assert.match(await refusal(disks(['d.img', one], ['d.img', two])), /d\.img is listed twice/)
+  parseSpec(disks(['d.img', 'readonly'], ['d.img', 'ephemeral']))
+  parseSpec(disks(['d.img', 'writable'], ['d.img', 'shared']))
 })
 
 test.run()

@@ -1,5 +1,5 @@
 // The catalogue's cases as they are tried for real. Enters: number, words, a body that injects and asks the oracles. Leaves: a list.
-export type FaultCase = {
+type FaultCase = {
   number: number
   title: string
   body: () => Promise<void>
@@ -7,10 +7,10 @@ export type FaultCase = {
   skip: string | undefined
 }
 
-const CASE_MS = 120_000
+const CASE_MS = 180_000
 const list: FaultCase[] = []
 
-/** `number`: the row of the catalogue (docs/OWNERSHIP.md). A row may have several cases. */
+/** `number`: the row of the catalogue (docs/internals/ownership.md). A row may have several cases. */
 export function faultCase(
   number: number,
   title: string,

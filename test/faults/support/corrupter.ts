@@ -5,7 +5,7 @@ import { createRandom } from '../../../sim-network/random.ts'
 
 const HOST = '127.0.0.1'
 
-export type Corrupter = AsyncDisposable & {
+type Corrupter = AsyncDisposable & {
   readonly port: number
   /** Share of datagrams that are altered from now on. */
   set(ratio: number): void

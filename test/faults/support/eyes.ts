@@ -47,7 +47,7 @@ export async function putInPath(): Promise<void> {
   process.env['PATH'] = `${dirname(WRAPPER)}:${withoutEyes()}`
 }
 
-export type Seen = 'gone' | 'mute' | string
+type Seen = 'gone' | 'mute' | string
 type Span = { site: string; fromMs: number; toMs: number }
 
 export type Eyes = Disposable & {
@@ -63,7 +63,8 @@ export type Eyes = Disposable & {
   ranAt(site: string, sinceMs?: number): boolean
 }
 
-export function openEyes(sites: { name: string; dir: string }[], vm: string): Eyes {
+/** `lookMs`: how often it looks for a QEMU that has none yet. */
+export function openEyes(sites: { name: string; dir: string }[], vm: string, lookMs = LOOK_MS): Eyes {
   const stop = new AbortController()
   const eyes = new Map<string, QmpClient>()
   const spans: Span[] = []
@@ -94,7 +95,7 @@ export function openEyes(sites: { name: string; dir: string }[], vm: string): Ey
   const follow = async (site: string, dir: string) => {
     while (!stop.signal.aborted) {
       await look(site, dir).catch(() => {})
-      await sleep(LOOK_MS, stop.signal).catch(() => {})
+      await sleep(lookMs, stop.signal).catch(() => {})
     }
   }
   for (const { name, dir } of sites) void follow(name, dir)

@@ -18,7 +18,7 @@ export type FaultNodeOptions = {
 export type Doing = 'hold' | 'die' | 'fail' | 'free'
 /** `side:STATE`, or `target:loaded`. */
 export type Order = { place: string; when: 'before' | 'after'; doing: Doing }
-export type Report = { reached: string; when: 'before' | 'after' }
+type Report = { reached: string; when: 'before' | 'after' }
 
 const [file = '', text = '{}'] = process.argv.slice(2)
 const options = JSON.parse(text) as FaultNodeOptions

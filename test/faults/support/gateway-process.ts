@@ -8,14 +8,16 @@ import { armor } from '../../../ops/files.ts'
 import { requestJson } from '../../../ops/http-client.ts'
 import { toYaml } from '../../../ops/yaml.ts'
 import { identityOf } from '../../gateway/fixture.ts'
-import { freePort } from '../../gateway/mqtt/support.ts'
+import { freePort } from '../../gateway/fronts/mqtt/support.ts'
 import type { GatewayKeeper } from '../../support/lab.ts'
 import { spawnGodwit } from '../../support/lab-site.ts'
+import { listFileOf } from '../../support/revocations.ts'
 
 const HOST = '127.0.0.1'
-const READY_MS = 20_000
+const READY_MS = 60_000
 
 export type GatewayProcess = GatewayKeeper & {
+  readonly pid: number
   /** kill -9. */
   kill(): Promise<void>
   /** With the gateway down: its database as it is now is put aside. */
@@ -33,12 +35,14 @@ export async function gatewayProcess({ dir, root, token }: { dir: string; root: 
   await writeFile(path('gateway.cert'), armor('CERTIFICATE', certificate))
   await writeFile(path('root.pub'), armor('ROOT PUBLIC KEY', root.signPublic))
   await writeFile(path('gateway.token'), token, { mode: 0o600 })
+  await writeFile(path('revocations'), listFileOf(root))
   const config = {
     id: 'gateway',
     stateDir: path('gateway-state'),
     listen: { host: HOST, ports: { quic: relayPort, tls: 'off', webtransport: 'off' } },
     admin: { host: HOST, port: adminPort, tokenFile: path('gateway.token') },
     identity: { keys: path('gateway.keys'), certificate: path('gateway.cert'), root: path('root.pub') },
+    revocations: path('revocations'),
     log: { level: 'info', format: 'text' },
   }
   await writeFile(path('gateway.yaml'), toYaml(config))
@@ -46,6 +50,10 @@ export async function gatewayProcess({ dir, root, token }: { dir: string; root: 
   let running: ReturnType<typeof spawnGodwit> | undefined
   const isReady = () => requestJson<unknown>({ url: adminUrl, token, path: '/healthz', timeoutMs: 1_000 }).catch(() => undefined)
   return {
+    get pid() {
+      if (!running?.child.pid) throw new Error('the gateway does not run')
+      return running.child.pid
+    },
     relayPort,
     adminUrl,
     gateway() {

@@ -3,9 +3,9 @@
 import { cp, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { readKeys } from '../../../edge-node/identity.ts'
 import { createJournal, type OwnershipRecord } from '../../../edge-node/migration/journal.ts'
-import { highestEpoch } from '../../../edge-node/vm/records.ts'
+import { highestEpoch } from '../../../edge-node/registry/records.ts'
+import { readKeys } from '../../../identity/load.ts'
 import { createLog } from '../../../ops/log.ts'
 import { openStore, type Store } from '../../../ops/store.ts'
 

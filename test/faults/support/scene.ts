@@ -25,7 +25,7 @@ const CHUNK_BYTES = 4 * MIB
 const READY_MS = 90_000
 export const VM = 'vm-1'
 
-export type SceneOptions = {
+type SceneOptions = {
   a?: Partial<SiteWish>
   b?: Partial<SiteWish>
   guest?: { dirtyBytesPerSecond?: number; spec?: Record<string, unknown>; memoryMiB?: number }
@@ -38,7 +38,7 @@ export type SceneOptions = {
   beforeStart?: (stage: { lab: Lab; a: FaultSite; b: FaultSite }) => Promise<void>
 }
 
-export type Compared = { pages: number; different: number }
+type Compared = { pages: number; different: number }
 
 export type Scene = AsyncDisposable & {
   readonly lab: Lab
@@ -132,7 +132,7 @@ async function boot(
   await a.api('POST', '/v1/vms', { spec: text })
   await a.api('POST', `/v1/vms/${VM}/start`, {})
   await ready
-  await serial.next('beat', 5_000)
+  await serial.next('beat', 30_000)
 }
 
 function act(stage: Stage): Omit<Scene, typeof Symbol.asyncDispose> {
@@ -167,7 +167,7 @@ function act(stage: Stage): Omit<Scene, typeof Symbol.asyncDispose> {
     const soon = ['VM_STATE', 'VM_UNKNOWN', 'SITE_OFFLINE', 'MIGRATION_BUSY', 'VM_EXISTS']
     const isKnown = () =>
       lab.begin({ vm: VM, ...request, to }).catch(error => (soon.includes(error.code) ? undefined : Promise.reject(error)))
-    last.migrationId = await eventually(isKnown, { ms: 20_000, everyMs: 50, what: 'a migration that may begin' })
+    last.migrationId = await eventually(isKnown, { ms: 60_000, everyMs: 50, what: 'a migration that may begin' })
     return last.migrationId
   }
   return Object.assign(

@@ -61,7 +61,8 @@ function gaps(text: string): string[] {
   })
 }
 
-export function readSerial(sites: { name: string; dir: string }[], vm: string): Serial {
+/** `lookMs`: how often the logs are read. */
+export function readSerial(sites: { name: string; dir: string }[], vm: string, lookMs = LOOK_MS): Serial {
   const witness = createWitness()
   const stop = new AbortController()
   const waiters = createRecordWaiters()
@@ -79,23 +80,28 @@ export function readSerial(sites: { name: string; dir: string }[], vm: string): 
     log.at += bytesRead
     return buffer.subarray(0, bytesRead)
   }
-  /** All that is there now; then the log that has taken its place, if one has. */
-  const drain = async (log: Log): Promise<Buffer> => {
-    const parts: Buffer[] = []
+  /** All that is there now; then, as a second text, that of a QEMU started since, if one has been. */
+  const drain = async (log: Log): Promise<string[]> => {
+    const texts: string[] = []
     const rest = async () => {
+      const parts: Buffer[] = []
       for (let part = await read(log); part.length > 0; part = await read(log)) parts.push(part)
+      texts.push(Buffer.concat(parts).toString('latin1'))
     }
     const found = await open(log.path, 'r').catch(() => undefined)
     const inode = found ? (await found.stat()).ino : 0
     // A fresh start of the VM in the same folder empties the log.
-    if (log.file && (await log.file.stat()).size < log.at) log.at = 0
+    if (log.file && (await log.file.stat()).size < log.at) {
+      log.at = 0
+      texts.push('')
+    }
     if (log.file) await rest()
     if (found && inode !== log.inode) {
       await log.file?.close()
       Object.assign(log, { file: found, inode, at: 0 })
       await rest()
     } else await found?.close()
-    return Buffer.concat(parts)
+    return texts
   }
   const push = (site: string, text: string) => {
     for (const record of witness.push(site, text, performance.now())) waiters.give(record)
@@ -115,14 +121,19 @@ export function readSerial(sites: { name: string; dir: string }[], vm: string): 
   }
   const tick = async () => {
     const order = [...logs].sort((a, b) => Number(a.site === speaker) - Number(b.site === speaker))
-    const heard: { site: string; text: string }[] = []
-    for (const log of order) heard.push({ site: log.site, text: (await drain(log)).toString('latin1') })
-    for (const { site, text } of heard.reverse()) if (text !== '') hear(site, text)
+    const heard: { site: string; texts: string[] }[] = []
+    for (const log of order) heard.push({ site: log.site, texts: await drain(log) })
+    for (const { site, texts } of heard.reverse())
+      for (const [at, text] of texts.entries()) {
+        // A QEMU that lost power in the middle of a line never ends it.
+        if (at > 0 && site === speaker) half = ''
+        if (text !== '') hear(site, text)
+      }
   }
   const reading = (async () => {
     while (!stop.signal.aborted) {
       await tick().catch(() => {})
-      await sleep(LOOK_MS, stop.signal).catch(() => {})
+      await sleep(lookMs, stop.signal).catch(() => {})
     }
   })()
   return {

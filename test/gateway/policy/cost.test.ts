@@ -1,4 +1,4 @@
-import { freshBytes, migrationCost } from '../../../gateway/policy/cost.ts'
+import { freshBytes, migrationCost } from '../../../planning/cost.ts'
 import { assert, suite } from '../../support/suite.ts'
 
 const test = suite('policy: cost')

@@ -20,7 +20,7 @@ test('a VM follows its user when the regret has paid for the move', () => {
   assert.is(explanation.action, 'move')
   assert.ok(explanation.inputs.accountMsSeconds >= explanation.thresholds.priceMsSeconds!)
   assert.ok(explanation.gates.every(({ isOpen }) => isOpen))
-  assert.match(explanation.because, /^b saves the user 12\.0 ms/)
+  assert.match(explanation.because, /^b reduces the RTT of the user by 12\.0 ms/)
 })
 
 test('smoothing and account are what CONTROL says: D = 0.8 D + 0.2 d, G = max(0, G + (d - l) dt)', () => {
@@ -150,7 +150,7 @@ test('what does not converge stays, with the ratio as the reason', () => {
   assert.is(drive(engine, { seconds: 200, siteAt: () => 'b' }).length, 0)
   const { gate, because } = engine.explain('vm', 200_000)!
   assert.is(gate, 'feasible')
-  assert.match(because, /0\.88 against 0\.80/)
+  assert.match(because, /0\.88, limit 0\.80/)
 })
 
 test('an unknown RTT between sites moves nothing', () => {

@@ -1,7 +1,8 @@
-import type { GatewayEvent } from '../../../gateway/control/events.ts'
-import type { Measurement } from '../../../gateway/control/mqtt/measurements.ts'
+import type { GatewayEvent } from '../../../gateway/handoff/events.ts'
+import { livingVms } from '../../../gateway/handoff/home.ts'
+import type { Measurement } from '../../../gateway/handoff/measurements.ts'
 import { PolicyConfig } from '../../../gateway/policy/config.ts'
-import { type LiveHost, LivePolicy } from '../../../gateway/policy/live.ts'
+import { type LiveFault, type LiveHost, LivePolicy } from '../../../gateway/policy/live.ts'
 import type { Decision } from '../../../gateway/policy/types.ts'
 import type { MigrationRecord, PrestageRecord, VmView } from '../../../wire/admin.ts'
 import { GodwitError } from '../../../wire/errors.ts'
@@ -25,11 +26,19 @@ function stage(given: object = {}) {
   const started: string[] = []
   const prepared: string[] = []
   const vm = { name: 'vm', state: 'running', epoch: 1, memoryBytes: 128 * MIB, vcpus: 1, site: 'a', online: true } as VmView
-  const world = { vms: [vm], pinned: false, refusal: undefined as GodwitError | undefined, unfit: '', offline: '' }
+  const world = {
+    vms: [vm],
+    pinned: false,
+    refusal: undefined as GodwitError | undefined,
+    unfit: '',
+    offline: '',
+    broken: '',
+    more: [] as string[],
+  }
   const host: LiveHost = {
     vms: () => world.vms,
     sites: () =>
-      ['a', 'b', 'c'].map(site => ({
+      ['a', 'b', 'c', ...world.more].map(site => ({
         ...{ site, online: site !== world.offline, transport: null, dataConnections: 0, rttMs: null, version: null },
         ...{ since: 0, certificateNotAfter: null, host: null, vms: [] },
       })),
@@ -47,14 +56,22 @@ function stage(given: object = {}) {
   }
   const config = PolicyConfig.parse({ ...QUICK, links: LINKS, ...given })
   const places = { a: { geo: { lat: 52, lon: 13 } }, b: { geo: { lat: 52, lon: 13.1 } } }
-  const live = new LivePolicy({ config, places, host, onDecision: decision => decisions.push(decision), log: silentLog })
-  const latency = (site: string, rttMs: number) =>
+  const faults: LiveFault[] = []
+  const onFault = (fault: LiveFault) => faults.push(fault)
+  const onDecision = (decision: Decision) => {
+    if (decision.vm === world.broken) throw new TypeError('a test')
+    decisions.push(decision)
+  }
+  const live = new LivePolicy({ config, places, host, onDecision, onFault, log: silentLog })
+  const latency = (site: string, rttMs: number, vmId = 'vm') =>
     live.measured(
-      { kind: 'latency', ueKey: 'ue-1', receivedAtMs: 0, value: { seq: 1, vmId: 'vm', targetSite: site, rttMs } } as Measurement,
+      { kind: 'latency', ueKey: `ue-${vmId}`, receivedAtMs: 0, value: { seq: 1, vmId, targetSite: site, rttMs } } as Measurement,
       nowMs,
     )
+  const link = (site: string, peer: string, value: object) =>
+    live.measured({ kind: 'link', site, peer, receivedAtMs: 0, value: { sampledAt: '', ...value } } as Measurement, nowMs)
   return {
-    ...{ live, world, vm, decisions, started, prepared, latency },
+    ...{ live, world, vm, decisions, faults, started, prepared, latency, link },
     measured: (measurement: Measurement) => live.measured(measurement, nowMs),
     /** Seconds with the user at distances (RTT, ms) of the sites; absent: silent. */
     async run(seconds: number, rtts: Record<string, number> = {}) {
@@ -95,7 +112,7 @@ test('a decision comes with what it was made of', async () => {
   const s = stage()
   await s.run(20, { a: 34, b: 10 })
   const { explanation } = s.decisions.find(({ action }) => action === 'move')!
-  assert.match(explanation.because, /b saves the user 24\.0 ms/)
+  assert.match(explanation.because, /b reduces the RTT of the user by 24\.0 ms/)
   assert.equal(s.explain().lastMove, { from: 'a', to: 'b', because: explanation.because })
   assert.ok(explanation.gates.every(({ isOpen }) => isOpen))
   assert.ok(
@@ -127,7 +144,7 @@ test("with one site measured the user's place says where they are", async () => 
   const s = stage()
   for (let at = 0; at < 15; at++) {
     await s.run(1, { a: 90 })
-    s.measured({ kind: 'location', ueKey: 'ue-1', receivedAtMs: 0, value: { lat: 52, lon: 13.09 } } as Measurement)
+    s.measured({ kind: 'location', ueKey: 'ue-vm', receivedAtMs: 0, value: { lat: 52, lon: 13.09 } } as Measurement)
   }
   assert.equal(s.moves(), ['b'])
 })
@@ -189,7 +206,7 @@ test('what the gateway knows of the ways serves where nobody has measured, and n
     { from: 'a', to: 'b', rttMs: 1, availableBps: 4e8 },
     { from: 'b', to: 'c', rttMs: 24, availableBps: null },
   ]
-  s.live.paths(ways)
+  s.live.paths(ways, 0)
   await s.run(3, { a: 34, b: 10 })
   const { inputs } = s.explain()
   assert.equal([inputs.regretMs, inputs.bandwidthBytesPerSecond], [24, 5e7], 'the RTT that was written down stands, the bandwidth counts')
@@ -213,15 +230,105 @@ test('a target whose preflight refuses the VM is left out for a while, and the n
   assert.equal(s.explain().inputs.unfitSites, ['b'])
   s.failed('c', 'MIGRATION_FAILED')
   await s.run(10, { a: 34, b: 10, c: 15 })
-  assert.match(s.explain().because, /^stays: waits \d+ s after a migration that failed$/)
+  assert.match(s.explain().because, /^stays: waits \d+ s after a failed migration$/)
   assert.equal(s.explain().inputs.unfitSites, ['b'], 'a failure on the way says nothing of the target')
   await s.run(130, { a: 34, b: 10, c: 15 })
   assert.equal(s.explain().inputs.unfitSites, [])
 })
 
-test('of two sites that speak of a VM the later owner counts, and a VM that is gone is forgotten', async () => {
+test('one measurement that cannot be used stops nobody: neither the other VMs nor the VM that it is about', async () => {
+  const s = stage({ links: [{ from: 'a', to: 'b', rttMs: 24 }] })
+  await s.run(1, { a: 34, b: 10 })
+  s.link('a', 'b', { rttMs: 24, availableBps: 5e-324 })
+  s.link('a', 'c', { rttMs: 48, availableBps: Number.POSITIVE_INFINITY })
+  await s.run(20, { a: 34, b: 10 })
+  assert.equal(
+    s.faults.map(({ at, name }) => [at, name]),
+    [['observation', 'link a c']],
+  )
+  assert.equal([s.explain().gate, s.explain().inputs.bandwidthBytesPerSecond], ['residence', 1], 'a way that carries nothing')
+  s.link('a', 'b', { rttMs: 24, availableBps: 8e8 })
+  await s.run(15, { a: 34, b: 10 })
+  assert.equal(s.moves(), ['b'])
+})
+
+test('a decision that fails is counted, and those after it are carried out', async () => {
   const s = stage()
-  s.world.vms = [{ ...s.vm, site: 'b', epoch: 2 }, s.vm]
+  s.world.vms = [s.vm, { ...s.vm, name: 'vm-2' }]
+  s.world.broken = 'vm'
+  for (let second = 0; second < 15; second++) {
+    for (const [site, rttMs] of [
+      ['a', 34],
+      ['b', 10],
+    ] as const)
+      s.latency(site, rttMs, 'vm-2')
+    await s.run(1, { a: 34, b: 10 })
+  }
+  assert.ok(s.faults.some(({ at, name }) => at === 'decision' && name === 'vm'))
+  assert.equal([s.moves(), s.started], [['b'], ['vm -> b', 'vm-2 -> b']])
+})
+
+test('sites that the gateway does not have take no room, and those that are gone give theirs back', async () => {
+  const s = stage()
+  await s.run(1, { a: 34, b: 10 })
+  const before = process.memoryUsage().arrayBuffers
+  for (let at = 0; at < 3000; at++) s.link(`x${at}`, `y${at}`, { rttMs: 1, availableBps: 1e9 })
+  await s.run(2, { a: 34, b: 10 })
+  assert.ok(process.memoryUsage().arrayBuffers - before < 1 << 20)
+  assert.is(s.live.sites, 3)
+  s.world.more = Array.from({ length: 300 }, (_, at) => `x${at}`)
+  await s.run(2, { a: 34, b: 10 })
+  assert.is(s.live.sites, 303)
+  s.world.more = []
+  await s.run(15, { a: 34, b: 10 })
+  assert.is(s.live.sites, 3)
+  assert.equal(s.moves(), ['b'], 'and it goes on')
+  s.world.more = Array.from({ length: 2000 }, (_, at) => `x${at}`)
+  await s.run(1)
+  assert.equal([s.live.sites, s.faults.length], [1024, 979], 'beyond the limit each is left out, and counted')
+})
+
+test('a link of a site that has come since the last step counts', async () => {
+  const s = stage({ links: [] })
+  await s.run(1, { a: 34, b: 10 })
+  s.world.more = ['d']
+  s.link('a', 'd', { rttMs: 5 })
+  await s.run(1)
+  assert.is(s.live.sites, 4)
+  await s.run(5, { a: 34, d: 10 })
+  assert.equal([s.explain().target, s.explain().inputs.regretMs], ['d', 5])
+})
+
+test("a measured link gives way to the gateway's own estimate when nobody has measured it for a minute", async () => {
+  const s = stage({ links: [] })
+  s.link('a', 'b', { rttMs: 2 })
+  await s.run(61, { a: 34, b: 10 })
+  assert.is(s.explain().inputs.regretMs, 2)
+  s.live.paths([{ from: 'a', to: 'b', rttMs: 24, availableBps: null }], 61_000)
+  await s.run(1, { a: 34, b: 10 })
+  assert.is(s.explain().inputs.regretMs, 24)
+})
+
+test('of a user who is served best where it is the policy says so', async () => {
+  const s = stage()
+  await s.run(3, { a: 10, b: 34 })
+  assert.equal([s.explain().gate, s.explain().because], ['best', 'stays: no other site is better for its user'])
+  s.world.vms = [{ ...s.vm, site: 'b', epoch: 2 }]
+  s.world.offline = 'a'
+  await s.run(3, { a: 10, b: 11 })
+  assert.is(s.explain().because, 'stays: no other site is better for its user')
+})
+
+test('of two sites that report a VM the one where it lives counts, and a VM that is gone is forgotten', async () => {
+  const s = stage()
+  const views: VmView[] = [
+    { ...s.vm, site: 'b', epoch: 2, state: 'stopped' },
+    { ...s.vm, state: 'paused' },
+  ]
+  s.world.vms = livingVms(views, () => 'a')
+  await s.run(2, { a: 34, b: 10 })
+  assert.is(s.explain().from, 'a')
+  s.world.vms = livingVms(views, () => 'b')
   await s.run(2, { a: 34, b: 10 })
   assert.is(s.explain().from, 'b')
   s.world.vms = []

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
-import { createMeasurements } from '../../../gateway/control/mqtt/measurements.ts'
-import { topicsOf } from '../../../gateway/control/mqtt/topics.ts'
+import { createMeasurements } from '../../../gateway/handoff/measurements.ts'
+import { topicsOf } from '../../../mqtt/topics.ts'
 import { parseScenario } from '../../../sim-network/mobility/scenario.ts'
 import { Telco } from '../../../sim-network/mobility/telco.ts'
 import { World } from '../../../sim-network/mobility/world.ts'
@@ -15,7 +15,7 @@ test('every message of a simulated telco is one that the gateway takes, newer th
   const world = new World(parseScenario(text))
   const telco = new Telco(world, user => ({ ueKey: `ue-${user}`, vmId: `vm-${user}`, vmSite: user % 2 }), STARTED)
   const topics = topicsOf('acme')
-  const measurements = createMeasurements()
+  const measurements = createMeasurements({ topics, isSite: () => true, isVm: () => true })
   const counts: Record<string, number> = {}
   for (let second = 1; second <= 120; second++) {
     world.step()

@@ -66,6 +66,8 @@ const configOf = (site: string): NodeConfig =>
     log: { level: 'info', format: 'json' },
     limits: { memoryReserve: 0, reconnectSeconds: 30, switchoverSeconds: 2 },
     qemu: { users: 'off' },
+    commandKeys: {},
+    commandTenant: 'main',
   }) as NodeConfig
 
 /** A site's agent, through its lives. */

@@ -5,12 +5,12 @@ import { VM } from './host.ts'
 import { liesOf } from './lies.ts'
 import type { Direction } from './network.ts'
 import { say, stage } from './stage.ts'
-import { later, nowMs, type Process } from './time.ts'
+import { later, nowMs, type Process, thaw } from './time.ts'
 import { cancel, type World } from './world.ts'
 
 /** When: after so many points of a party's life, after so many ms, or at a mark of the protocol, whoever stands there. */
-export type Moment = { party: string; points: number } | { ms: number } | { mark: string }
-export type Fault = { moment: Moment; what: string; strike: () => void }
+type Moment = { party: string; points: number } | { ms: number } | { mark: string }
+type Fault = { moment: Moment; what: string; strike: () => void }
 
 /** Something that is not of this world and cannot be killed. */
 export const NATURE: Process = { name: 'nature', alive: true, host: { clockOffsetMs: 0 } }
@@ -55,7 +55,7 @@ const pick = <T>(list: readonly T[]): T => list[Math.floor(stage().random.next()
 /** The sites of the first migration are struck more often. */
 const site = ({ sites }: World): string => pick([...sites.slice(0, 2), ...sites])
 
-export function restartLater(agent: Agent, ms: number): void {
+function restartLater(agent: Agent, ms: number): void {
   later(NATURE, ms, () => agent.start())
 }
 
@@ -142,17 +142,19 @@ function freeze(world: World, at: string): void {
   for (const one of whom) if (one) one.frozenUntilMs = until
 }
 
-/** The faults of one run, not yet struck. */
-export function drawFaults(world: World, count: number): Fault[] {
+/** The faults of one run, not yet struck. `focus`: only of these kinds. */
+export function drawFaults(world: World, count: number, focus?: readonly string[]): Fault[] {
   const { random } = stage()
-  const total = KINDS.reduce((sum, { weight }) => sum + weight, 0)
+  const kinds = focus ? KINDS.filter(({ name }) => focus.includes(name)) : KINDS
+  if (kinds.length === 0) throw new TypeError(`no fault is named ${focus}`)
+  const total = kinds.reduce((sum, { weight }) => sum + weight, 0)
   return Array.from({ length: count }, () => {
     let left = random.next() * total
     const kind =
-      KINDS.find(({ weight }) => {
+      kinds.find(({ weight }) => {
         left -= weight
         return left < 0
-      }) ?? KINDS[0]!
+      }) ?? kinds[0]!
     const at = site(world)
     return { moment: drawMoment(world, at), what: `${kind.name} (${at})`, strike: () => kind.strike(world, at) }
   })
@@ -205,7 +207,11 @@ export function heal(world: World): void {
   }
   for (const agent of world.agents.values()) {
     agent.host.disk.failures = undefined
-    for (const process of [agent.process, ...agent.host.qemus.map(qemu => qemu.process)]) if (process) process.frozenUntilMs = 0
+    for (const process of [agent.process, ...agent.host.qemus.map(qemu => qemu.process)]) {
+      if (!process) continue
+      process.frozenUntilMs = 0
+      thaw(process)
+    }
     if (agent.host.disk.refused) agent.kill(true)
     agent.start()
   }

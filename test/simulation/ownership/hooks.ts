@@ -1,8 +1,8 @@
 // Gives production code a simulated world without a line of it knowing: modules that touch the outside are exchanged while they are loaded.
 // Enters: the list below. Leaves: a process in which edge-node and gateway run on virtual hosts. Must be called before any of them is imported.
 //
-// Always holds: what decides about a VM is the production file itself (states, source, target, hand-over, journal, recover, registry, adopt, records,
-// migrations, link, the whole gateway, the relay); exchanged are QEMU, the disk, the network below streams, and what costs time and decides nothing
+// Always holds: what decides about a VM is the production file itself (states, source, target, hand-over, journal, recover, the registry,
+// migrations, runs and asking, link, the whole gateway, the relay); exchanged are QEMU, the disk, the network below streams, and what costs time and decides nothing
 // (signatures, AEAD, page compression). A mutant (`?mutant=NAME` on its first import, handed on to all it imports) is production code whose text was
 // changed while it was loaded; a change that does not apply exactly once is an error, so a mutant can never silently be the original.
 import { readFileSync } from 'node:fs'
@@ -21,25 +21,32 @@ const FILES: Record<string, string> = {
   'edge-node/vm/runtime-folder.ts': 'runtime-folder.ts',
   'edge-node/vm/process.ts': 'process.ts',
   'edge-node/vm/files.ts': 'files.ts',
+  'edge-node/disks/digests.ts': 'digests.ts',
+  'edge-node/disks/images.ts': 'images.ts',
+  'edge-node/disks/local.ts': 'local-disks.ts',
+  'edge-node/disks/seed.ts': 'local-disks.ts',
+  'edge-node/vm/held-files.ts': 'held-files.ts',
   'edge-node/vm/host.ts': 'host.ts',
-  'edge-node/vm/socket.ts': 'net.ts',
+  'edge-node/qmp/socket.ts': 'net.ts',
   'edge-node/vm/qemu.ts': 'qemu-binary.ts',
-  'edge-node/identity.ts': 'identity.ts',
+  'identity/load.ts': 'identity.ts',
+  'identity/trust.ts': 'trust.ts',
+  'identity/renewal.ts': 'renewal.ts',
   'transport/select.ts': 'select.ts',
   'edge-node/link/authenticate.ts': 'authenticate.ts',
   'edge-node/stream/parse.ts': 'parse.ts',
   'edge-node/pages/pipeline.ts': 'pipeline.ts',
   'edge-node/pages/apply.ts': 'apply.ts',
   'edge-node/services.ts': 'services.ts',
-  'gateway/control/authenticate.ts': 'authenticate.ts',
-  'gateway/control/mqtt/start.ts': 'nothing.ts',
-  'gateway/control/policy-loop.ts': 'nothing.ts',
+  'gateway/sites/authenticate.ts': 'authenticate.ts',
+  'gateway/fronts/mqtt/start.ts': 'nothing.ts',
+  'gateway/policy/policy-loop.ts': 'nothing.ts',
   'gateway/services/services.ts': 'nothing.ts',
-  'gateway/standards/server.ts': 'nothing.ts',
-  'crypto/handshake.ts': 'handshake.ts',
-  'crypto/record.ts': 'record.ts',
-  'crypto/cutter.ts': 'record.ts',
-  'crypto/page-hash.ts': 'record.ts',
+  'gateway/fronts/mec021/server.ts': 'nothing.ts',
+  'crypto/channel/handshake.ts': 'handshake.ts',
+  'crypto/channel/record.ts': 'record.ts',
+  'crypto/channel/cutter.ts': 'record.ts',
+  'crypto/channel/page-hash.ts': 'record.ts',
   'ops/store.ts': 'store.ts',
   'ops/http.ts': 'nothing.ts',
   'ops/metrics.ts': 'nothing.ts',

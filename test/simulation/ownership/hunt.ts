@@ -1,10 +1,11 @@
 // Sets the simulation on the mutants. Enters: mutants, seeds. Leaves: for each the first seed that catches it, and the invariant that broke.
 import type { Production } from './agents.ts'
+import { HANGS, UNWATCHED } from './hangs.ts'
 import { defineMutant } from './hooks.ts'
 import { MUTANTS, type Mutant } from './mutants.ts'
 import { runSeed } from './run.ts'
 
-export type Caught = { mutant: string; says: string; seed: number | undefined; invariant?: string; message?: string; seedsRun: number }
+type Caught = { mutant: string; says: string; seed: number | undefined; invariant?: string; message?: string; seedsRun: number }
 
 export async function loadMutant({ name, patches }: Mutant): Promise<Production> {
   defineMutant(name, patches)
@@ -16,7 +17,7 @@ export async function huntOne(mutant: Mutant, first: number, seedsMax: number): 
   const production = await loadMutant(mutant)
   // The seed that caught it once, first: it mostly does so still.
   for (const seed of [mutant.seed, ...Array.from({ length: seedsMax }, (_, i) => first + i)]) {
-    const { violation } = await runSeed(production, seed)
+    const { violation } = await runSeed(production, seed, { focus: mutant.focus })
     if (violation) {
       const { invariant, message } = violation
       return { mutant: mutant.name, says: mutant.says, seed, invariant, message, seedsRun: Math.max(1, seed - first + 1) }
@@ -25,4 +26,4 @@ export async function huntOne(mutant: Mutant, first: number, seedsMax: number): 
   return { mutant: mutant.name, says: mutant.says, seed: undefined, seedsRun: seedsMax }
 }
 
-export const mutantNamed = (name: string): Mutant | undefined => MUTANTS.find(mutant => mutant.name === name)
+export const mutantNamed = (name: string): Mutant | undefined => [...MUTANTS, ...HANGS, ...UNWATCHED].find(mutant => mutant.name === name)

@@ -12,7 +12,7 @@ import { breach } from './stage.ts'
 /** As much of the world as is looked at. */
 type World = { agents: Map<string, { host: Host }>; hosts(): Host[] }
 
-export type Watch = {
+type Watch = {
   /** A fault took a copy that was whole: from there the last copy may be lost without anybody's error. */
   ramLost: boolean
 }

@@ -3,22 +3,30 @@
 import type { Patch } from './hooks.ts'
 
 /** `seed` has caught it (hunt.ts tries it first: seeds mean something else whenever production asks for other things in another order). */
-export type Mutant = { name: string; says: string; seed: number; patches: Patch[] }
+export type Mutant = {
+  name: string
+  says: string
+  seed: number
+  /** Kinds of faults (faults.ts) that alone can catch it: a rare one would be drawn in one of thousands of seeds. */
+  focus?: readonly string[]
+  patches: Patch[]
+}
 
 const SOURCE = 'edge-node/migration/source.ts'
 const TARGET = 'edge-node/migration/target.ts'
+const OWNERSHIP = 'edge-node/migration/ownership.ts'
 const RECOVER = 'edge-node/migration/recover.ts'
 const DURABLE = 'edge-node/migration/durable.ts'
 const JOURNAL = 'edge-node/migration/journal.ts'
 const STATES = 'edge-node/migration/states.ts'
-const RECORDS = 'edge-node/vm/records.ts'
+const RECORDS = 'edge-node/registry/records.ts'
 const NODE = 'edge-node/migrations.ts'
-const REGISTRY = 'edge-node/vm/registry.ts'
-const VERDICT = 'gateway/control/verdict.ts'
-const TRANSITIONS = 'gateway/control/transitions.ts'
+const ARRIVALS = 'edge-node/registry/arrivals.ts'
+const VERDICT = 'gateway/handoff/verdict.ts'
+const TRANSITIONS = 'gateway/handoff/transitions.ts'
 
 const PUT = 'await store.put(TABLE, keyOf(record), record, { sync: true })'
-const ADVANCE = '  await record(state, plan.epoch + (EPOCH_STEP[state] ?? 0), { manifestHash: life.manifestHash })'
+const RECORD = '      await record(state)'
 
 export const MUTANTS: Mutant[] = [
   {
@@ -49,12 +57,12 @@ export const MUTANTS: Mutant[] = [
   {
     name: 'grant-before-relinquished',
     says: 'GRANT is sent while RELINQUISHED is being written',
-    seed: 147,
+    seed: 195,
     patches: [
       {
-        file: SOURCE,
-        find: ADVANCE,
-        replace: `${ADVANCE.replace('await record', 'const written = record')}\n  if (state === 'RELINQUISHED') void written.catch(() => {})\n  else await written`,
+        file: OWNERSHIP,
+        find: RECORD,
+        replace: `${RECORD.replace('await record', 'const written = record')}\n      if (state === 'RELINQUISHED') void written.catch(() => {})\n      else await written`,
       },
     ],
   },
@@ -65,33 +73,33 @@ export const MUTANTS: Mutant[] = [
     patches: [
       {
         file: TARGET,
-        find: '  await becomeOwner(options, life)\n',
-        replace: '  await vm.commands.cont()\n  await becomeOwner(options, life)\n',
+        find: '    await this.#becomeOwner()\n',
+        replace: '    await vm.commands.cont()\n    await this.#becomeOwner()\n',
       },
     ],
   },
   {
     name: 'timeout-starts-the-vm',
     says: 'when no GRANT comes in time the target takes the VM',
-    seed: 505,
+    seed: 100,
     patches: [
       {
         file: TARGET,
-        find: 'const grant = await within(life.grants.promise, {',
-        replace: 'const grant = await within(Promise.race([life.grants.promise, sleepy(plan, life)]), {',
+        find: 'const grant = await within(this.#grant.promise, {',
+        replace: 'const grant = await within(Promise.race([this.#grant.promise, sleepy(plan, this.#manifestHash!)]), {',
       },
       {
         file: TARGET,
-        find: 'type Running = {',
+        find: '\nclass TargetRun {\n',
         replace:
-          "const sleepy = (plan: Plan, life: Life) =>\n  new Promise<MessageOf<'GRANT'>>(resolve => setTimeout(() => resolve({ type: 'GRANT', vm: plan.vm, epoch: plan.epoch + 1, migrationId: plan.migrationId, manifestHash: life.manifestHash! }), 300_000))\n\ntype Running = {",
+          "\nconst sleepy = (plan: TargetOptions['plan'], manifestHash: string) =>\n  new Promise<MessageOf<'GRANT'>>(resolve => setTimeout(() => resolve({ type: 'GRANT', vm: plan.vm, epoch: plan.epoch + 1, migrationId: plan.migrationId, manifestHash }), 300_000))\n\nclass TargetRun {\n",
       },
     ],
   },
   {
     name: 'source-resumes-in-doubt',
     says: 'a source that has relinquished and hears nothing takes the VM back',
-    seed: 542,
+    seed: 509,
     patches: [
       { file: STATES, find: "state !== 'RELINQUISHED' && state !== 'RETIRED'", replace: "state !== 'RETIRED'" },
       {
@@ -104,21 +112,21 @@ export const MUTANTS: Mutant[] = [
   {
     name: 'refuse-after-resuming',
     says: 'a target that has made the VM its own still refuses it',
-    seed: 6,
+    seed: 13,
     patches: [
       {
         file: TARGET,
-        find: "  if (life.state === 'RUNNING' || life.state === 'RESUMING') return { type: 'RUNNING', resumeMs: 0 }\n",
+        find: "    if (state === 'RUNNING' || state === 'RESUMING') return { type: 'RUNNING', resumeMs: 0 }\n",
         replace: '',
       },
-      { file: TARGET, find: "  if (life.state === 'REFUSED') return refusal()\n", replace: '  return refusal()\n' },
+      { file: TARGET, find: "    if (state === 'REFUSED') return refusal()\n", replace: '    return refusal()\n' },
     ],
   },
   {
     name: 'no-postmigrate',
     says: 'the source relinquishes without asking QEMU whether it can still resume by itself',
-    seed: 0,
-    patches: [{ file: SOURCE, find: '    await postmigrate(options, signal)\n', replace: '' }],
+    seed: 11,
+    patches: [{ file: SOURCE, find: '    await this.#qemu.postmigrate()\n', replace: '' }],
   },
   {
     name: 'no-loaded',
@@ -128,15 +136,15 @@ export const MUTANTS: Mutant[] = [
       {
         file: SOURCE,
         find: "const loaded = await peer.expect(['LOADED'], { ms: options.loadTimeoutMs ?? LOAD_TIMEOUT_MS, what: 'LOADED from the target' })",
-        replace: "const loaded = { type: 'LOADED' as const, manifestHash: [...flow.sent][0]!, stateMs: 0, loadMs: 0 }",
+        replace: "const loaded = { type: 'LOADED' as const, manifestHash: [...sent][0]!, stateMs: 0, loadMs: 0 }",
       },
-      { file: SOURCE, find: '    await postmigrate(options, signal)\n', replace: '' },
+      { file: SOURCE, find: '    await this.#qemu.postmigrate()\n', replace: '' },
     ],
   },
   {
     name: 'recover-takes-back',
     says: 'after a restart the source takes a VM back that it has relinquished',
-    seed: 6,
+    seed: 81,
     patches: [
       { file: RECOVER, find: "    if (record.state === 'RELINQUISHED') continue\n", replace: '' },
       { file: RECOVER, find: "record.state === 'QUIESCED'\n", replace: "record.state === 'QUIESCED' || record.state === 'RELINQUISHED'\n" },
@@ -145,8 +153,9 @@ export const MUTANTS: Mutant[] = [
   },
   {
     name: 'plan-said-twice',
+    focus: ['the gateway lies'],
     says: 'a migration that has been here before may begin once more',
-    seed: 645,
+    seed: 399,
     patches: [
       {
         file: NODE,
@@ -158,13 +167,13 @@ export const MUTANTS: Mutant[] = [
   {
     name: 'reclaimed-at-the-old-epoch',
     says: 'a VM that is taken back keeps the epoch that was offered',
-    seed: 61,
+    seed: 63,
     patches: [{ file: SOURCE, find: 'RECLAIMED: 2 }', replace: 'RECLAIMED: 0 }' }],
   },
   {
     name: 'gateway-believes-the-target',
     says: 'the gateway takes a failed source for a VM that has moved',
-    seed: 2,
+    seed: 18,
     patches: [
       { file: VERDICT, find: "return target === 'completed' ? 'contradiction' : 'sourceFailed'", replace: "return 'bothCompleted'" },
     ],
@@ -172,11 +181,15 @@ export const MUTANTS: Mutant[] = [
   {
     name: 'gateway-forgets-sessions',
     says: 'after a restart the gateway lets the sites of a migration meet no more',
-    seed: 108,
+    seed: 70,
     patches: [
       { file: TRANSITIONS, find: "restart: go('COMMIT_SEEN', 'openSession')", replace: "restart: go('COMMIT_SEEN')" },
       { file: TRANSITIONS, find: "restart: go('STREAMING', 'openSession')", replace: "restart: go('STREAMING')" },
-      { file: 'gateway/control/migrations.ts', find: '    if (plan) this.#options.sessions.open(plan)\n', replace: '' },
+      {
+        file: 'gateway/handoff/migrations.ts',
+        find: '    if (plan) this.#options.sessions.open(plan, { isHandover: true })\n',
+        replace: '',
+      },
     ],
   },
   {
@@ -186,34 +199,36 @@ export const MUTANTS: Mutant[] = [
     patches: [
       { file: NODE, find: '    if (epoch !== plan.epoch) throw', replace: '    if (epoch < plan.epoch) throw' },
       {
-        file: REGISTRY,
-        find: 'async reserveIncoming(spec: VmSpec, epoch: number, accelerator: Accelerator, signal?: AbortSignal): Promise<RunningVm> {\n',
+        file: ARRIVALS,
+        find: 'async reserve(spec: VmSpec, epoch: number, accelerator: Accelerator, signal?: AbortSignal): Promise<RunningVm> {\n',
         replace:
-          'async reserveIncoming(spec: VmSpec, _: number, accelerator: Accelerator, signal?: AbortSignal): Promise<RunningVm> {\n    const epoch = Infinity\n',
+          'async reserve(spec: VmSpec, _: number, accelerator: Accelerator, signal?: AbortSignal): Promise<RunningVm> {\n    const epoch = Infinity\n',
       },
-      { file: REGISTRY, find: '      if (epoch <= entry.record.epoch) throw', replace: '      if (epoch < 0) throw' },
+      { file: ARRIVALS, find: '      if (epoch <= entry.record.epoch) throw', replace: '      if (epoch < 0) throw' },
     ],
   },
   {
     name: 'refuse-without-refused',
+    focus: ['disk fails at a record', 'disk refuses'],
     says: 'a target whose disk refuses REFUSED says REFUSE all the same, at once',
-    seed: 193,
+    seed: 48,
     patches: [
       { file: DURABLE, find: 'const TRIES = 10', replace: 'const TRIES = 1' },
       {
         file: TARGET,
-        find: '    return !wasLoaded\n',
-        replace: "    life.state = 'REFUSED'\n    return true\n",
+        find: '      return !wasLoaded\n',
+        replace: "      own.state = 'REFUSED'\n      return true\n",
       },
     ],
   },
   {
     name: 'refused-record-refuses',
+    focus: ['disk fails at a record', 'disk refuses'],
     says: 'a target whose disk refuses the record that makes the VM its own takes that for the end of the VM here',
-    seed: 1912,
+    seed: 72,
     patches: [
       { file: DURABLE, find: 'const TRIES = 10', replace: 'const TRIES = 1' },
-      { file: TARGET, find: "      life.inDoubt ||= hasCode(error, 'STORE_FAILED')\n", replace: '' },
+      { file: TARGET, find: "        this.#isInDoubt ||= hasCode(error, 'STORE_FAILED')\n", replace: '' },
     ],
   },
 ]

@@ -12,7 +12,7 @@ import { later, never, nowMs, type Process, processNow, runIn } from './time.ts'
 export type Direction = 'up' | 'down'
 
 /** The way between one site and the gateway. */
-export class Wire {
+class Wire {
   readonly site: string
   delayMs = 5
   /** A message in this many takes seconds. */
@@ -91,7 +91,7 @@ class Inlet {
 type Half = { inlet: Inlet; failure: GodwitError | undefined; lane: { lastMs: number } }
 
 /** One end of a connection. */
-export class End {
+class End {
   readonly process: Process
   readonly wire: Wire
   readonly out: Direction

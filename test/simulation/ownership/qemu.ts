@@ -14,7 +14,7 @@ export const RECORD = { blocks: 1, page: 2, ramEnd: 3, device: 4 } as const
 const SHUT_OK = Uint8Array.of(0, 1, 0, 4, 0, 0, 0, 0)
 const TAIL = new TextEncoder().encode('{"devices":[]}')
 
-export type RunState = 'prelaunch' | 'inmigrate' | 'running' | 'paused' | 'finish-migrate' | 'postmigrate'
+type RunState = 'prelaunch' | 'inmigrate' | 'running' | 'paused' | 'finish-migrate' | 'postmigrate'
 type MigrationStatus = 'none' | 'setup' | 'active' | 'device' | 'cancelling' | 'completed' | 'failed' | 'cancelled'
 
 /** What the simulation watches. */

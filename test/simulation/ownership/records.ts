@@ -1,6 +1,6 @@
 // What is on the hosts' disks about one VM, as a power loss would leave it: the registry's record and the ownership journal.
 import type { OwnershipRecord } from '../../../edge-node/migration/journal.ts'
-import type { VmRecord } from '../../../edge-node/vm/records.ts'
+import type { VmRecord } from '../../../edge-node/registry/records.ts'
 import type { Host } from './host.ts'
 
 export type Chain = { migrationId: string; side: 'source' | 'target'; states: string[]; last: OwnershipRecord }

@@ -5,7 +5,7 @@ import type { Log, LogFields } from '../../../wire/log.ts'
 import { never, nowMs, type Process, processNow } from './time.ts'
 
 /** A place in the life of a process where it can be struck: before or after something that others or the disk can see. */
-export type Point = { process: Process; label: string }
+type Point = { process: Process; label: string }
 
 export class Violation extends Error {
   readonly invariant: string
@@ -15,7 +15,7 @@ export class Violation extends Error {
   }
 }
 
-export type Stage = {
+type Stage = {
   random: Random
   trace: string[]
   /** Production logs too. */

@@ -9,8 +9,10 @@ export type Process = {
   name: string
   alive: boolean
   host: { clockOffsetMs: number }
-  /** SIGSTOP until then: what is due comes later. */
+  /** SIGSTOP until then: what is due comes later, at SIGCONT (thaw). */
   frozenUntilMs?: number
+  /** What has become due meanwhile, in order. */
+  held?: (() => void)[]
 }
 
 /** Unix ms at the start of every run. */
@@ -32,14 +34,33 @@ export const never = <T>(): Promise<T> => new Promise<T>(() => {})
 /** Calls `run` in the process, unless it is dead by then. */
 export function later(process: Process, ms: number, run: () => void): { cancel(): void } {
   let timer: { cancel(): void }
+  let isCancelled = false
+  const again = () => {
+    if (!isCancelled) timer = clock.at(clock.nowMs(), due)
+  }
   const due = () => {
     if (!process.alive) return
     const { frozenUntilMs = 0 } = process
-    if (frozenUntilMs > clock.nowMs()) timer = clock.at(frozenUntilMs, due)
+    if (frozenUntilMs > clock.nowMs()) hold(process, frozenUntilMs, again)
     else runIn(process, run)
   }
   timer = clock.at(clock.nowMs() + ms, due)
-  return { cancel: () => timer.cancel() }
+  return {
+    cancel() {
+      isCancelled = true
+      timer.cancel()
+    },
+  }
+}
+
+function hold(process: Process, untilMs: number, again: () => void): void {
+  process.held ??= []
+  if (process.held.push(again) === 1) clock.at(untilMs, () => thaw(process))
+}
+
+/** SIGCONT, or the end of the time: what was held comes now, in its order. */
+export function thaw(process: Process): void {
+  for (const again of process.held?.splice(0) ?? []) again()
 }
 
 export const pause = (process: Process, ms: number): Promise<void> => new Promise(resolve => void later(process, ms, resolve))

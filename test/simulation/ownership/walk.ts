@@ -10,8 +10,8 @@ import { type Ending, endingOf } from './verdict.ts'
 
 import { begin, createWorld, request, type World } from './world.ts'
 
-export type Crash = { party: string; point: number; how: 'agent' | 'power' }
-export type WalkResult = { crashes: Crash[]; ending: Ending; points: Map<string, number>; violation?: Violation; trace: string[] }
+type Crash = { party: string; point: number; how: 'agent' | 'power' }
+type WalkResult = { crashes: Crash[]; ending: Ending; points: Map<string, number>; violation?: Violation; trace: string[] }
 
 const SEED = 'walk'
 /** How long a struck party stays away. */

@@ -50,7 +50,6 @@ async function identityOf(name: string, role: Role): Promise<Host['identity']> {
     keys,
     certificate,
     rootPublic: root.signPublic,
-    revocations: undefined,
     claims: undefined,
   } as unknown as Host['identity']
   identities.set(name, identity)

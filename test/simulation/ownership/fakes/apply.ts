@@ -31,6 +31,7 @@ export function createApplier({ streams, memory }: ApplierOptions): Applier {
       await barrier.opened
     },
     finish: async () => {},
+    ended: Promise.resolve(),
     async abort(error: unknown) {
       failure ??= error
     },

@@ -1,5 +1,4 @@
 // edge-node/vm/files.ts in the simulation: VMs without disks.
 export const checkSpecFiles = async (): Promise<void> => {}
-export const createFileDigests = () => ({})
 export const sharedFolderId = async (): Promise<string> => 'shared'
 export const specFileFacts = async () => ({ 'readonly/boot.img': { bytes: 1 } })

@@ -1,13 +1,14 @@
 // edge-node/vm/machine.ts in the simulation: starts and finds the QEMUs of qemu.ts. The commands on top of QMP are production's.
 import { qmpCommands } from '../../../../edge-node/qmp/commands.ts'
-import type { MachineExit, RunningVm, StartOptions } from '../../../../edge-node/vm/machine.ts'
+import type { MachineExit } from '../../../../edge-node/vm/exit.ts'
+import type { RunningVm, StartOptions } from '../../../../edge-node/vm/machine.ts'
 import { GodwitError } from '../../../../wire/errors.ts'
 import { hostOf } from '../host.ts'
 import { Qemu } from '../qemu.ts'
 import { pass, say, stage } from '../stage.ts'
 import { later, never, pause, processNow } from '../time.ts'
 
-export const exitError = (name: string): GodwitError => new GodwitError('QEMU_EXITED', `QEMU of ${name} ended`)
+const exitError = (name: string): GodwitError => new GodwitError('QEMU_EXITED', `QEMU of ${name} ended`)
 
 export async function startMachine({ spec, dir, incoming }: StartOptions): Promise<RunningVm> {
   const process = processNow()

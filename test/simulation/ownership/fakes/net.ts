@@ -1,4 +1,4 @@
-// node:net and edge-node/vm/socket.ts for the two sockets between an agent and its QEMU: unix sockets of a host, in memory. Enters: paths. Leaves: sockets.
+// node:net and edge-node/qmp/socket.ts for the two sockets between an agent and its QEMU: unix sockets of a host, in memory. Enters: paths. Leaves: sockets.
 // Always holds: bytes come in order; when either side's process is gone, or destroys its end, the other hears the end after what was sent before.
 import { hostOf } from '../host.ts'
 import { later, type Process, pause, processNow, runIn } from '../time.ts'
@@ -141,7 +141,7 @@ export function dropSocketsOf(process: Process): void {
   for (const socket of opened) if (socket.process === process) socket.drop()
 }
 
-/** edge-node/vm/socket.ts. */
+/** edge-node/qmp/socket.ts. */
 export async function connectUnix(path: string): Promise<FakeSocket> {
   const process = processNow()
   const listening = hostOf(process).sockets.get(path)

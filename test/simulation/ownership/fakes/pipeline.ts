@@ -2,9 +2,8 @@
 
 import { encodeBarrier } from '../../../../edge-node/pages/batch.ts'
 import type { Pipeline, PipelineOptions } from '../../../../edge-node/pages/pipeline.ts'
-import { FRAME } from '../../../../wire/types.ts'
+import { FRAME, PAGE_BYTES } from '../../../../wire/types.ts'
 
-const PAGE_BYTES = 4096
 const COUNTS = { zero: 0, duplicate: 0, unchanged: 0, superseded: 0, rewritten: 0, delta: 0, compressed: 0, raw: 0 }
 
 export function createPipeline({ sink, onBarrier }: PipelineOptions): Pipeline {

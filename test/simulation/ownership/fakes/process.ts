@@ -9,3 +9,4 @@ export const killProcess = (): void => {}
 export const identify = (): undefined => undefined
 export const fileTail = async (): Promise<Buffer> => Buffer.alloc(0)
 export const openMemoryFd = async (): Promise<number> => 0
+export const processUser = (): undefined => undefined

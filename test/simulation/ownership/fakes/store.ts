@@ -7,6 +7,8 @@ import { never, pause, processNow } from '../time.ts'
 
 type Options = { onBroken?: ((error: GodwitError) => void) | undefined }
 
+export const LOCKED_MS = 0
+
 export async function openStore(_path = '', { onBroken }: Options = {}): Promise<Store> {
   const process = processNow()
   const { disk } = hostOf(process)

@@ -1,0 +1,154 @@
+// Reads the disks of a running VM through its QEMU, by dirty bitmaps: each swap freezes what was written since the one
+// before, on all disks at one instant.
+// Enters: QMP, the names of QEMU's block nodes. Leaves: written chunks and their content. Source: QEMU
+// docs/interop/bitmaps, live-block-operations.
+// Always holds: the guest's writes are never held back; the bitmaps and exports are gone after close(), also when a
+// step failed; QEMU loses nothing when this process dies: bitmaps that are left are removed by the next open().
+import { join } from 'node:path'
+import { within } from '../../ops/deadline.ts'
+import { GodwitError } from '../../wire/errors.ts'
+import type { QmpClient } from '../qmp/client.ts'
+import type { QmpObject } from '../qmp/codec.ts'
+import { connectUnix } from '../qmp/socket.ts'
+import { ChunkSet, chunksOf } from './chunk-set.ts'
+import { CHUNK_BYTES } from './chunk-tree.ts'
+import type { Leaves } from './leaves.ts'
+import { ALLOCATION_CONTEXT, bitmapContext, type NbdClient, openNbd } from './nbd/client.ts'
+import { ALLOCATION, DIRTY } from './nbd/codec.ts'
+import type { DiskReaders } from './sender.ts'
+
+/** Layers of a disk: 1 is the disk's own file, more are its image. `qemu:allocation-depth` of QEMU docs/interop/nbd. */
+const DEPTH_CONTEXT = 'qemu:allocation-depth'
+const OWN_LAYER = 1
+const NBD_SOCKET = 'nbd.sock'
+const STATUS_BYTES_MAX = 1024 * 1024 * 1024
+const CONNECT_MS = 10_000
+const DELETED_MS = 30_000
+const BITMAP = 'godwit-'
+
+export type QemuDisk = {
+  /** Of the format node: 'disk0'. */
+  node: string
+  sizeBytes: number
+  /** What it began with: zeros of the disk's own layer count only where this has none. */
+  base: Leaves
+}
+
+export type QemuReader = DiskReaders & AsyncDisposable
+
+export async function openQemuReader({
+  qmp,
+  runDir,
+  disks,
+}: {
+  qmp: QmpClient
+  runDir: string
+  disks: readonly QemuDisk[]
+}): Promise<QemuReader> {
+  const run = (command: string, args?: QmpObject) => qmp.execute(command, args)
+  let swaps = 0
+  let exported: { name: string; client: NbdClient }[] = []
+  const bitmapOf = (swap: number) => `${BITMAP}${swap}`
+
+  const closeExports = async () => {
+    for (const { name, client } of exported) {
+      client.close()
+      const gone = qmp.waitFor(({ event, data }) => event === 'BLOCK_EXPORT_DELETED' && data['id'] === name, { ms: DELETED_MS })
+      gone.catch(() => {})
+      await run('block-export-del', { id: name, mode: 'hard' })
+      await gone
+    }
+    exported = []
+  }
+  const exportDisk = async ({ node }: QemuDisk, bitmap: string | undefined) => {
+    const name = `${BITMAP}${node}`
+    await run('block-export-add', {
+      ...{ type: 'nbd', id: name, 'node-name': node, name, writable: false, 'allocation-depth': bitmap === undefined },
+      ...(bitmap === undefined ? {} : { bitmaps: [bitmap] }),
+    })
+    const contexts = bitmap === undefined ? [DEPTH_CONTEXT, ALLOCATION_CONTEXT] : [bitmapContext(bitmap)]
+    const client = await openNbd(await connectUnix(join(runDir, NBD_SOCKET), CONNECT_MS), { export: name, contexts })
+    exported.push({ name, client })
+    return client
+  }
+  /** Starts to record writes on all disks; ends the recording before that. */
+  const switchBitmaps = async () => {
+    const actions = disks.flatMap(({ node }) => [
+      { type: 'block-dirty-bitmap-add', data: { node, name: bitmapOf(swaps + 1), granularity: CHUNK_BYTES } },
+      ...(swaps === 0 ? [] : [{ type: 'block-dirty-bitmap-disable', data: { node, name: bitmapOf(swaps) } }]),
+    ])
+    await run('transaction', { actions })
+    swaps++
+  }
+  const removeBitmaps = async () => {
+    for (const { node, name } of await ourBitmaps(qmp, disks)) await run('block-dirty-bitmap-remove', { node, name })
+  }
+  const close = async () => {
+    await closeExports().catch(() => {})
+    await removeBitmaps().catch(() => {})
+    await run('nbd-server-stop').catch(() => {})
+  }
+  await run('nbd-server-stop').catch(() => {}) // an earlier agent's
+  await removeBitmaps()
+  await run('nbd-server-start', { addr: { type: 'unix', data: { path: NBD_SOCKET } }, 'max-connections': 0 })
+  return {
+    sizesBytes: disks.map(({ sizeBytes }) => sizeBytes),
+    async swap() {
+      await closeExports()
+      const frozen = swaps === 0 ? undefined : bitmapOf(swaps)
+      await switchBitmaps()
+      const old = frozen === undefined ? [] : await ourBitmaps(qmp, disks)
+      for (const { node, name } of old)
+        if (name !== frozen && name !== bitmapOf(swaps)) await run('block-dirty-bitmap-remove', { node, name })
+      const written: ChunkSet[] = []
+      for (const disk of disks) {
+        const client = await exportDisk(disk, frozen)
+        if (client.sizeBytes !== disk.sizeBytes)
+          throw new GodwitError('PREFLIGHT_FILE_CHANGED', `${disk.node} has ${client.sizeBytes} bytes now, it had ${disk.sizeBytes}`)
+        written.push(
+          await (frozen === undefined ? ownContent(client, disk.base) : marked(client, bitmapContext(frozen), flags => flags === DIRTY)),
+        )
+      }
+      return written
+    },
+    async read(disk, chunk, into) {
+      const client = exported[disk]?.client
+      if (!client) throw new TypeError('read before swap')
+      await client.read(chunk * CHUNK_BYTES, into)
+    },
+    [Symbol.asyncDispose]: () => within(close(), { ms: 2 * DELETED_MS, what: 'the end of the exports of disks' }).catch(() => {}),
+  }
+}
+
+/** What a disk has in its own layer, but zeros where its base has zeros too: holes of a large disk are not read. */
+async function ownContent(client: NbdClient, base: Leaves): Promise<ChunkSet> {
+  const own = await marked(client, DEPTH_CONTEXT, flags => flags === OWN_LAYER)
+  const data = await marked(client, ALLOCATION_CONTEXT, flags => (flags & ALLOCATION.ZERO) === 0)
+  const content = new ChunkSet(own.chunks)
+  for (const { first, count } of own.runs())
+    for (let chunk = first; chunk < first + count; chunk++) if (data.has(chunk) || !base.isZero(chunk)) content.add(chunk)
+  return content
+}
+
+/** Chunks that an extent with such flags touches. */
+async function marked(client: NbdClient, context: string, isMarked: (flags: number) => boolean): Promise<ChunkSet> {
+  const set = new ChunkSet(chunksOf(client.sizeBytes))
+  for (let at = 0; at < client.sizeBytes; ) {
+    const length = Math.min(STATUS_BYTES_MAX, client.sizeBytes - at)
+    for (const extent of await client.status(context, at, length)) {
+      if (isMarked(extent.flags)) set.addBytes(at, extent.length)
+      at += extent.length
+    }
+  }
+  return set
+}
+
+async function ourBitmaps(qmp: QmpClient, disks: readonly QemuDisk[]): Promise<{ node: string; name: string }[]> {
+  const nodes = await qmp.execute<QmpObject[]>('query-named-block-nodes', { flat: true })
+  return nodes.flatMap(found => {
+    const node = String(found['node-name'])
+    if (!disks.some(disk => disk.node === node) || !Array.isArray(found['dirty-bitmaps'])) return []
+    const names = found['dirty-bitmaps'].map(bitmap => String((bitmap as QmpObject)['name']))
+    return names.filter(name => name.startsWith(BITMAP)).map(name => ({ node, name }))
+  })
+}

@@ -1,0 +1,181 @@
+// The local disks of a VM at the source of its migration: rounds while the guest runs, one last round while it stands
+// still.
+// Enters: QEMU's QMP connection, the disks with what both sides have of them. Leaves: DISK frames on the page streams,
+// the roots of the disks.
+// Always holds: a chunk travels on one page stream only, so a later version of it never overtakes an earlier one; as
+// frames of a page stream they are applied before the target's QEMU reads device state (the barrier there); bitmaps and
+// exports are gone before QEMU's migration goes on.
+
+import { sleep } from '../../ops/deadline.ts'
+import { type GodwitError, toGodwitError } from '../../wire/errors.ts'
+import type { Log } from '../../wire/log.ts'
+import { regionOf } from '../disks/batch.ts'
+import { CHUNK_BYTES } from '../disks/chunk-tree.ts'
+import { openQemuReader, type QemuDisk, type QemuReader } from '../disks/qemu-reader.ts'
+import { createDiskSender, type DiskFigures, type DiskSender } from '../disks/sender.ts'
+import type { CompressJob, CompressResult } from '../pages/compress.ts'
+import { createThreadPool, type Pool } from '../pages/pool.ts'
+import type { QmpClient } from '../qmp/client.ts'
+
+/** A round of so little is sent within the switch-over. */
+const SMALL_CHUNKS = 32
+/** A round must be smaller than the one before by this, or the guest writes as fast as the path carries. */
+const SHRINKS = 0.8
+const ROUNDS_MAX = 30
+/** Between rounds while memory travels. */
+const PAUSE_MS = 250
+const AT_ONCE = 4
+const LEVEL = 3
+
+/** By disk: QEMU's node, its size, and what it stands on at both sites. */
+export type LocalDiskSource = QemuDisk
+
+type SourceDisksOptions = {
+  qmp: QmpClient
+  /** The working folder of the VM's QEMU. */
+  dir: string
+  disks: readonly LocalDiskSource[]
+  pageStreams: number
+  compression: 'zstd' | 'off'
+  send: (pageStream: number, payload: Uint8Array) => Promise<void>
+  signal: AbortSignal
+  log: Log
+}
+
+export type SourceDisks = {
+  /** Rounds until little is left, or a further one would not be smaller. */
+  converge(onProgress: (figures: DiskFigures) => void): Promise<void>
+  /** Goes on with rounds, until last(). */
+  follow(fail: (error: GodwitError) => void): void
+  /** The guest stands still: the rest. Gives the roots. */
+  last(): Promise<string[]>
+  readonly figures: DiskFigures
+  close(): Promise<void>
+}
+
+export async function openSourceDisks(options: SourceDisksOptions): Promise<SourceDisks> {
+  const { disks, signal, log } = options
+  const readers = await openQemuReader({ qmp: options.qmp, runDir: options.dir, disks })
+  const pool = createThreadPool<CompressJob, CompressResult>(1, { role: 'compress' }, { log })
+  const queue = createQueue(options, pool)
+  const sender = createDiskSender({
+    readers,
+    content: disks.map(({ base }) => base.copy()),
+    held: disks.map(({ base }) => base.copy()),
+    send: queue.send,
+  })
+  return new Rounds(readers, sender, queue, pool, signal)
+}
+
+class Rounds implements SourceDisks {
+  readonly #readers: QemuReader
+  readonly #sender: DiskSender
+  readonly #queue: ReturnType<typeof createQueue>
+  readonly #pool: Pool<CompressJob, CompressResult>
+  readonly #signal: AbortSignal
+  readonly #stop = new AbortController()
+  #following: Promise<void> = Promise.resolve()
+
+  constructor(
+    readers: QemuReader,
+    sender: DiskSender,
+    queue: ReturnType<typeof createQueue>,
+    pool: Pool<CompressJob, CompressResult>,
+    signal: AbortSignal,
+  ) {
+    this.#readers = readers
+    this.#sender = sender
+    this.#queue = queue
+    this.#pool = pool
+    this.#signal = signal
+  }
+
+  get figures(): DiskFigures {
+    return this.#sender.figures
+  }
+
+  async converge(onProgress: (figures: DiskFigures) => void): Promise<void> {
+    const report = setInterval(() => onProgress(this.figures), 500)
+    try {
+      let before = Number.POSITIVE_INFINITY
+      for (let round = 0; round < ROUNDS_MAX; round++) {
+        const chunks = await this.#sender.round(this.#signal)
+        await this.#queue.drained()
+        if (chunks <= SMALL_CHUNKS || chunks > before * SHRINKS) return
+        before = chunks
+      }
+    } finally {
+      clearInterval(report)
+      onProgress(this.figures)
+    }
+  }
+
+  follow(fail: (error: GodwitError) => void): void {
+    const loop = async () => {
+      while (!this.#stop.signal.aborted) {
+        await this.#sender.round(this.#signal)
+        await sleep(PAUSE_MS, this.#stop.signal).catch(() => {})
+      }
+    }
+    this.#following = loop().catch(error => fail(toGodwitError(error)))
+  }
+
+  async last(): Promise<string[]> {
+    this.#stop.abort()
+    await this.#following
+    const roots = await this.#sender.last(this.#signal)
+    await this.#queue.drained()
+    await this.close()
+    return roots
+  }
+
+  async close(): Promise<void> {
+    this.#stop.abort()
+    await this.#following
+    await this.#readers[Symbol.asyncDispose]()
+    await this.#pool.close().catch(() => {})
+  }
+}
+
+/** Compresses some payloads at once; each page stream gets its own in order. */
+function createQueue({ pageStreams, compression, send }: SourceDisksOptions, pool: Pool<CompressJob, CompressResult>) {
+  const tails = Array.from({ length: pageStreams }, () => Promise.resolve())
+  const waiting = new Set<Promise<void>>()
+  let failure: unknown
+
+  const shrink = async (payload: Uint8Array): Promise<Uint8Array> => {
+    if (compression === 'off') return payload
+    const input = payload.buffer as ArrayBuffer
+    const output = new ArrayBuffer(payload.length)
+    const job: CompressJob = { input, output, bytes: payload.length, level: LEVEL }
+    const { input: raw, output: packed, bytes, compressed } = await pool.run(() => job, [input, output])
+    return compressed ? new Uint8Array(packed, 0, bytes) : new Uint8Array(raw, 0, bytes)
+  }
+  return {
+    async send(payload: Uint8Array): Promise<void> {
+      if (failure !== undefined) throw failure
+      const stream = regionOf(payload) % pageStreams
+      const packed = shrink(payload)
+      const sent = Promise.all([packed, tails[stream]]).then(([bytes]) => send(stream, bytes))
+      tails[stream] = sent
+      const done = sent.catch(error => {
+        failure ??= error
+      })
+      waiting.add(done)
+      void done.then(() => waiting.delete(done))
+      while (waiting.size >= AT_ONCE) await Promise.race(waiting)
+    },
+    async drained(): Promise<void> {
+      await Promise.all(waiting)
+      if (failure !== undefined) throw failure
+    },
+  }
+}
+
+/** For the report: bytes by what became of them. */
+export const diskReport = ({ rounds, sentChunks, zeroChunks, heldChunks }: DiskFigures) => ({
+  rounds,
+  bytesSent: sentChunks * CHUNK_BYTES,
+  bytesZero: zeroChunks * CHUNK_BYTES,
+  bytesHeld: heldChunks * CHUNK_BYTES,
+})

@@ -1,0 +1,125 @@
+// VMs that come from other sites: check, hold, reserve, commit, drop. Enters: what a VM needs, the epoch that is
+// offered. Leaves: a QEMU that waits, a VM of ours, or a coded error that keeps the VM at its source.
+// Always holds: only an epoch above every one that was seen of a name is accepted; before commit() the record has the
+// epoch before, so that a reservation that ends leaves no trace; commit() is durable before it resolves.
+import { GodwitError } from '../../wire/errors.ts'
+import type { HashOptions } from '../disks/digests.ts'
+import type { Accelerator } from '../vm/argv.ts'
+import type { RunningVm } from '../vm/machine.ts'
+import { fileProblem, preflight, type VmNeeds } from '../vm/preflight.ts'
+import type { VmSpec } from '../vm/spec.ts'
+import type { Capacity } from './capacity.ts'
+import type { Entries } from './entries.ts'
+import type { Guests } from './guests.ts'
+import type { Launcher } from './launch.ts'
+import type { SiteFiles } from './site-files.ts'
+import type { SiteHost } from './site-host.ts'
+
+type ArrivalsOptions = {
+  entries: Entries
+  guests: Guests
+  launcher: Launcher
+  host: SiteHost
+  files: SiteFiles
+  capacity: Capacity
+}
+
+export class Arrivals {
+  readonly #options: ArrivalsOptions
+  readonly #entries: Entries
+
+  constructor(options: ArrivalsOptions) {
+    this.#options = options
+    this.#entries = options.entries
+  }
+
+  async check(needs: VmNeeds, options: HashOptions): Promise<void> {
+    const { host, files } = this.#options
+    const { spec, files: there } = needs
+    this.#assertAbsent(spec.name)
+    const problem = preflight(needs, { ...(await host.info(spec)), files: there })
+    if (problem) throw problem
+    const here = await files.factsOf(spec, { ...options, expected: there })
+    const other = preflight(needs, { ...(await host.info(spec)), files: here })
+    if (other) throw other
+  }
+
+  async checkHeld(name: string, needs: VmNeeds, options: HashOptions): Promise<void> {
+    const held = await this.#options.files.heldBy(this.#entries.get(name), this.#entries.machine(name), options)
+    const problem = fileProblem(needs, held, true)
+    if (problem) throw problem
+  }
+
+  async hold(needs: VmNeeds, epoch: number, { id, ms }: { id: string; ms: number }, options: HashOptions): Promise<number> {
+    await this.#assertNewEpoch(needs.spec.name, epoch)
+    await this.check(needs, options)
+    const bytes = await this.#options.capacity.hold(needs.spec, { id, untilMs: performance.now() + ms })
+    this.#entries.changed()
+    // Free memory changes once more when the hold ends.
+    setTimeout(() => this.#entries.changed(), ms + 50).unref()
+    return bytes
+  }
+
+  releaseHold(id: string): boolean {
+    const was = this.#options.capacity.release({ id })
+    if (was) this.#entries.changed()
+    return was
+  }
+
+  async reserve(spec: VmSpec, epoch: number, accelerator: Accelerator, signal?: AbortSignal): Promise<RunningVm> {
+    const { launcher, files, capacity } = this.#options
+    const { name } = spec
+    this.#assertAbsent(name)
+    const highest = await this.#assertNewEpoch(name, epoch)
+    await files.check(spec)
+    // The record has the epoch before: a reservation may end without the VM ever having been ours, and the same offer
+    // may come again.
+    const entry = await this.#entries.insert(spec, { state: 'incoming', epoch: highest })
+    return this.#entries.inTurn(name, async () => {
+      try {
+        entry.vm = await launcher.launch(entry, { incoming: true, accelerator, signal })
+        capacity.release({ vm: name })
+        return entry.vm
+      } catch (error) {
+        await this.#entries.forget(entry, highest)
+        throw error
+      }
+    })
+  }
+
+  async drop(name: string): Promise<void> {
+    if (this.#entries.find(name)?.record.state !== 'incoming') return
+    await this.#entries.inTurn(name, async entry => {
+      if (entry.record.state !== 'incoming') return
+      await this.#options.guests.end(entry, vm => vm.kill())
+      await this.#entries.forget(entry, entry.record.epoch)
+    })
+  }
+
+  async commit(name: string, epoch: number): Promise<void> {
+    await this.#entries.inTurn(name, async entry => {
+      if (entry.record.state !== 'incoming' || !entry.vm?.alive) throw this.#entries.wrongState(name, 'is not reserved at this site')
+      if (epoch <= entry.record.epoch) throw new GodwitError('EPOCH_STALE', `${name}: epoch ${epoch} is not above ${entry.record.epoch}`)
+      await this.#entries.update(entry, { state: 'running', epoch, resumePending: true })
+      // QEMU ended during that write, while it still counted as a reservation: the VM is ours, and has failed.
+      if (!entry.vm?.alive) {
+        const failure = new GodwitError('QEMU_EXITED', `QEMU of ${name} ended`).toJSON()
+        await this.#entries.update(entry, { state: 'failed', resumePending: false, failure })
+      }
+      entry.guest = 'running'
+    })
+  }
+
+  #assertAbsent(name: string): void {
+    if (!this.#entries.find(name)) return
+    throw new GodwitError('VM_EXISTS', `a VM named ${name} exists at the target (${this.#entries.facts(name).state})`)
+  }
+
+  /** Gives the highest epoch that was seen of this name. EPOCH_STALE unless the one that is offered is higher. */
+  async #assertNewEpoch(name: string, epoch: number): Promise<number> {
+    const highest = await this.#entries.highestEpoch(name)
+    if (epoch <= highest)
+      throw new GodwitError('EPOCH_STALE', `${name}: the source offers epoch ${epoch}, but this site has seen epoch ${highest}`)
+    return highest
+  }
+}

@@ -1,0 +1,96 @@
+// VMs that leave for other sites: what they need there, begin, end, settle. Enters: names, how a migration ended.
+// Leaves: the machine to migrate, the record that follows from the end.
+// Always holds: a VM in doubt does not begin to migrate; one that has moved leaves nothing here but its epoch; one in
+// doubt stays paused until it is settled.
+import { type ErrorBody, GodwitError } from '../../wire/errors.ts'
+import type { HashOptions } from '../disks/digests.ts'
+import type { RunningVm } from '../vm/machine.ts'
+import type { Method, VmNeeds } from '../vm/preflight.ts'
+import { canMoveSuspended } from '../vm/run-state.ts'
+import type { Entries } from './entries.ts'
+import type { Entry } from './entry.ts'
+import type { Guests } from './guests.ts'
+import type { VmRecord } from './records.ts'
+import type { SiteFiles } from './site-files.ts'
+
+export class Departures {
+  readonly #entries: Entries
+  readonly #guests: Guests
+  readonly #files: SiteFiles
+
+  constructor({ entries, guests, files }: { entries: Entries; guests: Guests; files: SiteFiles }) {
+    this.#entries = entries
+    this.#guests = guests
+    this.#files = files
+  }
+
+  async needs(name: string, method: Method, options: HashOptions): Promise<VmNeeds> {
+    const entry = this.#entries.get(name)
+    const { spec, vm } = entry
+    if (!vm) throw this.#entries.wrongState(name, 'cannot be migrated: it does not run')
+    const files = await this.#files.heldBy(entry, vm, options)
+    const { qemuVersion, accelerator } = vm
+    return { spec, qemuVersion, accelerator, method, files, ...(await this.#files.shared(spec)) }
+  }
+
+  async begin(name: string): Promise<RunningVm> {
+    return this.#entries.inTurn(name, async entry => {
+      if (entry.record.state === 'migrating') throw new GodwitError('MIGRATION_BUSY', `${name} is already migrating`)
+      if (entry.record.doubt) throw new GodwitError('MIGRATION_DOUBT', `it is not certain that ${name} belongs to this site`)
+      const { state } = this.#entries.facts(name)
+      if ((state !== 'running' && state !== 'suspended') || !entry.vm)
+        throw this.#entries.wrongState(name, 'cannot be migrated: it does not run', 'run godwit vm start')
+      if (state === 'suspended' && !canMoveSuspended(entry.vm.qemuVersion))
+        throw new GodwitError(
+          'GUEST_SUSPENDED',
+          `the guest of ${name} is suspended, and QEMU ${entry.vm.qemuVersion} would wake it during the migration`,
+        )
+      await this.#entries.update(entry, { state: 'migrating', resumePending: false })
+      return entry.vm
+    })
+  }
+
+  async end(name: string, outcome: 'moved' | 'kept' | 'doubt', epoch?: number): Promise<void> {
+    await this.#entries.inTurn(name, async entry => {
+      const { state, epoch: known } = entry.record
+      // QEMU ended meanwhile: the VM is ours all the same, at the epoch that the migration's end gave it.
+      if (state === 'failed' && outcome === 'kept')
+        return await this.#entries.update(entry, { doubt: false, epoch: Math.max(known, epoch ?? 0) })
+      if (state !== 'migrating' && state !== 'failed') throw this.#entries.wrongState(name, 'is not migrating')
+      if (outcome === 'moved') return await this.#leave(entry, epoch ?? known + 1)
+      if (outcome === 'doubt') return await this.#entries.update(entry, inDoubt())
+      await this.#entries.update(entry, { state: 'running', epoch: epoch ?? known })
+      await this.#guests.look(entry)
+    })
+  }
+
+  async settle(name: string, outcome: 'moved' | 'kept', epoch: number): Promise<void> {
+    await this.#entries.inTurn(name, async entry => {
+      const { record, vm } = entry
+      if (!record.doubt && record.epoch >= epoch) throw this.#entries.wrongState(name, 'is not in doubt')
+      if (outcome === 'moved') return await this.#leave(entry, epoch)
+      await this.#entries.update(entry, keptAfterDoubt(record, vm !== undefined, epoch))
+      await this.#guests.look(entry)
+    })
+  }
+
+  /** Its QEMU is killed, without asking the guest: it runs at another site. */
+  async #leave(entry: Entry, epoch: number): Promise<void> {
+    await this.#guests.end(entry, vm => vm.kill())
+    await this.#entries.forget(entry, epoch)
+  }
+}
+
+/** Handed over without an answer: the VM stays paused, with its memory, until it is known where it runs. */
+const inDoubt = (): Partial<VmRecord> => {
+  const failure = new GodwitError('MIGRATION_DOUBT', 'handed over, and the other site has not confirmed it', { hint: 'run godwit recover' })
+  return { state: 'paused', doubt: true, failure: failure.toJSON() }
+}
+
+const keptAfterDoubt = ({ state, failure, epoch: known }: VmRecord, hasQemu: boolean, epoch: number): Partial<VmRecord> => ({
+  ...(hasQemu ? { state: 'running', failure: undefined } : { state, failure: isDoubt(failure) ? undefined : failure }),
+  doubt: false,
+  epoch: Math.max(known, epoch),
+})
+
+const isDoubt = (failure: ErrorBody | undefined): boolean => failure?.code === 'MIGRATION_DOUBT'

@@ -1,0 +1,106 @@
+// The local disks of a VM as a migration sees them. Enters: specs, VMs that leave or come. Leaves: what their disks
+// begin with, and at the target their files, open for writing.
+// Always holds: both sites have the same base of a disk: the image that its spec names, or zeros; nothing is written to
+// a disk whose QEMU has it active.
+
+import { basename, join } from 'node:path'
+import { GodwitError } from '../../wire/errors.ts'
+import { createImageLeaves } from '../disks/image-leaves.ts'
+import type { Images } from '../disks/images.ts'
+import { Leaves } from '../disks/leaves.ts'
+import { createDiskReceiver, type DiskReceiver } from '../disks/receiver.ts'
+import { type DiskServer, serveDisk } from '../disks/server.ts'
+import { inflate, loadZstd } from '../pages/compress.ts'
+import { diskNode, localDiskPath, VM_FILES } from '../vm/argv.ts'
+import { diskItem, disksOf, isLocal, type LocalDisk, localBytes, type VmSpec } from '../vm/spec.ts'
+
+type Disk = { index: number; disk: LocalDisk; sizeBytes: number }
+
+const localDisksOf = (spec: VmSpec): Disk[] =>
+  disksOf(spec).flatMap((disk, index) => (isLocal(disk) ? [{ index, disk, sizeBytes: localBytes(disk) }] : []))
+
+export class LocalDisks {
+  readonly #images: Images
+  readonly #leaves = createImageLeaves()
+
+  constructor(images: Images) {
+    this.#images = images
+  }
+
+  /** QEMU's nodes of the local disks, and what each began with. IMAGE_*; the signal's reason. */
+  async source(spec: VmSpec, signal?: AbortSignal) {
+    return await Promise.all(
+      localDisksOf(spec).map(async ({ index, disk, sizeBytes }) => ({
+        node: diskNode(index),
+        sizeBytes,
+        base: await this.#baseOf(disk, sizeBytes, signal),
+      })),
+    )
+  }
+
+  /**
+   * The files of a VM that is coming, in its folder `dir`. undefined when it has none. PREFLIGHT_QEMU_MISSING, IMAGE_*,
+   * NBD_*.
+   */
+  async target(spec: VmSpec, dir: string) {
+    const disks = localDisksOf(spec)
+    if (disks.length === 0) return undefined
+    const zstd = await loadZstd()
+    const servers: DiskServer[] = []
+    try {
+      const received = []
+      for (const { index, disk, sizeBytes } of disks) {
+        const held = await this.#baseOf(disk, sizeBytes)
+        const image = (await this.#imageOf(disk))?.path
+        const file = basename(localDiskPath(dir, index, disk))
+        const server = await serveDisk(join(dir, VM_FILES.disks), { file, format: disk.format, sizeBytes, image })
+        servers.push(server)
+        received.push({ sizeBytes, writer: server.client, held })
+      }
+      return new ComingDisks(
+        createDiskReceiver(received, (frame, bytes) => inflate(zstd, frame, bytes)),
+        servers,
+      )
+    } catch (error) {
+      await Promise.all(servers.map(server => server.close()))
+      throw error
+    }
+  }
+
+  async #baseOf(disk: LocalDisk, sizeBytes: number, signal?: AbortSignal): Promise<Leaves> {
+    const image = await this.#imageOf(disk)
+    return image ? await this.#leaves.of(image, sizeBytes, signal) : new Leaves(sizeBytes)
+  }
+
+  async #imageOf(disk: LocalDisk) {
+    const item = diskItem(disk)
+    return item && (await this.#images.use(item.file))
+  }
+}
+
+class ComingDisks {
+  readonly #receiver: DiskReceiver
+  readonly #servers: DiskServer[]
+
+  constructor(receiver: DiskReceiver, servers: DiskServer[]) {
+    this.#receiver = receiver
+    this.#servers = servers
+  }
+
+  apply(payload: Uint8Array): Promise<void> {
+    return this.#receiver.apply(payload)
+  }
+
+  async finish(roots: readonly string[]): Promise<void> {
+    await this.#receiver.flush()
+    const here = this.#receiver.roots()
+    const other = here.findIndex((root, disk) => root !== roots[disk])
+    if (here.length !== roots.length || other >= 0)
+      throw new GodwitError('MANIFEST_MISMATCH', `local disk ${other} at the target is not what the source has`)
+    await this.close()
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#servers.splice(0).map(server => server.close()))
+  }
+}

@@ -1,0 +1,166 @@
+// A migration at its source: the engine of migration/source.ts with this node's registry, journal, link and predictor.
+// Enters: a plan, the verified target, the machine. Leaves: an entry for its slot (slots.ts), whose result is the
+// migration's end.
+// Always holds: the registry gets the VM's fate from the engine alone, never from the error; the result follows when
+// the registry has it.
+import { toBase64 } from '../crypto/bytes.ts'
+import { type VerifiedSite, verifySite } from '../identity/peer.ts'
+import type { PlanFacts } from '../planning/cost.ts'
+import { type MigrationProgress, PHASE_COMMITTED, type Plan, type Report } from '../wire/control.ts'
+import { GodwitError } from '../wire/errors.ts'
+import { createAsked } from './asking.ts'
+import type { HashOptions } from './disks/digests.ts'
+import { durably } from './migration/durable.ts'
+import { type Offered, type SourceMigration, type SourceOptions, startSource } from './migration/source.ts'
+import { conclude, onBreach, type RunOptions } from './runs.ts'
+import type { Entry } from './slots.ts'
+import type { RunningVm } from './vm/machine.ts'
+import { needsToJson, type VmNeeds } from './vm/preflight.ts'
+
+/** Begins at once. */
+export const runSource = (options: RunOptions, plan: Plan, target: VerifiedSite, vm: RunningVm): Entry =>
+  new SourceRun(options, plan, target, vm).begin()
+
+class SourceRun {
+  readonly #options: RunOptions
+  readonly #plan: Plan
+  readonly #target: VerifiedSite
+  readonly #vm: RunningVm
+  readonly #asked = createAsked()
+  #source: SourceMigration | undefined
+  #isEnding = false
+  /** The VM's files, as they were offered. */
+  #files: VmNeeds['files'] = {}
+  /** What the prediction found in the guest's memory. */
+  #contentBytes: number | undefined
+
+  constructor(options: RunOptions, plan: Plan, target: VerifiedSite, vm: RunningVm) {
+    this.#options = options
+    this.#plan = plan
+    this.#target = target
+    this.#vm = vm
+  }
+
+  begin(): Entry {
+    return {
+      side: 'source',
+      peer: this.#target,
+      cancel: (reason = new GodwitError('MIGRATION_CANCELLED')) => this.#source?.cancel(reason),
+      isAsking: () => this.#source?.fate() === 'doubt',
+      asked: this.#asked.facts,
+      stage: () => (this.#isEnding || !this.#source ? { state: 'ENDING' } : this.#source.stage()),
+      stuck: error => (this.#isEnding || !this.#source ? 'report' : this.#source.stuck(error)),
+      result: conclude(this.#options, this.#plan, 'source', this.#run()),
+    }
+  }
+
+  async #run(): Promise<Report> {
+    try {
+      return await this.#migrate()
+    } finally {
+      this.#isEnding = true
+      await this.#settle()
+    }
+  }
+
+  async #migrate(): Promise<Report> {
+    const { known, predictor } = this.#options
+    const expected = this.#predict()
+    this.#source = startSource(this.#sourceOptions())
+    const report = await this.#source.done
+    known.add(this.#plan.target, this.#files)
+    predictor?.learn(report)
+    return { ...report, prediction: await expected }
+  }
+
+  #sourceOptions(): SourceOptions {
+    const { config, identity, link, waits, stop, log } = this.#options
+    const plan = this.#plan
+    return {
+      plan,
+      offer: how => this.#offer(how),
+      qmp: this.#vm.qmp,
+      qemuExited: this.#vm.exited,
+      keys: identity.keys,
+      sourceCertificate: identity.certificate,
+      targetCertificate: this.#target.bytes,
+      peerBoxPublic: this.#target.certificate.boxPublic,
+      openStream: (index, attempt) => link().openRelayStream({ sessionId: plan.migrationId, index, attempt }),
+      record: this.#options.journal.recorder(plan, 'source', this.#target.bytes),
+      onBreach: onBreach(this.#options, plan, 'source'),
+      onProgress: progress => this.#progressed(progress),
+      dir: this.#vm.runDir,
+      disks: () => this.#options.registry.leavingDisks(plan.vm, stop),
+      stop,
+      patience: { reconnectMs: 1000 * config.limits.reconnectSeconds, switchoverMs: 1000 * config.limits.switchoverSeconds },
+      patienceMs: waits?.answerMs,
+      onUnanswered: this.#asked.unanswered,
+      loadTimeoutMs: waits?.loadMs,
+      silenceMs: waits?.silenceMs,
+      checkPeer: () => this.#checkPeer(),
+      transport: link().bulk()?.engine ?? 'unknown',
+      bulk: () => link().bulk(),
+      contentBytes: () => this.#contentBytes,
+      log: log.child({ migrationId: plan.migrationId }),
+    }
+  }
+
+  async #offer(how: HashOptions): Promise<Offered> {
+    const { registry, known } = this.#options
+    const plan = this.#plan
+    const needs = await registry.needs(plan.vm, plan.method, how)
+    this.#files = needs.files
+    return { offer: { type: 'OFFER', needs: needsToJson(needs) }, isKnownThere: known.has(plan.target, this.#files) }
+  }
+
+  #progressed(progress: MigrationProgress): void {
+    const link = this.#options.link()
+    link.progress(progress)
+    // From here the two sites must be able to meet, also over a gateway that has forgotten this node.
+    if (progress.phase === PHASE_COMMITTED) link.announce()
+  }
+
+  /** Right before the commit: the target is still trusted, and the VM's files are those that were compared. */
+  async #checkPeer(): Promise<void> {
+    const { trust, registry } = this.#options
+    await trust.refresh()
+    await verifySite(trust, this.#plan.target, toBase64(this.#target.bytes))
+    await registry.assertFilesUnchanged(this.#plan.vm)
+  }
+
+  /**
+   * Writes the end to the registry. The journal has decided already: a disk that refuses this record changes nothing of
+   * it, and the next start of the agent repairs it (recover.ts).
+   */
+  async #settle(): Promise<void> {
+    const { registry, stop, log } = this.#options
+    const { vm, migrationId } = this.#plan
+    const fate = this.#source?.fate() ?? 'here'
+    const outcome = fate === 'here' ? 'kept' : fate
+    const epoch = this.#source?.epoch()
+    await durably(() => registry.endMigration(vm, outcome, epoch), log, stop).catch(error =>
+      log.error('end of a migration could not be recorded', { vm, migrationId, outcome, error }),
+    )
+  }
+
+  /**
+   * What this migration will take, for the report. Measured while it begins; null where it cannot be, or nothing is
+   * known of the path.
+   */
+  async #predict(): Promise<Report['prediction']> {
+    const { vm, target, downtimeMs, method } = this.#plan
+    try {
+      const prediction = await this.#options.predictor?.predict({ vm, target, downtimeMs })
+      if (prediction) this.#contentBytes = contentOf(prediction.facts)
+      if (!prediction || prediction.pathFrom === 'an assumption') return null
+      const name = method === 'cold' ? 'cold' : prediction.recommended === 'cold' ? 'live' : prediction.recommended
+      const found = prediction.methods.find(each => each.method === name)
+      return found ? { totalMs: found.totalMs, downtimeMs: found.downtimeMs, wireBytes: found.wireBytes } : null
+    } catch (error) {
+      this.#options.log.debug('prediction failed', { vm, error })
+      return null
+    }
+  }
+}
+
+const contentOf = ({ memoryBytes, zeroShare }: PlanFacts): number => memoryBytes * (1 - zeroShare)

@@ -1,0 +1,72 @@
+// A migration at its target: the engine of migration/target.ts with this node's registry, journal and link. Enters: a
+// plan, the verified source; or a VM that an earlier life of this agent had loaded. Leaves: an entry for its slot
+// (slots.ts), whose result is the migration's end.
+// Always holds: the VM that is offered is the VM of the plan; its files are compared before its QEMU starts and once
+// more as QEMU has them open.
+import { decodeCertificate } from '../crypto/certificate.ts'
+import type { VerifiedSite } from '../identity/peer.ts'
+import { sleep } from '../ops/deadline.ts'
+import type { Plan } from '../wire/control.ts'
+import { GodwitError } from '../wire/errors.ts'
+import type { OwnershipRecord } from './migration/journal.ts'
+import { ownCertificate, type Waiting } from './migration/recover.ts'
+import { startTarget, type TargetOptions } from './migration/target.ts'
+import { conclude, onBreach, type RunOptions } from './runs.ts'
+import type { Entry } from './slots.ts'
+import { parseNeeds } from './vm/preflight.ts'
+
+const LOOK_MS = 2_000
+
+export async function runTarget(options: RunOptions, plan: Plan, source: VerifiedSite, earlier?: Waiting): Promise<Entry> {
+  const target = startTarget(targetOptions(options, plan, source, earlier?.last), earlier?.loaded)
+  const { registry, log } = options
+  // The guest may have powered off as soon as it ran: the VM is ours all the same, and is listed as it is.
+  const look = () => registry.look(plan.vm).catch(error => log.warn('state of the guest is unknown', { vm: plan.vm, error }))
+  // A QEMU that does not answer must not delay the result.
+  const looked = () => Promise.race([look(), sleep(LOOK_MS)])
+  const done = target.done.then(looked).then(() => undefined)
+  const { cancel, stage, stuck } = target
+  return { side: 'target', peer: source, target, cancel, stage, stuck, result: conclude(options, plan, 'target', done) }
+}
+
+/** A VM that an earlier life of this agent had loaded: it waits for its grant. */
+export const waitOn = (options: RunOptions, earlier: Waiting): Promise<Entry> => {
+  const { plan, sourceCertificate: bytes } = earlier
+  return runTarget(options, plan, { bytes, certificate: decodeCertificate(bytes) }, earlier)
+}
+
+function targetOptions(options: RunOptions, plan: Plan, source: VerifiedSite, last?: OwnershipRecord): TargetOptions {
+  const { identity, registry, link, log } = options
+  return {
+    plan,
+    keys: identity.keys,
+    sourceCertificate: source.bytes,
+    targetCertificate: ownCertificate(last, identity.certificate),
+    peerBoxPublic: source.certificate.boxPublic,
+    async reserve({ needs: json }, _, how) {
+      const needs = parseNeeds(json)
+      if (needs.spec.name !== plan.vm)
+        throw new GodwitError('MIGRATION_STATE', `the source offers ${needs.spec.name}, the plan is for ${plan.vm}`)
+      if (needs.method !== plan.method)
+        throw new GodwitError('MIGRATION_STATE', `the source offers method ${needs.method}, the plan has ${plan.method}`)
+      await registry.checkIncoming(needs, how)
+      const vm = await registry.reserveIncoming(needs.spec, plan.epoch + 1, needs.accelerator, how.signal)
+      // Its names may have led to other files since they were read.
+      await registry.checkHeld(plan.vm, needs, how)
+      return vm
+    },
+    openDisks: () => registry.comingDisks(plan.vm),
+    checkFiles: () => registry.assertFilesUnchanged(plan.vm),
+    drop: () => registry.dropIncoming(plan.vm),
+    commit: epoch => registry.commitIncoming(plan.vm, epoch),
+    record: options.journal.recorder(plan, 'target', source.bytes, last),
+    onBreach: onBreach(options, plan, 'target'),
+    onProgress: progress => link().progress(progress),
+    log: log.child({ migrationId: plan.migrationId }),
+    // The source decides, so the target waits longer than a source with the same configuration.
+    sourceAwayMs: 1500 * options.config.limits.reconnectSeconds,
+    grantPatienceMs: options.waits?.grantMs,
+    silenceMs: options.waits?.silenceMs,
+    ...(options.onLoaded ? { onLoaded: options.onLoaded } : {}),
+  }
+}

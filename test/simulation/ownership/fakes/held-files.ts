@@ -1,0 +1,3 @@
+// edge-node/vm/held-files.ts in the simulation: VMs without disks.
+export const heldFacts = async () => ({ facts: { 'readonly/boot.img': { bytes: 1 } }, seen: [] })
+export const assertUnchanged = async (): Promise<void> => {}

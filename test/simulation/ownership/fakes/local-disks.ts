@@ -1,0 +1,3 @@
+// edge-node/disks/local.ts in the simulation: VMs without local disks.
+export const makeLocalDisk = async (): Promise<void> => {}
+export const makeSeed = async (): Promise<void> => {}
