@@ -26,7 +26,7 @@ import { connectLink, type Link } from './link/link.ts'
 import { watchSpread } from './link/spread.ts'
 import { createNodeMetrics, type TrustFacts } from './metrics.ts'
 import { createJournal, type Journal } from './migration/journal.ts'
-import { loadedVms, recover } from './migration/recover.ts'
+import { loadedVms, recoverMigrations } from './migration/recover.ts'
 import { createMigrations, type Migrations, type MigrationsOptions } from './migrations.ts'
 import { createPredictor, type Predictor } from './predict.ts'
 import { createPrestage } from './prestage.ts'
@@ -107,7 +107,7 @@ export async function startNode(options: NodeOptions): Promise<Node> {
     const metrics = createNodeMetrics(registry, trustFacts(options, identity, trust))
     const alerts = createAlerts({ log, count: metrics.alert })
     const release = await createRelease({ config, store, alerts, now: Date.now })
-    const left = await recover({ journal, registry, keys: identity.keys, certificate: identity.certificate, log })
+    const left = await recoverMigrations({ journal, registry, keys: identity.keys, certificate: identity.certificate, log })
     let link: Link | undefined
     const predictor = createPredictor({
       running: name => registry.machine(name),

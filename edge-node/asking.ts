@@ -6,10 +6,10 @@
 import { sleep } from '../ops/deadline.ts'
 import type { Plan } from '../wire/control.ts'
 import { GodwitError, toGodwitError } from '../wire/errors.ts'
-import type { Asked } from './doubts.ts'
+import type { AskProgress } from './doubts.ts'
 import { recoverVm, type Unanswered } from './migration/recover.ts'
-import { conclude, type RunOptions } from './runs.ts'
-import type { Entry, Slots } from './slots.ts'
+import { type RunOptions, resultOf } from './runs.ts'
+import type { SlotEntry, Slots } from './slots.ts'
 
 /** Between a hand-over that ended in doubt and its next beginning. */
 const CLEAR_UP_MS = 5_000
@@ -41,7 +41,7 @@ export function createAsking(options: RunOptions, slots: Slots): Asking {
   }
 }
 
-function askAgain(options: RunOptions, hanging: Unanswered): Entry {
+function askAgain(options: RunOptions, hanging: Unanswered): SlotEntry {
   const { link, stop, log } = options
   const { plan } = hanging
   const { migrationId, vm, target } = plan
@@ -75,13 +75,13 @@ function askAgain(options: RunOptions, hanging: Unanswered): Entry {
       abandon(error)
       return 'forward'
     },
-    result: conclude(options, plan, 'source', answer),
+    result: resultOf(options, plan, 'source', answer),
   }
 }
 
 /** Counts the meetings without an answer. */
-export function createAsked(): { unanswered(error: GodwitError): void; facts(): Asked | undefined } {
-  let asked: Asked | undefined
+export function createAsked(): { unanswered(error: GodwitError): void; facts(): AskProgress | undefined } {
+  let asked: AskProgress | undefined
   return {
     unanswered(error) {
       const now = Date.now()

@@ -9,10 +9,10 @@ import { type ErrorBody, GodwitError } from '../wire/errors.ts'
 import type { Log } from '../wire/log.ts'
 import type { Journal, OwnershipRecord } from './migration/journal.ts'
 import { reclaim } from './migration/recover.ts'
-import type { Registry, VmFacts } from './registry/registry.ts'
+import type { LocalVmFacts, Registry } from './registry/registry.ts'
 
 /** How the asking of a target goes, that has not answered. */
-export type Asked = {
+export type AskProgress = {
   times: number /** Unix ms. */
   firstAt: number
   lastAt: number /** Why there was no answer, the last time. */
@@ -27,7 +27,7 @@ export type Doubt = {
   why: ErrorBody | null
   /** The last word of this node on paper. */
   record: { migrationId: string; state: string; epoch: number /** Unix ms. */; at: number; target: string } | null
-  asked: Asked | null
+  asked: AskProgress | null
   /** What a fencing statement must say. `site` null: any other site, no record says which. */
   fencing: { site: string | null; vm: string; epoch: number; for: string }
   next: string[]
@@ -38,7 +38,7 @@ type DoubtsOptions = {
   rootPublic: Uint8Array
   registry: Registry
   journal: Journal
-  asked: (migrationId: string) => Asked | undefined
+  asked: (migrationId: string) => AskProgress | undefined
   /** Ends the asking, so that no late answer meets a VM that has been taken over. */
   stopAsking: (vm: string) => Promise<void>
   /** Before the VM is ours again: the statement by which it will be. */
@@ -52,7 +52,7 @@ export type Doubts = {
    * Makes the VM ours again at an epoch above whatever the fenced site had; with its memory, where its QEMU still holds
    * it. FENCING_*, VM_STATE, VM_UNKNOWN.
    */
-  reclaim(vm: string, statement: string): Promise<VmFacts>
+  reclaim(vm: string, statement: string): Promise<LocalVmFacts>
 }
 
 export function createDoubts(options: DoubtsOptions): Doubts {
@@ -60,7 +60,7 @@ export function createDoubts(options: DoubtsOptions): Doubts {
   const hangingOf = async (vm: string) =>
     (await journal.last()).findLast(record => record.vm === vm && record.side === 'source' && record.state === 'RELINQUISHED')
 
-  const describe = async ({ name, state, epoch, doubt, failure }: VmFacts): Promise<Doubt | undefined> => {
+  const describe = async ({ name, state, epoch, doubt, failure }: LocalVmFacts): Promise<Doubt | undefined> => {
     const hanging = await hangingOf(name)
     if (!doubt && !hanging) return undefined
     const wanted = wantedOf(site, name, epoch, hanging)

@@ -23,7 +23,7 @@ import type { Release } from './release.ts'
 import { runSource } from './run-source.ts'
 import { runTarget, waitOn } from './run-target.ts'
 import type { RunOptions } from './runs.ts'
-import { createSlots, type Running, type Slots } from './slots.ts'
+import { createSlots, type RunningMigration, type Slots } from './slots.ts'
 import { watchSlots } from './watch-slots.ts'
 
 export type MigrationsOptions = Omit<RunOptions, 'known' | 'link' | 'stop'> & {
@@ -56,7 +56,7 @@ export function createMigrations(given: MigrationsOptions): Migrations {
   let link: Link | undefined
   const options: Options = { ...given, known: createKnownFiles(), link: () => link!, stop: stop.signal }
   const { config, metrics, evidence, log } = options
-  const ended = (running: Running, result: MigrationResult) => {
+  const ended = (running: RunningMigration, result: MigrationResult) => {
     metrics.ended(running.side, result)
     const { vm, target, epoch } = running.plan
     if (running.side === 'source' && result.outcome === 'completed') evidence.noteMoved({ vm, target, epoch: epoch + 1 })

@@ -12,16 +12,16 @@ import { createAsked } from './asking.ts'
 import type { HashOptions } from './disks/digests.ts'
 import { durably } from './migration/durable.ts'
 import { type Offered, type SourceMigration, type SourceOptions, startSource } from './migration/source.ts'
-import { conclude, onBreach, type RunOptions } from './runs.ts'
-import type { Entry } from './slots.ts'
+import { onBreach, type RunOptions, resultOf } from './runs.ts'
+import type { SlotEntry } from './slots.ts'
 import type { RunningVm } from './vm/machine.ts'
 import { needsToJson, type VmNeeds } from './vm/preflight.ts'
 
 /** Begins at once. */
-export const runSource = (options: RunOptions, plan: Plan, target: VerifiedSite, vm: RunningVm): Entry =>
-  new SourceRun(options, plan, target, vm).begin()
+export const runSource = (options: RunOptions, plan: Plan, target: VerifiedSite, vm: RunningVm): SlotEntry =>
+  new SourceSlot(options, plan, target, vm).begin()
 
-class SourceRun {
+class SourceSlot {
   readonly #options: RunOptions
   readonly #plan: Plan
   readonly #target: VerifiedSite
@@ -41,7 +41,7 @@ class SourceRun {
     this.#vm = vm
   }
 
-  begin(): Entry {
+  begin(): SlotEntry {
     return {
       side: 'source',
       peer: this.#target,
@@ -50,7 +50,7 @@ class SourceRun {
       asked: this.#asked.facts,
       stage: () => (this.#isEnding || !this.#source ? { state: 'ENDING' } : this.#source.stage()),
       stuck: error => (this.#isEnding || !this.#source ? 'report' : this.#source.stuck(error)),
-      result: conclude(this.#options, this.#plan, 'source', this.#run()),
+      result: resultOf(this.#options, this.#plan, 'source', this.#run()),
     }
   }
 

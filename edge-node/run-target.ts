@@ -9,15 +9,15 @@ import { sleep } from '../ops/deadline.ts'
 import type { Plan } from '../wire/control.ts'
 import { GodwitError } from '../wire/errors.ts'
 import type { OwnershipRecord } from './migration/journal.ts'
-import { ownCertificate, type Waiting } from './migration/recover.ts'
+import { type LoadedWaiting, ownCertificate } from './migration/recover.ts'
 import { startTarget, type TargetOptions } from './migration/target.ts'
-import { conclude, onBreach, type RunOptions } from './runs.ts'
-import type { Entry } from './slots.ts'
+import { onBreach, type RunOptions, resultOf } from './runs.ts'
+import type { SlotEntry } from './slots.ts'
 import { parseNeeds } from './vm/preflight.ts'
 
 const LOOK_MS = 2_000
 
-export async function runTarget(options: RunOptions, plan: Plan, source: VerifiedSite, earlier?: Waiting): Promise<Entry> {
+export async function runTarget(options: RunOptions, plan: Plan, source: VerifiedSite, earlier?: LoadedWaiting): Promise<SlotEntry> {
   const target = startTarget(targetOptions(options, plan, source, earlier?.last), earlier?.loaded)
   const { registry, log } = options
   // The guest may have powered off as soon as it ran: the VM is ours all the same, and is listed as it is.
@@ -26,11 +26,11 @@ export async function runTarget(options: RunOptions, plan: Plan, source: Verifie
   const looked = () => Promise.race([look(), sleep(LOOK_MS)])
   const done = target.done.then(looked).then(() => undefined)
   const { cancel, stage, stuck } = target
-  return { side: 'target', peer: source, target, cancel, stage, stuck, result: conclude(options, plan, 'target', done) }
+  return { side: 'target', peer: source, target, cancel, stage, stuck, result: resultOf(options, plan, 'target', done) }
 }
 
 /** A VM that an earlier life of this agent had loaded: it waits for its grant. */
-export const waitOn = (options: RunOptions, earlier: Waiting): Promise<Entry> => {
+export const waitOn = (options: RunOptions, earlier: LoadedWaiting): Promise<SlotEntry> => {
   const { plan, sourceCertificate: bytes } = earlier
   return runTarget(options, plan, { bytes, certificate: decodeCertificate(bytes) }, earlier)
 }

@@ -1,6 +1,6 @@
 // What each migration of this node is given, and how its end becomes a result; the same at source and target. Enters:
 // the parts of the node, the end of a migration. Leaves: a result for the gateway, alerts, a line in the log.
-// Always holds: conclude() never rejects: whatever a migration ends with is a result with a coded error.
+// Always holds: resultOf() never rejects: whatever a migration ends with is a result with a coded error.
 import type { LoadedIdentity } from '../identity/load.ts'
 import type { Trust } from '../identity/trust.ts'
 import type { MigrationResult, Plan, Side } from '../wire/control.ts'
@@ -45,7 +45,7 @@ export const onBreach =
     alerts.raise(error, { migrationId, vm, side })
 
 /** A migration's end as its result. */
-export async function conclude(
+export async function resultOf(
   { alerts, log }: RunOptions,
   { migrationId, vm }: Plan,
   side: Side,

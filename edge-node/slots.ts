@@ -6,7 +6,7 @@
 import { sleep } from '../ops/deadline.ts'
 import type { MigrationResult, Plan } from '../wire/control.ts'
 import { GodwitError } from '../wire/errors.ts'
-import type { Asked } from './doubts.ts'
+import type { AskProgress } from './doubts.ts'
 import type { StuckAction } from './migration/deadlines.ts'
 import type { Answering } from './migration/recover.ts'
 import type { TargetMigration } from './migration/target.ts'
@@ -21,7 +21,7 @@ const ENDED_MAX = 256
  */
 const ENDING_MS = 3_000
 
-export type Entry = {
+export type SlotEntry = {
   side: 'source' | 'target'
   target?: TargetMigration
   /** The other site, while it must stay one that we trust. */
@@ -29,7 +29,7 @@ export type Entry = {
   cancel(reason?: GodwitError): void
   /** Source only: it has handed the VM over, and is not answered yet. */
   isAsking?: () => boolean
-  asked?: () => Asked | undefined
+  asked?: () => AskProgress | undefined
   /** Ends the asking of a hand-over that a person ends. */
   abandon?: (error?: GodwitError) => void
   /** For the watchdog (migration/watchdog.ts). */
@@ -38,19 +38,19 @@ export type Entry = {
   result: Promise<MigrationResult>
 }
 
-export type Running = Omit<Entry, 'result'> & { plan: Plan; done: Promise<void> }
+export type RunningMigration = Omit<SlotEntry, 'result'> & { plan: Plan; done: Promise<void> }
 export type Slots = ReturnType<typeof createSlots>
 
 /**
  * One slot for a VM. What runs is named from the first moment (in site.state, or the gateway would take it for lost)
  * until its result is known.
  */
-export function createSlots(onEnd: (running: Running, result: MigrationResult) => void, endingMs = ENDING_MS) {
+export function createSlots(onEnd: (running: RunningMigration, result: MigrationResult) => void, endingMs = ENDING_MS) {
   /** What begins, and when it has begun or has been refused. */
   const entering = new Map<string, { plan: Plan; side: 'source' | 'target'; begun: Promise<void> }>()
-  const table = new Map<string, Running>()
+  const table = new Map<string, RunningMigration>()
   /** Targets that have ended: a source that has not heard the answer asks again. */
-  const ended = new Map<string, Running>()
+  const ended = new Map<string, RunningMigration>()
   const earlierLives = new Map<string, Answering>()
   let isClosing = false
 
@@ -71,8 +71,8 @@ export function createSlots(onEnd: (running: Running, result: MigrationResult) =
     waited.abort()
     if (sameVm(plan)) throw busy(plan)
   }
-  const enter = (plan: Plan, { result, ...entry }: Entry) => {
-    const running: Running = { plan, ...entry, done: Promise.resolve() }
+  const enter = (plan: Plan, { result, ...entry }: SlotEntry) => {
+    const running: RunningMigration = { plan, ...entry, done: Promise.resolve() }
     running.done = result.then(value => {
       table.delete(plan.migrationId)
       if (running.target) remember(ended, plan.migrationId, running)
@@ -82,7 +82,7 @@ export function createSlots(onEnd: (running: Running, result: MigrationResult) =
   }
   return {
     /** MIGRATION_BUSY, LIMIT_EXCEEDED, MIGRATION_STATE; otherwise `begin` runs with the slot taken. */
-    async take(plan: Plan, side: 'source' | 'target', begin: () => Promise<Entry>): Promise<void> {
+    async take(plan: Plan, side: 'source' | 'target', begin: () => Promise<SlotEntry>): Promise<void> {
       admit(plan)
       const begun = Promise.withResolvers<void>()
       entering.set(plan.migrationId, { plan, side, begun: begun.promise })
@@ -101,12 +101,12 @@ export function createSlots(onEnd: (running: Running, result: MigrationResult) =
     ],
     running: (migrationId: string) => table.get(migrationId),
     /** The same, once it has begun: whoever ends a migration may come while it is still taken up. */
-    async begun(migrationId: string): Promise<Running | undefined> {
+    async begun(migrationId: string): Promise<RunningMigration | undefined> {
       await entering.get(migrationId)?.begun
       return table.get(migrationId)
     },
-    all: (): Running[] => [...table.values()],
-    target(migrationId: string): (Running & { target: TargetMigration }) | undefined {
+    all: (): RunningMigration[] => [...table.values()],
+    target(migrationId: string): (RunningMigration & { target: TargetMigration }) | undefined {
       const running = table.get(migrationId) ?? ended.get(migrationId)
       return running?.target ? { ...running, target: running.target } : undefined
     },
@@ -140,7 +140,7 @@ export function createSlots(onEnd: (running: Running, result: MigrationResult) =
 
 const busy = ({ vm }: Plan) => new GodwitError('MIGRATION_BUSY', `${vm} is already migrating`)
 
-function remember(ended: Map<string, Running>, migrationId: string, running: Running): void {
+function remember(ended: Map<string, RunningMigration>, migrationId: string, running: RunningMigration): void {
   ended.set(migrationId, running)
   for (const oldest of ended.keys()) {
     if (ended.size <= ENDED_MAX) return

@@ -57,7 +57,7 @@ type TakenStreams = {
 
 type Line = { role: Role; taken: number; work: Promise<void> }
 
-type Meeting = {
+type MeetingStreams = {
   session: Session
   attempt: number
   streams: Map<number, Stream>
@@ -70,11 +70,11 @@ type Meeting = {
 export function createTakenStreams(options: TakenStreamsOptions): TakenStreams {
   const { roles, hasDisks, fail } = options
   const lines = new Map(roles.map(role => [indexOf(role), { role, taken: 0, work: Promise.resolve() }]))
-  let meeting: Meeting | undefined
+  let meeting: MeetingStreams | undefined
   let whole: Promise<void> | undefined
   const taken = () => [...lines.values()].map(line => line.taken)
 
-  const readAll = async (mine: Meeting, line: Line, reader: SealedReader) => {
+  const readAll = async (mine: MeetingStreams, line: Line, reader: SealedReader) => {
     // The last frame of an earlier meeting may still be at work (at a barrier: until the others have come to it, over
     // this meeting).
     await line.work

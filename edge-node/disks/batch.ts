@@ -12,7 +12,7 @@
 // chunk is one of the disk; a body is consumed to its last byte. Any other input is FRAME_MALFORMED. A batch that is
 // applied twice gives the same disk.
 import { GodwitError } from '../../wire/errors.ts'
-import type { Run } from './chunk-set.ts'
+import type { ChunkRun } from './chunk-set.ts'
 import { CHUNK_BYTES } from './chunk-tree.ts'
 
 const DISK_BATCH_VERSION = 1
@@ -29,7 +29,7 @@ const RUN_BYTES = 8
 const ZEROS = 0x80000000
 
 type DiskHeader = { codec: DiskCodec; disk: number; runs: number; chunks: number; bodyBytes: number }
-export type DiskRun = Run & { isZero: boolean }
+export type DiskRun = ChunkRun & { isZero: boolean }
 /** Content of data chunks in order: views of the body. */
 type DiskBatch = { disk: number; runs: DiskRun[]; chunks: { chunk: number; bytes: Uint8Array }[] }
 

@@ -3,7 +3,7 @@
 // for 8 TiB).
 import { CHUNK_BYTES } from './chunk-tree.ts'
 
-export type Run = { first: number; count: number }
+export type ChunkRun = { first: number; count: number }
 
 export const chunksOf = (sizeBytes: number): number => Math.ceil(sizeBytes / CHUNK_BYTES)
 
@@ -57,7 +57,7 @@ export class ChunkSet {
   }
 
   /** Ascending, from `from` on, each of at most `most` chunks. The set must not change while they are read. */
-  *runs(most = Number.POSITIVE_INFINITY, from = 0): Generator<Run> {
+  *runs(most = Number.POSITIVE_INFINITY, from = 0): Generator<ChunkRun> {
     let first = -1
     for (let chunk = from; chunk < this.chunks; chunk++) {
       // Whole words of nothing are passed over at once.

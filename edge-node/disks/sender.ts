@@ -6,7 +6,7 @@
 // was read is in the next round; what the target has already is not sent; at most one run of chunks is in memory beside
 // what `send` waits for. After `last` the target has exactly the content whose roots it gives.
 import { BATCH_CHUNKS_MAX, BATCH_RUNS_MAX, chunkBytes, DISK_HEADER_BYTES, type DiskRun, REGION_CHUNKS, writeDiskBatch } from './batch.ts'
-import { ChunkSet, type Run } from './chunk-set.ts'
+import { type ChunkRun, ChunkSet } from './chunk-set.ts'
 import { CHUNK_BYTES, leafOf } from './chunk-tree.ts'
 import type { Leaves } from './leaves.ts'
 
@@ -89,7 +89,7 @@ export function createDiskSender({ readers, content, held, send }: DiskSenderOpt
     }
     return chunks
   }
-  const sendRun = async (disk: number, { first, count }: Run, batch: Batcher) => {
+  const sendRun = async (disk: number, { first, count }: ChunkRun, batch: Batcher) => {
     const sizeBytes = readers.sizesBytes[disk]!
     const end = Math.min(sizeBytes, (first + count) * CHUNK_BYTES)
     const bytes = Buffer.allocUnsafe(end - first * CHUNK_BYTES)
@@ -122,7 +122,7 @@ export function createDiskSender({ readers, content, held, send }: DiskSenderOpt
 
 const ZEROS = Buffer.alloc(CHUNK_BYTES)
 
-const firstRun = (set: ChunkSet, from: number): Run | undefined => {
+const firstRun = (set: ChunkSet, from: number): ChunkRun | undefined => {
   if (set.count === 0) return undefined
   for (const run of set.runs(BATCH_CHUNKS_MAX, from)) return run
   return undefined

@@ -42,7 +42,7 @@ import { checkVersion, FIRST_RANGE, VERSIONS, Version, type Versions } from '../
 import type { Carriers } from '../rate/carriers.ts'
 import { type Dial, type Kept, type KeptOptions, keepConnected, type Live } from './connection.ts'
 import type { OnRelayStream, OnServiceStream } from './incoming.ts'
-import { createOutbox, type Outbox } from './outbox.ts'
+import { createResultOutbox, type ResultOutbox } from './outbox.ts'
 import { publicBody, publicError, publicPrediction, publicReport } from './privacy.ts'
 
 export type { Dial } from './connection.ts'
@@ -166,7 +166,7 @@ class NodeLink implements Link {
   readonly #options: LinkOptions
   readonly #control: Kept
   readonly #data: { kept: Kept; engine: EngineName | undefined }[] = []
-  readonly #outbox: Outbox
+  readonly #outbox: ResultOutbox
   readonly #stop = new AbortController()
   readonly #closed = Promise.withResolvers<void>()
   #waiters: { resolve: () => void; reject: (error: GodwitError) => void }[] = []
@@ -183,7 +183,7 @@ class NodeLink implements Link {
     this.#options = options
     this.incarnation = options.incarnation ?? (options.clock ?? systemClock).now()
     this.closed = this.#closed.promise
-    this.#outbox = createOutbox(result => this.request('migration.result', result), options.log, this.#stop.signal)
+    this.#outbox = createResultOutbox(result => this.request('migration.result', result), options.log, this.#stop.signal)
     this.#control = keepConnected({
       ...this.#shared('control'),
       handlers: guarded(handlersOf(options), quietly(options.log)),

@@ -8,12 +8,12 @@ import { type ErrorCode, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 
 /** Together with running migrations fewer than a site.state may list. */
-export const WAITING_MAX = 512
+export const RESULTS_WAITING_MAX = 512
 const RETRY_MS = 2_000
 /** The next flush follows with the link. */
 const OFFLINE = new Set<ErrorCode>(['CONNECTION_LOST', 'GATEWAY_UNREACHABLE', 'STREAM_RESET'])
 
-export type Outbox = {
+export type ResultOutbox = {
   add(result: MigrationResult): void
   /** Migrations with an unacknowledged result: the gateway still treats them as running at this node. */
   migrationIds(): string[]
@@ -21,7 +21,7 @@ export type Outbox = {
   flush(): Promise<void>
 }
 
-export function createOutbox(send: (result: MigrationResult) => Promise<unknown>, log: Log, signal: AbortSignal): Outbox {
+export function createResultOutbox(send: (result: MigrationResult) => Promise<unknown>, log: Log, signal: AbortSignal): ResultOutbox {
   const waiting = new Map<string, MigrationResult>()
   let flushing: Promise<void> | undefined
   let isFull = false
@@ -73,7 +73,7 @@ export function createOutbox(send: (result: MigrationResult) => Promise<unknown>
       const key = `${result.migrationId}/${result.side}`
       // A gateway without acknowledgements must not end this process or fill its memory. It can conclude lost results
       // from the sites of the VMs.
-      if (waiting.size >= WAITING_MAX && !waiting.has(key)) dropOldest()
+      if (waiting.size >= RESULTS_WAITING_MAX && !waiting.has(key)) dropOldest()
       else isFull = false
       waiting.set(key, result)
       flush().catch(error => log.warn('sending results failed', { error }))

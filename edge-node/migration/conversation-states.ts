@@ -110,7 +110,7 @@ export const conversation: Record<ConversationState, Partial<Record<Conversation
 }
 
 /** The next state, and what to do, in order. MIGRATION_STATE for a pair that the table does not list. */
-export function step(
+export function stepConversation(
   state: ConversationState,
   event: ConversationEvent,
 ): { state: ConversationState; effects: readonly ConversationEffect[] } {

@@ -17,7 +17,14 @@ import type { Bulk } from '../link/link.ts'
 import type { Carriers } from '../rate/carriers.ts'
 import { Flight, firstWindowBytes } from '../rate/flight.ts'
 import { createGate, type Gate } from '../rate/gate.ts'
-import { type ConversationEffect, type ConversationEvent, type ConversationState, carries, heals, step } from './conversation-states.ts'
+import {
+  type ConversationEffect,
+  type ConversationEvent,
+  type ConversationState,
+  carries,
+  heals,
+  stepConversation,
+} from './conversation-states.ts'
 import { encodeMessage } from './messages.ts'
 import { inTime, openControl, openData, readHeld, resetAll, shakeHands } from './open-meeting.ts'
 import type { Outgoing } from './outgoing.ts'
@@ -35,13 +42,13 @@ const PATIENCE: Patience = { reconnectMs: 30_000, switchoverMs: 2_000 }
  * still. (Within it libsodium's secretstream changes a stream's key every GiB; a new handshake keeps what a thief of
  * the process's memory learns to an hour.)
  */
-export type Renewal = { bytes: number; ms: number }
-const RENEWAL: Renewal = { bytes: 64 * 2 ** 30, ms: 3_600_000 }
+export type KeyLifetime = { bytes: number; ms: number }
+const RENEWAL: KeyLifetime = { bytes: 64 * 2 ** 30, ms: 3_600_000 }
 
 type ConversationOptions = Omit<SessionOptions, 'side' | 'stream'> & {
   openStream: (index: number, attempt: number) => Promise<Stream>
   patience?: Patience | undefined
-  renewal?: Renewal | undefined
+  renewal?: KeyLifetime | undefined
   /** performance.now() of the guest's stop in a live migration; undefined while it runs. */
   stoppedAtMs: () => number | undefined
   onReturnPath: (bytes: Uint8Array) => void
@@ -86,7 +93,7 @@ export type Conversation = {
   reset(reason: string): void
 }
 
-type Meeting = {
+type SourceMeeting = {
   attempt: number
   session: Session
   gate: Gate
@@ -129,7 +136,7 @@ class Talk implements Conversation {
   #rootKey: Uint8Array = new Uint8Array(0)
   #attempt: number
   /** The one that carries; undefined while the link is lost. */
-  #meeting: Meeting | undefined
+  #meeting: SourceMeeting | undefined
   /** The last session, also while its link is lost: a word of the target may still be in it. */
   #session: Session | undefined
   #earlierWireBytes = 0
@@ -165,7 +172,7 @@ class Talk implements Conversation {
 
   /** The only place where the state changes. */
   #step(event: ConversationEvent, details: Details = {}): void {
-    const { state, effects } = step(this.#state, event)
+    const { state, effects } = stepConversation(this.#state, event)
     this.#state = state
     for (const effect of effects) this.#perform(effect, details)
   }
@@ -213,7 +220,7 @@ class Talk implements Conversation {
    * A sender that waits for acknowledgements does not write, so it would not notice that the connection of its stream
    * is gone. The target writes nothing on a data stream: a read there ends when the stream is lost.
    */
-  #watchStreams(meeting: Meeting): void {
+  #watchStreams(meeting: SourceMeeting): void {
     const onEnd = (error: unknown) => {
       if (this.#meeting === meeting) this.#step('streamEnd', { error: toGodwitError(error) })
     }
@@ -245,7 +252,7 @@ class Talk implements Conversation {
     if (performance.now() >= this.#changeAgainAtMs) this.#step('changeOver', { reason })
   }
 
-  async #changeOver(reason: string, from: Meeting): Promise<void> {
+  async #changeOver(reason: string, from: SourceMeeting): Promise<void> {
     const { log, signal } = this.#options
     try {
       await this.#meetAgain(ATTEMPT_MS)
@@ -284,7 +291,7 @@ class Talk implements Conversation {
   }
 
   /** Only once it has brought the transfer on: meetings that follow each other without that would never end. */
-  #isWornOut({ sinceMs, taken }: Meeting, bytes: number, frames: number[]): boolean {
+  #isWornOut({ sinceMs, taken }: SourceMeeting, bytes: number, frames: number[]): boolean {
     if (sum(frames) <= taken) return false
     const { renewal = RENEWAL, stoppedAtMs } = this.#options
     return stoppedAtMs() === undefined && (bytes >= renewal.bytes || performance.now() - sinceMs >= renewal.ms)

@@ -18,7 +18,7 @@ import type { Session } from '../channel/session.ts'
 import { createTakenStreams } from '../channel/taken-streams.ts'
 import { type Applier, createApplier } from '../pages/apply.ts'
 import { decodeBarrier } from '../pages/batch.ts'
-import { createReturnPathParser, decodeValue, encodeMessage, RETURN_PATH } from '../stream/return-path.ts'
+import { createReturnPathParser, decodeValue, encodeReturnPath, RETURN_PATH } from '../stream/return-path.ts'
 import type { Peer } from './peer.ts'
 
 const WHOLE_TIMEOUT_MS = 120_000
@@ -85,7 +85,7 @@ export function createIncoming(options: IncomingOptions): Incoming {
 
   const returnPath = createReturnPathParser({
     message(type, payload) {
-      const bytes = encodeMessage(type, payload)
+      const bytes = encodeReturnPath(type, payload)
       if (type !== RETURN_PATH.shut) return options.onReturnPath(bytes)
       times.shutMs = performance.now()
       shut.resolve({ code: decodeValue(payload), bytes })

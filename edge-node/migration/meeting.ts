@@ -9,7 +9,7 @@ import { FRAME } from '../../wire/types.ts'
 import { openSession, type Session, type SessionOptions } from '../channel/session.ts'
 import { decodeMessage, encodeMessage, type Message, type MessageOf } from './messages.ts'
 
-export type Meeting = {
+export type TargetMeeting = {
   session: Session
   /** What the source says after its first word. */
   frames: AsyncGenerator<Frame, void>
@@ -19,7 +19,7 @@ export type Meeting = {
 
 const FIRST_WORD_MS = 15_000
 
-export async function greetSource(options: Omit<SessionOptions, 'side'>): Promise<Meeting> {
+export async function greetSource(options: Omit<SessionOptions, 'side'>): Promise<TargetMeeting> {
   const session = await openSession({ ...options, side: 'target' })
   const frames = session.frames()
   try {
@@ -40,7 +40,7 @@ export async function greetSource(options: Omit<SessionOptions, 'side'>): Promis
 }
 
 /** The last word of a meeting. */
-export async function answerSource({ session }: Meeting, answer: Message): Promise<void> {
+export async function answerSource({ session }: TargetMeeting, answer: Message): Promise<void> {
   await session.send(FRAME.MESSAGE, encodeMessage(answer))
   await session.finish()
 }

@@ -22,7 +22,7 @@ import type { Session } from '../channel/session.ts'
 import { encodeBarrier } from '../pages/batch.ts'
 import { createPipeline, type Pipeline } from '../pages/pipeline.ts'
 import type { Gate } from '../rate/gate.ts'
-import { type Block, createParser } from '../stream/parse.ts'
+import { createParser, type RamBlock } from '../stream/parse.ts'
 import { RAM_BLOCK } from '../vm/argv.ts'
 import { createEndWatch } from './stream-end.ts'
 
@@ -168,7 +168,7 @@ export function createOutgoing(options: OutgoingOptions): Outgoing {
   }
 }
 
-function startPipeline(options: OutgoingOptions, blocks: readonly Block[], kept: KeptStreams): Pipeline {
+function startPipeline(options: OutgoingOptions, blocks: readonly RamBlock[], kept: KeptStreams): Pipeline {
   const captured = blocks.filter(block => block.captured)
   if (captured.length === 0)
     throw new GodwitError('QEMU_STREAM', `the stream has no RAM block '${RAM_BLOCK}': Godwit did not start this VM`)

@@ -16,7 +16,7 @@ import type { Log } from '../../wire/log.ts'
 import type { Registry } from '../registry/registry.ts'
 import { handOver, refusal } from './hand-over.ts'
 import type { Journal, OwnershipRecord } from './journal.ts'
-import { answerSource, greetSource, type Meeting } from './meeting.ts'
+import { answerSource, greetSource, type TargetMeeting } from './meeting.ts'
 import type { Message } from './messages.ts'
 import { resumeSource } from './resume.ts'
 import type { TargetState } from './states.ts'
@@ -43,8 +43,8 @@ export type Unanswered = {
 export type Answering = { plan: Plan; rejoin(attempt: number, stream: Stream): void }
 
 /** A VM that an earlier life of this agent had loaded, paused in its QEMU: its source may still hand it over. */
-export type Waiting = { plan: Plan; sourceCertificate: Uint8Array; loaded: LoadedVm; last: OwnershipRecord }
-export type Left = { unanswered: Unanswered[]; answering: Answering[]; waiting: Waiting[] }
+export type LoadedWaiting = { plan: Plan; sourceCertificate: Uint8Array; loaded: LoadedVm; last: OwnershipRecord }
+export type Left = { unanswered: Unanswered[]; answering: Answering[]; waiting: LoadedWaiting[] }
 
 const MAY_BE_GRANTED: ReadonlySet<string> = new Set<TargetState>(['LOADED', 'GRANTED'])
 /** Only after GRANTED is on paper does the registry make the VM ours. */
@@ -56,10 +56,10 @@ export async function loadedVms(journal: Journal): Promise<Set<string>> {
   return new Set(records.flatMap(({ side, state, vm }) => (side === 'target' && MAY_BE_GRANTED.has(state) ? [vm] : [])))
 }
 
-export async function recover(options: RecoverOptions): Promise<Left> {
+export async function recoverMigrations(options: RecoverOptions): Promise<Left> {
   const unanswered: Unanswered[] = []
   const answering: Answering[] = []
-  const waiting: Waiting[] = []
+  const waiting: LoadedWaiting[] = []
   const records = await options.journal.last()
   const asTarget = records.filter(({ side }) => side === 'target')
   for (const record of asTarget) {
@@ -264,7 +264,7 @@ async function loadedVm({ registry, log }: RecoverOptions, record: OwnershipReco
  * anyone hears it. A migration that was left open may be followed by one that moved the VM at the same epoch, or that
  * has it loaded here.
  */
-async function recoverTarget(options: RecoverOptions, record: OwnershipRecord, waiting: Waiting[]): Promise<Answering> {
+async function recoverTarget(options: RecoverOptions, record: OwnershipRecord, waiting: LoadedWaiting[]): Promise<Answering> {
   const { registry, keys, certificate, log } = options
   const { plan } = record
   const isOurs = MAY_BE_OURS.has(record.state) && (await registry.highestEpoch(plan.vm)) > plan.epoch
@@ -299,7 +299,7 @@ async function recoverTarget(options: RecoverOptions, record: OwnershipRecord, w
  * RUNNING exactly when the VM had become ours; a source that would go on with its transfer has nothing here to go on
  * with.
  */
-function wordFor(first: Meeting['first'], plan: Plan, isOurs: boolean): Message {
+function wordFor(first: TargetMeeting['first'], plan: Plan, isOurs: boolean): Message {
   if (first.type === 'CONTINUE') {
     if (isOurs) throw new GodwitError('MIGRATION_STATE', 'this site owns the VM: the migration does not continue')
     return refusal()

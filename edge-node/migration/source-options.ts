@@ -8,7 +8,7 @@ import type { HashOptions } from '../disks/digests.ts'
 import type { Bulk } from '../link/link.ts'
 import type { QmpClient } from '../qmp/client.ts'
 import type { MachineExit } from '../vm/exit.ts'
-import type { Patience, Renewal } from './conversation.ts'
+import type { KeyLifetime, Patience } from './conversation.ts'
 import type { SourceStage, StuckAction } from './deadlines.ts'
 import type { MessageOf } from './messages.ts'
 import type { LocalDiskSource } from './source-disks.ts'
@@ -56,7 +56,7 @@ export type SourceOptions = {
   /** How long a lost link may stay away before the commit. */
   patience?: Patience | undefined
   /** When a meeting's keys have done their time. Default RENEWAL. */
-  renewal?: Renewal | undefined
+  renewal?: KeyLifetime | undefined
   /** zstd level; 'auto' (default) follows whether the path or the workers are the slow side. */
   compressionLevel?: number | 'auto'
   workers?: number

@@ -11,7 +11,7 @@ import type { Frame } from '../../wire/frame.ts'
 import type { Log } from '../../wire/log.ts'
 import { FRAME } from '../../wire/types.ts'
 import { openSession, type Session, type SessionOptions } from '../channel/session.ts'
-import { greetSource, type Meeting } from './meeting.ts'
+import { greetSource, type TargetMeeting } from './meeting.ts'
 import { encodeMessage, type Message } from './messages.ts'
 import { createPeer, isLoss, type Peer } from './peer.ts'
 
@@ -106,7 +106,7 @@ export class TargetTalk {
   }
 
   /** A later meeting, after its handshake and its first message; undefined for an attempt that is too old. */
-  async meet(attempt: number, stream: Stream): Promise<Meeting | undefined> {
+  async meet(attempt: number, stream: Stream): Promise<TargetMeeting | undefined> {
     if (attempt <= this.attempt) return void stream.reset('not a new attempt')
     const meeting = await greetSource({ ...this.#options, plan: { ...this.#options.plan, attempt }, stream })
     // Only now: who opened this stream is the source, and this is no replay.
@@ -123,7 +123,7 @@ export class TargetTalk {
   }
 
   /** Reports this side's position over the later meeting, which counts from now on. */
-  answer({ session }: Meeting, held: { frames?: number[] }): Promise<void> {
+  answer({ session }: TargetMeeting, held: { frames?: number[] }): Promise<void> {
     const answered = session.send(FRAME.MESSAGE, encodeMessage({ type: 'HELD', taken: this.peer?.taken ?? 0, ...held }))
     this.#session = session
     return answered

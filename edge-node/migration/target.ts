@@ -15,7 +15,7 @@ import type { Stream } from '../../transport/types.ts'
 import { GodwitError, hasCode, toGodwitError } from '../../wire/errors.ts'
 import { countedRoles, isControl } from '../../wire/roles.ts'
 import { FRAME } from '../../wire/types.ts'
-import { encodeMessage as encodeReturnPath, RETURN_PATH } from '../stream/return-path.ts'
+import { encodeReturnPath, RETURN_PATH } from '../stream/return-path.ts'
 import { exitError } from '../vm/exit.ts'
 import type { RunningVm } from '../vm/machine.ts'
 import { guestEnd, guestState } from '../vm/run-state.ts'
@@ -24,7 +24,7 @@ import { durably } from './durable.ts'
 import { checkGrant, refusal } from './hand-over.ts'
 import { expectAfterHashing, whileHashed, whileHashing } from './hashing.ts'
 import { createIncoming, type Incoming, wholeManifest } from './incoming.ts'
-import { answerSource, type Meeting } from './meeting.ts'
+import { answerSource, type TargetMeeting } from './meeting.ts'
 import type { MessageOf } from './messages.ts'
 import { Ownership } from './ownership.ts'
 import { encodeAck, type Peer } from './peer.ts'
@@ -331,7 +331,7 @@ class TargetRun {
    * The source's link was lost before it had committed. It learns where this side stands, and this meeting takes the
    * place of the one before.
    */
-  async #goOn(meeting: Meeting, { taken }: MessageOf<'CONTINUE'>): Promise<void> {
+  async #goOn(meeting: TargetMeeting, { taken }: MessageOf<'CONTINUE'>): Promise<void> {
     const talk = this.#talk
     const { session, frames } = meeting
     if (this.#signal.aborted) {

@@ -11,12 +11,12 @@ const BLOCK_ID_MAX = 0xffff
 const PAGES_MAX = 2 ** 32 - 2
 
 /** A block of guest memory: its id in this migration and its size. */
-export type Block = { id: number; bytes: number }
+export type GuestBlock = { id: number; bytes: number }
 
 type Region = { id: number; pages: number; first: number }
 
 export const blockOf = (address: number): number => Math.floor(address / BLOCK_SPAN)
-export const indexOf = (address: number): number => address % BLOCK_SPAN
+export const pageIndexOf = (address: number): number => address % BLOCK_SPAN
 
 /** The pages of a guest: which exist, and how each is named. */
 export class PageMap {
@@ -25,7 +25,7 @@ export class PageMap {
   #last: Region
 
   /** Throws TypeError for no block, an id twice or outside 0..65535, or a size that is not whole pages. */
-  constructor(blocks: readonly Block[]) {
+  constructor(blocks: readonly GuestBlock[]) {
     let first = 0
     for (const { id, bytes } of blocks) {
       if (!Number.isInteger(id) || id < 0 || id > BLOCK_ID_MAX) throw new TypeError(`block id ${id} is not 0..${BLOCK_ID_MAX}`)
@@ -71,7 +71,7 @@ export class PageMap {
   covers(address: number, count: number): boolean {
     if (!Number.isSafeInteger(address) || address < 0 || !Number.isSafeInteger(count) || count < 1) return false
     const region = this.#region(blockOf(address))
-    return region !== undefined && indexOf(address) + count <= region.pages
+    return region !== undefined && pageIndexOf(address) + count <= region.pages
   }
 
   #region(block: number): Region | undefined {

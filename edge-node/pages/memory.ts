@@ -4,7 +4,7 @@
 // page that is zero already is not written (a fresh memfd stays sparse).
 import { readSync, writeSync } from 'node:fs'
 import { PAGE_BYTES } from '../../wire/types.ts'
-import { blockOf, indexOf, PageMap } from './address.ts'
+import { blockOf, PageMap, pageIndexOf } from './address.ts'
 import { type BatchDeltas, readBatchBody } from './batch.ts'
 import { openBatch } from './compress.ts'
 import { applyPieces } from './patch.ts'
@@ -28,7 +28,7 @@ export function createFileMemory(regions: readonly MemoryRegion[]): GuestMemory 
   const byBlock = new Map(regions.map(region => [region.block, region]))
   const placeOf = (address: number) => {
     const { fd, offset } = byBlock.get(blockOf(address))!
-    return { fd, position: offset + indexOf(address) * PAGE_BYTES }
+    return { fd, position: offset + pageIndexOf(address) * PAGE_BYTES }
   }
   return {
     map: new PageMap(regions.map(({ block, bytes }) => ({ id: block, bytes }))),

@@ -17,7 +17,7 @@ export type WorkerRole = { role: 'compress' } | { role: 'apply'; regions: readon
 /** A thread's workerData. */
 export type WorkerStart = { role: WorkerRole; turn: Turn }
 /** A job, or the last message: the thread ends itself. */
-export type Task = { id: number; job: CompressJob | ApplyJob } | 'end'
+export type WorkerTask = { id: number; job: CompressJob | ApplyJob } | 'end'
 export type TaskAnswer = { id: number; result: unknown } | { id: number; error: ErrorBody }
 
 /** Does a job; `transfer` lists the buffers of the result, which move with it. */

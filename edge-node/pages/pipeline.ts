@@ -23,7 +23,7 @@
 import type { Log } from '../../wire/log.ts'
 import { PAGE_BYTES } from '../../wire/types.ts'
 import type { Level } from '../rate/level.ts'
-import { type Block, PageMap } from './address.ts'
+import { type GuestBlock, PageMap } from './address.ts'
 import { BATCH_PAGES_MAX, batchBufferBytes } from './batch.ts'
 import { Classifier, type PageCounts, type PageHasher } from './classify.ts'
 import { type CompressJob, type CompressResult, LEVEL_MAX, LEVEL_MIN } from './compress.ts'
@@ -36,7 +36,7 @@ export type { FrameSink } from './lanes.ts'
 
 export type PipelineOptions = {
   sink: FrameSink
-  blocks: readonly Block[]
+  blocks: readonly GuestBlock[]
   hasher: PageHasher
   compression: 'zstd' | 'off'
   /**

@@ -14,7 +14,7 @@ import { fromBody, GodwitError } from '../../wire/errors.ts'
 import { type Log, silentLog } from '../../wire/log.ts'
 import type { CompressJob } from './compress.ts'
 import type { ApplyJob } from './memory.ts'
-import type { Performer, Task, TaskAnswer, WorkerRole, WorkerStart } from './perform.ts'
+import type { Performer, TaskAnswer, WorkerRole, WorkerStart, WorkerTask } from './perform.ts'
 import { createTurn, end, idle, type Turn } from './turn.ts'
 
 export type Pool<Job, Result> = {
@@ -72,7 +72,7 @@ export function createThreadPool<Job extends CompressJob | ApplyJob, Result>(
       if (thread.jobs.size >= JOBS_PER_WORKER) return
       const waiting = backlog.shift()!
       const id = nextId++
-      const task = { id, job: waiting.job() } as Task
+      const task = { id, job: waiting.job() } as WorkerTask
       thread.jobs.set(id, waiting)
       thread.worker.postMessage(task, waiting.transfer)
     }
@@ -134,7 +134,7 @@ async function endThreads(threads: readonly Thread[], { log = silentLog, endMs =
   const left = new Set(threads)
   for (const thread of threads) {
     end(thread.turn)
-    thread.worker.postMessage('end' satisfies Task)
+    thread.worker.postMessage('end' satisfies WorkerTask)
     void thread.ended.then(() => left.delete(thread))
   }
   try {

@@ -6,7 +6,14 @@ import { parentPort, workerData } from 'node:worker_threads'
 import { toGodwitError } from '../../wire/errors.ts'
 import type { CompressJob } from './compress.ts'
 import type { ApplyJob } from './memory.ts'
-import { createApplyPerformer, createCompressPerformer, type Performer, type Task, type TaskAnswer, type WorkerStart } from './perform.ts'
+import {
+  createApplyPerformer,
+  createCompressPerformer,
+  type Performer,
+  type TaskAnswer,
+  type WorkerStart,
+  type WorkerTask,
+} from './perform.ts'
 import { begin, done } from './turn.ts'
 
 const { role, turn } = workerData as WorkerStart
@@ -17,7 +24,7 @@ const perform = (role.role === 'compress' ? await createCompressPerformer() : aw
 const port = parentPort
 if (!port) throw new Error('worker.ts runs in a worker thread')
 
-port.on('message', (task: Task) => {
+port.on('message', (task: WorkerTask) => {
   if (task === 'end') return port.close()
   if (!begin(turn)) return
   try {
@@ -27,7 +34,7 @@ port.on('message', (task: Task) => {
   }
 })
 
-function answerTo({ id, job }: Exclude<Task, 'end'>): [TaskAnswer, ArrayBuffer[]] {
+function answerTo({ id, job }: Exclude<WorkerTask, 'end'>): [TaskAnswer, ArrayBuffer[]] {
   try {
     const { result, transfer } = perform(job)
     return [{ id, result }, transfer]

@@ -46,7 +46,7 @@ export const handOverMs = (rttMs: number): number => 1.5 * rttMs + LOAD_MS
  * Splits the downtime asked for: what the commit's round trips, the load and bytes already on the way take is not there
  * for final pages.
  */
-export function decide(sample: ControlSample): ControlDecision {
+export function splitDowntime(sample: ControlSample): ControlDecision {
   if (sample.rateBytesPerSecond === 0 || sample.ratio === 0) {
     return { downtimeLimitMs: DOWNTIME_LIMIT_MIN_MS, switchoverBytesPerSecond: undefined, allowedMs: 0 }
   }

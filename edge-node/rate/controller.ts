@@ -7,7 +7,7 @@
 // Always holds: each change has a reason, kept in a list of bounded length (the first and the last ones); nothing is
 // told twice.
 import { PAGE_BYTES } from '../../wire/types.ts'
-import { type ControlSample, decide, handOverMs } from './control.ts'
+import { type ControlSample, handOverMs, splitDowntime } from './control.ts'
 import { type Level, LevelPolicy, type LevelSample } from './level.ts'
 import { type RoundsDecision, RoundsPolicy, type RoundsSample } from './rounds.ts'
 
@@ -102,7 +102,7 @@ export class Controller {
     this.#startMs ??= atMs
     const { isLive } = this.#options
     const downtimeMs = this.#downtimeMs(sample)
-    const told = decide({ downtimeMs, ...path, waitingBytes: sample.waitingBytes, ratio: sample.ratio })
+    const told = splitDowntime({ downtimeMs, ...path, waitingBytes: sample.waitingBytes, ratio: sample.ratio })
     const guestBytesPerSecond = told.switchoverBytesPerSecond ?? 0
     const remainingMs = qemu && guestBytesPerSecond > 0 ? (qemu.remainingBytes * 1000) / guestBytesPerSecond : Number.POSITIVE_INFINITY
     const isEnd = isLive && (isStopped || (qemu !== undefined && remainingMs <= END_MS))

@@ -8,7 +8,7 @@ import type { RunningVm } from '../vm/machine.ts'
 import type { Method, VmNeeds } from '../vm/preflight.ts'
 import { canMoveSuspended } from '../vm/run-state.ts'
 import type { Entries } from './entries.ts'
-import type { Entry } from './entry.ts'
+import type { VmEntry } from './entry.ts'
 import type { Guests } from './guests.ts'
 import type { VmRecord } from './records.ts'
 import type { SiteFiles } from './site-files.ts'
@@ -75,7 +75,7 @@ export class Departures {
   }
 
   /** Its QEMU is killed, without asking the guest: it runs at another site. */
-  async #leave(entry: Entry, epoch: number): Promise<void> {
+  async #leave(entry: VmEntry, epoch: number): Promise<void> {
     await this.#guests.end(entry, vm => vm.kill())
     await this.#entries.forget(entry, epoch)
   }

@@ -8,8 +8,8 @@ import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import type { RunningVm } from '../vm/machine.ts'
 import type { VmSpec } from '../vm/spec.ts'
-import { type Entry, factsOf, newEntry, type VmFacts } from './entry.ts'
-import { highestEpoch, removeRecord, type VmRecord, type VmState, writeRecord } from './records.ts'
+import { factsOf, type LocalVmFacts, newEntry, type VmEntry } from './entry.ts'
+import { highestEpoch, removeRecord, type VmRecord, type VmRecordState, writeRecord } from './records.ts'
 import type { Resources } from './resources.ts'
 
 type EntriesOptions = {
@@ -26,7 +26,7 @@ const MAX_VMS = 256
 
 export class Entries {
   readonly #options: EntriesOptions
-  readonly #entries = new Map<string, Entry>()
+  readonly #entries = new Map<string, VmEntry>()
   readonly #listeners = new Set<() => void>()
 
   constructor(options: EntriesOptions) {
@@ -35,22 +35,22 @@ export class Entries {
 
   // --- looking ---
 
-  all(): Entry[] {
+  all(): VmEntry[] {
     return [...this.#entries.values()]
   }
 
-  find(name: string): Entry | undefined {
+  find(name: string): VmEntry | undefined {
     return this.#entries.get(name)
   }
 
   /** VM_UNKNOWN when there is none. */
-  get(name: string): Entry {
+  get(name: string): VmEntry {
     const entry = this.#entries.get(name)
     if (!entry) throw new GodwitError('VM_UNKNOWN', `no VM named ${name} at this site`)
     return entry
   }
 
-  facts(name: string): VmFacts {
+  facts(name: string): LocalVmFacts {
     return factsOf(this.get(name))
   }
 
@@ -83,7 +83,7 @@ export class Entries {
   // --- turns ---
 
   /** Runs an order when those before it have ended. */
-  async inTurn<T>(name: string, order: (entry: Entry) => Promise<T>): Promise<T> {
+  async inTurn<T>(name: string, order: (entry: VmEntry) => Promise<T>): Promise<T> {
     const entry = this.get(name)
     if (this.#options.closing.aborted) throw new GodwitError('VM_STATE', 'the node is shutting down')
     const mine = entry.turn.then(() => {
@@ -95,7 +95,7 @@ export class Entries {
   }
 
   /** An order that nobody waits for. */
-  later(entry: Entry, order: () => Promise<void>): void {
+  later(entry: VmEntry, order: () => Promise<void>): void {
     const { closing, log } = this.#options
     this.inTurn(entry.spec.name, order).catch(error => {
       if (!closing.aborted) log.warn('state change of a VM could not be processed', { vm: entry.spec.name, error })
@@ -107,7 +107,7 @@ export class Entries {
   /**
    * A VM that is new here, with its record and what it has at this site. VM_EXISTS, LIMIT_EXCEEDED, CONFIG_UNREADABLE.
    */
-  async insert(spec: VmSpec, { state, epoch }: { state: VmState; epoch: number }): Promise<Entry> {
+  async insert(spec: VmSpec, { state, epoch }: { state: VmRecordState; epoch: number }): Promise<VmEntry> {
     const { store, resources, heldBesides } = this.#options
     if (this.#entries.has(spec.name)) throw new GodwitError('VM_EXISTS', `a VM named ${spec.name} exists at this site`)
     if (this.#entries.size + heldBesides(spec.name) >= MAX_VMS) throw new GodwitError('LIMIT_EXCEEDED', `${MAX_VMS} VMs exist at this site`)
@@ -129,7 +129,7 @@ export class Entries {
   }
 
   /** A VM that an earlier agent left. */
-  async takeUp(spec: VmSpec, record: VmRecord, vm: RunningVm | undefined): Promise<Entry> {
+  async takeUp(spec: VmSpec, record: VmRecord, vm: RunningVm | undefined): Promise<VmEntry> {
     const entry = newEntry(spec, record, vm)
     this.#entries.set(spec.name, entry)
     await writeRecord(this.#options.store, spec.name, record)
@@ -137,7 +137,7 @@ export class Entries {
   }
 
   /** Durable when it resolves. */
-  async update(entry: Entry, change: Partial<VmRecord>): Promise<void> {
+  async update(entry: VmEntry, change: Partial<VmRecord>): Promise<void> {
     const record = { ...entry.record, ...change }
     await writeRecord(this.#options.store, entry.spec.name, record)
     entry.record = record
@@ -145,7 +145,7 @@ export class Entries {
   }
 
   /** Removes the VM and all that it has at this site; its highest epoch stays. */
-  async forget(entry: Entry, epoch: number): Promise<void> {
+  async forget(entry: VmEntry, epoch: number): Promise<void> {
     const { store, resources } = this.#options
     const { name } = entry.spec
     await removeRecord(store, name, epoch)

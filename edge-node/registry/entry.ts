@@ -8,12 +8,12 @@ import type { SeenFile } from '../vm/held-files.ts'
 import type { RunningVm } from '../vm/machine.ts'
 import type { GuestState } from '../vm/run-state.ts'
 import type { VmSpec } from '../vm/spec.ts'
-import type { VmRecord, VmState } from './records.ts'
+import type { VmRecord, VmRecordState } from './records.ts'
 
-export type VmFacts = {
+export type LocalVmFacts = {
   name: string
   /** `suspended`: the guest sleeps (ACPI S3) until it is woken. */
-  state: VmState | 'suspended'
+  state: VmRecordState | 'suspended'
   epoch: number
   memoryBytes: number
   vcpus: number
@@ -24,7 +24,7 @@ export type VmFacts = {
   failure?: ErrorBody | undefined
 }
 
-export type Entry = {
+export type VmEntry = {
   readonly spec: VmSpec
   record: VmRecord
   vm: RunningVm | undefined
@@ -42,11 +42,11 @@ export type Entry = {
   turn: Promise<unknown>
 }
 
-export const newEntry = (spec: VmSpec, record: VmRecord, vm?: RunningVm): Entry => ({
+export const newEntry = (spec: VmSpec, record: VmRecord, vm?: RunningVm): VmEntry => ({
   ...{ spec, record, vm, guest: 'running', over: undefined, ending: false, turn: Promise.resolve() },
 })
 
-export const factsOf = ({ spec, record, vm, guest }: Entry): VmFacts => ({
+export const factsOf = ({ spec, record, vm, guest }: VmEntry): LocalVmFacts => ({
   name: spec.name,
   state: record.state !== 'running' || guest === 'running' ? record.state : guest === 'suspended' ? 'suspended' : 'paused',
   epoch: record.epoch,
@@ -59,5 +59,5 @@ export const factsOf = ({ spec, record, vm, guest }: Entry): VmFacts => ({
 })
 
 /** Whether the guest runs here now: its QEMU is alive, its CPUs are not stopped, and no other site owns it. */
-export const runsHere = ({ record, vm, guest }: Entry): boolean =>
+export const runsHere = ({ record, vm, guest }: VmEntry): boolean =>
   vm?.alive === true && guest === 'running' && !record.doubt && (record.state === 'running' || record.state === 'migrating')

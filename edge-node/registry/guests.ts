@@ -8,7 +8,7 @@ import { exitError } from '../vm/exit.ts'
 import type { RunningVm } from '../vm/machine.ts'
 import { type GuestState, guestEnd, guestState } from '../vm/run-state.ts'
 import type { Entries } from './entries.ts'
-import type { Entry } from './entry.ts'
+import type { VmEntry } from './entry.ts'
 
 export class Guests {
   readonly #entries: Entries
@@ -22,7 +22,7 @@ export class Guests {
   }
 
   /** From now on the entry follows this QEMU. */
-  watch(entry: Entry, vm: RunningVm): void {
+  watch(entry: VmEntry, vm: RunningVm): void {
     const becomes = (guest: GuestState) => {
       entry.guest = guest
       if (entry.record.state === 'running') this.#entries.changed()
@@ -66,7 +66,7 @@ export class Guests {
   }
 
   /** Asks QEMU what the guest does. A QEMU whose guest is over is ended: the VM is stopped, or has failed. */
-  async look(entry: Entry): Promise<void> {
+  async look(entry: VmEntry): Promise<void> {
     if (!entry.vm || entry.record.state !== 'running') return
     const { status } = await entry.vm.commands.queryStatus()
     const before = entry.guest
@@ -84,7 +84,7 @@ export class Guests {
   }
 
   /** Lets the guest run on, or wakes it. */
-  async resume(entry: Entry): Promise<void> {
+  async resume(entry: VmEntry): Promise<void> {
     const { vm } = entry
     if (entry.guest === 'suspended') await vm?.commands.systemWakeup()
     else await vm?.commands.cont()
@@ -96,14 +96,14 @@ export class Guests {
       .catch(error => this.#log.warn('running state of a VM could not be recorded', { vm: entry.spec.name, error }))
   }
 
-  async wake(entry: Entry): Promise<void> {
+  async wake(entry: VmEntry): Promise<void> {
     await entry.vm?.commands.systemWakeup()
     entry.guest = 'running'
     this.#entries.changed()
   }
 
   /** Ends the VM's QEMU, if it has one, because the agent wants it. */
-  async end(entry: Entry, how: (vm: RunningVm) => Promise<unknown>): Promise<void> {
+  async end(entry: VmEntry, how: (vm: RunningVm) => Promise<unknown>): Promise<void> {
     const { vm } = entry
     if (!vm) return
     entry.ending = true

@@ -11,7 +11,7 @@ import { processUser } from '../vm/process.ts'
 import { chooseAccelerator } from '../vm/qemu.ts'
 import type { VmSpec } from '../vm/spec.ts'
 import type { Capacity } from './capacity.ts'
-import type { Entry } from './entry.ts'
+import type { VmEntry } from './entry.ts'
 import type { Guests } from './guests.ts'
 import type { Resources } from './resources.ts'
 import type { SiteFiles } from './site-files.ts'
@@ -46,7 +46,7 @@ export class Launcher {
   }
 
   /** Starts a QEMU for the entry, paused. PREFLIGHT_*, QEMU_*, LIMIT_EXCEEDED. */
-  async launch(entry: Entry, { incoming, accelerator, signal }: LaunchOptions): Promise<RunningVm> {
+  async launch(entry: VmEntry, { incoming, accelerator, signal }: LaunchOptions): Promise<RunningVm> {
     const { host, capacity, resources, files, guests, filter, closing, log } = this.#options
     const { spec } = entry
     await files.check(spec)

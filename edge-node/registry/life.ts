@@ -6,14 +6,14 @@ import { fromBody, GodwitError, hasCode, toGodwitError } from '../../wire/errors
 import type { RunningVm } from '../vm/machine.ts'
 import { parseSpec } from '../vm/spec.ts'
 import type { Entries } from './entries.ts'
-import type { Entry, VmFacts } from './entry.ts'
+import type { LocalVmFacts, VmEntry } from './entry.ts'
 import type { Guests } from './guests.ts'
 import type { Launcher } from './launch.ts'
 import type { Resources } from './resources.ts'
 import type { SiteFiles } from './site-files.ts'
 import type { SiteHost } from './site-host.ts'
 
-export type StopOptions = {
+export type StopVmOptions = {
   /** Ends QEMU at once: the guest is not asked. */
   force?: boolean
   /** How long the guest may take to shut down, ms. Default 120 s. */
@@ -22,8 +22,8 @@ export type StopOptions = {
   signal?: AbortSignal | undefined
 }
 /** `warnings`: what will keep the VM from starting here, or from ever moving. */
-export type Created = VmFacts & { warnings?: string[] }
-export type StartOptions = { force?: boolean; signal?: AbortSignal | undefined }
+export type CreatedVm = LocalVmFacts & { warnings?: string[] }
+export type StartVmOptions = { force?: boolean; signal?: AbortSignal | undefined }
 
 type LifeOptions = {
   entries: Entries
@@ -50,7 +50,7 @@ export class Life {
     this.#guests = options.guests
   }
 
-  async create(yamlText: string): Promise<Created> {
+  async create(yamlText: string): Promise<CreatedVm> {
     const { host, files, resources } = this.#options
     const asked = parseSpec(yamlText)
     const { name } = asked
@@ -62,7 +62,7 @@ export class Life {
     return { ...this.#entries.facts(name), ...(warnings.length > 0 ? { warnings } : {}) }
   }
 
-  async start(name: string, { force = false, signal }: StartOptions): Promise<void> {
+  async start(name: string, { force = false, signal }: StartVmOptions): Promise<void> {
     await this.#entries.inTurn(name, async entry => {
       const { state } = this.#entries.facts(name)
       if (!['stopped', 'failed', 'paused', 'suspended'].includes(state)) throw this.#entries.wrongState(name, 'cannot be started')
@@ -91,7 +91,7 @@ export class Life {
     })
   }
 
-  async stop(name: string, { force = false, timeoutMs = STOP_TIMEOUT_MS, signal }: StopOptions): Promise<void> {
+  async stop(name: string, { force = false, timeoutMs = STOP_TIMEOUT_MS, signal }: StopVmOptions): Promise<void> {
     const asked = await this.#entries.inTurn(name, async entry => {
       if (entry.record.state === 'migrating' || entry.record.state === 'incoming')
         throw this.#entries.wrongState(name, 'cannot be stopped: it migrates', 'cancel the migration first, or wait for its end')
@@ -113,7 +113,7 @@ export class Life {
     })
   }
 
-  async #askToStop(entry: Entry, vm: RunningVm): Promise<RunningVm> {
+  async #askToStop(entry: VmEntry, vm: RunningVm): Promise<RunningVm> {
     const { name } = entry.spec
     const { state } = this.#entries.facts(name)
     // Its memory may be the only copy: only godwit recover starts or ends it.

@@ -5,11 +5,11 @@
 import type { Store } from '../../ops/store.ts'
 import type { ErrorBody } from '../../wire/errors.ts'
 
-export type VmState = 'stopped' | 'running' | 'paused' | 'migrating' | 'incoming' | 'failed'
+export type VmRecordState = 'stopped' | 'running' | 'paused' | 'migrating' | 'incoming' | 'failed'
 
 export type VmRecord = {
   version: 1
-  state: VmState
+  state: VmRecordState
   /** Raised by one with each change of owner. */
   epoch: number
   /** The guest may run, and `cont` may not have been sent yet: an agent that finds it paused sends it. */

@@ -30,16 +30,16 @@ import { Arrivals } from './arrivals.ts'
 import { Capacity, promisedBytes } from './capacity.ts'
 import { Departures } from './departures.ts'
 import { Entries } from './entries.ts'
-import { runsHere, type VmFacts } from './entry.ts'
+import { type LocalVmFacts, runsHere } from './entry.ts'
 import { Guests } from './guests.ts'
 import { Launcher } from './launch.ts'
-import { type Created, Life, type StartOptions, type StopOptions } from './life.ts'
+import { type CreatedVm, Life, type StartVmOptions, type StopVmOptions } from './life.ts'
 import { LocalDisks } from './local-disks.ts'
 import { Resources } from './resources.ts'
 import { SiteFiles } from './site-files.ts'
 import { SiteHost } from './site-host.ts'
 
-export type { VmFacts } from './entry.ts'
+export type { LocalVmFacts } from './entry.ts'
 
 export type RegistryOptions = {
   stateDir: string
@@ -104,13 +104,13 @@ export class Registry {
 
   // --- looking ---
 
-  list(): VmFacts[] {
+  list(): LocalVmFacts[] {
     const names = this.#parts.entries.all().map(({ spec }) => spec.name)
     return names.sort().map(name => this.get(name))
   }
 
   /** VM_UNKNOWN when there is none. */
-  get(name: string): VmFacts {
+  get(name: string): LocalVmFacts {
     return this.#parts.entries.facts(name)
   }
 
@@ -180,7 +180,7 @@ export class Registry {
    * VM_SPEC_INVALID, VM_EXISTS, PREFLIGHT_FILE_MISSING; PREFLIGHT_MACHINE, PREFLIGHT_CPU when this site's QEMU cannot
    * make the machine that the spec names.
    */
-  create(yamlText: string): Promise<Created> {
+  create(yamlText: string): Promise<CreatedVm> {
     return this.#parts.life.create(yamlText)
   }
 
@@ -189,7 +189,7 @@ export class Registry {
    * MIGRATION_DOUBT when it may run elsewhere. `force` is no proof that it does not: FENCING_REQUIRED (doubts.ts takes
    * proofs).
    */
-  async start(name: string, options: StartOptions = {}): Promise<VmFacts> {
+  async start(name: string, options: StartVmOptions = {}): Promise<LocalVmFacts> {
     await this.#parts.life.start(name, options)
     return this.get(name)
   }
@@ -199,13 +199,13 @@ export class Registry {
    * when it has not, and it runs on. `force`: ends QEMU at once. A stopped VM stays stopped. VM_STATE while it
    * migrates, and without `force` while it is paused; MIGRATION_DOUBT without `force` while it may run elsewhere.
    */
-  async stop(name: string, options: StopOptions = {}): Promise<VmFacts> {
+  async stop(name: string, options: StopVmOptions = {}): Promise<LocalVmFacts> {
     await this.#parts.life.stop(name, options)
     return this.get(name)
   }
 
   /** Wakes a suspended guest. VM_STATE in any other state. */
-  async wake(name: string): Promise<VmFacts> {
+  async wake(name: string): Promise<LocalVmFacts> {
     await this.#parts.life.wake(name)
     return this.get(name)
   }

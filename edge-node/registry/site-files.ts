@@ -9,7 +9,7 @@ import { checkSpecFiles, sharedFolderId, specFileFacts } from '../vm/files.ts'
 import { assertUnchanged, heldFacts } from '../vm/held-files.ts'
 import type { RunningVm } from '../vm/machine.ts'
 import type { FileFacts, VmSpec } from '../vm/spec.ts'
-import type { Entry } from './entry.ts'
+import type { VmEntry } from './entry.ts'
 
 type Facts = Record<string, FileFacts>
 
@@ -33,14 +33,14 @@ export class SiteFiles {
   }
 
   /** As the VM's QEMU has them open. PREFLIGHT_FILE_CHANGED, QEMU_EXITED; the signal's reason. */
-  async heldBy(entry: Entry, vm: RunningVm, options: HashOptions): Promise<Facts> {
+  async heldBy(entry: VmEntry, vm: RunningVm, options: HashOptions): Promise<Facts> {
     const { facts, seen } = await heldFacts(vm, entry.spec, this.paths, this.digests, options)
     entry.seen = seen
     return facts
   }
 
   /** That the files of a VM are those which the last heldBy() saw. Takes no time. PREFLIGHT_FILE_CHANGED. */
-  async assertUnchanged(entry: Entry, vm: RunningVm): Promise<void> {
+  async assertUnchanged(entry: VmEntry, vm: RunningVm): Promise<void> {
     await assertUnchanged(vm, entry.seen ?? [])
   }
 

@@ -38,7 +38,7 @@ export const RAM_FLAG = {
   multifdFlush: 0x200,
 } as const
 
-export const COMMAND = {
+export const QEMU_COMMAND = {
   openReturnPath: 1,
   ping: 2,
   postcopyAdvise: 3,

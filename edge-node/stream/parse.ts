@@ -14,11 +14,11 @@ import { PAGE_BYTES } from '../../wire/types.ts'
 import { readSubsection } from './configuration.ts'
 import {
   BLOCKS_MAX,
-  COMMAND,
   concat,
   EOS_RECORD,
   MACHINE_NAME_BYTES_MAX,
   pageHead,
+  QEMU_COMMAND,
   RAM_FLAG,
   RAM_SECTION,
   readFlags,
@@ -35,7 +35,7 @@ import {
 } from './layout.ts'
 
 /** A RAM block as the MEM_SIZE list announces it. */
-export type Block = {
+export type RamBlock = {
   /** QEMU's id of the block, such as `ram0` or `/rom@etc/acpi/tables`; one character per byte. */
   readonly name: string
   /** Place in the list, from 0. */
@@ -53,11 +53,11 @@ export type StreamEvents = {
   /** Everything that is not a captured page, in order, in pieces of any size. */
   skeleton(bytes: Uint8Array): void
   /** A page of a captured block: `offset` within the block, 4096 bytes. */
-  page(block: Block, offset: number, bytes: Uint8Array): void
+  page(block: RamBlock, offset: number, bytes: Uint8Array): void
   /** A page of a captured block that is all zeros. */
-  zero(block: Block, offset: number): void
+  zero(block: RamBlock, offset: number): void
   /** The MEM_SIZE list, once, before any page. */
-  blocks(blocks: readonly Block[]): void
+  blocks(blocks: readonly RamBlock[]): void
   /** After the footer of RAM's END section, before the first byte of device state: all after it is skeleton. */
   ramEnd(): void
   /**
@@ -129,15 +129,15 @@ class StreamParser implements Parser {
   #addresses = false
   #ramId = -1
   #footers = false
-  readonly #blocks: Block[] = []
-  readonly #byName = new Map<string, Block>()
+  readonly #blocks: RamBlock[] = []
+  readonly #byName = new Map<string, RamBlock>()
   #listed = false
   #listBytesLeft = 0
   /** A block whose page size may follow. */
   #pending: PendingBlock | undefined
 
   /** The block of the last page record, as the source's QEMU sees it. */
-  #block: Block | undefined
+  #block: RamBlock | undefined
   /** The last page record, when it was a captured one: the skeleton's reader does not know #block then. */
   #hidden = false
   #hiddenOffset = 0
@@ -325,7 +325,7 @@ class StreamParser implements Parser {
     const length = readU16(bytes, at + 3)
     if (!isPrecopyCommand(command, length)) return this.#fall(bytes, at, `command ${command} of ${length} bytes`)
     if (end - at < 5 + length) return SHORT
-    if (command === COMMAND.postcopyAdvise && length === 16) this.#pageSizes = true
+    if (command === QEMU_COMMAND.postcopyAdvise && length === 16) this.#pageSizes = true
     return this.#bound(bytes, at + 5 + length)
   }
 
@@ -398,7 +398,7 @@ class StreamParser implements Parser {
     return next
   }
 
-  #capture(block: Block, offset: number, page: Uint8Array | undefined): void {
+  #capture(block: RamBlock, offset: number, page: Uint8Array | undefined): void {
     if (offset + PAGE_BYTES > block.usedBytes) throw wrong(`a page at ${offset} is outside block ${block.name} of ${block.usedBytes} bytes`)
     this.#hidden = true
     this.#hiddenOffset = offset
@@ -448,7 +448,7 @@ class StreamParser implements Parser {
   }
 
   #addBlock(pending: PendingBlock): void {
-    const block: Block = { ...pending, index: this.#blocks.length, captured: this.#captures(pending.name) }
+    const block: RamBlock = { ...pending, index: this.#blocks.length, captured: this.#captures(pending.name) }
     this.#blocks.push(block)
     this.#byName.set(block.name, block)
     this.#pending = undefined
@@ -496,7 +496,7 @@ class StreamParser implements Parser {
    * told when that page was captured. So that page goes in once more, named: it tells the block and writes what is
    * there already. Between sections it needs a PART section.
    */
-  #reminder(block: Block, inBody: boolean): Uint8Array {
+  #reminder(block: RamBlock, inBody: boolean): Uint8Array {
     const page = this.#hiddenPage
     const head = pageHead(this.#hiddenOffset, page === undefined ? RAM_FLAG.zero : RAM_FLAG.page, block.name)
     const record = concat([head, page ?? Uint8Array.of(0)])
@@ -514,9 +514,9 @@ type PendingBlock = { name: string; usedBytes: number; pageBytes?: number }
  * or COLO.
  */
 function isPrecopyCommand(command: number, length: number): boolean {
-  if (command === COMMAND.openReturnPath || command === COMMAND.switchoverStart) return length === 0
-  if (command === COMMAND.ping) return length === 4
-  return command === COMMAND.postcopyAdvise && (length === 0 || length === 16)
+  if (command === QEMU_COMMAND.openReturnPath || command === QEMU_COMMAND.switchoverStart) return length === 0
+  if (command === QEMU_COMMAND.ping) return length === 4
+  return command === QEMU_COMMAND.postcopyAdvise && (length === 0 || length === 16)
 }
 
 const isPageSize = (value: number): boolean => value > PAGE_BYTES && value <= 2 ** 40 && Number.isInteger(Math.log2(value))

@@ -76,13 +76,13 @@ export function createReturnPathParser(events: ReturnPathEvents): ReturnPathPars
 }
 
 /** The only good last message: 0. Anything else makes the source's QEMU fail the migration and resume its guest. */
-export const encodeShut = (value: number): Uint8Array => encodeMessage(RETURN_PATH.shut, u32(value))
+export const encodeShut = (value: number): Uint8Array => encodeReturnPath(RETURN_PATH.shut, u32(value))
 
 /** The answer to the PING of the same value. */
-export const encodePong = (value: number): Uint8Array => encodeMessage(RETURN_PATH.pong, u32(value))
+export const encodePong = (value: number): Uint8Array => encodeReturnPath(RETURN_PATH.pong, u32(value))
 
 /** Any message; QEMU_STREAM when the type is not known or cannot have such a payload. */
-export function encodeMessage(type: number, payload: Uint8Array): Uint8Array {
+export function encodeReturnPath(type: number, payload: Uint8Array): Uint8Array {
   checkLength(type, payload.length)
   return concat([u16(type), u16(payload.length), payload])
 }

@@ -7,9 +7,9 @@ import {
   BLOCKS_MAX,
   CAPABILITIES_MAX,
   CAPABILITY_NAME_BYTES_MAX,
-  COMMAND,
   MACHINE_NAME_BYTES_MAX,
   PAGE_BITS,
+  QEMU_COMMAND,
   RAM_FLAG,
   RAM_SECTION,
   readFlags,
@@ -145,14 +145,14 @@ function readCommand(reader: Reader): void {
   const command = readU16(reader.bytes, at)
   const length = readU16(reader.bytes, at + 2)
   const lengths: Record<number, number[]> = {
-    [COMMAND.openReturnPath]: [0],
-    [COMMAND.ping]: [4],
-    [COMMAND.postcopyAdvise]: [0, 16],
-    [COMMAND.switchoverStart]: [0],
+    [QEMU_COMMAND.openReturnPath]: [0],
+    [QEMU_COMMAND.ping]: [4],
+    [QEMU_COMMAND.postcopyAdvise]: [0, 16],
+    [QEMU_COMMAND.switchoverStart]: [0],
   }
   if (!lengths[command]?.includes(length)) throw OPAQUE
   reader.tokens.push({ kind: 'command', command, payload: takeBytes(reader, length) })
-  if (command === COMMAND.postcopyAdvise && length === 16) reader.pageSizes = true
+  if (command === QEMU_COMMAND.postcopyAdvise && length === 16) reader.pageSizes = true
 }
 
 function readStart(reader: Reader): void {

@@ -72,7 +72,7 @@ export type RunningVm = MachineFacts & {
   detach(): void
 }
 
-export type StartOptions = {
+export type LaunchOptions = {
   spec: VmSpec
   /** The VM's own folder; created 0700. */
   dir: string
@@ -101,7 +101,7 @@ const MAX_SOCKET_PATH_BYTES = 107
  * such program, QEMU_EXITED with the log's tail when it ends at once, QEMU_TIMEOUT when it does not answer; in each
  * case no process is left behind.
  */
-export async function startMachine(options: StartOptions): Promise<RunningVm> {
+export async function startMachine(options: LaunchOptions): Promise<RunningVm> {
   const { spec, dir, signal, startTimeoutMs = START_TIMEOUT_MS } = options
   assertTapsFree(spec)
   await prepareFolder(options)
@@ -183,7 +183,7 @@ function ownVersion(facts: MachineFacts, { version }: QmpClient): MachineFacts {
   return qemuVersion === facts.qemuVersion ? facts : { ...facts, qemuVersion }
 }
 
-async function prepareFolder({ dir, runAs, spec }: StartOptions): Promise<void> {
+async function prepareFolder({ dir, runAs, spec }: LaunchOptions): Promise<void> {
   const longest = join(dir, VM_FILES.run, RUNTIME_FILES.outgoing)
   if (Buffer.byteLength(longest) > MAX_SOCKET_PATH_BYTES)
     throw new GodwitError('CONFIG_INVALID', `${longest}: the path of a socket must not exceed ${MAX_SOCKET_PATH_BYTES} bytes`, {
@@ -203,7 +203,7 @@ async function prepareFolder({ dir, runAs, spec }: StartOptions): Promise<void> 
 }
 
 /** The files that QEMU gets open, in the order of `openedFiles`. */
-function openFiles({ spec, paths, dir }: StartOptions, opened: number[]): number[] {
+function openFiles({ spec, paths, dir }: LaunchOptions, opened: number[]): number[] {
   for (const { path, use, isWritten, isDirect } of openedFiles(spec, paths, dir)) {
     const access = isWritten ? constants.O_RDWR : constants.O_RDONLY
     const flags = use === 'log' ? constants.O_WRONLY | constants.O_APPEND : access | (isDirect ? constants.O_DIRECT : 0)
@@ -231,7 +231,7 @@ function spawnMasked(...args: Parameters<typeof spawn>): ChildProcess {
   }
 }
 
-async function spawnQemu(options: StartOptions): Promise<{ child: ChildProcess; files: GivenFile[] }> {
+async function spawnQemu(options: LaunchOptions): Promise<{ child: ChildProcess; files: GivenFile[] }> {
   const { spec, dir, paths, accelerator, incoming, qemu, runAs } = options
   const fds = [openSync(join(dir, VM_FILES.qemuLog), 'a', 0o600)]
   try {
@@ -264,7 +264,7 @@ async function spawnQemu(options: StartOptions): Promise<{ child: ChildProcess; 
 }
 
 /** `fds`: qemu.log, then `openedFiles`. */
-function writtenDisks({ spec, paths, dir }: StartOptions, fds: number[]): Parameters<typeof fileSizeLimit>[1] {
+function writtenDisks({ spec, paths, dir }: LaunchOptions, fds: number[]): Parameters<typeof fileSizeLimit>[1] {
   return openedFiles(spec, paths, dir).flatMap(({ isWritten, disk }, at) => {
     const fd = fds[at + 1]!
     return isWritten && disk !== undefined ? [{ disk: disksOf(spec)[disk]!, fd, bytes: fstatSync(fd).size }] : []

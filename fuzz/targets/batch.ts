@@ -2,7 +2,7 @@
 // with malicious zstd frames.
 import zlib from 'node:zlib'
 import { concatBytes } from '../../crypto/bytes.ts'
-import { blockOf, indexOf, PageMap } from '../../edge-node/pages/address.ts'
+import { blockOf, PageMap, pageIndexOf } from '../../edge-node/pages/address.ts'
 import {
   BATCH_BODY_BYTES_MAX,
   BATCH_HEADER_BYTES,
@@ -34,7 +34,7 @@ export function fuzzMemory(): GuestMemory {
   const bytes = new Map(BLOCKS.map(block => [block.id, new Uint8Array(block.bytes)]))
   const place = (address: number, length: number) => {
     const block = bytes.get(blockOf(address))
-    const at = indexOf(address) * PAGE_BYTES
+    const at = pageIndexOf(address) * PAGE_BYTES
     demand(
       block !== undefined && Number.isInteger(at) && at >= 0 && at + length <= block.length,
       `guest memory has no ${length} bytes at ${address}`,

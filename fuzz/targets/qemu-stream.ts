@@ -2,7 +2,7 @@
 // exceed the input.
 
 import { concatBytes } from '../../crypto/bytes.ts'
-import { COMMAND } from '../../edge-node/stream/layout.ts'
+import { QEMU_COMMAND } from '../../edge-node/stream/layout.ts'
 import { createParser } from '../../edge-node/stream/parse.ts'
 import { type Token, write } from '../../edge-node/stream/write.ts'
 import type { GodwitError } from '../../wire/errors.ts'
@@ -77,12 +77,12 @@ const begin: Token[] = [
   { kind: 'magic', version: 3 },
   { kind: 'configuration', machine: 'pc' },
   { kind: 'subsection', name: 'configuration/target-page-bits', version: 1, fields: Uint8Array.of(0, 0, 0, 12) },
-  { kind: 'command', command: COMMAND.openReturnPath, payload: EMPTY },
+  { kind: 'command', command: QEMU_COMMAND.openReturnPath, payload: EMPTY },
 ]
 const start: Token[] = [{ kind: 'start', id: RAM, name: 'ram', instance: 0, version: 4 }]
 const rounds: Token[] = [
   ...[{ kind: 'part', id: RAM } as Token, zero(0, 'ram0'), zero(4096), zero(0, 'pc.bios'), zero(4096), zero(8192, 'ram0'), ...close],
-  { kind: 'command', command: COMMAND.switchoverStart, payload: EMPTY },
+  { kind: 'command', command: QEMU_COMMAND.switchoverStart, payload: EMPTY },
   ...[{ kind: 'end', id: RAM } as Token, zero(4096, 'pc.bios'), ...close],
 ]
 const capability = (name: string): Token => ({
@@ -127,7 +127,7 @@ const SEEDS: Token[][] = [
   ],
   [
     ...begin,
-    { kind: 'command', command: COMMAND.postcopyAdvise, payload: new Uint8Array(16) },
+    { kind: 'command', command: QEMU_COMMAND.postcopyAdvise, payload: new Uint8Array(16) },
     ...start,
     { kind: 'blocks', list: list.map(block => ({ ...block, pageBytes: 2 ** 21 })) },
     ...close,

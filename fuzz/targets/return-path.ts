@@ -1,12 +1,12 @@
 // edge-node/stream/return-path.ts: QEMU's return path as the other site forwards it.
-import { createReturnPathParser, encodeMessage, encodePong, encodeShut, RETURN_PATH } from '../../edge-node/stream/return-path.ts'
+import { createReturnPathParser, encodePong, encodeReturnPath, encodeShut, RETURN_PATH } from '../../edge-node/stream/return-path.ts'
 import type { GodwitError } from '../../wire/errors.ts'
 import { attempt, demand, pieces, sameBytes, type Target } from '../target.ts'
 
 function parse(chunks: readonly Uint8Array[], recovery: boolean): { bytes: Buffer; error: GodwitError | undefined } {
   const out: Uint8Array[] = []
   const parser = createReturnPathParser({
-    message: (type, payload) => out.push(encodeMessage(type, payload)),
+    message: (type, payload) => out.push(encodeReturnPath(type, payload)),
     ...(recovery ? { rest: (bytes: Uint8Array) => out.push(bytes.slice()) } : {}),
   })
   const { error } = attempt(() => {
@@ -27,11 +27,11 @@ export const returnPath: Target = {
     Buffer.concat([Uint8Array.of(0), encodePong(1), encodeShut(0)]),
     Buffer.concat([
       Uint8Array.of(0),
-      encodeMessage(RETURN_PATH.reqPages, new Uint8Array(12)),
-      encodeMessage(RETURN_PATH.switchoverAck, new Uint8Array(0)),
+      encodeReturnPath(RETURN_PATH.reqPages, new Uint8Array(12)),
+      encodeReturnPath(RETURN_PATH.switchoverAck, new Uint8Array(0)),
     ]),
-    Buffer.concat([Uint8Array.of(0), encodeMessage(RETURN_PATH.reqPagesId, new Uint8Array(17)), encodeShut(1)]),
-    Buffer.concat([Uint8Array.of(1), encodeMessage(RETURN_PATH.recvBitmap, new Uint8Array(5)), new Uint8Array(40)]),
+    Buffer.concat([Uint8Array.of(0), encodeReturnPath(RETURN_PATH.reqPagesId, new Uint8Array(17)), encodeShut(1)]),
+    Buffer.concat([Uint8Array.of(1), encodeReturnPath(RETURN_PATH.recvBitmap, new Uint8Array(5)), new Uint8Array(40)]),
   ],
   hostile: () => ({ 'many messages': new Uint8Array(Buffer.concat([Uint8Array.of(0), ...Array(20_000).fill(encodePong(7))])) }),
   run(input) {

@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { join } from 'node:path'
 import { type ApiOptions, nodeRoutes } from '../../edge-node/api.ts'
 import type { Doubt } from '../../edge-node/doubts.ts'
-import type { VmFacts } from '../../edge-node/registry/entry.ts'
+import type { LocalVmFacts } from '../../edge-node/registry/entry.ts'
 import { parseSpec } from '../../edge-node/vm/spec.ts'
 import { startHttpServer } from '../../ops/http.ts'
 import { type JsonRequest, requestJson, requestUpgrade } from '../../ops/http-client.ts'
@@ -16,7 +16,7 @@ import { tempFolder } from '../support/temp-folder.ts'
 
 const test = suite('edge-node: API', { ms: 10_000 })
 
-const facts: VmFacts = {
+const facts: LocalVmFacts = {
   name: 'web-1',
   state: 'running',
   epoch: 2,
@@ -26,7 +26,7 @@ const facts: VmFacts = {
   pid: 7,
   doubt: false,
 }
-const failed: VmFacts = { ...facts, name: 'web-2', state: 'failed', failure: new GodwitError('QEMU_EXITED').toJSON() }
+const failed: LocalVmFacts = { ...facts, name: 'web-2', state: 'failed', failure: new GodwitError('QEMU_EXITED').toJSON() }
 const doubt: Doubt = {
   ...{ vm: 'web-1', state: 'paused', epoch: 3, why: null, asked: null },
   record: { migrationId: 'c0ffee00'.repeat(4), state: 'RELINQUISHED', epoch: 4, at: 1, target: 'b' },
@@ -40,7 +40,7 @@ function parts(asked: unknown[]): ApiOptions {
   }
   const order =
     (what: string) =>
-    async (name: string, options?: object): Promise<VmFacts> => {
+    async (name: string, options?: object): Promise<LocalVmFacts> => {
       known(name)
       asked.push([what, { ...options, signal: undefined }])
       return facts

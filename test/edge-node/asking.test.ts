@@ -2,7 +2,7 @@
 import { type Asking, createAsked, createAsking } from '../../edge-node/asking.ts'
 import type { Unanswered } from '../../edge-node/migration/recover.ts'
 import type { RunOptions } from '../../edge-node/runs.ts'
-import { createSlots, type Running, type Slots } from '../../edge-node/slots.ts'
+import { createSlots, type RunningMigration, type Slots } from '../../edge-node/slots.ts'
 import { eventually } from '../../ops/deadline.ts'
 import type { MigrationResult, Plan } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
@@ -13,7 +13,7 @@ const test = suite('edge-node/asking')
 
 const plan = { migrationId: 'c0ffee00'.repeat(4), vm: 'web-1', epoch: 3, source: 'a', target: 'b' } as Plan
 
-type Stage = { asking: Asking; slots: Slots; results: MigrationResult[]; stop: AbortController; running(): Running }
+type Stage = { asking: Asking; slots: Slots; results: MigrationResult[]; stop: AbortController; running(): RunningMigration }
 
 function stage(): Stage {
   const results: MigrationResult[] = []

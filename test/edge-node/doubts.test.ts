@@ -4,7 +4,7 @@ import { type Fencing, issueFencing } from '../../crypto/fencing.ts'
 import { loadSodium } from '../../crypto/sodium.ts'
 import { createDoubts } from '../../edge-node/doubts.ts'
 import type { Journal, OwnershipRecord } from '../../edge-node/migration/journal.ts'
-import type { Registry, VmFacts } from '../../edge-node/registry/registry.ts'
+import type { LocalVmFacts, Registry } from '../../edge-node/registry/registry.ts'
 import type { Plan } from '../../wire/control.ts'
 import { silentLog } from '../../wire/log.ts'
 import { assert, codeOf, suite } from '../support/suite.ts'
@@ -30,7 +30,7 @@ const relinquished = {
 /** A site whose VM is in doubt at epoch 3, with or without a record of a hand-over to b. */
 function stage({ doubt = true, hasRecord = true } = {}) {
   const did: string[] = []
-  const vm = { name: 'web-1', state: 'paused', epoch: 3, doubt } as VmFacts
+  const vm = { name: 'web-1', state: 'paused', epoch: 3, doubt } as LocalVmFacts
   const registry = {
     list: () => [vm],
     get: () => vm,

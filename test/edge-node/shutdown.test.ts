@@ -1,7 +1,7 @@
 // What a node waits for when it is told to end, and what a cancel waits for: never for the other site, and never in vain.
 import { handOver } from '../../edge-node/migration/hand-over.ts'
 import type { Peer } from '../../edge-node/migration/peer.ts'
-import { createSlots, type Entry } from '../../edge-node/slots.ts'
+import { createSlots, type SlotEntry } from '../../edge-node/slots.ts'
 import { within } from '../../ops/deadline.ts'
 import type { MigrationResult, Plan } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
@@ -26,7 +26,7 @@ function slow() {
       result.resolve({ migrationId: PLAN.migrationId, side: 'source', outcome: 'cancelled', error: reason.toJSON() })
     },
     result: result.promise,
-  } as unknown as Entry
+  } as unknown as SlotEntry
   return { begin, cancelled, enter: () => begin.promise.then(() => entry) }
 }
 

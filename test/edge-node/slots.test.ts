@@ -1,5 +1,5 @@
 // The table of a node's migrations: a VM is in one migration at a time, and a retry waits for the end of the one before.
-import { createSlots, type Entry } from '../../edge-node/slots.ts'
+import { createSlots, type SlotEntry } from '../../edge-node/slots.ts'
 import type { MigrationResult, Plan } from '../../wire/control.ts'
 import { assert, codeOf, suite } from '../support/suite.ts'
 
@@ -9,7 +9,7 @@ const planOf = (migrationId: string, vm = 'web') => ({ migrationId, vm }) as Pla
 
 function running() {
   const { promise, resolve } = Promise.withResolvers<MigrationResult>()
-  const entry: Entry = { side: 'target', cancel() {}, stage: () => ({ state: 'STREAMING' }), stuck: () => 'report', result: promise }
+  const entry: SlotEntry = { side: 'target', cancel() {}, stage: () => ({ state: 'STREAMING' }), stuck: () => 'report', result: promise }
   return { begin: async () => entry, end: () => resolve({ outcome: 'cancelled' } as MigrationResult) }
 }
 

@@ -1,7 +1,7 @@
 // The guest's own end in mid-migration, and what else it does by itself: it powers off, panics, reboots, falls asleep. Each time its VM is at exactly one site, is listed
 // there as what it is, within seconds, and goes on or starts there.
 
-import type { VmFacts } from '../../edge-node/registry/registry.ts'
+import type { LocalVmFacts } from '../../edge-node/registry/registry.ts'
 import { eventually } from '../../ops/deadline.ts'
 import { assert, codeOf } from '../support/suite.ts'
 import { faultCase } from './support/case.ts'
@@ -11,7 +11,7 @@ import { openScene, type Scene, VM } from './support/scene.ts'
 /** Generous for a busy machine; without the watch on the guest it was the whole transfer, or for ever. */
 const SECONDS = { ms: 20_000, everyMs: 50 }
 
-const listed = async (scene: Scene, site: 'a' | 'b') => (await scene.site(site).api<{ vms: VmFacts[] }>('GET', '/v1/vms')).vms
+const listed = async (scene: Scene, site: 'a' | 'b') => (await scene.site(site).api<{ vms: LocalVmFacts[] }>('GET', '/v1/vms')).vms
 const stateAt = async (scene: Scene, site: 'a' | 'b') => (await listed(scene, site)).map(({ state }) => state)
 const order = (scene: Scene, site: 'a' | 'b', action: string, body = {}) => scene.site(site).api('POST', `/v1/vms/${VM}/${action}`, body)
 const comesTo = (scene: Scene, site: 'a' | 'b', state: string) =>

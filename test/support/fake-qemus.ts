@@ -6,9 +6,9 @@ import { openSync, readFileSync, writeFileSync } from 'node:fs'
 import { connect, createServer, type Socket } from 'node:net'
 import { dirname, join } from 'node:path'
 import type { QmpClient } from '../../edge-node/qmp/client.ts'
-import { COMMAND } from '../../edge-node/stream/layout.ts'
+import { QEMU_COMMAND } from '../../edge-node/stream/layout.ts'
 import { createParser } from '../../edge-node/stream/parse.ts'
-import { encodeMessage, RETURN_PATH } from '../../edge-node/stream/return-path.ts'
+import { encodeReturnPath, RETURN_PATH } from '../../edge-node/stream/return-path.ts'
 import { type Token, write } from '../../edge-node/stream/write.ts'
 import type { RunningVm } from '../../edge-node/vm/machine.ts'
 import { sleep } from '../../ops/deadline.ts'
@@ -38,8 +38,8 @@ export function fakeGuest(seed: number, { pages, rounds }: GuestShape): FakeGues
   const before: Token[] = [
     { kind: 'magic', version: 3 },
     { kind: 'configuration', machine: 'pc' },
-    { kind: 'command', command: COMMAND.openReturnPath, payload: new Uint8Array(0) },
-    { kind: 'command', command: COMMAND.ping, payload: Uint8Array.of(0, 0, 0, 1) },
+    { kind: 'command', command: QEMU_COMMAND.openReturnPath, payload: new Uint8Array(0) },
+    { kind: 'command', command: QEMU_COMMAND.ping, payload: Uint8Array.of(0, 0, 0, 1) },
     ...([{ kind: 'start', id: 2, name: 'ram', instance: 0, version: 4 }, { kind: 'blocks', list: blocks }, ...close] as Token[]),
   ]
   const round = (of: number): Token[] =>
@@ -83,8 +83,8 @@ function skeletonOf(stream: Uint8Array): Buffer {
   return Buffer.concat(parts)
 }
 
-const PONG = Buffer.from(encodeMessage(RETURN_PATH.pong, Uint8Array.of(0, 0, 0, 1)))
-const SHUT = Buffer.from(encodeMessage(RETURN_PATH.shut, new Uint8Array(4)))
+const PONG = Buffer.from(encodeReturnPath(RETURN_PATH.pong, Uint8Array.of(0, 0, 0, 1)))
+const SHUT = Buffer.from(encodeReturnPath(RETURN_PATH.shut, new Uint8Array(4)))
 
 /** What a guest does by itself. */
 export type GuestAct = 'powers off' | 'panics' | 'falls asleep' | 'reboots'

@@ -9,13 +9,13 @@ import { within } from '../../../ops/deadline.ts'
 import { type ErrorCode, GodwitError } from '../../../wire/errors.ts'
 import {
   broken,
-  COMMAND,
   EXPORT_FLAG,
   type ExportInfo,
   type Extent,
   GREETING_BYTES,
   goOf,
   metaContextsOf,
+  NBD_COMMAND,
   OPTION,
   OPTION_REPLY_HEAD_BYTES,
   OPTION_REPLY_TYPE,
@@ -189,7 +189,7 @@ class Client implements NbdClient {
   async read(offset: number, into: Uint8Array): Promise<void> {
     for (let at = 0; at < into.length; at += REQUEST_BYTES_MAX) {
       const bytes = into.subarray(at, at + REQUEST_BYTES_MAX)
-      await this.#request(COMMAND.READ, { offset: offset + at, length: bytes.length }, waiting => {
+      await this.#request(NBD_COMMAND.READ, { offset: offset + at, length: bytes.length }, waiting => {
         waiting.into = { bytes, offset: offset + at, filled: 0 }
       })
     }
@@ -201,7 +201,7 @@ class Client implements NbdClient {
     const all: Extent[] = []
     for (let done = 0; done < length; ) {
       const found: Extent[] = []
-      await this.#request(COMMAND.BLOCK_STATUS, { offset: offset + done, length: length - done }, waiting => {
+      await this.#request(NBD_COMMAND.BLOCK_STATUS, { offset: offset + done, length: length - done }, waiting => {
         waiting.context = { id, extents: found }
       })
       // The last extent may reach beyond what was asked for; a server may also answer for less.
@@ -219,23 +219,23 @@ class Client implements NbdClient {
   async write(offset: number, bytes: Uint8Array): Promise<void> {
     for (let at = 0; at < bytes.length; at += REQUEST_BYTES_MAX) {
       const part = bytes.subarray(at, at + REQUEST_BYTES_MAX)
-      await this.#request(COMMAND.WRITE, { offset: offset + at, length: part.length, data: part })
+      await this.#request(NBD_COMMAND.WRITE, { offset: offset + at, length: part.length, data: part })
     }
   }
 
   async zero(offset: number, length: number): Promise<void> {
-    if (this.#canZero) return await this.#request(COMMAND.WRITE_ZEROES, { offset, length })
+    if (this.#canZero) return await this.#request(NBD_COMMAND.WRITE_ZEROES, { offset, length })
     const zeros = new Uint8Array(Math.min(length, 1024 * 1024))
     for (let at = 0; at < length; at += zeros.length) await this.write(offset + at, zeros.subarray(0, length - at))
   }
 
   async flush(): Promise<void> {
-    if (this.#canFlush) await this.#request(COMMAND.FLUSH, { offset: 0, length: 0 })
+    if (this.#canFlush) await this.#request(NBD_COMMAND.FLUSH, { offset: 0, length: 0 })
   }
 
   close(): void {
     if (!this.#end && this.#socket.writable)
-      this.#socket.end(writeRequest({ command: COMMAND.DISCONNECT, cookie: 0n, offset: 0, length: 0 }))
+      this.#socket.end(writeRequest({ command: NBD_COMMAND.DISCONNECT, cookie: 0n, offset: 0, length: 0 }))
     this.#fail(new GodwitError('NBD_CLOSED', 'the NBD connection was closed by this node'))
   }
 
@@ -246,7 +246,7 @@ class Client implements NbdClient {
   ): Promise<void> {
     if (offset < 0 || offset + length > this.sizeBytes)
       throw new GodwitError('NBD_REFUSED', `bytes ${offset} to ${offset + length} of an export of ${this.sizeBytes} bytes`)
-    if (this.isReadOnly && (command === COMMAND.WRITE || command === COMMAND.WRITE_ZEROES))
+    if (this.isReadOnly && (command === NBD_COMMAND.WRITE || command === NBD_COMMAND.WRITE_ZEROES))
       throw new GodwitError('NBD_REFUSED', 'the export is read-only')
     while (this.#waiting.size >= REQUESTS_MAX && !this.#end) await new Promise<void>(resolve => this.#queue.push(resolve))
     if (this.#end) throw this.#end

@@ -23,7 +23,7 @@ const REPLY_IS_ERROR = 0x80000000
 const INFO_EXPORT = 0
 const INFO_BLOCK_SIZE = 3
 
-export const COMMAND = { READ: 0, WRITE: 1, DISCONNECT: 2, FLUSH: 3, TRIM: 4, WRITE_ZEROES: 6, BLOCK_STATUS: 7 } as const
+export const NBD_COMMAND = { READ: 0, WRITE: 1, DISCONNECT: 2, FLUSH: 3, TRIM: 4, WRITE_ZEROES: 6, BLOCK_STATUS: 7 } as const
 /** Transmission flags of an export. */
 export const EXPORT_FLAG = { HAS_FLAGS: 1, READ_ONLY: 2, FLUSH: 4, FUA: 8, TRIM: 32, WRITE_ZEROES: 64, MULTI_CONN: 256 } as const
 /** Flags of `base:allocation`. */

@@ -1,6 +1,6 @@
 // Results until they are answered, and the wait between attempts to connect.
 import { backoffMs } from '../../../edge-node/link/backoff.ts'
-import { createOutbox, WAITING_MAX } from '../../../edge-node/link/outbox.ts'
+import { createResultOutbox, RESULTS_WAITING_MAX } from '../../../edge-node/link/outbox.ts'
 import { eventually } from '../../../ops/deadline.ts'
 import type { MigrationResult } from '../../../wire/control.ts'
 import { GodwitError } from '../../../wire/errors.ts'
@@ -28,7 +28,7 @@ test('waits longer after each failure, up to a ceiling, spread over half of it',
 test('an offline gateway gets its results when it is back, the newest of each', async () => {
   let online = false
   const taken: MigrationResult[] = []
-  const outbox = createOutbox(
+  const outbox = createResultOutbox(
     async one => {
       if (!online) throw new GodwitError('CONNECTION_LOST')
       taken.push(one)
@@ -51,10 +51,10 @@ test('a gateway that answers no result ends nothing here and fills nothing: the 
   const ends = new AbortController()
   const warnings: string[] = []
   const log = { ...silentLog, warn: (event: string) => void warnings.push(event) }
-  const outbox = createOutbox(() => new Promise(() => {}), log, ends.signal)
-  for (let at = 0; at < 3 * WAITING_MAX; at++) outbox.add({ ...result('a'), migrationId: at.toString(16).padStart(32, '0') })
+  const outbox = createResultOutbox(() => new Promise(() => {}), log, ends.signal)
+  for (let at = 0; at < 3 * RESULTS_WAITING_MAX; at++) outbox.add({ ...result('a'), migrationId: at.toString(16).padStart(32, '0') })
   const ids = outbox.migrationIds()
-  assert.equal([ids.length, ids.at(-1)], [WAITING_MAX, (3 * WAITING_MAX - 1).toString(16).padStart(32, '0')])
+  assert.equal([ids.length, ids.at(-1)], [RESULTS_WAITING_MAX, (3 * RESULTS_WAITING_MAX - 1).toString(16).padStart(32, '0')])
   assert.is(warnings.length, 1)
   ends.abort()
 })
@@ -62,7 +62,7 @@ test('a gateway that answers no result ends nothing here and fills nothing: the 
 test('a result added while another is being sent is sent too', async () => {
   const gate = Promise.withResolvers<void>()
   const taken: string[] = []
-  const outbox = createOutbox(
+  const outbox = createResultOutbox(
     async ({ migrationId }) => {
       await gate.promise
       taken.push(migrationId)
@@ -78,7 +78,7 @@ test('a result added while another is being sent is sent too', async () => {
 
 test('a report that the gateway cannot take does not keep the outcome from it', async () => {
   const taken: MigrationResult[] = []
-  const outbox = createOutbox(
+  const outbox = createResultOutbox(
     async one => {
       if (one.report) throw new GodwitError('FRAME_MALFORMED', 'report.rounds: expected number')
       taken.push(one)

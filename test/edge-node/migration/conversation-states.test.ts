@@ -5,7 +5,7 @@ import {
   carries,
   conversation,
   heals,
-  step,
+  stepConversation,
 } from '../../../edge-node/migration/conversation-states.ts'
 import { assert, codeOf, suite } from '../../support/suite.ts'
 
@@ -26,16 +26,18 @@ const EXPECTED: Record<ConversationState, string[]> = {
   SETTLED: ['STREAM_RESET', '-', '-', '-', 'SETTLED', 'SETTLED leave', 'SETTLED', 'SETTLED fail', 'SETTLED'],
 }
 
-const lead = (from: ConversationState, events: ConversationEvent[]) => events.reduce((state, event) => step(state, event).state, from)
+const lead = (from: ConversationState, events: ConversationEvent[]) =>
+  events.reduce((state, event) => stepConversation(state, event).state, from)
 
 test('every pair of state and event does what the protocol says', async () => {
   for (const state of STATES) {
     for (const [i, event] of EVENTS.entries()) {
       const expected = EXPECTED[state][i]!
       const isRefused = expected === '-' || expected === 'STREAM_RESET'
-      if (isRefused) assert.is(await codeOf(() => step(state, event)), expected === '-' ? 'MIGRATION_STATE' : expected, `${state} ${event}`)
+      if (isRefused)
+        assert.is(await codeOf(() => stepConversation(state, event)), expected === '-' ? 'MIGRATION_STATE' : expected, `${state} ${event}`)
       else {
-        const { state: to, effects } = step(state, event)
+        const { state: to, effects } = stepConversation(state, event)
         assert.is([to, ...effects].join(' '), expected, `${state} ${event}`)
       }
     }
@@ -44,7 +46,7 @@ test('every pair of state and event does what the protocol says', async () => {
 
 test('a lost meeting fails the migration exactly where no other meeting follows it', () => {
   for (const state of STATES.filter(each => each !== 'OPENING')) {
-    const { state: to, effects } = step(state, 'loss')
+    const { state: to, effects } = stepConversation(state, 'loss')
     assert.is(effects.includes('fail'), !heals(state), state)
     assert.is(heals(to), heals(state), state)
     assert.is(carries(to), carries(state) && !heals(state), state)
@@ -62,7 +64,7 @@ test('a meeting is ended once: by the event that leads out of the states in whic
   for (const state of STATES) {
     for (const event of EVENTS) {
       const ends = effectsOf(state, event).some(effect => effect === 'drop' || effect === 'leave')
-      if (ends) assert.ok((carries(state) && !carries(step(state, event).state)) || state === 'SETTLED', `${state} ${event}`)
+      if (ends) assert.ok((carries(state) && !carries(stepConversation(state, event).state)) || state === 'SETTLED', `${state} ${event}`)
     }
   }
 })

@@ -4,7 +4,7 @@ import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { generateSiteKeys, loadSodium } from '../../../crypto/identity.ts'
 import type { Bulk } from '../../../edge-node/link/link.ts'
-import type { Patience, Renewal } from '../../../edge-node/migration/conversation.ts'
+import type { KeyLifetime, Patience } from '../../../edge-node/migration/conversation.ts'
 import { startSource } from '../../../edge-node/migration/source.ts'
 import { startTarget, type TargetMigration, type TargetOptions } from '../../../edge-node/migration/target.ts'
 import { numberFromEnvironment } from '../../../ops/script.ts'
@@ -57,7 +57,7 @@ type Faults = {
   dies?: 'LOADED' | 'GRANTED'
   /** What the next agent reads as the manifest's hash, in place of the one that was recorded. */
   altered?: string
-  renewal?: Renewal
+  renewal?: KeyLifetime
   /** `carries`: page streams have been opened. */
   bulk?: (carries: boolean) => Bulk
   pauseMs?: number

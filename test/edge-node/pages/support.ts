@@ -1,5 +1,5 @@
 // What the tests of pages share: a seeded generator, a plain hasher, memory in RAM, pages with a content of one number.
-import { blockOf, indexOf, PageMap } from '../../../edge-node/pages/address.ts'
+import { blockOf, PageMap, pageIndexOf } from '../../../edge-node/pages/address.ts'
 import type { PageHasher } from '../../../edge-node/pages/classify.ts'
 import type { GuestMemory } from '../../../edge-node/pages/memory.ts'
 import { PAGE_BYTES } from '../../../wire/types.ts'
@@ -46,12 +46,12 @@ export function ramMemory(blocks: readonly { id: number; bytes: number }[]): Ram
     bytes,
     writes: 0,
     read(address, into) {
-      const at = indexOf(address) * PAGE_BYTES
+      const at = pageIndexOf(address) * PAGE_BYTES
       into.set(bytes.get(blockOf(address))!.subarray(at, at + into.length))
     },
     write(address, from) {
       memory.writes++
-      bytes.get(blockOf(address))!.set(from, indexOf(address) * PAGE_BYTES)
+      bytes.get(blockOf(address))!.set(from, pageIndexOf(address) * PAGE_BYTES)
     },
   }
   return memory

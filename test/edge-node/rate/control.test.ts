@@ -1,5 +1,5 @@
 // What QEMU is told, for samples of all kinds.
-import { createRatio, decide } from '../../../edge-node/rate/control.ts'
+import { createRatio, splitDowntime } from '../../../edge-node/rate/control.ts'
 import { assert, suite } from '../../support/suite.ts'
 
 const test = suite('control')
@@ -13,25 +13,29 @@ const sample = {
 }
 
 test('while the path is unknown QEMU may not switch over', () => {
-  assert.equal(decide({ ...sample, rateBytesPerSecond: 0 }), { downtimeLimitMs: 1, switchoverBytesPerSecond: undefined, allowedMs: 0 })
-  assert.equal(decide({ ...sample, ratio: 0 }), { downtimeLimitMs: 1, switchoverBytesPerSecond: undefined, allowedMs: 0 })
+  assert.equal(splitDowntime({ ...sample, rateBytesPerSecond: 0 }), {
+    downtimeLimitMs: 1,
+    switchoverBytesPerSecond: undefined,
+    allowedMs: 0,
+  })
+  assert.equal(splitDowntime({ ...sample, ratio: 0 }), { downtimeLimitMs: 1, switchoverBytesPerSecond: undefined, allowedMs: 0 })
 })
 
 test('the bandwidth is the path times what compression gains', () => {
-  assert.is(decide(sample).switchoverBytesPerSecond, 25_000_000)
+  assert.is(splitDowntime(sample).switchoverBytesPerSecond, 25_000_000)
 })
 
 test('the commit and what is on the way come off the downtime that was asked for', () => {
-  assert.is(decide(sample).downtimeLimitMs, 300 - 60 - 30)
-  assert.is(decide({ ...sample, inFlightBytes: 1_000_000 }).downtimeLimitMs, 300 - 60 - 30 - 40)
+  assert.is(splitDowntime(sample).downtimeLimitMs, 300 - 60 - 30)
+  assert.is(splitDowntime({ ...sample, inFlightBytes: 1_000_000 }).downtimeLimitMs, 300 - 60 - 30 - 40)
 })
 
 test('a downtime that the path cannot give leaves the least limit, never a negative one', () => {
-  assert.is(decide({ ...sample, downtimeMs: 50 }).downtimeLimitMs, 1)
+  assert.is(splitDowntime({ ...sample, downtimeMs: 50 }).downtimeLimitMs, 1)
 })
 
 test('what waits in our own pipeline comes off as well', () => {
-  assert.is(decide({ ...sample, waitingBytes: 2_500_000 }).downtimeLimitMs, 300 - 60 - 30 - 100)
+  assert.is(splitDowntime({ ...sample, waitingBytes: 2_500_000 }).downtimeLimitMs, 300 - 60 - 30 - 100)
 })
 
 test('the ratio is that of the last two seconds, and zero pages do not count', () => {

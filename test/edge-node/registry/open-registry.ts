@@ -2,7 +2,7 @@
 // Leaves: a registry that ends its QEMUs when it is disposed.
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { VmState } from '../../../edge-node/registry/records.ts'
+import type { VmRecordState } from '../../../edge-node/registry/records.ts'
 import { openRegistry, type Registry, type RegistryOptions } from '../../../edge-node/registry/registry.ts'
 import { killLeftover } from '../../../edge-node/vm/runtime-folder.ts'
 import { eventually } from '../../../ops/deadline.ts'
@@ -36,7 +36,7 @@ export async function open(site: TestSite, more: Partial<RegistryOptions> = {}):
   return Object.assign(registry, { [Symbol.asyncDispose]: dispose })
 }
 
-export const comesTo = (registry: Registry, name: string, state: VmState | 'suspended') =>
+export const comesTo = (registry: Registry, name: string, state: VmRecordState | 'suspended') =>
   eventually(() => (registry.get(name).state === state ? true : undefined), { ms: 10_000, what: `${name} ${state}`, everyMs: 20 })
 
 /** A registry with a running VM named vm-1. */

@@ -1,5 +1,5 @@
 // Random migration streams as tokens, from a seed: valid ones of any shape that the layout allows. The same seed gives the same stream.
-import { COMMAND, EOS_RECORD } from '../../../edge-node/stream/layout.ts'
+import { EOS_RECORD, QEMU_COMMAND } from '../../../edge-node/stream/layout.ts'
 import { type BlockEntry, type Token, writeToken } from '../../../edge-node/stream/write.ts'
 import { PAGE_BYTES } from '../../../wire/types.ts'
 
@@ -37,7 +37,7 @@ export function randomStream(random: Random): Shape {
   const state = { last: undefined as string | undefined }
   const sections = random(5)
   for (let section = 0; section <= sections; section++) {
-    if (random(4) === 0) tokens.push({ kind: 'command', command: COMMAND.switchoverStart, payload: new Uint8Array(0) })
+    if (random(4) === 0) tokens.push({ kind: 'command', command: QEMU_COMMAND.switchoverStart, payload: new Uint8Array(0) })
     tokens.push({ kind: section === sections ? 'end' : 'part', id: RAM_ID })
     for (let count = random(6); count > 0; count--) tokens.push(page(random, list, state))
     if (random(12) === 0) return { tokens: [...tokens, { kind: 'opaque', bytes: unknownRecord(random) }], captured }
@@ -67,9 +67,9 @@ function configuration(random: Random, mode: string): Token[] {
 
 function commands(random: Random, mode: string): Token[] {
   const tokens: Token[] = []
-  if (random(2) === 0) tokens.push({ kind: 'command', command: COMMAND.openReturnPath, payload: new Uint8Array(0) })
-  if (random(2) === 0) tokens.push({ kind: 'command', command: COMMAND.ping, payload: randomBytes(random, 4) })
-  if (mode === 'postcopy') tokens.push({ kind: 'command', command: COMMAND.postcopyAdvise, payload: randomBytes(random, 16) })
+  if (random(2) === 0) tokens.push({ kind: 'command', command: QEMU_COMMAND.openReturnPath, payload: new Uint8Array(0) })
+  if (random(2) === 0) tokens.push({ kind: 'command', command: QEMU_COMMAND.ping, payload: randomBytes(random, 4) })
+  if (mode === 'postcopy') tokens.push({ kind: 'command', command: QEMU_COMMAND.postcopyAdvise, payload: randomBytes(random, 16) })
   return tokens
 }
 
@@ -109,7 +109,7 @@ function unknownSection(random: Random): Uint8Array {
     Uint8Array.of([0x00, 0x04, 0x05, 0x06, 0x07, 0x09, 0xff][random(7)]!),
     writeToken({ kind: 'start', id: 9, name: ['slirp', 'dirty-bitmap', 'ram'][random(3)]!, instance: 0, version: 1 }),
     writeToken({ kind: 'command', command: [0, 4, 5, 6, 7, 8, 9, 10, 12, 65535][random(10)]!, payload: empty }),
-    writeToken({ kind: 'command', command: COMMAND.ping, payload: new Uint8Array(5) }),
+    writeToken({ kind: 'command', command: QEMU_COMMAND.ping, payload: new Uint8Array(5) }),
   ]
   return Uint8Array.of(...beginnings[random(beginnings.length)]!, ...rest)
 }

@@ -1,4 +1,4 @@
-import { type Block, createParser, type StreamEvents } from '../../../edge-node/stream/parse.ts'
+import { createParser, type RamBlock, type StreamEvents } from '../../../edge-node/stream/parse.ts'
 import { tokenize } from '../../../edge-node/stream/tokenize.ts'
 import { type Token, write } from '../../../edge-node/stream/write.ts'
 import { assert, codeOf, suite } from '../../support/suite.ts'
@@ -64,7 +64,7 @@ test('blocks, pages, the end of RAM and the skeleton come in stream order', () =
 test('a page within one chunk is a view of it, and a page across two is still one', () => {
   const bytes = write([...setup, part, { kind: 'page', name: 'ram0', offset: 0, bytes: page(1) }, ...close, ...end])
   const buffers: ArrayBufferLike[] = []
-  const take = { ...silent, page: (_block: Block, _offset: number, view: Uint8Array) => buffers.push(view.buffer) }
+  const take = { ...silent, page: (_block: RamBlock, _offset: number, view: Uint8Array) => buffers.push(view.buffer) }
   createParser(take, { captures: ram0 }).push(bytes)
   assert.is(buffers[0], bytes.buffer)
   const parser = createParser(take, { captures: ram0 })

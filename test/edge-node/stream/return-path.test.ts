@@ -1,8 +1,8 @@
 import {
   createReturnPathParser,
   decodeValue,
-  encodeMessage,
   encodePong,
+  encodeReturnPath,
   encodeShut,
   RETURN_PATH,
 } from '../../../edge-node/stream/return-path.ts'
@@ -31,7 +31,7 @@ const sample: [number, Uint8Array][] = [
   [RETURN_PATH.switchoverAck, new Uint8Array(0)],
   [RETURN_PATH.shut, Uint8Array.of(0, 0, 0, 0)],
 ]
-const sampleBytes = join(...sample.map(([type, payload]) => encodeMessage(type, payload)))
+const sampleBytes = join(...sample.map(([type, payload]) => encodeReturnPath(type, payload)))
 const sampleMessages = sample.map(([type, payload]) => ({ type, payload: [...payload] }))
 
 test('every message comes out whole at every split and byte by byte', () => {
@@ -76,7 +76,7 @@ test('unknown types and lengths that a type cannot have are refused from the hea
     [0, 5, 1, 1],
   ]
   for (const header of headers) assert.is(await codeOf(() => parse([Uint8Array.from(header)])), 'QEMU_STREAM')
-  assert.is(await codeOf(() => encodeMessage(1, new Uint8Array(5))), 'QEMU_STREAM')
+  assert.is(await codeOf(() => encodeReturnPath(1, new Uint8Array(5))), 'QEMU_STREAM')
 })
 
 test('the first error is final', async () => {
@@ -87,7 +87,7 @@ test('the first error is final', async () => {
 })
 
 test('what follows a received-pages bitmap is not read as messages', async () => {
-  const bitmap = join(encodeMessage(RETURN_PATH.recvBitmap, Uint8Array.of(4, 114, 97, 109, 48)), Uint8Array.of(0, 9, 0, 0, 1, 2, 3))
+  const bitmap = join(encodeReturnPath(RETURN_PATH.recvBitmap, Uint8Array.of(4, 114, 97, 109, 48)), Uint8Array.of(0, 9, 0, 0, 1, 2, 3))
   assert.is(await codeOf(() => parse([bitmap])), 'QEMU_STREAM')
   for (let cut = 0; cut <= bitmap.length; cut++) {
     const rest: number[] = []

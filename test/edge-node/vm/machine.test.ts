@@ -1,7 +1,7 @@
 import { closeSync, fstatSync, readFileSync, readSync, statSync, writeSync } from 'node:fs'
 import { chmod, mkdir, readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { adoptMachine, type RunningVm, type StartOptions, startMachine } from '../../../edge-node/vm/machine.ts'
+import { adoptMachine, type LaunchOptions, type RunningVm, startMachine } from '../../../edge-node/vm/machine.ts'
 import { identify, isAlive } from '../../../edge-node/vm/process.ts'
 import { findQemu } from '../../../edge-node/vm/qemu.ts'
 import { killLeftover } from '../../../edge-node/vm/runtime-folder.ts'
@@ -15,7 +15,7 @@ const test = suite('edge-node/vm/machine', { ms: 60_000 })
 const skip = qemuMissing()
 const readText = (path: string) => readFileSync(path, 'utf8')
 
-const options = (site: TestSite, more: Partial<StartOptions> = {}): StartOptions => ({
+const options = (site: TestSite, more: Partial<LaunchOptions> = {}): LaunchOptions => ({
   spec: parseSpec(echoSpec('vm-1')),
   dir: join(site.stateDir, 'vm-1'),
   paths: { imagesDir: site.imagesDir },
@@ -26,7 +26,7 @@ const options = (site: TestSite, more: Partial<StartOptions> = {}): StartOptions
 })
 
 /** A running machine that is killed when disposed. */
-const start = async (site: TestSite, more: Partial<StartOptions> = {}): Promise<RunningVm & AsyncDisposable> => {
+const start = async (site: TestSite, more: Partial<LaunchOptions> = {}): Promise<RunningVm & AsyncDisposable> => {
   const vm = await startMachine(options(site, more))
   return Object.assign(vm, { [Symbol.asyncDispose]: () => killLeftover(vm.dir) })
 }

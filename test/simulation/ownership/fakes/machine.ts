@@ -1,7 +1,7 @@
 // edge-node/vm/machine.ts in the simulation: starts and finds the QEMUs of qemu.ts. The commands on top of QMP are production's.
 import { qmpCommands } from '../../../../edge-node/qmp/commands.ts'
 import type { MachineExit } from '../../../../edge-node/vm/exit.ts'
-import type { RunningVm, StartOptions } from '../../../../edge-node/vm/machine.ts'
+import type { LaunchOptions, RunningVm } from '../../../../edge-node/vm/machine.ts'
 import { GodwitError } from '../../../../wire/errors.ts'
 import { hostOf } from '../host.ts'
 import { Qemu } from '../qemu.ts'
@@ -10,7 +10,7 @@ import { later, never, pause, processNow } from '../time.ts'
 
 const exitError = (name: string): GodwitError => new GodwitError('QEMU_EXITED', `QEMU of ${name} ended`)
 
-export async function startMachine({ spec, dir, incoming }: StartOptions): Promise<RunningVm> {
+export async function startMachine({ spec, dir, incoming }: LaunchOptions): Promise<RunningVm> {
   const process = processNow()
   const host = hostOf(process)
   if (host.processFiles.get(dir)?.alive) throw new GodwitError('VM_STATE', 'a QEMU runs in this folder already')

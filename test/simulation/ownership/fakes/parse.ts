@@ -1,9 +1,9 @@
 // edge-node/stream/parse.ts in the simulation: the records of qemu.ts, which come one in a chunk.
-import type { Block, Parser, StreamEvents } from '../../../../edge-node/stream/parse.ts'
+import type { Parser, RamBlock, StreamEvents } from '../../../../edge-node/stream/parse.ts'
 import { deviceBytes, PAGES, RECORD } from '../qemu.ts'
 
 export const MEMORY_BYTES = 32 * 1024 * 1024
-const BLOCK: Block = { name: 'ram0', index: 0, usedBytes: MEMORY_BYTES, captured: true }
+const BLOCK: RamBlock = { name: 'ram0', index: 0, usedBytes: MEMORY_BYTES, captured: true }
 
 export function createParser(events: StreamEvents): Pick<Parser, 'push' | 'end' | 'phase'> {
   let phase: Parser['phase'] = 'header'
