@@ -2,6 +2,7 @@
 // attack. Enters: seconds for each. Leaves: Mbit/s, the share of the quiet rate, the gateway's peak memory. Gateway,
 // source, target and attacker are separate processes on loopback: on few cores the attacker's own work counts as well,
 // which makes the figures worse than an attack from another machine.
+
 import { type ChildProcess, fork } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -10,6 +11,7 @@ import { createRoot, issueCertificate, newSerial, type Role, type Root } from '.
 import { generateSiteKeys, loadSodium } from '../crypto/identity.ts'
 import type { LinkIdentity } from '../crypto/link-auth.ts'
 import { startGateway } from '../gateway/gateway.ts'
+import { nowSeconds } from '../ops/clock.ts'
 import { sleep, within } from '../ops/deadline.ts'
 import { requestJson } from '../ops/http-client.ts'
 import { decimalNumber, readArguments, runScript } from '../ops/script.ts'
@@ -42,7 +44,7 @@ type Result = {
 
 function issue(root: Root, role: Role, id: string): LinkIdentity {
   const keys = generateSiteKeys()
-  const now = Math.floor(Date.now() / 1000)
+  const now = nowSeconds()
   const { signPublic, boxPublic } = keys
   const times = { notBefore: now - 60, notAfter: now + 3600 }
   return { keys, certificate: issueCertificate(root, { role, id, signPublic, boxPublic, ...times, serial: newSerial() }) }

@@ -2,6 +2,7 @@
 // seconds and rate. Leaves: for Mosquitto (if installed) and the embedded broker: lost measurements, the lag from the
 // sender to the gateway's decision (p50, p99), the lag of commands until their reply, and the gateway's memory over
 // time. Sender and broker (Mosquitto) are separate processes; this process is the gateway and the sender of commands.
+
 import { type ChildProcess, fork, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
@@ -18,6 +19,7 @@ import { type Gateway, startGateway } from '../gateway/gateway.ts'
 import { createRecords } from '../gateway/store/records.ts'
 import { connectMqtt, type MqttLink } from '../mqtt/client.ts'
 import { topicsOf } from '../mqtt/topics.ts'
+import { nowSeconds } from '../ops/clock.ts'
 import { eventually, sleep, within } from '../ops/deadline.ts'
 import { readArguments, runScript, wholeNumber } from '../ops/script.ts'
 import { openStore } from '../ops/store.ts'
@@ -70,7 +72,7 @@ async function startMosquitto(folder: string): Promise<{ url: string; child: Chi
 async function startBenchGateway(folder: string, mqtt: MqttOptions, onLagMicros: (micros: number) => void) {
   const root = createRoot()
   const keys = generateSiteKeys()
-  const now = Math.floor(Date.now() / 1000)
+  const now = nowSeconds()
   const { signPublic, boxPublic } = keys
   const claims = {
     role: 'gateway',

@@ -1,6 +1,7 @@
 // The speed of the page pipeline on this machine, for each stage and as a whole, without network and QEMU. Enters: a
 // seeded guest. Leaves: MB/s of guest memory for each stage, and the slowest stage. Wall time on a shared
 // machine is noisy, so whole paths also show the MB for one second of CPU time (all threads).
+
 import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -21,8 +22,8 @@ import { createParser } from '../edge-node/stream/parse.ts'
 import { type Token, write } from '../edge-node/stream/write.ts'
 import { readArguments, runScript } from '../ops/script.ts'
 import { FRAME, PAGE_BYTES } from '../wire/types.ts'
+import { MIB } from '../wire/units.ts'
 
-const MIB = 1024 * 1024
 const GUEST_BYTES = 48 * MIB
 const LEVELS = [-5, -1, 1, 3] as const
 const BATCH_PAGES = 64

@@ -1,6 +1,7 @@
 // The throughput of the gateway: source site -> gateway -> target site on loopback, three processes. Enters: seconds
 // for each engine. Leaves: Mbit/s of relayed payload, and the gateway's peak memory. The nodes write and read raw
 // bytes: bench/pipeline.ts measures sealing. The engine encrypts both hops, as always.
+
 import { type ChildProcess, fork } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -9,6 +10,7 @@ import { createRoot, issueCertificate, newSerial, type Role, type Root } from '.
 import { generateSiteKeys, loadSodium } from '../crypto/identity.ts'
 import type { LinkIdentity } from '../crypto/link-auth.ts'
 import { startGateway } from '../gateway/gateway.ts'
+import { nowSeconds } from '../ops/clock.ts'
 import { within } from '../ops/deadline.ts'
 import { requestJson } from '../ops/http-client.ts'
 import { openStore } from '../ops/store.ts'
@@ -33,7 +35,7 @@ const TOKEN = 'bench'
 
 function issue(root: Root, role: Role, id: string): LinkIdentity {
   const keys = generateSiteKeys()
-  const now = Math.floor(Date.now() / 1000)
+  const now = nowSeconds()
   const { signPublic, boxPublic } = keys
   return {
     keys,

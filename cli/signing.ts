@@ -3,6 +3,7 @@
 
 import type { Root } from '../crypto/certificate.ts'
 import type { Subject } from '../crypto/subject.ts'
+import { nowSeconds } from '../ops/clock.ts'
 import { GodwitError, toGodwitError } from '../wire/errors.ts'
 
 /** The certificate, identity and file modules, with sodium ready. */
@@ -62,7 +63,7 @@ export async function issue(
 export async function certify(root: Root, subject: Subject, validMs: number): Promise<Issued> {
   const { certificate, identity } = await loadCrypto()
   const { role, id, signPublic, boxPublic } = subject
-  const now = Math.floor(Date.now() / 1000)
+  const now = nowSeconds()
   const claims = { notBefore: now - SKEW_SECONDS, notAfter: now + Math.floor(validMs / 1000), serial: certificate.newSerial() }
   const bytes = certificate.issueCertificate(root, { role, id, signPublic, boxPublic, ...claims })
   return {
@@ -91,7 +92,7 @@ export async function describeFile(path: string, rootPublicPath?: string): Promi
     return { kind: 'certificate request', role, id, fingerprint: identity.fingerprint(signPublic) }
   }
   const rootPublic = rootPublicPath === undefined ? undefined : await files.readArmored(rootPublicPath, 'ROOT PUBLIC KEY')
-  const now = Math.floor(Date.now() / 1000)
+  const now = nowSeconds()
   if (found.kind === 'REVOCATIONS') {
     if (!rootPublic) return { kind: 'revocation list', note: 'give --root-public to check and show it' }
     const list = certificate.verifyRevocations(found.bytes, { rootPublic, now, maxAgeSeconds: Number.POSITIVE_INFINITY })

@@ -27,12 +27,12 @@ import { watchSpread } from './link/spread.ts'
 import { createNodeMetrics, type TrustFacts } from './metrics.ts'
 import { createJournal, type Journal } from './migration/journal.ts'
 import { loadedVms, recoverMigrations } from './migration/recover.ts'
-import { createMigrations, type Migrations, type MigrationsOptions } from './migrations.ts'
-import { createPredictor, type Predictor } from './predict.ts'
+import { createMigrations, type NodeMigrations, type NodeMigrationsOptions } from './migrations.ts'
+import { type CostPredictor, createCostPredictor } from './predict.ts'
 import { createPrestage } from './prestage.ts'
 import { openRegistry, type Registry } from './registry/registry.ts'
 import { createRelease, type Release } from './release.ts'
-import { createServices, type Services } from './services.ts'
+import { createServices, type GuestServices } from './services.ts'
 import { confinementProblem, DEFAULT_USERS, type UserRange } from './vm/confine.ts'
 import { type GuestFilter, openGuestFilter } from './vm/guest-filter.ts'
 
@@ -61,7 +61,7 @@ export type NodeOptions = {
   /** Default: the system's. What trust depends on goes by it. */
   clock?: Clock | undefined
   /** For tests: shorter waits. */
-  waits?: MigrationsOptions['waits']
+  waits?: NodeMigrationsOptions['waits']
 }
 
 export type Node = {
@@ -109,7 +109,7 @@ export async function startNode(options: NodeOptions): Promise<Node> {
     const release = await createRelease({ config, store, alerts, now: Date.now })
     const left = await recoverMigrations({ journal, registry, keys: identity.keys, certificate: identity.certificate, log })
     let link: Link | undefined
-    const predictor = createPredictor({
+    const predictor = createCostPredictor({
       running: name => registry.machine(name),
       linkStats: () => link?.stats().control ?? null,
       now: Date.now,
@@ -158,7 +158,7 @@ const trustFacts = ({ clock = systemClock }: NodeOptions, identity: LoadedIdenti
  */
 function renewCertificate(
   { config, clock, log }: NodeOptions,
-  { identity, trust, link, migrations }: { identity: LoadedIdentity; trust: Trust; link: Link; migrations: Migrations },
+  { identity, trust, link, migrations }: { identity: LoadedIdentity; trust: Trust; link: Link; migrations: NodeMigrations },
 ) {
   const files = { configured: config.identity.certificate, renewed: renewedFile(config.stateDir, 'site') }
   const renewal = keepRenewed({
@@ -232,9 +232,9 @@ type Parts = {
   trust: Trust
   clock: Clock | undefined
   registry: Registry
-  migrations: Migrations
-  services: Services
-  predictor: Predictor
+  migrations: NodeMigrations
+  services: GuestServices
+  predictor: CostPredictor
   alerts: Alerts
   evidence: Evidence
   release: Release
@@ -298,7 +298,7 @@ function startLink({
 
 function startApi(
   o: Pick<Parts, 'config' | 'registry' | 'version' | 'predictor' | 'log'> & {
-    doubts: Migrations['doubts']
+    doubts: NodeMigrations['doubts']
     link: Link
     metrics: ReturnType<typeof createNodeMetrics>
   },

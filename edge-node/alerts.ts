@@ -2,8 +2,10 @@
 // a peer's or the relay's bytes are judged. Leaves: a log line with `alert` and `code`, a counter. Always holds: kinds
 // and codes come from this code, never from a peer; one migration raises one alert of a code on each side, however
 // often it is seen; a flood of alerts makes at most LINES_MAX lines a minute, and all of it is counted.
+
 import type { ErrorCode, GodwitError } from '../wire/errors.ts'
 import type { Log } from '../wire/log.ts'
+import { MINUTE_MS } from '../wire/units.ts'
 
 /**
  * relay_tampering: sealed bytes are not what was sent (altered, reordered, doubled, replayed, cut, withheld at the
@@ -58,7 +60,6 @@ export type Alerts = {
 
 const LINES_MAX = 60
 const SEEN_MAX = 1024
-const MINUTE_MS = 60_000
 
 export type AlertOptions = { log: Log; count: (labels: { kind: AlertKind; code: ErrorCode }) => void; nowMs?: () => number }
 

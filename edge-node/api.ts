@@ -11,7 +11,7 @@ import * as wire from '../wire/node-api.ts'
 import { z } from '../wire/schema.ts'
 import type { Doubts } from './doubts.ts'
 import type { NodeMetrics } from './metrics.ts'
-import type { Predictor } from './predict.ts'
+import type { CostPredictor } from './predict.ts'
 import type { Registry } from './registry/registry.ts'
 import type { VmConsole } from './vm/console.ts'
 import { specToYaml } from './vm/spec.ts'
@@ -21,7 +21,7 @@ export type ApiOptions = {
   doubts: Doubts
   describe: () => Promise<z.input<typeof wire.NodeHost>>
   metrics: NodeMetrics
-  predictor: Predictor
+  predictor: CostPredictor
 }
 
 const { json, stream, socket } = operationsWith<ApiOptions>()

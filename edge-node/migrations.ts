@@ -26,7 +26,7 @@ import type { RunOptions } from './runs.ts'
 import { createSlots, type RunningMigration, type Slots } from './slots.ts'
 import { watchSlots } from './watch-slots.ts'
 
-export type MigrationsOptions = Omit<RunOptions, 'known' | 'link' | 'stop'> & {
+export type NodeMigrationsOptions = Omit<RunOptions, 'known' | 'link' | 'stop'> & {
   metrics: NodeMetrics
   /** What a gateway without records gets to know of VMs that have moved. */
   evidence: Evidence
@@ -34,7 +34,7 @@ export type MigrationsOptions = Omit<RunOptions, 'known' | 'link' | 'stop'> & {
   release: Release
 }
 
-export type Migrations = {
+export type NodeMigrations = {
   handlers: LinkHandlers
   onRelayStream(relay: Join, stream: Stream): void
   active(): string[]
@@ -49,9 +49,9 @@ export type Migrations = {
   close(): Promise<void>
 }
 
-type Options = MigrationsOptions & RunOptions
+type Options = NodeMigrationsOptions & RunOptions
 
-export function createMigrations(given: MigrationsOptions): Migrations {
+export function createMigrations(given: NodeMigrationsOptions): NodeMigrations {
   const stop = new AbortController()
   let link: Link | undefined
   const options: Options = { ...given, known: createKnownFiles(), link: () => link!, stop: stop.signal }

@@ -28,7 +28,7 @@ type PredictorOptions = {
   now: () => number
 }
 
-export type Predictor = {
+export type CostPredictor = {
   predict(params: PredictParams): Promise<NodePrediction>
   /** The path as a migration that has ended saw it. */
   learn(report: Report): void
@@ -48,7 +48,7 @@ const RTT_NOISE_MS = 5
 type Conditions = { rttMs: number | undefined; congestion: string | undefined }
 type Known = { bytesPerSecond: number; rttMs: number; at: number; conditions: Conditions }
 
-export function createPredictor({ running, linkStats, now }: PredictorOptions): Predictor {
+export function createCostPredictor({ running, linkStats, now }: PredictorOptions): CostPredictor {
   const paths = new Map<string, Known>()
   const measure = sharedMeasure()
   const conditions = (): Conditions => ({ rttMs: linkStats()?.rttMs, congestion: linkStats()?.congestion })

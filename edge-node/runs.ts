@@ -12,7 +12,7 @@ import type { KnownFiles } from './known-files.ts'
 import type { Link } from './link/link.ts'
 import type { Journal } from './migration/journal.ts'
 import type { TargetOptions } from './migration/target.ts'
-import type { Predictor } from './predict.ts'
+import type { CostPredictor } from './predict.ts'
 import type { Registry } from './registry/registry.ts'
 
 export type RunOptions = {
@@ -22,7 +22,7 @@ export type RunOptions = {
   registry: Registry
   journal: Journal
   /** Absent: reports have no prediction. */
-  predictor?: Predictor | undefined
+  predictor?: CostPredictor | undefined
   alerts: Alerts
   log: Log
   onLoaded?: TargetOptions['onLoaded'] | undefined

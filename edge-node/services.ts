@@ -24,12 +24,12 @@ import { processUser } from './vm/process.ts'
 const SERVICE_STREAMS_MAX = 1024
 const ANSWER_MS = 5_000
 
-export type Services = {
+export type GuestServices = {
   /** Serves one stream to its end. Never throws. */
   onServiceStream(request: ServiceRequest, frames: FrameStream): Promise<void>
 }
 
-export function createServices({ registry, log }: { registry: Registry; log: Log }): Services {
+export function createServices({ registry, log }: { registry: Registry; log: Log }): GuestServices {
   const doors = new WeakMap<RunningVm, Map<number, Promise<GuestDoor>>>()
   let open = 0
 

@@ -9,3 +9,6 @@ export const systemClock: Clock = { now: () => Date.now() }
 
 /** Unix seconds, the unit of certificates. */
 export const unixSeconds = (clock: Clock): number => Math.floor(clock.now() / 1000)
+
+/** The same of the system's clock, for commands and benchmarks. */
+export const nowSeconds = (): number => unixSeconds(systemClock)

@@ -1,10 +1,11 @@
 // A log that a flood cannot fill: repeated warnings and errors are written a limited number of times a minute, then
 // counted. Enters: a log. Leaves: the same log with that limit. Always holds: the number of dropped lines is logged
 // before the next line of the same kind; the kind is the message, which comes from code, so there are few kinds.
+
 import type { Log, LogFields } from '../wire/log.ts'
+import { MINUTE_MS } from '../wire/units.ts'
 
 const LINES_MAX = 30
-const MINUTE_MS = 60_000
 
 type Kind = { since: number; lines: number; left: number }
 

@@ -4,7 +4,9 @@
 // certificates by name or issuer: their hash is the channel binding that the layer above signs. So this file writes the
 // DER itself, in one fixed form (RFC 5280, section 4.1): @peculiar/x509 2.x does not load without a global reflect
 // polyfill.
+
 import { createHash, generateKeyPairSync, randomBytes, sign } from 'node:crypto'
+import { DAY_MS } from '../wire/units.ts'
 
 type ServerCertificate = {
   keyPem: string
@@ -15,7 +17,6 @@ type ServerCertificate = {
   notAfterMs: number
 }
 
-const DAY_MS = 86_400_000
 const CERTIFICATE_DAYS = 10
 
 /** One DER element: tag, definite length, content. */

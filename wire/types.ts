@@ -1,9 +1,7 @@
 // The numbers of the protocol: frame types, their limits, the form of names. docs/reference/protocol.md has the same
 // tables. Always holds: zero is not a frame type; a receiver knows the limit of every type before the first payload
 // byte; a number never changes its meaning.
-
-const KIB = 1024
-const MIB = 1024 * KIB
+import { KIB, MIB } from './units.ts'
 
 /** A guest page, bytes. The flags of QEMU's stream are the bits below it on x86 and on 4 KiB Arm guests. */
 export const PAGE_BYTES = 4 * KIB

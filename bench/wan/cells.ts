@@ -1,10 +1,10 @@
 // The links and the guests of the benchmark. Pure. Enters: values of the command line. Leaves: link options, guest
 // parameters. Always holds: every variant of a cell uses a link with the same options and seed.
+
 import type { GuestOptions } from '../../guest/image.ts'
 import { UsageError } from '../../ops/script.ts'
 import type { LinkOptions } from '../../sim-network/link.ts'
-
-const MIB = 1024 * 1024
+import { MIB } from '../../wire/units.ts'
 
 export type Cell = {
   name: string

@@ -2,6 +2,7 @@
 // once, encrypted end to end and on each hop, through the relay. Enters: a bed. Leaves: a mover. The path from gateway
 // to target is the loopback of b's namespace, so the round trip between the sites is that of the link, as for QEMU's
 // own TCP.
+
 import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -9,6 +10,7 @@ import { createRoot, issueCertificate, issueRevocations, newSerial, type Role, t
 import { encodeKeys, generateSiteKeys } from '../../crypto/identity.ts'
 import { RUNTIME_FILES, VM_FILES } from '../../edge-node/vm/argv.ts'
 import { guestImage } from '../../guest/image.ts'
+import { nowSeconds } from '../../ops/clock.ts'
 import { eventually, sleep, within } from '../../ops/deadline.ts'
 import { armor } from '../../ops/files.ts'
 import { type JsonRequest, requestJson } from '../../ops/http-client.ts'
@@ -31,7 +33,7 @@ const ENDS = ['a', 'b'] as const
 async function certify(root: Root, role: Role, id: string, dir: string) {
   const keys = generateSiteKeys()
   const { signPublic, boxPublic } = keys
-  const now = Math.floor(Date.now() / 1000)
+  const now = nowSeconds()
   const validity = { notBefore: now - 60, notAfter: now + 86_400, serial: newSerial() }
   await mkdir(dir, { recursive: true })
   const identity = { keys: join(dir, 'keys'), certificate: join(dir, 'certificate'), root: join(dir, 'root.pub') }
@@ -45,7 +47,7 @@ async function startGateway(bed: Bed, root: Root): Promise<Started> {
   const dir = join(bed.dir, 'gateway')
   const identity = await certify(root, 'gateway', 'gateway', dir)
   await writeFile(join(dir, 'token'), TOKEN, { mode: 0o600 })
-  const list = issueRevocations(root, { number: 1, issuedAt: Math.floor(Date.now() / 1000) - 60, serials: [] })
+  const list = issueRevocations(root, { number: 1, issuedAt: nowSeconds() - 60, serials: [] })
   await writeFile(join(dir, 'revocations'), armor('REVOCATIONS', list))
   const config = {
     id: 'gateway',

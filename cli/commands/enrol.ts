@@ -3,11 +3,13 @@
 //   site:     keygen, enrol request --token ... -> shows its fingerprint and waits
 //   operator: enrol approve SITE --fingerprint ... -> signs with the offline root; the site receives the certificate
 //             and checks it
+
 import { join } from 'node:path'
 import type { NodeConfig } from '../../edge-node/config.ts'
 import { formatDuration } from '../../ops/units.ts'
 import type { EnrolmentView, TokenReply } from '../../wire/admin.ts'
 import { GodwitError } from '../../wire/errors.ts'
+import { DAY_MS } from '../../wire/units.ts'
 import { askGateway, loadNodeConfig } from '../client.ts'
 import { type Command, command, shared } from '../command.ts'
 import type { Io } from '../io.ts'
@@ -17,7 +19,6 @@ import { defaultPaths } from '../paths.ts'
 import { describeFile, issue, loadCrypto, readRoot } from '../signing.ts'
 
 const admin = { json: shared.json, gateway: shared.gateway, 'token-file': shared.tokenFile, 'gateway-ca': shared.gatewayCa } as const
-const DAY_MS = 86_400_000
 
 const token = command({
   name: 'enrol token',

@@ -1,9 +1,12 @@
 // godwit root renew: for a timer on the machine with root.key. It approves renewals by one rule (crypto/renewal.ts) and
 // signs the revocation list again, over the gateway's admin API. This machine connects out; nothing connects to it.
+
 import { join } from 'node:path'
 import type { Root } from '../../crypto/certificate.ts'
+import { nowSeconds } from '../../ops/clock.ts'
 import type { RenewalView, RevocationsView } from '../../wire/admin.ts'
 import { EXIT, toGodwitError } from '../../wire/errors.ts'
+import { DAY_MS } from '../../wire/units.ts'
 import { askGateway } from '../client.ts'
 import { command, shared } from '../command.ts'
 import type { Io } from '../io.ts'
@@ -12,7 +15,6 @@ import { json, table } from '../output.ts'
 import { defaultPaths } from '../paths.ts'
 import { certify, loadCrypto, readRoot } from '../signing.ts'
 
-const DAY_MS = 86_400_000
 /** A list of this age is signed again. */
 const LIST_DAYS = 7
 
@@ -66,7 +68,7 @@ async function renew({ io, flags, root, rootPath }: Place, view: RenewalView, se
   const { role, id } = view
   try {
     const { verifyRenewal } = await import('../../crypto/renewal.ts')
-    const now = Math.floor(Date.now() / 1000)
+    const now = nowSeconds()
     const revocations = { number: 0, issuedAt: now, serials }
     const bytes = new Uint8Array(Buffer.from(view.request, 'base64'))
     const claims = verifyRenewal(bytes, { rootPublic: root.signPublic, now, revocations })
@@ -87,7 +89,7 @@ async function renew({ io, flags, root, rootPath }: Place, view: RenewalView, se
  */
 async function freshList({ io, flags, root, rootPath, listPath }: Place) {
   const { certificate, files } = await loadCrypto()
-  const now = Math.floor(Date.now() / 1000)
+  const now = nowSeconds()
   const read = (bytes: Uint8Array) =>
     certificate.verifyRevocations(bytes, { rootPublic: root.signPublic, now, maxAgeSeconds: Number.POSITIVE_INFINITY })
   const own = (await files.exists(listPath)) ? read(await files.readArmored(listPath, 'REVOCATIONS')) : undefined

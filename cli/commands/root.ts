@@ -1,7 +1,10 @@
 // godwit root: the offline root, which certifies keys. Its secret belongs on a machine without a network: only requests
 // enter that machine, and only certificates and revocation lists leave it.
+
 import { join } from 'node:path'
+import { nowSeconds } from '../../ops/clock.ts'
 import { GodwitError } from '../../wire/errors.ts'
+import { DAY_MS } from '../../wire/units.ts'
 import { type Command, command, shared } from '../command.ts'
 import { readIssued, recordIssued, withTheirKeys } from '../issued.ts'
 import { json, listing } from '../output.ts'
@@ -10,7 +13,6 @@ import { issue, loadCrypto, readRoot } from '../signing.ts'
 import { rootRenew } from './root-renew.ts'
 
 const rootFile = { kind: 'path', value: 'FILE', help: "the root's secret key (default: root.key in the configuration folder)" } as const
-const DAY_MS = 86_400_000
 
 const create = command({
   name: 'root create',
@@ -34,7 +36,7 @@ const create = command({
       public: join(folder, 'root.pub'),
       revocations: join(folder, 'revocations'),
     }
-    const list = certificate.issueRevocations(root, { number: 1, issuedAt: Math.floor(Date.now() / 1000), serials: [] })
+    const list = certificate.issueRevocations(root, { number: 1, issuedAt: nowSeconds(), serials: [] })
     await files.writeFileSafely(answer.key, certificate.encodeRoot(root), { overwrite: options.force })
     await files.writeFileSafely(answer.public, files.armor('ROOT PUBLIC KEY', root.signPublic), { mode: 0o644, overwrite: true })
     await files.writeFileSafely(answer.revocations, files.armor('REVOCATIONS', list), { mode: 0o644, overwrite: true })
@@ -103,7 +105,7 @@ const revoke = command({
     const rootPath = options.root ?? join(configDir, 'root.key')
     const root = await readRoot(rootPath)
     const path = options.list ?? join(configDir, 'revocations')
-    const now = Math.floor(Date.now() / 1000)
+    const now = nowSeconds()
     const old = (await files.exists(path))
       ? certificate.verifyRevocations(await files.readArmored(path, 'REVOCATIONS'), {
           rootPublic: root.signPublic,
@@ -180,7 +182,7 @@ const fence = command({
     const root = await readRoot(options.root ?? join(defaultPaths(io).configDir, 'root.key'))
     const { site, vm, epoch, by } = options
     const path = options.out ?? `${vm}-${epoch}.fencing`
-    const claims = { site, vm, epoch, for: options.for, by, issuedAt: Math.floor(Date.now() / 1000) }
+    const claims = { site, vm, epoch, for: options.for, by, issuedAt: nowSeconds() }
     const bytes = (() => {
       try {
         return issueFencing(root, claims)

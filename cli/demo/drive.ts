@@ -5,6 +5,7 @@
 //
 // Time is compressed by a factor of 60, and the policy's times (POLICY) with it: its decisions are those of the default
 // policy, only faster.
+
 import { randomBytes } from 'node:crypto'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -14,10 +15,11 @@ import { requestJson } from '../../ops/http-client.ts'
 import { createRandom } from '../../sim-network/random.ts'
 import type { GatewayStatus, MigrationRecord } from '../../wire/admin.ts'
 import { GodwitError } from '../../wire/errors.ts'
+import { MIB } from '../../wire/units.ts'
 import { HANDOFFS_MIN, type Handoff, handoffOf, judgeDrive, reportLines } from './drive-report.ts'
 import type { Observer } from './observer.ts'
 import { createRoad, linkAt, ROAD_SITES, type Road } from './road.ts'
-import { boot, type DemoContext, examine, guestLines, judgeGuest, MIB, type SceneResult, VM, withStage } from './scene.ts'
+import { boot, type DemoContext, examine, guestLines, judgeGuest, type SceneResult, VM, withStage } from './scene.ts'
 import { freePort, type Stage } from './stage.ts'
 import { connectTelco, type HandoffWord, type Telco } from './telco.ts'
 import { createUser, type User } from './user.ts'

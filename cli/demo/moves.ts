@@ -1,16 +1,18 @@
 // The short scene: a VM migrates a -> b -> a while it runs, then to b with method cold, over an emulated link of 100
 // Mbit/s and 40 ms at site a.
+
 import { requestJson } from '../../ops/http-client.ts'
 import { profiles } from '../../sim-network/profiles.ts'
 import type { MigrationRecord } from '../../wire/admin.ts'
 import type { Report } from '../../wire/control.ts'
 import { fromBody, GodwitError } from '../../wire/errors.ts'
+import { MIB } from '../../wire/units.ts'
 import { followMigration } from '../follow.ts'
 import { table } from '../output.ts'
 import { createProgress } from '../progress.ts'
 import { renderReport } from '../report.ts'
 import type { Observer } from './observer.ts'
-import { boot, type DemoContext, examine, guestLines, judgeGuest, MIB, problemsOf, type SceneResult, VM, withStage } from './scene.ts'
+import { boot, type DemoContext, examine, guestLines, judgeGuest, problemsOf, type SceneResult, VM, withStage } from './scene.ts'
 import type { Stage } from './stage.ts'
 
 type Move = { from: string; to: string; method: 'live' | 'cold' }

@@ -1,18 +1,19 @@
 // Common parts of the demo's scenes: commands as an operator types them, a stage that is always removed, a guest that
 // is observed and checked.
+
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type GuestOptions, guestAppend } from '../../guest/image.ts'
 import { requestJson } from '../../ops/http-client.ts'
 import { toYaml } from '../../ops/yaml.ts'
 import { GodwitError } from '../../wire/errors.ts'
+import { MIB } from '../../wire/units.ts'
 import type { Io } from '../io.ts'
 import { run } from '../run.ts'
 import { type Observer, observe } from './observer.ts'
 import { buildStage, type Stage, type StageOptions } from './stage.ts'
 
 export const VM = 'demo'
-export const MIB = 1024 * 1024
 const READY_MS = 90_000
 const AUDIT_MS = 60_000
 

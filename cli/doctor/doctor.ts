@@ -1,17 +1,19 @@
 // The checks of godwit doctor: one function for each line, each with its own deadline; none changes the host. Enters:
 // this host. Leaves: checks: ok, warn (works, but could work better) or fail (missing), with advice.
+
 import { constants } from 'node:fs'
 import { access, readFile, stat, statfs } from 'node:fs/promises'
 import { availableParallelism, release } from 'node:os'
 import { dirname } from 'node:path'
+import { nowSeconds } from '../../ops/clock.ts'
 import { within } from '../../ops/deadline.ts'
 import { formatBytes } from '../../ops/units.ts'
 import { hasCode } from '../../wire/errors.ts'
+import { MIB } from '../../wire/units.ts'
 import type { Io } from '../io.ts'
 import { defaultPaths } from '../paths.ts'
 import type { Check } from './check.ts'
 
-const MIB = 1024 * 1024
 const NODE_MAJOR_MIN = 24
 const CHECK_MS = 20_000
 
@@ -222,7 +224,7 @@ async function configuration(io: Io): Promise<Check[]> {
       const { identity, revocations, stateDir } = await load(io)
       checks.push(ok(`${kind} configuration`, path))
       const { trustChecks } = await import('./trust.ts')
-      checks.push(...(await trustChecks({ kind, ...identity, stateDir, revocations }, Math.floor(Date.now() / 1000))))
+      checks.push(...(await trustChecks({ kind, ...identity, stateDir, revocations }, nowSeconds())))
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error)
       checks.push(

@@ -10,11 +10,11 @@ import type { Trace } from '../../sim-network/mobility/trace.ts'
 import { World } from '../../sim-network/mobility/world.ts'
 import { createRandom, type Random } from '../../sim-network/random.ts'
 import { check } from '../../wire/schema.ts'
+import { MIB } from '../../wire/units.ts'
 import { Executor, type SimVm } from './executor.ts'
 import { Metrics, type Report } from './metrics.ts'
 import { Optimum } from './optimum.ts'
 
-const MIB = 1024 * 1024
 /** The SLO in the report for users without an SLO. */
 const SLO_MS = 20
 

@@ -17,8 +17,8 @@ import { CHUNK_BYTES } from './chunk-tree.ts'
 
 const DISK_BATCH_VERSION = 1
 export const DISK_HEADER_BYTES = 14
-const CODEC = { raw: 1, zstd: 2 } as const
-type DiskCodec = (typeof CODEC)[keyof typeof CODEC]
+const DISK_CODEC = { raw: 1, zstd: 2 } as const
+type DiskCodec = (typeof DISK_CODEC)[keyof typeof DISK_CODEC]
 
 /** 1 MiB of data: the body stays below the frame limit of 2 MiB. */
 export const BATCH_CHUNKS_MAX = 16
@@ -57,7 +57,7 @@ export function writeDiskBatch(out: Uint8Array, disk: number, runs: readonly Dis
     at += bytes.length
   }
   view.setUint8(0, DISK_BATCH_VERSION)
-  view.setUint8(1, CODEC.raw)
+  view.setUint8(1, DISK_CODEC.raw)
   view.setUint16(2, disk)
   view.setUint16(4, runs.length)
   view.setUint16(6, chunks)
@@ -72,7 +72,7 @@ export function readDiskHeader(payload: Uint8Array): DiskHeader {
   const view = new DataView(payload.buffer, payload.byteOffset, DISK_HEADER_BYTES)
   if (view.getUint8(0) !== DISK_BATCH_VERSION) throw malformed(`version ${view.getUint8(0)}`)
   const codec = view.getUint8(1)
-  if (codec !== CODEC.raw && codec !== CODEC.zstd) throw malformed(`codec ${codec}`)
+  if (codec !== DISK_CODEC.raw && codec !== DISK_CODEC.zstd) throw malformed(`codec ${codec}`)
   if (view.getUint16(8) !== 0) throw malformed('a reserved field')
   const header = {
     codec: codec as DiskCodec,
@@ -83,7 +83,7 @@ export function readDiskHeader(payload: Uint8Array): DiskHeader {
   const lists = header.runs * RUN_BYTES
   if (header.bodyBytes < lists || header.bodyBytes > lists + header.chunks * CHUNK_BYTES)
     throw malformed(`a body of ${header.bodyBytes} bytes for what it declares`)
-  if (codec === CODEC.raw && payload.length - DISK_HEADER_BYTES !== header.bodyBytes)
+  if (codec === DISK_CODEC.raw && payload.length - DISK_HEADER_BYTES !== header.bodyBytes)
     throw malformed('a raw body of another length than declared')
   return header
 }

@@ -41,10 +41,10 @@ export type KeptOptions = Omit<NodeAuthentication, 'connection'> &
     log: Log
   }
 
-export type Kept = { live(): Live | undefined; attempts(): number; closed: Promise<void>; recheck(): void; close(): void }
+export type KeptConnection = { live(): Live | undefined; attempts(): number; closed: Promise<void>; recheck(): void; close(): void }
 
 /** Keeps one connection up until close(). */
-export function keepConnected(options: KeptOptions): Kept {
+export function keepConnected(options: KeptOptions): KeptConnection {
   const { log } = options
   const stop = new AbortController()
   let live: Live | undefined

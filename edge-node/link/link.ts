@@ -40,7 +40,7 @@ import { check, toJson, z } from '../../wire/schema.ts'
 import { FRAME } from '../../wire/types.ts'
 import { checkVersion, FIRST_RANGE, VERSIONS, Version, type Versions } from '../../wire/versions.ts'
 import type { Carriers } from '../rate/carriers.ts'
-import { type Dial, type Kept, type KeptOptions, keepConnected, type Live } from './connection.ts'
+import { type Dial, type KeptConnection, type KeptOptions, keepConnected, type Live } from './connection.ts'
 import type { OnRelayStream, OnServiceStream } from './incoming.ts'
 import { createResultOutbox, type ResultOutbox } from './outbox.ts'
 import { publicBody, publicError, publicPrediction, publicReport } from './privacy.ts'
@@ -164,8 +164,8 @@ class NodeLink implements Link {
   readonly incarnation: number
   readonly closed: Promise<void>
   readonly #options: LinkOptions
-  readonly #control: Kept
-  readonly #data: { kept: Kept; engine: EngineName | undefined }[] = []
+  readonly #control: KeptConnection
+  readonly #data: { kept: KeptConnection; engine: EngineName | undefined }[] = []
   readonly #outbox: ResultOutbox
   readonly #stop = new AbortController()
   readonly #closed = Promise.withResolvers<void>()
@@ -284,7 +284,7 @@ class NodeLink implements Link {
     this.#data.push(...stay, ...missing.map(engine => ({ kept: this.#keepData(engine), engine })))
   }
 
-  #keepData(engine: EngineName | undefined): Kept {
+  #keepData(engine: EngineName | undefined): KeptConnection {
     return keepConnected({
       ...this.#shared('data'),
       engine,

@@ -3,6 +3,7 @@
 // grant, a lost link), so the watchdog ends only what has escaped all of those. Time counts from the last thing that
 // arrived, or from the last part of a file that was read (either side may have to hash files in OFFERED and RESERVED),
 // so a migration may take as long as it needs.
+import { MINUTE_MS } from '../../wire/units.ts'
 import type { SourceState, TargetState } from './states.ts'
 
 /**
@@ -25,8 +26,6 @@ type Row = {
   action: StuckAction /** The time that a link may be lost (limits.reconnectSeconds) is added. */
   isOverLink?: boolean
 }
-
-const MINUTE_MS = 60_000
 
 export const SOURCE_DEADLINES: Record<SourceStage, Row> = {
   ENTERING: { ms: 2 * MINUTE_MS, action: 'report' },

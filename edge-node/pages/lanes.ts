@@ -17,10 +17,10 @@ import { encodeBarrier } from './batch.ts'
  */
 export type FrameSink = { readonly streams: number; send(stream: number, type: number, payload: Uint8Array): Promise<void> }
 
-type Outgoing = { payload: Uint8Array; sent(): void }
+type QueuedFrame = { payload: Uint8Array; sent(): void }
 
 type Lane = { readonly stream: number; busy: boolean /** Last barrier put on this stream. */; at: number }
-type Interval = { expected: number; given: number; closed: boolean; early: Outgoing[] }
+type Interval = { expected: number; given: number; closed: boolean; early: QueuedFrame[] }
 type Barrier = { n: number; missing: number; resolve(): void; reject(error: unknown): void }
 
 type LanesOptions = { sink: FrameSink; onBarrier: (n: number) => void | Promise<void>; onError: (error: unknown) => void }
@@ -33,7 +33,7 @@ export class Lanes {
   readonly #barriers = new Map<number, Barrier>()
   /** The last interval of which every batch has been given to a stream: its barrier may follow. */
   #given = 0
-  readonly #ready: Outgoing[] = []
+  readonly #ready: QueuedFrame[] = []
   #nextLane = 0
   #stopped = false
 
@@ -49,7 +49,7 @@ export class Lanes {
   }
 
   /** The batch is here. */
-  add(n: number, batch: Outgoing): void {
+  add(n: number, batch: QueuedFrame): void {
     if (n === this.#given + 1) this.#ready.push(batch)
     else this.#interval(n).early.push(batch)
     this.#pump()

@@ -196,10 +196,10 @@ export class QmpClient {
   }
 }
 
-type ConnectOptions = { path: string; timeoutMs?: number; signal?: AbortSignal | undefined; log?: Log }
+type QmpConnectOptions = { path: string; timeoutMs?: number; signal?: AbortSignal | undefined; log?: Log }
 
 /** Connects to QEMU's QMP socket, with retries until it listens or the deadline passes (QEMU_TIMEOUT). */
-export async function connectQmp({ path, timeoutMs = 10_000, signal, log = silentLog }: ConnectOptions): Promise<QmpClient> {
+export async function connectQmp({ path, timeoutMs = 10_000, signal, log = silentLog }: QmpConnectOptions): Promise<QmpClient> {
   const end = performance.now() + timeoutMs
   for (;;) {
     const leftMs = Math.max(1, end - performance.now())

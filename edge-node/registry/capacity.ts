@@ -3,11 +3,13 @@
 // Always holds: free memory is checked and taken in one step, so of two VMs that fit only one at a time one gets it; a
 // VM counts in full from the moment that it has room, also while its QEMU starts; a hold is for its VM and for no
 // other.
+
 import { GodwitError } from '../../wire/errors.ts'
+import { MIB } from '../../wire/units.ts'
 import type { RunningVm } from '../vm/machine.ts'
 import { MEMORY_OVERHEAD_BYTES } from '../vm/preflight.ts'
 import { allocatedMemoryBytes } from '../vm/process.ts'
-import { formatSize, MIB } from '../vm/spec.ts'
+import { formatSize } from '../vm/spec.ts'
 import { type Hold, Holds } from './holds.ts'
 
 type CapacityOptions = {

@@ -2,10 +2,12 @@
 // Leaves: the machine to migrate, the record that follows from the end.
 // Always holds: a VM in doubt does not begin to migrate; one that has moved leaves nothing here but its epoch; one in
 // doubt stays paused until it is settled.
+
+import type { Method } from '../../wire/control.ts'
 import { type ErrorBody, GodwitError } from '../../wire/errors.ts'
 import type { HashOptions } from '../disks/digests.ts'
 import type { RunningVm } from '../vm/machine.ts'
-import type { Method, VmNeeds } from '../vm/preflight.ts'
+import type { VmNeeds } from '../vm/preflight.ts'
 import { canMoveSuspended } from '../vm/run-state.ts'
 import type { Entries } from './entries.ts'
 import type { VmEntry } from './entry.ts'

@@ -4,9 +4,11 @@
 // Always holds: whatever a VM has here is made, reserved and removed by this class and by nothing else; the record
 // (records.ts) is written before a folder is made, and removed before the folder is; a folder is removed only when its
 // QEMU has ended.
+
 import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { GodwitError } from '../../wire/errors.ts'
+import { MIB } from '../../wire/units.ts'
 import type { Images } from '../disks/images.ts'
 import { makeLocalDisk } from '../disks/local.ts'
 import { makeSeed } from '../disks/seed.ts'
@@ -21,7 +23,6 @@ import {
   isVariables,
   type LocalDisk,
   localBytes,
-  MIB,
   parseSpec,
   seedFiles,
   specToYaml,

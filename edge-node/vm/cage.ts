@@ -1,8 +1,10 @@
 // The largest file that a VM's QEMU may write (ops/cage.ts enforces it). Enters: a specification, opened disks. Leaves:
 // bytes.
 // Always holds: a disk can grow to its full virtual size, with its tables.
+
 import { closeSync, openSync, readSync } from 'node:fs'
-import { type DiskSpec, MIB, type VmSpec } from './spec.ts'
+import { MIB } from '../../wire/units.ts'
+import type { DiskSpec, VmSpec } from './spec.ts'
 
 /** What logs and small files may take. The agent shortens logs at 8 MiB (runtime-folder.ts). */
 const SMALL_FILES_BYTES = 256 * MIB

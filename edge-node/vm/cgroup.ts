@@ -3,9 +3,11 @@
 // Leaves: the process in /sys/fs/cgroup/godwit/qemu-PID. Always holds: a limit is never below what the VM may use;
 // cgroups of QEMUs that have ended are removed when the next one starts; where there is no such hierarchy (cgroup v1, a
 // container that may not write it) nothing is done, and cgroupProblem() says so.
+
 import { accessSync, constants, existsSync, mkdirSync, readdirSync, rmdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { MIB, type VmSpec } from './spec.ts'
+import { MIB } from '../../wire/units.ts'
+import type { VmSpec } from './spec.ts'
 
 const ROOT = '/sys/fs/cgroup'
 const FOLDER = 'godwit'
@@ -34,7 +36,7 @@ export function cgroupProblem(root = ROOT): string | undefined {
 export function enterCgroup(pid: number, spec: Pick<VmSpec, 'memoryBytes' | 'vcpus'>, root = ROOT): boolean {
   if (cgroupProblem(root) !== undefined) return false
   try {
-    sweep(root)
+    removeLeftovers(root)
     const folder = join(root, FOLDER, `qemu-${pid}`)
     mkdirSync(folder, { recursive: true })
     writeFileSync(join(folder, 'memory.max'), String(spec.memoryBytes + MEMORY_BESIDES_BYTES))
@@ -53,7 +55,7 @@ function prepare(root: string): void {
 }
 
 /** Removes cgroups without processes: the kernel refuses to remove one that has any (EBUSY). */
-function sweep(root: string): void {
+function removeLeftovers(root: string): void {
   for (const name of readdirSync(join(root, FOLDER)).filter(entry => entry.startsWith('qemu-'))) {
     try {
       rmdirSync(join(root, FOLDER, name))

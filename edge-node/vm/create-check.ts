@@ -2,10 +2,12 @@
 // is created, not when it is to move. Pure. Enters: a spec, what the host's QEMU can do. Leaves: a refusal, or
 // warnings. Always holds: what is refused here could never have started here as the spec says it; what would start and
 // never move is a warning, which names the code that the migration would end with.
+
 import { GodwitError } from '../../wire/errors.ts'
+import { MIB } from '../../wire/units.ts'
 import type { Accelerator } from './argv.ts'
 import { type HostInfo, LIVE_TCG_MINIMUM, MEMORY_OVERHEAD_BYTES } from './preflight.ts'
-import { DEFAULT_CPU, formatSize, isLocal, MIB, type VmSpec } from './spec.ts'
+import { DEFAULT_CPU, formatSize, isLocal, type VmSpec } from './spec.ts'
 import { compareVersions } from './version.ts'
 
 export type CreateHost = Pick<HostInfo, 'accelerators' | 'machines' | 'cpus'> & {

@@ -2,10 +2,13 @@
 // and what the host has (measured there).
 // Leaves: nothing, or a coded refusal that says what to do. Always holds: no rule looks at anything but its two
 // arguments.
+
+import type { Method } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { check, z } from '../../wire/schema.ts'
+import { MIB } from '../../wire/units.ts'
 import type { Accelerator } from './argv.ts'
-import { DEFAULT_CPU, type FileFacts, fileKey, formatSize, isLocal, MIB, parseSpec, specFiles, specToYaml, type VmSpec } from './spec.ts'
+import { DEFAULT_CPU, type FileFacts, fileKey, formatSize, isLocal, parseSpec, specFiles, specToYaml, type VmSpec } from './spec.ts'
 import { compareVersions, QEMU_MINIMUM } from './version.ts'
 
 /** Before QEMU 9.0 a live pre-copy under TCG misses dirty pages and still says 'completed'. */
@@ -14,8 +17,6 @@ export const LIVE_TCG_MINIMUM = '9.0'
 export const MEMORY_OVERHEAD_BYTES = 128 * MIB
 /** Logs and sockets of a VM. */
 const DISK_NEEDED_BYTES = 64 * MIB
-
-export type Method = 'live' | 'cold'
 
 export type VmNeeds = {
   spec: VmSpec

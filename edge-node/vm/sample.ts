@@ -2,13 +2,14 @@
 // is rewritten, how much is zero, how much is there twice, and what compression makes of the rest.
 // Always holds: memory is only read, and at most SAMPLE_PAGES of it; a place of the memfd that was never written stays
 // a hole.
+
 import { createHash } from 'node:crypto'
 import { closeSync, readSync } from 'node:fs'
 import { sleep, within } from '../../ops/deadline.ts'
 import { PAGE_BYTES } from '../../wire/types.ts'
+import { MIB } from '../../wire/units.ts'
 import type { Zstd } from '../pages/zstd.ts'
 import type { QmpClient } from '../qmp/client.ts'
-import { MIB } from './spec.ts'
 
 export type MemorySample = {
   dirtyBytesPerSecond: number

@@ -4,13 +4,14 @@
 // Always holds: files are names inside the site's own folders, never paths; nothing in a spec can add an option to
 // QEMU's command line (each text that reaches QEMU matches a pattern without commas); the same spec gives the same
 // guest-visible machine at every site.
+
 import { createHash } from 'node:crypto'
 import { parseYaml, toYaml, type YamlValue } from '../../ops/yaml.ts'
 import { SERVICES_MAX } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { z } from '../../wire/schema.ts'
+import { MIB } from '../../wire/units.ts'
 
-export const MIB = 1024 * 1024
 const MEMORY_MIN_BYTES = 16 * MIB
 const MEMORY_MAX_BYTES = 1024 * 1024 * MIB
 
@@ -22,7 +23,7 @@ export const DEFAULT_CPU = 'qemu64'
 const UNITS: Record<string, number> = { KiB: 1024, MiB: MIB, GiB: 1024 * MIB, TiB: 1024 * 1024 * MIB }
 
 /** Bytes of '384MiB'; undefined when it is no size. */
-export function parseSize(text: string): number | undefined {
+export function parseSpecSize(text: string): number | undefined {
   const match = /^([1-9][0-9]{0,9})(KiB|MiB|GiB|TiB)$/.exec(text)
   return match ? Number(match[1]) * UNITS[match[2]!]! : undefined
 }
@@ -41,7 +42,7 @@ const fileField = z
   )
 
 const memoryField = z.string({ error: 'must be a size with its unit, such as 384MiB or 2GiB' }).transform((text, context) => {
-  const bytes = parseSize(text)
+  const bytes = parseSpecSize(text)
   if (bytes !== undefined && bytes % MIB === 0 && bytes >= MEMORY_MIN_BYTES && bytes <= MEMORY_MAX_BYTES) return bytes
   context.addIssue({ code: 'custom', message: 'must be a whole number of MiB, GiB or TiB from 16MiB to 1TiB, such as 384MiB' })
   return z.NEVER
@@ -89,7 +90,7 @@ const CDROMS_MAX = 4
 const DISK_BYTES_MAX = 8 * 1024 * 1024 * MIB
 const diskSizeField = z
   .string({ error: 'must be a size with its unit, such as 20GiB' })
-  .refine(text => (parseSize(text) ?? 0) % MIB === 0 && (parseSize(text) ?? 0) > 0 && parseSize(text)! <= DISK_BYTES_MAX, {
+  .refine(text => (parseSpecSize(text) ?? 0) % MIB === 0 && (parseSpecSize(text) ?? 0) > 0 && parseSpecSize(text)! <= DISK_BYTES_MAX, {
     error: 'must be a whole number of MiB, GiB or TiB up to 8TiB, such as 20GiB',
   })
 
@@ -222,7 +223,7 @@ export function seedFiles({ name, cloudInit }: VmSpec): Record<string, string> |
 
 export const isCdrom = (disk: DiskSpec): disk is FileDisk => !isLocal(disk) && disk.cdrom === true
 /** Of a local disk whose size is known: it is written out when its VM is created. */
-export const localBytes = ({ size }: LocalDisk): number => parseSize(size ?? '') ?? 0
+export const localBytes = ({ size }: LocalDisk): number => parseSpecSize(size ?? '') ?? 0
 export type NicSpec = z.output<typeof nicField>
 export type VmSpec = Omit<z.output<typeof specSchema>, 'memory'> & { memoryBytes: number }
 

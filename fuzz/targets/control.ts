@@ -1,8 +1,10 @@
 // wire/control.ts by checkJson: messages between node and gateway on the hop. Accepted values must be plain data that
 // can be forwarded unchanged.
+
 import { isDeepStrictEqual } from 'node:util'
 import * as control from '../../wire/control.ts'
 import { check, checkJson, type z } from '../../wire/schema.ts'
+import { MIB } from '../../wire/units.ts'
 import { demand, type Target } from '../target.ts'
 
 const SCHEMAS: readonly [string, z.ZodType][] = [
@@ -77,7 +79,6 @@ const VALID: readonly [string, unknown][] = [
 const numberOf = (name: string) => SCHEMAS.findIndex(([other]) => other === name)
 const input = (name: string, text: string) => new Uint8Array(Buffer.concat([Uint8Array.of(numberOf(name)), Buffer.from(text)]))
 const valid = (name: string) => VALID.find(([other]) => other === name)![1]
-const MIB = 1024 * 1024
 
 export const controlTarget: Target = {
   name: 'control',

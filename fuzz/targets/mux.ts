@@ -1,13 +1,14 @@
 // transport/mux.ts, mux-stream.ts, mux-frame.ts: frames of a peer, well formed or not, while this side opens, reads,
 // writes, ends and resets streams. Sent bytes stay within the peer's credit; unread bytes stay within the own credit;
 // at the end every call has ended.
+
 import { createMux, type Mux } from '../../transport/mux.ts'
 import { createMuxDecoder, encodeMuxFrame, FLAG, INITIAL_WINDOW_BYTES, TYPE } from '../../transport/mux-frame.ts'
 import type { Stream } from '../../transport/types.ts'
 import { GodwitError } from '../../wire/errors.ts'
+import { KIB } from '../../wire/units.ts'
 import { Choices, demand, type Target } from '../target.ts'
 
-const KIB = 1024
 const STREAMS_MAX = 4
 const STREAM_WINDOW_BYTES = 512 * KIB
 const CONNECTION_WINDOW_BYTES = 512 * KIB

@@ -1,10 +1,12 @@
 // transport/rpc.ts: frames of an accepted peer, on a link with a pending request. The link ends with a code, and all
 // sent frames are well formed.
+
 import { createRpc } from '../../transport/rpc.ts'
 import type { GodwitError } from '../../wire/errors.ts'
 import { encodeFrame, FrameDecoder } from '../../wire/frame.ts'
 import { silentLog } from '../../wire/log.ts'
 import { allow, FRAME } from '../../wire/types.ts'
+import { MIB } from '../../wire/units.ts'
 import { scriptedStream } from '../streams.ts'
 import { attemptAsync, demand, pieces, type Target } from '../target.ts'
 
@@ -16,7 +18,6 @@ const handlers = {
     throw new Error('a handler of ours fails')
   },
 }
-const MIB = 1024 * 1024
 const deep = (count: number) => `${'['.repeat(count)}${']'.repeat(count)}`
 
 export const rpc: Target = {

@@ -12,7 +12,7 @@ export const PROGRESS_EVERY_MS = 1_000
 
 /** A site as the gateway knows it now; undefined: it knows none of this name. */
 export type SiteNow = { view: SiteView; vms: readonly VmFacts[] }
-export type SourceOptions = {
+export type EventSourceOptions = {
   siteNow(site: string): SiteNow | undefined
   now(): number
   publish(event: FeedEvent): void
@@ -22,7 +22,7 @@ type Known = { online: boolean; facts: string; vms: Map<string, string> }
 type Waiting = { migration: MigrationRecord; progress: MigrationProgress }
 
 export class EventSource {
-  readonly #options: SourceOptions
+  readonly #options: EventSourceOptions
   readonly #sites = new Map<string, Known>()
   /** Unfinished migrations that readers know of. */
   readonly #migrations = new Set<string>()
@@ -31,7 +31,7 @@ export class EventSource {
   readonly #progressAt = new Map<string, number>()
 
   /** `sites` and `migrations`: those that there are; readers find them in the state that they read. */
-  constructor(options: SourceOptions, { sites, migrations }: { sites: Iterable<string>; migrations: Iterable<MigrationRecord> }) {
+  constructor(options: EventSourceOptions, { sites, migrations }: { sites: Iterable<string>; migrations: Iterable<MigrationRecord> }) {
     this.#options = options
     for (const site of sites) {
       const now = options.siteNow(site)

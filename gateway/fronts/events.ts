@@ -12,7 +12,7 @@ import { GodwitError } from '../../wire/errors.ts'
 import type { FeedEvent } from '../../wire/events.ts'
 import type { Events } from '../handoff/events.ts'
 import { EventRing, type RingLimits } from './event-ring.ts'
-import { EventSource, type SourceOptions } from './event-source.ts'
+import { EventSource, type EventSourceOptions } from './event-source.ts'
 
 export const READERS_MAX = 64
 /** Of one address that is not this machine's: a proxy here speaks for many. */
@@ -23,7 +23,7 @@ const RETRY_MS = 2_000
 /** Of one write: a reader that is far behind does not hold the ring's text twice. */
 const WRITE_CHARACTERS_MAX = 64 * 1024
 
-export type FeedOptions = Pick<SourceOptions, 'siteNow' | 'now'> & {
+export type FeedOptions = Pick<EventSourceOptions, 'siteNow' | 'now'> & {
   events: Events
   sites: Iterable<string>
   migrations: Iterable<MigrationRecord>

@@ -1,8 +1,8 @@
 // How long a handoff may stand still in each state before the gateway's watchdog acts. The agents have deadlines of
 // their own (edge-node/migration/deadlines.ts) and end first: these are longer, for what only the gateway can see.
+import { MINUTE_MS } from '../../wire/units.ts'
 import type { HandoffState } from './transitions.ts'
 
-const MINUTE_MS = 60_000
 const NEVER = { ms: Number.POSITIVE_INFINITY, action: 'report' } as const
 
 /**

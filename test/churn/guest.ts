@@ -1,5 +1,6 @@
 // The guest of the churn: a boot sector that counts timer ticks and sleeps in between, so that many of it need next to no processor; 12 MiB of random pages beside
 // it make its migration a few hundred records long. Whether it runs, and whether its memory is whole, is read from its memory, not from what an agent reports.
+
 import { randomFillSync } from 'node:crypto'
 import { closeSync, readSync, writeSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
@@ -9,9 +10,9 @@ import { isAlive, killProcess, openMemoryFd } from '../../edge-node/vm/process.t
 import { readProcessFile } from '../../edge-node/vm/runtime-folder.ts'
 import { eventually } from '../../ops/deadline.ts'
 import { toYaml } from '../../ops/yaml.ts'
+import { MIB } from '../../wire/units.ts'
 import type { LabSite } from '../support/lab-site.ts'
 
-const MIB = 1024 * 1024
 const MEMORY_MIB = 32
 /** xor ax,ax; mov ds,ax; sti; then for ever: hlt; inc dword [0x8000]. */
 const CODE = Uint8Array.of(0x31, 0xc0, 0x8e, 0xd8, 0xfb, 0xf4, 0x66, 0xff, 0x06, 0x00, 0x80, 0xeb, 0xf8)

@@ -2,6 +2,7 @@ import { renderChecks } from '../../cli/commands/doctor.ts'
 import { runChecks } from '../../cli/doctor/doctor.ts'
 import { methodChecks, usersCheck } from '../../cli/doctor/qemu.ts'
 import { trustChecks } from '../../cli/doctor/trust.ts'
+import { nowSeconds } from '../../ops/clock.ts'
 import { assert, suite } from '../support/suite.ts'
 import { home, recordingIo } from './recording-io.ts'
 
@@ -57,7 +58,7 @@ test('what trust rests on: a certificate that nears its end, a revocation list t
     revocations: at.path('config', 'revocations'),
   }
   const states = async (days: number, more: object = {}) =>
-    (await trustChecks({ ...files, ...more }, Math.floor(Date.now() / 1000) + days * 86_400)).map(({ name, state }) => `${name} ${state}`)
+    (await trustChecks({ ...files, ...more }, nowSeconds() + days * 86_400)).map(({ name, state }) => `${name} ${state}`)
   assert.equal(await states(0), ['gateway certificate ok', 'revocation list ok'])
   assert.equal(await states(24), ['gateway certificate warn', 'revocation list warn'])
   assert.equal(await states(31), ['gateway certificate fail', 'revocation list fail'])

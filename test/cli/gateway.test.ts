@@ -1,10 +1,12 @@
 // The real gateway, started as its command starts it, from files on disk: a first start makes the token; wrong identities stop it.
+
 import { execFileSync, spawn } from 'node:child_process'
 import { chmod, readFile, rename, stat, writeFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import { gatewayTarget, loadGatewayConfig, loadNodeConfig } from '../../cli/config.ts'
 import { runGateway } from '../../cli/wiring.ts'
 import { loadIdentity } from '../../identity/load.ts'
+import { nowSeconds } from '../../ops/clock.ts'
 import { eventually, within } from '../../ops/deadline.ts'
 import { requestText } from '../../ops/http-client.ts'
 import { createServerCertificate } from '../../transport/self-signed.ts'
@@ -151,7 +153,7 @@ test('a site enrols through it: token, request, approval by fingerprint, certifi
     assert.is(enrolled.code, 0, enrolled.err)
     assert.match(enrolled.err, new RegExp(`fingerprint ${pending.fingerprint}`))
     const config = await loadNodeConfig(io)
-    const identity = await loadIdentity(config.identity, { role: 'site', id: 'berlin-1', now: Math.floor(Date.now() / 1000) })
+    const identity = await loadIdentity(config.identity, { role: 'site', id: 'berlin-1', now: nowSeconds() })
     assert.is(identity.claims.id, 'berlin-1')
     assert.is((await at.godwit('enrol', 'status', '--json')).json().check, 'good')
     const stranger = await at.godwit('enrol', 'request', '--token', 'gwt-wrong', '--json')

@@ -1,7 +1,9 @@
 // keygen, root and show with real files: what is written where, with which mode, and what is refused.
+
 import { chmod, readFile, stat, writeFile } from 'node:fs/promises'
 import { loadIdentity } from '../../identity/load.ts'
 import { openTrust } from '../../identity/trust.ts'
+import { nowSeconds } from '../../ops/clock.ts'
 import { openStore } from '../../ops/store.ts'
 import { silentLog } from '../../wire/log.ts'
 import { assert, codeOf, suite } from '../support/suite.ts'
@@ -10,8 +12,6 @@ import { home } from './recording-io.ts'
 const test = suite('cli: keys and certificates')
 
 const modeOf = async (path: string) => (await stat(path)).mode & 0o777
-const nowSeconds = () => Math.floor(Date.now() / 1000)
-
 test('keygen, root create, root sign give an identity that a node accepts', async () => {
   await using at = await home()
   const keys = await at.godwit('keygen', '--id', 'berlin-1', '--json')

@@ -6,12 +6,12 @@ import { renderStatus } from '../../cli/status-view.ts'
 import type { GatewayStatus, MigrationRecord } from '../../wire/admin.ts'
 import { type MigrationProgress, type Plan, Report } from '../../wire/control.ts'
 import { check } from '../../wire/schema.ts'
+import { MIB } from '../../wire/units.ts'
 import { assert, suite } from '../support/suite.ts'
 import { recordingIo } from './recording-io.ts'
 
 const test = suite('cli: progress and report')
 
-const MIB = 1024 * 1024
 const ID = '0123456789abcdef0123456789abcdef'
 const progress: MigrationProgress = {
   migrationId: ID,

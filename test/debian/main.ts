@@ -1,14 +1,15 @@
 // npm run test:debian: a whole Debian 12 with PostgreSQL under load migrates live, then cold. Enters: the guest that
 // scripts/setup.js --debian-guest builds. Leaves: figures of both migrations. Always holds: the programs of the guest
 // decide whether its disk is whole: pg_amcheck, sha256sum, and e2fsck from outside.
+
 import { spawnSync } from 'node:child_process'
 import type { MigrationRecord, MigrationRequest } from '../../wire/admin.ts'
+import { MINUTE_MS } from '../../wire/units.ts'
 import { bootDebian, type DebianGuest, debianGuestMissing } from '../support/debian-guest.ts'
 import { beginSoon } from '../support/disk-scene.ts'
 import { type Lab, labMissing, openLab } from '../support/lab.ts'
 import { assert, suite } from '../support/suite.ts'
 
-const MINUTE_MS = 60_000
 const MIGRATION_MS = 8 * MINUTE_MS
 const test = suite('debian', { ms: 30 * MINUTE_MS })
 const skip = labMissing() ?? debianGuestMissing() ?? (spawnSync('qemu-nbd', ['--version']).status !== 0 && 'qemu-utils is not installed')

@@ -1,11 +1,11 @@
 // Memory stays bounded: a guest of 2 GiB, 600 MiB of it filled, moves there and back between processes, and what gateway, source and target grow by meanwhile
 // stays below the bounds that docs/internals/architecture.md states, far below the guest.
+import { MIB } from '../../wire/units.ts'
 import { labMissing } from '../support/lab.ts'
 import { bootGuest } from '../support/lab-guest.ts'
 import { openProcessLab, sampleMemory } from '../support/lab-processes.ts'
 import { assert, suite } from '../support/suite.ts'
 
-const MIB = 1024 * 1024
 const test = suite('e2e/bounds', { ms: 120_000 })
 const VM = 'large'
 const GUEST = { name: VM, memoryMiB: 2048, fillBytes: 600 * MIB, dirtyBytesPerSecond: 4 * MIB, auditBytesPerSecond: 0, seed: 91 }

@@ -1,16 +1,17 @@
 // The `godwit` command as a process of its own against a live system: what it prints where, and how it ends.
+
 import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { eventually, within } from '../../ops/deadline.ts'
 import { Report } from '../../wire/control.ts'
 import { EXIT } from '../../wire/errors.ts'
 import { FeedEvent } from '../../wire/events.ts'
+import { MIB } from '../../wire/units.ts'
 import { labMissing, openLab, TOKEN } from '../support/lab.ts'
 import { bootGuest } from '../support/lab-guest.ts'
 import { shared } from '../support/shared.ts'
 import { assert, suite } from '../support/suite.ts'
 
-const MIB = 1024 * 1024
 const MAIN = fileURLToPath(new URL('../../cli/main.ts', import.meta.url))
 const test = suite('e2e/cli', { ms: 60_000 })
 const skip = labMissing()

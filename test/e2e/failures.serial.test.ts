@@ -1,18 +1,19 @@
 // A migration fails in the middle, in every way that a test can bring about; and each time the guest goes on where it must, once, with its memory intact, the
 // other site has nothing left, and the next migration works. One lab, one Linux guest that has travelled through all of it in the end.
+
 import { readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { eventually } from '../../ops/deadline.ts'
 import type { MigrationRecord } from '../../wire/admin.ts'
 import type { Method } from '../../wire/control.ts'
 import { hasCode } from '../../wire/errors.ts'
+import { MIB } from '../../wire/units.ts'
 import { echoDisk } from '../edge-node/vm/echo-guest.ts'
 import { labMissing, openLab } from '../support/lab.ts'
 import { bootGuest, heldMemories } from '../support/lab-guest.ts'
 import { shared } from '../support/shared.ts'
 import { assert, codeOf, suite } from '../support/suite.ts'
 
-const MIB = 1024 * 1024
 const test = suite('e2e/failures', { ms: 60_000 })
 const skip = labMissing()
 const VM = 'vm-1'

@@ -1,9 +1,11 @@
 // VMs with local disks move while their guest writes: disk and memory arrive as of one instant, and nothing of them stays behind.
+
 import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { MigrationRecord } from '../../wire/admin.ts'
+import { MIB } from '../../wire/units.ts'
 import { beginSoon } from '../support/disk-scene.ts'
 import { type Lab, labMissing, openLab } from '../support/lab.ts'
 import { assert, suite } from '../support/suite.ts'
@@ -12,7 +14,6 @@ import { startWriter, type WriterGuest } from '../support/writer-guest.ts'
 const test = suite('e2e/local-disks', { ms: 240_000 })
 const skip = labMissing() || (spawnSync('qemu-nbd', ['--version']).status !== 0 && 'qemu-utils is not installed')
 
-const MIB = 1024 * 1024
 const vmDir = (lab: Lab, site: string, name: string) => join(lab.dir, site, 'state', 'vms', name)
 
 async function move(lab: Lab, guest: WriterGuest, to: string, method: 'live' | 'cold' = 'live'): Promise<MigrationRecord> {

@@ -1,14 +1,15 @@
 // Memory is right: real VMs move between real QEMUs while their guests write hard, and when both are paused, loaded and not yet handed over, all guest RAM
 // of source and target is dumped and compared byte for byte. Afterwards the guest's own audit, and its beats as seen from outside, say the same.
+
 import { createEngines } from '../../transport/select.ts'
 import type { EngineName } from '../../transport/types.ts'
 import type { MigrationRequest } from '../../wire/admin.ts'
 import type { Report } from '../../wire/control.ts'
+import { MIB } from '../../wire/units.ts'
 import { type Lab, labMissing, openLab } from '../support/lab.ts'
 import { bootGuest, type Comparison, compareMemory, heldMemories, type LabGuest } from '../support/lab-guest.ts'
 import { assert, suite } from '../support/suite.ts'
 
-const MIB = 1024 * 1024
 const test = suite('e2e/memory', { ms: 90_000 })
 const missing = labMissing()
 const HARD = { dirtyBytesPerSecond: 32 * MIB, hotBytes: 12 * MIB }

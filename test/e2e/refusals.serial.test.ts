@@ -1,10 +1,12 @@
 // Every wrong request gets its coded error, and costs nothing: the VM goes on at its site, beating, the target has nothing left, the gateway's record says
 // ABORTED with that code. One lab, one running guest for all of it, and in the end the guest's audit and a migration that works.
+
 import { chmod, readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { run } from '../../cli/run.ts'
 import { createRoot } from '../../crypto/certificate.ts'
 import { connectLink } from '../../edge-node/link/link.ts'
+import { nowSeconds } from '../../ops/clock.ts'
 import { eventually } from '../../ops/deadline.ts'
 import type { MigrationRequest } from '../../wire/admin.ts'
 import { GodwitError } from '../../wire/errors.ts'
@@ -303,7 +305,7 @@ test(
   async () => {
     const { lab } = await scene()
     assert.is(await codeOf(() => lab.addSite('expired', { notAfter: NOW_SECONDS - 5 })), 'CERT_EXPIRED')
-    const notAfter = Math.floor(Date.now() / 1000) + 3
+    const notAfter = nowSeconds() + 3
     await lab.addSite('expiring', { notAfter })
     const isOffline = async () => {
       const { sites } = await lab.api<{ sites: { site: string; online: boolean }[] }>('GET', '/v1/sites')

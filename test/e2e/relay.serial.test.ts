@@ -1,14 +1,15 @@
 // The relay forwards nothing that it could read: all that it forwards in a migration is captured, and no 16 bytes in a row of the guest's known pages, nor
 // of the VM's specification, are in it. Compression is off, so that plaintext would travel as it is. The same search finds one such piece where it is put.
+
 import { deflateRawSync } from 'node:zlib'
 import { specToYaml } from '../../edge-node/vm/spec.ts'
 import { PAGE_BYTES } from '../../wire/types.ts'
+import { MIB } from '../../wire/units.ts'
 import { labMissing, openLab } from '../support/lab.ts'
 import { bootGuest, readMemory } from '../support/lab-guest.ts'
 import { createSearch } from '../support/search.ts'
 import { assert, suite } from '../support/suite.ts'
 
-const MIB = 1024 * 1024
 const test = suite('e2e/relay', { ms: 240_000 })
 const skip = labMissing()
 

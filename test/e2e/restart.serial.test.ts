@@ -1,16 +1,17 @@
 // Agents are killed with kill -9, as processes of their own over QUIC: while a VM runs, in the middle of a migration at either side, and right after the
 // commit. Each time QEMU outlives its agent, the next agent finds it, and what must run runs, once.
+
 import { readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { eventually } from '../../ops/deadline.ts'
 import type { VmFacts } from '../../wire/control.ts'
+import { MIB } from '../../wire/units.ts'
 import { labMissing, openLab } from '../support/lab.ts'
 import { bootGuest } from '../support/lab-guest.ts'
 import { logTailOf } from '../support/lab-site.ts'
 import { shared } from '../support/shared.ts'
 import { assert, suite } from '../support/suite.ts'
 
-const MIB = 1024 * 1024
 const test = suite('e2e/restart', { ms: 90_000 })
 const skip = labMissing()
 const VM = 'vm-1'

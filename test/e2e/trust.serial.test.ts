@@ -1,12 +1,15 @@
 // Revocation reaches what runs, within ten seconds: links and migrations, in this process with a Linux guest, and with gateway and nodes as processes.
+
 import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { run } from '../../cli/run.ts'
 import { decodeCertificate, encodeRoot } from '../../crypto/certificate.ts'
+import { nowSeconds } from '../../ops/clock.ts'
 import { eventually } from '../../ops/deadline.ts'
 import { readArmored } from '../../ops/files.ts'
 import { requestJson } from '../../ops/http-client.ts'
 import type { GatewayStatus } from '../../wire/admin.ts'
+import { MIB } from '../../wire/units.ts'
 import { recordingIo } from '../cli/recording-io.ts'
 import { labMissing, openLab } from '../support/lab.ts'
 import { bootGuest } from '../support/lab-guest.ts'
@@ -14,7 +17,6 @@ import { openProcessLab } from '../support/lab-processes.ts'
 import { listFileOf } from '../support/revocations.ts'
 import { assert, codeOf, suite } from '../support/suite.ts'
 
-const MIB = 1024 * 1024
 const REACHES_MS = 10_000
 const test = suite('e2e/trust', { ms: 90_000 })
 const skip = labMissing()
@@ -79,7 +81,7 @@ test(
 test(
   'a certificate near its end renews itself through the gateway: the node shows the new one without a restart',
   async () => {
-    await using lab = await openProcessLab(['a'], { notAfter: Math.floor(Date.now() / 1000) + 100 })
+    await using lab = await openProcessLab(['a'], { notAfter: nowSeconds() + 100 })
     const { pid } = lab.site('a')
     const rootKey = join(lab.dir, 'root.key')
     await writeFile(rootKey, encodeRoot(lab.root), { mode: 0o600 })

@@ -1,5 +1,5 @@
 // The orders of the gateway and the routing of relay streams, as far as no QEMU is needed: what is refused, and which alerts it raises.
-import { createMigrations, type MigrationsOptions } from '../../edge-node/migrations.ts'
+import { createMigrations, type NodeMigrationsOptions } from '../../edge-node/migrations.ts'
 import type { Stream } from '../../transport/types.ts'
 import type { Join, Plan, PrepareParams, StartParams } from '../../wire/control.ts'
 import type { GodwitError } from '../../wire/errors.ts'
@@ -23,7 +23,7 @@ function stage() {
     evidence: {},
     alerts: { raise: (error: GodwitError, _: object, kind?: string) => void alerts.push(`${error.code} ${kind ?? ''}`.trim()) },
     log: silentLog,
-  } as unknown as MigrationsOptions
+  } as unknown as NodeMigrationsOptions
   const migrations = createMigrations(options)
   return { migrations, alerts, [Symbol.asyncDispose]: () => migrations.close() }
 }

@@ -1,10 +1,13 @@
 // Faults before the commit: whatever dies, fills up or lies then, the VM runs at its source and nothing of it stays at the target.
+
 import { chmod, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { decodeCertificate, issueRevocations } from '../../crypto/certificate.ts'
+import { nowSeconds } from '../../ops/clock.ts'
 import { eventually } from '../../ops/deadline.ts'
 import { armor, readArmored } from '../../ops/files.ts'
 import type { MigrationRecord } from '../../wire/admin.ts'
+import { MIB } from '../../wire/units.ts'
 import type { Lab } from '../support/lab.ts'
 import { assert, codeOf } from '../support/suite.ts'
 import { tempFolder } from '../support/temp-folder.ts'
@@ -12,8 +15,6 @@ import { faultCase } from './support/case.ts'
 import { qemuWithEyes } from './support/eyes.ts'
 import { oracles } from './support/oracles.ts'
 import { FAST, openScene, VM } from './support/scene.ts'
-
-const MIB = 1024 * 1024
 
 /** Over, with the VM where it was. */
 function assertAborted({ state, outcome, error }: MigrationRecord, code?: string | RegExp): void {
@@ -196,10 +197,7 @@ faultCase(45, 'two migrations of one VM at once: one is rejected, the other move
 faultCase(56, "the target's certificate is revoked before the commit: the source does not hand over", async () => {
   const revocations = (dir: string) => join(dir, 'revocations')
   const publish = async (lab: Lab, dir: string, number: number, serials: string[]) =>
-    writeFile(
-      revocations(dir),
-      armor('REVOCATIONS', issueRevocations(lab.root, { number, issuedAt: Math.floor(Date.now() / 1000), serials })),
-    )
+    writeFile(revocations(dir), armor('REVOCATIONS', issueRevocations(lab.root, { number, issuedAt: nowSeconds(), serials })))
   await using scene = await openScene({
     a: { site: { config: dir => ({ revocations: revocations(dir) }) } },
     beforeStart: ({ lab, a }) => publish(lab, a.dir, 1, []),

@@ -1,9 +1,11 @@
 // A gateway and nodes in one process over the memory engine, with certificates of a fresh root. Not a test itself.
+
 import { createRoot, decodeCertificate, issueCertificate, newSerial, type Role, type Root } from '../../crypto/certificate.ts'
 import { generateSiteKeys, loadSodium, type SiteKeys } from '../../crypto/identity.ts'
 import type { LinkIdentity } from '../../crypto/link-auth.ts'
 import { connectLink, type Dial, type Link, type LinkHandlers, type LinkOptions } from '../../edge-node/link/link.ts'
 import { type Gateway, type GatewayOptions, startGateway } from '../../gateway/gateway.ts'
+import { nowSeconds } from '../../ops/clock.ts'
 import { eventually } from '../../ops/deadline.ts'
 import { type JsonRequest, requestJson } from '../../ops/http-client.ts'
 import { openStore } from '../../ops/store.ts'
@@ -30,7 +32,7 @@ await loadSodium()
 
 export const TOKEN = 'a-test-token'
 const checker = createApiChecker(readDocument('openapi-gateway.json'))
-export const NOW_SECONDS = Math.floor(Date.now() / 1000)
+export const NOW_SECONDS = nowSeconds()
 const host: HostFacts = { accelerators: ['tcg'], memoryFreeBytes: 1e9, diskFreeBytes: 1e9, vcpus: 2 }
 
 export function identityOf(

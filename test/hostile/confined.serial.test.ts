@@ -1,17 +1,18 @@
 // QEMUs that are locked up: each with a user of its own, no capability, seccomp; what is another VM's is closed to it; a live migration works that way.
 // Asked of the kernel: /proc/PID/status of real QEMUs, and children that run with a VM's user.
+
 import { execFile } from 'node:child_process'
 import { chmod, readdir, readFile, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { confinementProblem, DEFAULT_USERS } from '../../edge-node/vm/confine.ts'
+import { MIB } from '../../wire/units.ts'
 import { startCounter } from '../support/counter-guest.ts'
 import { type LabSite, labMissing, openLab } from '../support/lab.ts'
 import { bootGuest } from '../support/lab-guest.ts'
 import { assert, suite, thrown } from '../support/suite.ts'
 
 const test = suite('hostile/confined', { ms: 90_000 })
-const MIB = 1024 * 1024
 const skip = labMissing() ?? confinementProblem(DEFAULT_USERS)
 const confined = { config: () => ({ qemu: { users: DEFAULT_USERS } }) }
 

@@ -1,5 +1,6 @@
 // What an attacker can make a gateway and a node spend (catalogue #50 to #53, and issue 5 item 6): memory stays bounded, every refusal has its code, and an honest
 // transfer beside it comes whole. What the attack costs the honest in speed is measured by npm run bench:attack, not here.
+
 import { randomBytes } from 'node:crypto'
 import { mkdtemp, open, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -20,11 +21,11 @@ import { encodeFrame, FRAME_HEADER_BYTES, writeFrameHeader } from '../../wire/fr
 import { silentLog } from '../../wire/log.ts'
 import { toJson } from '../../wire/schema.ts'
 import { FRAME } from '../../wire/types.ts'
+import { MIB } from '../../wire/units.ts'
 import { dialTo, identityOf, type TestNode, TOKEN, vm, type World, world } from '../gateway/fixture.ts'
 import { assert, codeOf, suite } from '../support/suite.ts'
 
 const test = suite('hostile/resources', { ms: 60_000 })
-const MIB = 1024 * 1024
 const gc = () => (globalThis as { gc?: () => void }).gc?.()
 
 /** Growth of this process (gateway, nodes and attacker in one) at its highest while `during` runs, bytes. */

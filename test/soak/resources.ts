@@ -1,10 +1,11 @@
 // Memory and descriptors of the processes of a soak run, sampled at rest. Enters: pids. Leaves: what has grown beyond its bound.
 // Always holds: only samples of one process are compared, after its first migration, with the same number of VMs at its site: each VM has
 // descriptors of its own, and an agent that was restarted begins anew.
+
 import { readdir } from 'node:fs/promises'
+import { MIB } from '../../wire/units.ts'
 import { residentBytes } from '../support/lab-processes.ts'
 
-const MIB = 1024 * 1024
 /** Sockets to a broker, a client of the API: what comes and goes by itself. */
 const DESCRIPTORS_SLACK = 8
 /** V8's heap grows with what it was once asked for (docs/internals/architecture.md, "Bounds on memory"). */

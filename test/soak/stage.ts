@@ -1,6 +1,7 @@
 // The stage of the soak run: a gateway process, three agents as processes, five Linux guests, and a link to the gateway for each site.
 // Enters: a seed. Leaves: a stage on which faults are injected. Always holds: every QEMU has a second monitor that no agent owns,
 // so where a VM runs is known while agents are dead; nothing of the stage lives on when it is disposed.
+
 import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { isAlive, killProcess } from '../../edge-node/vm/process.ts'
@@ -12,13 +13,13 @@ import { toYaml } from '../../ops/yaml.ts'
 import type { LinkOptions } from '../../sim-network/link.ts'
 import { startUdpProxy, type UdpProxy } from '../../sim-network/udp-proxy.ts'
 import type { VmFacts } from '../../wire/control.ts'
+import { MIB } from '../../wire/units.ts'
 import { type Eyes, openEyes, qemuWithEyes } from '../faults/support/eyes.ts'
 import { type GatewayProcess, gatewayProcess } from '../faults/support/gateway-process.ts'
 import { readSerial, type Serial } from '../faults/support/serial.ts'
 import { addFaultSite, type FaultSite } from '../faults/support/site.ts'
 import { type Lab, openLab } from '../support/lab.ts'
 
-const MIB = 1024 * 1024
 const GUEST_MIB = 128
 const FILL_BYTES = 16 * MIB
 const LOCAL_DISKS = [

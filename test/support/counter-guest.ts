@@ -1,16 +1,17 @@
 // The smallest guest that can be watched: a boot sector that counts in memory for ever, with random pages beside it so that a migration of it is some
 // hundred records long. Enters: a lab. Leaves: its VM at a site. Always holds: whether it runs, and whether its memory is whole, is read from the guest's
 // own memory, not from what anybody says.
+
 import { randomFillSync } from 'node:crypto'
 import { closeSync, readSync, writeSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { bootSectorDisk } from '../../edge-node/vm/accelerators.ts'
 import { eventually } from '../../ops/deadline.ts'
+import { MIB } from '../../wire/units.ts'
 import type { Lab } from './lab.ts'
 import { assert } from './suite.ts'
 
-const MIB = 1024 * 1024
 /** Counts in the u32 at 0x8000, for ever. */
 const CODE = Uint8Array.of(0xfa, 0x31, 0xc0, 0x8e, 0xd8, 0x66, 0xff, 0x06, 0x00, 0x80, 0xeb, 0xf9)
 const COUNTER_AT = 0x8000

@@ -1,14 +1,15 @@
 // Two sites with the same small or sparse read-only disk, and a guest that has it, at site a.
+
 import { randomBytes } from 'node:crypto'
 import { truncate, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { eventually } from '../../ops/deadline.ts'
 import type { MigrationRequest } from '../../wire/admin.ts'
 import { hasCode } from '../../wire/errors.ts'
+import { MIB } from '../../wire/units.ts'
 import { type Lab, type LabOptions, openLab } from './lab.ts'
 import { bootGuest, type LabGuest } from './lab-guest.ts'
 
-const MIB = 1024 * 1024
 const DISK = { file: 'd.img', mode: 'readonly', format: 'raw' }
 
 export type DiskScene = AsyncDisposable & {

@@ -1,5 +1,6 @@
 // A Linux guest in a lab: boots at a site, is watched from outside wherever it goes, and says whether its memory is right.
 // Enters: a lab. Leaves: a guest with its observer; comparisons of guest memory. Always holds: the observer counts every beat at every site.
+
 import { readdirSync, readlinkSync } from 'node:fs'
 import { open, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -10,10 +11,10 @@ import { type GuestOptions, guestAppend } from '../../guest/image.ts'
 import { toYaml } from '../../ops/yaml.ts'
 import type { VmFacts } from '../../wire/control.ts'
 import { PAGE_BYTES } from '../../wire/types.ts'
+import { MIB } from '../../wire/units.ts'
 import type { Lab } from './lab.ts'
 import { assert } from './suite.ts'
 
-const MIB = 1024 * 1024
 const READY_MS = 60_000
 const AUDIT_MS = 60_000
 

@@ -1,5 +1,7 @@
 // Revocation lists of a test's own root. Not a test itself.
+
 import { issueRevocations, type Root } from '../../crypto/certificate.ts'
+import { nowSeconds } from '../../ops/clock.ts'
 import { armor } from '../../ops/files.ts'
 import type { Store } from '../../ops/store.ts'
 
@@ -10,7 +12,7 @@ type ListClaims = { number?: number; serials?: string[]; issuedAt?: number }
 
 /** A list as bytes, dated two hours back unless told. */
 export function listOf(root: Root, { number = 1, serials = [], issuedAt }: ListClaims = {}): Uint8Array {
-  return issueRevocations(root, { number, issuedAt: issuedAt ?? Math.floor(Date.now() / 1000) - AGE_SECONDS, serials })
+  return issueRevocations(root, { number, issuedAt: issuedAt ?? nowSeconds() - AGE_SECONDS, serials })
 }
 
 /** The same as the file that godwit root revoke writes. */

@@ -1,5 +1,6 @@
 // What one stranger can take of a listener: places in a handshake, places of connections that are being joined, memory before it has proved who it is.
 // Each ends with an honest client that comes in, or with the stranger thrown out.
+
 import { randomBytes } from 'node:crypto'
 import { createSocket, type Socket } from 'node:dgram'
 import * as tls from 'node:tls'
@@ -16,13 +17,13 @@ import { encodePreamble, LANES_MAX, TOKEN_BYTES } from '../../transport/tls-prea
 import type { Connection, Engine, Listener } from '../../transport/types.ts'
 import { setUdpFilter } from '../../transport/udp-filter.ts'
 import { createWebTransportEngine } from '../../transport/webtransport.ts'
+import { MIB } from '../../wire/units.ts'
 import { TOKEN, world } from '../gateway/fixture.ts'
 import { floodInitials, floodSteadily, quicInitial } from '../support/quic-initial.ts'
 import { assert, suite } from '../support/suite.ts'
 
 const test = suite('transport/strangers', { ms: 60_000 })
 const HOST = '127.0.0.1'
-const MIB = 1024 * 1024
 
 test('accept slots: so many wait as are wanted, whatever is held; never more than both together', () => {
   const slots = new AcceptSlots({ idle: 4, handshakesMax: 10 })

@@ -1,4 +1,5 @@
 // The image store, with the real qemu-img: what is imported is there whole, is what its root says, and never changes.
+
 import { execFileSync, spawnSync } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { readdir, readFile, rename, stat, truncate, writeFile } from 'node:fs/promises'
@@ -8,6 +9,7 @@ import { join } from 'node:path'
 import { createFileDigests } from '../../../edge-node/disks/digests.ts'
 import { type Images, type ImagesOptions, openImages } from '../../../edge-node/disks/images.ts'
 import { silentLog } from '../../../wire/log.ts'
+import { MIB } from '../../../wire/units.ts'
 import { assert, codeOf, suite, thrown } from '../../support/suite.ts'
 import { tempFolder } from '../../support/temp-folder.ts'
 
@@ -15,7 +17,6 @@ const test = suite('edge-node/disks/images', { ms: 60_000 })
 const skip = spawnSync('qemu-img', ['--version']).status !== 0 && 'qemu-utils is not installed'
 const isRoot = process.getuid?.() === 0
 
-const MIB = 1024 * 1024
 const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex')
 const qemuImg = (...args: string[]) => execFileSync('qemu-img', args)
 

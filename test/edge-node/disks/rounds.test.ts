@@ -1,4 +1,5 @@
 // Disks move in rounds: the sender and the receiver against each other, over disks in memory that a guest goes on writing to, and over a real QEMU.
+
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { open, readFile, truncate, writeFile } from 'node:fs/promises'
@@ -17,6 +18,7 @@ import { connectQmp } from '../../../edge-node/qmp/client.ts'
 import { connectUnix } from '../../../edge-node/qmp/socket.ts'
 import { eventually } from '../../../ops/deadline.ts'
 import { createRandom } from '../../../sim-network/random.ts'
+import { MIB } from '../../../wire/units.ts'
 import { assert, codeOf, suite } from '../../support/suite.ts'
 import { tempFolder } from '../../support/temp-folder.ts'
 
@@ -204,7 +206,6 @@ test('payloads that declare what cannot be are FRAME_MALFORMED at every cut, and
   ])
 })
 
-const MIB = 1024 * 1024
 const qemuImg = (...args: string[]) => execFileSync('qemu-img', args)
 
 /** A program that ends with the block. */

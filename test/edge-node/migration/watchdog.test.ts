@@ -1,4 +1,5 @@
 // The agent's watchdog with time passed in: what stands still is told so at its state's deadline, counted and logged; and the table in the documentation.
+
 import { readFileSync } from 'node:fs'
 import { deadlineMs, SOURCE_DEADLINES, TARGET_DEADLINES } from '../../../edge-node/migration/deadlines.ts'
 import { SOURCE, TARGET } from '../../../edge-node/migration/states.ts'
@@ -8,11 +9,10 @@ import { WATCH_EVERY_MS } from '../../../ops/watchdog.ts'
 import type { Plan } from '../../../wire/control.ts'
 import type { GodwitError } from '../../../wire/errors.ts'
 import { type LogFields, silentLog } from '../../../wire/log.ts'
+import { MINUTE_MS } from '../../../wire/units.ts'
 import { assert, suite } from '../../support/suite.ts'
 
 const test = suite('edge-node/migration/watchdog')
-
-const MINUTE_MS = 60_000
 
 function stage() {
   const counted: StuckLabels[] = []

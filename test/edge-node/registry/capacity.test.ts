@@ -1,7 +1,7 @@
 import { Capacity } from '../../../edge-node/registry/capacity.ts'
 import { MEMORY_OVERHEAD_BYTES } from '../../../edge-node/vm/preflight.ts'
-import { MIB } from '../../../edge-node/vm/spec.ts'
 import { sleep } from '../../../ops/deadline.ts'
+import { MIB } from '../../../wire/units.ts'
 import { assert, codeOf, suite } from '../../support/suite.ts'
 
 const test = suite('edge-node/registry/capacity')

@@ -1,5 +1,5 @@
 import { join } from 'node:path'
-import { createPredictor } from '../../../edge-node/predict.ts'
+import { createCostPredictor } from '../../../edge-node/predict.ts'
 import { isAlive } from '../../../edge-node/vm/process.ts'
 import { parseSpec } from '../../../edge-node/vm/spec.ts'
 import { eventually } from '../../../ops/deadline.ts'
@@ -14,7 +14,7 @@ test(
   async () => {
     await using site = await testSite()
     await using registry = await running(site)
-    const predictor = createPredictor({ running: name => registry.machine(name), linkStats: () => null, now: Date.now })
+    const predictor = createCostPredictor({ running: name => registry.machine(name), linkStats: () => null, now: Date.now })
     const ask = () => predictor.predict({ vm: 'vm-1', target: 'b', downtimeMs: 300 })
     const [one, two] = await Promise.all([ask(), ask()])
     assert.equal(one, two)

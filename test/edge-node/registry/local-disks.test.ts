@@ -1,9 +1,11 @@
 // Local disks: made with the VM, opened by its QEMU over the image that the node names, gone with the VM.
+
 import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { open as openFile, readdir, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseSpec, specToYaml } from '../../../edge-node/vm/spec.ts'
+import { MIB } from '../../../wire/units.ts'
 import { assert, codeOf, suite } from '../../support/suite.ts'
 import { echoDisk, heard, testSite } from '../vm/echo-guest.ts'
 import { open, skip as qemuMissing } from './open-registry.ts'
@@ -11,7 +13,6 @@ import { open, skip as qemuMissing } from './open-registry.ts'
 const test = suite('edge-node/registry/local-disks', { ms: 60_000 })
 const skip = qemuMissing || (spawnSync('qemu-img', ['--version']).status !== 0 && 'qemu-utils is not installed')
 
-const MIB = 1024 * 1024
 const spec = (disks: string) => `name: vm-1\nmemory: 32MiB\naccelerator: tcg\ndisks:\n${disks}`
 const BOTH =
   '  - {mode: local, image: echo}\n  - {mode: local, size: 8MiB, format: raw}\n  - {mode: local, image: echo, size: 4MiB, format: raw}\n'

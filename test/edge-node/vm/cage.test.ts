@@ -8,12 +8,12 @@ import { parseSpec } from '../../../edge-node/vm/spec.ts'
 import { assertTapsFree, tapHolder } from '../../../edge-node/vm/taps.ts'
 import { cagedCommand, cagedTool, cleanEnvironment, NOT_FOUND } from '../../../ops/cage.ts'
 import { eventually } from '../../../ops/deadline.ts'
+import { MIB } from '../../../wire/units.ts'
 import { assert, codeOf, suite, thrown } from '../../support/suite.ts'
 import { tempFolder } from '../../support/temp-folder.ts'
 import { qemuMissing } from './echo-guest.ts'
 
 const test = suite('edge-node/vm/cage')
-const MIB = 1024 * 1024
 
 test('a file at its limit is a failed write for the process, not its end', async () => {
   await using folder = await tempFolder()

@@ -1,13 +1,14 @@
 // The files that are written into a cgroup v2 hierarchy, in a plain folder that stands for it. What the kernel makes of them was tried by hand in a
 // guest with Linux 6.1: docs/internals/measurements.md, "Limits of a QEMU".
+
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { cgroupProblem, enterCgroup } from '../../../edge-node/vm/cgroup.ts'
+import { MIB } from '../../../wire/units.ts'
 import { assert, suite } from '../../support/suite.ts'
 import { tempFolder } from '../../support/temp-folder.ts'
 
 const test = suite('edge-node/vm/cgroup')
-const MIB = 1024 * 1024
 
 test('a QEMU gets a group of its own, with room for its memory and its threads; groups that ended are removed', async () => {
   await using folder = await tempFolder()

@@ -1,7 +1,8 @@
 import { buildArgv } from '../../../edge-node/vm/argv.ts'
 import { assertMachine, type CreateHost, createWarnings } from '../../../edge-node/vm/create-check.ts'
-import { MIB, parseSpec } from '../../../edge-node/vm/spec.ts'
+import { parseSpec } from '../../../edge-node/vm/spec.ts'
 import { GodwitError } from '../../../wire/errors.ts'
+import { MIB } from '../../../wire/units.ts'
 import { assert, suite, thrown } from '../../support/suite.ts'
 
 const test = suite('edge-node/vm/create-check')

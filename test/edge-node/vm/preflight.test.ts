@@ -1,5 +1,6 @@
 import { type HostInfo, needsToJson, parseNeeds, preflight, preflightProblems, type VmNeeds } from '../../../edge-node/vm/preflight.ts'
-import { MIB, parseSpec } from '../../../edge-node/vm/spec.ts'
+import { parseSpec } from '../../../edge-node/vm/spec.ts'
+import { MIB } from '../../../wire/units.ts'
 import { assert, codeOf, suite } from '../../support/suite.ts'
 
 const test = suite('edge-node/vm/preflight')

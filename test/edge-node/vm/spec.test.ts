@@ -1,6 +1,16 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { disksOf, formatSize, nicMac, parseSize, parseSpec, seedFiles, specFiles, specToYaml, vmUuid } from '../../../edge-node/vm/spec.ts'
+import {
+  disksOf,
+  formatSize,
+  nicMac,
+  parseSpec,
+  parseSpecSize,
+  seedFiles,
+  specFiles,
+  specToYaml,
+  vmUuid,
+} from '../../../edge-node/vm/spec.ts'
 import { GodwitError } from '../../../wire/errors.ts'
 import { assert, suite, thrown } from '../../support/suite.ts'
 
@@ -159,8 +169,8 @@ test('a YAML bomb is refused', async () => {
 })
 
 test('sizes are read and written', () => {
-  assert.equal(['1KiB', '384MiB', '2GiB', '1TiB'].map(parseSize), [1024, 402653184, 2147483648, 1099511627776])
-  assert.equal(['', '1', '1MB', '-1MiB', '1.5GiB', '01MiB', ' 1MiB'].map(parseSize), Array(7).fill(undefined))
+  assert.equal(['1KiB', '384MiB', '2GiB', '1TiB'].map(parseSpecSize), [1024, 402653184, 2147483648, 1099511627776])
+  assert.equal(['', '1', '1MB', '-1MiB', '1.5GiB', '01MiB', ' 1MiB'].map(parseSpecSize), Array(7).fill(undefined))
   assert.equal([402653184, 2147483648, 5].map(formatSize), ['384MiB', '2GiB', '5B'])
 })
 

@@ -1,6 +1,7 @@
 // The stage of a fault case: sites a and b as processes of their own over QUIC, a gateway, and at a a Linux guest that runs, rewrites memory and beats.
 // Enters: wishes. Leaves: a scene to break. Always holds: guest RAM is compared byte for byte each time a VM stands loaded at its target; whatever a case
 // does, nothing of it lives on when the scene is disposed.
+
 import { closeSync, readSync } from 'node:fs'
 import { join } from 'node:path'
 import { openMemoryFd } from '../../../edge-node/vm/process.ts'
@@ -12,13 +13,13 @@ import { toYaml } from '../../../ops/yaml.ts'
 import type { LinkOptions } from '../../../sim-network/link.ts'
 import { startUdpProxy, type UdpProxy } from '../../../sim-network/udp-proxy.ts'
 import type { MigrationRecord, MigrationRequest } from '../../../wire/admin.ts'
+import { MIB } from '../../../wire/units.ts'
 import { type Lab, type LabOptions, openLab } from '../../support/lab.ts'
 import { logTailOf } from '../../support/lab-site.ts'
 import { type Eyes, openEyes, qemuWithEyes } from './eyes.ts'
 import { readSerial, type Serial } from './serial.ts'
 import { addFaultSite, type FaultSite, type Point, type SiteWish } from './site.ts'
 
-const MIB = 1024 * 1024
 const MEMORY_BYTES = 128 * MIB
 const FILL_BYTES = 24 * MIB
 const CHUNK_BYTES = 4 * MIB

@@ -1,13 +1,14 @@
 // The gateway's watchdog with time passed in: what stands still in any state is ended, or asked to end, and never
 // decided.
+
 import { HANDOVER_SESSIONS_MAX } from '../../../gateway/relay/sessions.ts'
 import { eventually } from '../../../ops/deadline.ts'
 import { GodwitError } from '../../../wire/errors.ts'
+import { MINUTE_MS } from '../../../wire/units.ts'
 import { assert, codeOf, suite } from '../../support/suite.ts'
 import { stage } from './stage.ts'
 
 const test = suite('gateway: watchdog')
-const MINUTE_MS = 60_000
 const until = (probe: () => unknown, what: string) => eventually(() => probe() || undefined, { ms: 10_000, everyMs: 5, what })
 
 test('a target that never answers the preparing: ABORTED with MIGRATION_STUCK, the source was never told', async () => {

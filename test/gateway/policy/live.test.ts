@@ -7,11 +7,11 @@ import type { Decision } from '../../../gateway/policy/types.ts'
 import type { MigrationRecord, PrestageRecord, VmView } from '../../../wire/admin.ts'
 import { GodwitError } from '../../../wire/errors.ts'
 import { silentLog } from '../../../wire/log.ts'
+import { MIB } from '../../../wire/units.ts'
 import { assert, suite } from '../../support/suite.ts'
 
 const test = suite('gateway/policy: live loop')
 
-const MIB = 1024 * 1024
 const LINKS = [
   { from: 'a', to: 'b', rttMs: 24 },
   { from: 'b', to: 'c', rttMs: 24 },

@@ -2,7 +2,7 @@
 // Always holds: one process of a kind on a host; a killed one leaves its QEMUs running, its disk as the kernel had it, its sockets closed.
 import type { Node } from '../../../edge-node/agent.ts'
 import type { NodeConfig } from '../../../edge-node/config.ts'
-import type { Migrations } from '../../../edge-node/migrations.ts'
+import type { NodeMigrations } from '../../../edge-node/migrations.ts'
 import type { Gateway } from '../../../gateway/gateway.ts'
 import type { Sessions } from '../../../gateway/relay/sessions.ts'
 import { dropSocketsOf } from './fakes/net.ts'
@@ -14,7 +14,7 @@ import { later, processNow, runIn } from './time.ts'
 export type Production = typeof import('./production.ts')
 
 /** What the gateway asks of nodes, by process: the ear of a lying gateway's victims. */
-const ears = new Map<unknown, Migrations>()
+const ears = new Map<unknown, NodeMigrations>()
 /** The gateway's leave for sites to meet. */
 let meetings: Sessions | undefined
 export const resetEars = (): void => {
@@ -27,10 +27,10 @@ export function onSessions(sessions: Sessions): Sessions {
 }
 export const sessionsNow = (): Sessions | undefined => meetings
 
-export function onMigrations(migrations: Migrations): Migrations {
+export function onMigrations(migrations: NodeMigrations): NodeMigrations {
   const process = processNow()
   const { handlers } = migrations
-  const heard: Migrations = {
+  const heard: NodeMigrations = {
     ...migrations,
     handlers: {
       ...handlers,
@@ -89,7 +89,7 @@ export class Agent {
     return this.process?.alive === true
   }
   /** Its migrations, once it is up. */
-  get migrations(): Migrations | undefined {
+  get migrations(): NodeMigrations | undefined {
     return this.alive ? ears.get(this.process) : undefined
   }
 
