@@ -1,9 +1,12 @@
-// The guest program of tests and demo: a witness inside the VM. It fills memory with pages whose content is a pure function of (seed, page,
-// version), keeps rewriting some of them, checks all of them over and over, beats on the serial line from a process of its own, and serves the beat over HTTP.
+// The guest program of tests and demo: a witness inside the VM. It fills memory with pages whose content is a pure
+// function of (seed, page, version), keeps rewriting some of them, checks all of them over and over, beats on the
+// serial line from a process of its own, and serves the beat over HTTP.
 //
-// Enters: godwit.* on the kernel command line, commands on the serial line. Leaves: lines on the serial line (guest/beats.ts reads them).
-// Always holds: a page that is not what its version says is reported (BAD) at once and at every later pass until it is rewritten; a lost write
-// is seen too, because versions are kept apart from the pages, in a table with a running sum of its own. Beats depend on nothing but the timer.
+// Enters: godwit.* on the kernel command line, commands on the serial line. Leaves: lines on the serial line
+// (guest/beats.ts reads them).
+// Always holds: a page that is not what its version says is reported (BAD) at once and at every later pass until it is
+// rewritten; a lost write is seen too, because versions are kept apart from the pages, in a table with a running sum of
+// its own. Beats depend on nothing but the timer.
 //
 // No C library: any C compiler builds it, with no header of the host (Linux on x86-64 only).
 #ifndef __x86_64__
@@ -149,7 +152,8 @@ static u64 shift(u64 x) {
 static u64 hashOf(u64 index, u64 version) { return stir(seed + stir(index * 0x9e3779b97f4a7c15ul + version * 0xd1b54a32d192ed03ul + 1)); }
 static u64 tableTerm(u64 index, u32 version) { return stir(index << 32 | version); }
 
-// Now and then a rewrite changes what kind of page it is: from zero to data and back are the transitions where a migration may go wrong.
+// Now and then a rewrite changes what kind of page it is: from zero to data and back are the transitions where a
+// migration may go wrong.
 static u32 kindOf(u64 index, u32 version) {
   u32 roll = (u32)(hashOf(index, version / (patchWords ? PATCHES : 4)) % 100);
   for (u32 kind = ZERO; kind < RANDOM; kind++) {
@@ -410,7 +414,8 @@ static void obey(const char *command) {
     memory[index * WORDS + 100] ^= 1;
     field("CORRUPTED page=", index);
     send();
-  } else if ((rest = after(command, "forget "))) {  // the same for a lost write: the version counts, the page stays as it was
+  } else if ((rest = after(command, "forget "))) {
+    // The same for a lost write: the version counts, the page stays as it was.
     u64 index = parseSize(rest, 0) % pages;
     rewrite(index);
     writePage(memory + index * WORDS, index, versions[index] - 1);
@@ -441,7 +446,8 @@ static void takeInput(void) {
 
 // ---- Start ----
 
-// Raw: no echo, no translation, at a speed that does not matter to an emulated port but keeps the driver's timeouts short.
+// Raw: no echo, no translation, at a speed that does not matter to an emulated port but keeps the driver's timeouts
+// short.
 static void openSerial(void) {
   s64 fd = sys(SYS_open, (s64) "/dev/ttyS0", O_RDWR | O_NOCTTY | O_NONBLOCK, 0, 0, 0, 0);
   if (fd < 0) return;
@@ -456,8 +462,8 @@ static void openSerial(void) {
 
 // ---- The service: a page over HTTP, where the machine has a network card ----
 //
-// Not busybox's httpd: its accept queue holds nine, and users who waited while the VM was between two sites come all at once. It also forks for each
-// request, which costs an emulated CPU 4 ms.
+// Not busybox's httpd: its accept queue holds nine, and users who waited while the VM was between two sites come all at
+// once. It also forks for each request, which costs an emulated CPU 4 ms.
 
 enum { WORKERS = 16, BACKLOG = 1024, REQUEST_MAX = 4096, PATIENCE_SECONDS = 2 };
 
@@ -650,7 +656,8 @@ static void openInputs(void) {
 }
 
 static void workForEver(void) {
-  // In byte-nanoseconds, so that slow rates are exact. Budgets are capped: a rate that the CPU cannot reach must not pile up as debt.
+  // In byte-nanoseconds, so that slow rates are exact. Budgets are capped: a rate that the CPU cannot reach must not
+  // pile up as debt.
   u64 last = now_ns(), dirtyBudget = 0, auditBudget = 0;
   const u64 cost = PAGE * 1000000000ul;
   for (;;) {

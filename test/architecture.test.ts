@@ -1,5 +1,5 @@
-// The shape of the project, held by rules: who may import whom, where a library may be named, which files are pure, how files look.
-// "The gateway cannot read guest memory" is one of them. A rule that is broken names file and line.
+// The shape of the project, held by rules: who may import whom, where a library may be named, which files are pure, how
+// files look. "The gateway cannot read guest memory" is one of them. A rule that is broken names file and line.
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -40,8 +40,9 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   scripts: ['wire', 'crypto', 'transport', 'ops', 'mqtt', 'edge-node', 'gateway', 'sim-network', 'guest', 'bin', 'bench', 'cli', 'test'],
 }
 /**
- * The floors of a folder, from the lowest up. A room (a folder, or a file of its own) imports only rooms on lower floors; rooms on one floor do not
- * know each other. '*' is all files that stand in no room: they are the top floor, and may import each other.
+ * The floors of a folder, from the lowest up. A room (a folder, or a file of its own) imports only rooms on lower
+ * floors; rooms on one floor do not know each other. '*' is all files that stand in no room: they are the top floor,
+ * and may import each other.
  */
 const FLOORS: Record<string, readonly (readonly string[])[]> = {
   gateway: [['store', 'relay'], ['sites'], ['handoff'], ['policy', 'services'], ['fronts'], ['*']],
@@ -263,7 +264,8 @@ test('a library is named in one file only', () => {
   const libraries = Object.keys({ ...dependencies, ...optionalDependencies }).filter(name => !name.startsWith('node-linux-'))
   const breaches = libraries.flatMap(name => {
     const isPart = (to: string) => to === name || (to.startsWith(`${name}/`) && !existsSync(join(root, to)))
-    // A scoped name is a library's wherever it is quoted (a native binding may be found by require); 'level' is also a word.
+    // A scoped name is a library's wherever it is quoted (a native binding may be found by require); 'level' is also a
+    // word.
     const quoted = name.startsWith('@') ? new RegExp(`['"\`]${name.replace(/[/.-]/g, '\\$&')}(['"\`]|/[a-z])`) : /$^/
     const named = code.filter(
       file => !isTest(file.path) && (importsOf(file).some(({ to }) => isPart(to)) || quoted.test(withoutComments(file.text))),

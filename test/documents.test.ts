@@ -1,5 +1,6 @@
-// The form of the documents, and what they name beside test/texts.test.ts: links and anchors, metrics, HTTP routes, fields of messages and of
-// configuration examples, options of scripts, the width of lines, references that lead nowhere. Enters: README.md and the like, docs/, the code.
+// The form of the documents, and what they name beside test/texts.test.ts: links and anchors, metrics, HTTP routes,
+// fields of messages and of configuration examples, options of scripts, the width of lines, references that lead
+// nowhere. Enters: README.md and the like, docs/, the code.
 // Always holds: a finding names file and line.
 import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join, normalize } from 'node:path'
@@ -26,12 +27,14 @@ const CLEAN_FOLDERS: readonly string[] = [
   'examples',
   'fuzz',
   'gateway',
+  'guest',
   'identity',
   'mqtt',
   'ops',
   'packaging',
   'scripts',
   'sim-network',
+  'test',
   'transport',
   'wire',
 ]
@@ -298,7 +301,10 @@ test('lines of documents have at most 120 columns, but for tables, code blocks a
   none(wrong, `lines of more than ${COLUMNS_MAX} columns`)
 })
 
-/** Issues of another place, notes that are not in the repository, documents under names that they had, and pointers without a place. */
+/**
+ * Issues of another place, notes that are not in the repository, documents under names that they had, and pointers
+ * without a place.
+ */
 const NOWHERE =
   /\bissues? #?\d+\b|\bFACTS\b|\b(?:QEMU|HOUSE)\.md\b|\b[Dd]esign notes?\b|\((?:see )?(?:below|above)\)|\b(?:ARCHITECTURE|THREAT_MODEL|OWNERSHIP|PROTOCOL|TESTING)\b/g
 /** Names of documents that are constants in code as well. */
@@ -308,7 +314,9 @@ test('no document refers to what nobody has', () => {
   none(find(NOWHERE_DOCUMENT, plain), 'a reference that leads nowhere')
 })
 
-/** Processes send, receive and report; people fix. A reader with English as a second language looks these up in vain. */
+/**
+ * Processes send, receive and report; people fix. A reader with English as a second language looks these up in vain.
+ */
 const PERSONAL = /\b(?:says?|said|hears?|heard|tells?|told|mend(?:s|ed)?|of late)\b/gi
 
 test('documents use the terms of the field', () => {

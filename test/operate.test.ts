@@ -1,5 +1,6 @@
 // docs/operate is complete and true: every configuration field with its default, every error code, every metric.
-// Enters: the tables of the documents, the schemas, the error table, the metrics of the code. Leaves: rows that are missing, wrong or too many.
+// Enters: the tables of the documents, the schemas, the error table, the metrics of the code. Leaves: rows that are
+// missing, wrong or too many.
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { ClientConfig } from '../cli/config.ts'

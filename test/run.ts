@@ -1,6 +1,8 @@
-// The test runner: node bin/run.js test/run.ts [part of a path ...] [--jobs N] [--deadline SECONDS] [--root FOLDER] [--verbose]
-// Enters: test files (*.test.ts), each run in its own process; *.serial.test.ts alone, after all others. Leaves: one line per file, the output of
-// the red ones, skipped tests with their reasons, the slowest files, and always as the last line `N passed, N failed, N skipped`.
+// The test runner: node bin/run.js test/run.ts [part of a path ...] [--jobs N] [--deadline SECONDS] [--root FOLDER]
+// [--verbose]
+// Enters: test files (*.test.ts), each run in its own process; *.serial.test.ts alone, after all others. Leaves: one
+// line per file, the output of the red ones, skipped tests with their reasons, the slowest files, and always as the
+// last line `N passed, N failed, N skipped`.
 import { globSync } from 'node:fs'
 import { dirname, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'

@@ -1,4 +1,5 @@
-// The runner itself, tried on small files written for the purpose: it must be red on everything that uvu alone lets pass as green.
+// The runner itself, tried on small files written for the purpose: it must be red on everything that uvu alone lets
+// pass as green.
 import { spawn } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -1,5 +1,5 @@
-// What texts name is there: every file, command, option, configuration field, environment variable and error code that the documents, the help, hints, messages and
-// samples name. And what a person may set is in the samples.
+// What texts name is there: every file, command, option, configuration field, environment variable and error code that
+// the documents, the help, hints, messages and samples name. And what a person may set is in the samples.
 import { existsSync, readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { ClientConfig } from '../cli/config.ts'

@@ -1,4 +1,5 @@
-// The parts of bench:wan that compute: selection, medians, verdicts, table, picture, the results file. The runs themselves are the benchmark.
+// The parts of bench:wan that compute: selection, medians, verdicts, table, picture, the results file. The runs
+// themselves are the benchmark.
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

@@ -1,6 +1,7 @@
-// Migrations that are cancelled at random moments, and migrations whose QEMU is killed at random moments, on real QEMUs between real processes. Enters: how many of
-// each, a seed. Leaves: counts and what was wrong. Always holds: a migration that was cancelled or failed counts only once its VM has been seen to run at one
-// site, with its memory whole; that the other site has nothing of it; and, at the end, that nothing of all of them is left (left.ts).
+// Migrations that are cancelled at random moments, and migrations whose QEMU is killed at random moments, on real QEMUs
+// between real processes. Enters: how many of each, a seed. Leaves: counts and what was wrong. Always holds: a
+// migration that was cancelled or failed counts only once its VM has been seen to run at one site, with its memory
+// whole; that the other site has nothing of it; and, at the end, that nothing of all of them is left (left.ts).
 import { eventually, sleep } from '../../ops/deadline.ts'
 import { requestJson } from '../../ops/http-client.ts'
 import { createRandom, type Random } from '../../sim-network/random.ts'
@@ -38,7 +39,10 @@ const SETTLES_MS = 60_000
 const BEGINS_MS = 30_000
 const PROBLEMS_MAX = 10
 const TELL_EVERY = 25
-/** Migrations after which what is at rest is taken as the measure: by then every pool, heap and connection has been used. */
+/**
+ * Migrations after which what is at rest is taken as the measure: by then every pool, heap and connection has been
+ * used.
+ */
 const WARM = 6
 
 type Run = ChurnOptions & { lab: ProcessLab; random: Random; verdict: ChurnVerdict; begun: number; usualMs: number }
@@ -173,7 +177,9 @@ async function reports({ lab }: Run, { name }: ChurnGuest): Promise<{ site: stri
   return all.flat()
 }
 
-/** Its only site. A target that was told to prepare right before a cancel may have something of it for a moment more. */
+/**
+ * Its only site. A target that was told to prepare right before a cancel may have something of it for a moment more.
+ */
 async function siteOf(run: Run, guest: ChurnGuest): Promise<string> {
   let seen: { site: string; state: string }[] = []
   const look = async () => {
@@ -186,8 +192,8 @@ async function siteOf(run: Run, guest: ChurnGuest): Promise<string> {
 }
 
 /**
- * One site has it, and it runs there, whole. `mayCrash`: its own QEMU may have been the one that was killed: then it is started again. Agents need a moment to
- * see that, so what does not hold yet is looked at again, for SETTLES_MS.
+ * One site has it, and it runs there, whole. `mayCrash`: its own QEMU may have been the one that was killed: then it is
+ * started again. Agents need a moment to see that, so what does not hold yet is looked at again, for SETTLES_MS.
  */
 async function settle(run: Run, guest: ChurnGuest, mayCrash: boolean): Promise<void> {
   let why = ''

@@ -1,5 +1,6 @@
-// The guest of the churn: a boot sector that counts timer ticks and sleeps in between, so that many of it need next to no processor; 12 MiB of random pages beside
-// it make its migration a few hundred records long. Whether it runs, and whether its memory is whole, is read from its memory, not from what an agent reports.
+// The guest of the churn: a boot sector that counts timer ticks and sleeps in between, so that many of it need next to
+// no processor; 12 MiB of random pages beside it make its migration a few hundred records long. Whether it runs, and
+// whether its memory is whole, is read from its memory, not from what an agent reports.
 
 import { randomFillSync } from 'node:crypto'
 import { closeSync, readSync, writeSync } from 'node:fs'

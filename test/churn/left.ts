@@ -1,5 +1,5 @@
-// What a churn may leave: threads, sockets and other descriptors of the processes, QEMUs, folders of VMs, other files, OS users. Enters: the lab. Leaves: counts,
-// and what is more than it was.
+// What a churn may leave: threads, sockets and other descriptors of the processes, QEMUs, folders of VMs, other files,
+// OS users. Enters: the lab. Leaves: counts, and what is more than it was.
 import { readdir, readlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { openStore } from '../../ops/store.ts'
@@ -52,7 +52,10 @@ export async function measure(lab: ProcessLab): Promise<Left> {
   }
 }
 
-/** Connections to the gateway come and go by themselves (a second way for pages, probes): this many sockets are no leak, of a thousand migrations. */
+/**
+ * Connections to the gateway come and go by themselves (a second way for pages, probes): this many sockets are no leak,
+ * of a thousand migrations.
+ */
 const SOCKETS_SLACK = 8
 
 /** What there is now that was not there before: a line for each kind. */

@@ -104,7 +104,10 @@ test('a terminal is drawn over, a file gets a line now and then', () => {
 
 const request = (madeMs: number, answeredMs?: number, attempts = 1): UserRequest => ({ madeMs, answeredMs, attempts })
 
-/** A user who was answered in 30 ms before the handoff of 10,000 to 15,000, not at all for its last second, and in 10 ms after it. */
+/**
+ * A user who was answered in 30 ms before the handoff of 10,000 to 15,000, not at all for its last second, and in 10 ms
+ * after it.
+ */
 function drive(more: UserRequest[] = []) {
   const requests: UserRequest[] = more
   for (let at = 0; at < 20_000; at += 50) {

@@ -1,4 +1,5 @@
-// The real gateway, started as its command starts it, from files on disk: a first start makes the token; wrong identities stop it.
+// The real gateway, started as its command starts it, from files on disk: a first start makes the token; wrong
+// identities stop it.
 
 import { execFileSync, spawn } from 'node:child_process'
 import { chmod, readFile, rename, stat, writeFile } from 'node:fs/promises'

@@ -1,4 +1,5 @@
-// godwit recover against a node's API that answers as told, and against the statement that godwit root fence has written.
+// godwit recover against a node's API that answers as told, and against the statement that godwit root fence has
+// written.
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

@@ -1,4 +1,5 @@
-// White space that comes with a value from a file or from $(...): taken off, or a usage error that names the variable; never INTERNAL.
+// White space that comes with a value from a file or from $(...): taken off, or a usage error that names the variable;
+// never INTERNAL.
 import { writeFile } from 'node:fs/promises'
 import { tidyEnvironment } from '../../cli/environment.ts'
 import { adminToken } from '../../cli/wiring.ts'

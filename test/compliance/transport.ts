@@ -1,5 +1,7 @@
-// What every transport engine must do, as tests over a factory: `transportCompliance('quic', o => createQuicEngine(o), {...}).run()`.
-// Enters: a factory of engines and the bounds it states. Leaves: a suite. An engine that cannot load here is skipped with its reason.
+// What every transport engine must do, as tests over a factory: `transportCompliance('quic', o => createQuicEngine(o),
+// {...}).run()`.
+// Enters: a factory of engines and the bounds it states. Leaves: a suite. An engine that cannot load here is skipped
+// with its reason.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { createSocket } from 'node:dgram'
@@ -24,7 +26,10 @@ type EngineUnderTest = {
 
 const HOST = '127.0.0.1'
 const MiB = 1024 * 1024
-/** Growth of resident memory that a test of endless data may show: buffers of both ends (they share this process) and garbage not yet collected. */
+/**
+ * Growth of resident memory that a test of endless data may show: buffers of both ends (they share this process) and
+ * garbage not yet collected.
+ */
 const RSS_GROWTH_BYTES = 400 * MiB
 
 type Pair = { client: Connection; server: Connection; listener: Listener; engine: Engine } & AsyncDisposable

@@ -1,5 +1,6 @@
-// Memory stays bounded: a guest of 2 GiB, 600 MiB of it filled, moves there and back between processes, and what gateway, source and target grow by meanwhile
-// stays below the bounds that docs/internals/architecture.md states, far below the guest.
+// Memory stays bounded: a guest of 2 GiB, 600 MiB of it filled, moves there and back between processes, and what
+// gateway, source and target grow by meanwhile stays below the bounds that docs/internals/architecture.md states, far
+// below the guest.
 import { MIB } from '../../wire/units.ts'
 import { labMissing } from '../support/lab.ts'
 import { bootGuest } from '../support/lab-guest.ts'

@@ -1,4 +1,5 @@
-// VMs with each device of the specification move while their guest runs: there and back, and the target's QEMU loads the device's state.
+// VMs with each device of the specification move while their guest runs: there and back, and the target's QEMU loads
+// the device's state.
 import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'

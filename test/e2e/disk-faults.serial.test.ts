@@ -1,4 +1,5 @@
-// What goes wrong while local disks travel: the guest goes on writing at its source, nothing stays at the target, and the next try succeeds.
+// What goes wrong while local disks travel: the guest goes on writing at its source, nothing stays at the target, and
+// the next try succeeds.
 import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'

@@ -1,5 +1,6 @@
-// A migration fails in the middle, in every way that a test can bring about; and each time the guest goes on where it must, once, with its memory intact, the
-// other site has nothing left, and the next migration works. One lab, one Linux guest that has travelled through all of it in the end.
+// A migration fails in the middle, in every way that a test can bring about; and each time the guest goes on where it
+// must, once, with its memory intact, the other site has nothing left, and the next migration works. One lab, one Linux
+// guest that has travelled through all of it in the end.
 
 import { readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'

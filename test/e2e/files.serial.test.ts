@@ -1,4 +1,5 @@
-// The files of a VM that moves: what its QEMU has open counts, whatever bears the name by now; a sparse file is read as fast as its data.
+// The files of a VM that moves: what its QEMU has open counts, whatever bears the name by now; a sparse file is read as
+// fast as its data.
 import { randomBytes } from 'node:crypto'
 import { readFile, rename, utimes, writeFile } from 'node:fs/promises'
 import { eventually } from '../../ops/deadline.ts'

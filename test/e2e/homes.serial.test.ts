@@ -1,4 +1,5 @@
-// Another enrolled site claims a VM at a huge epoch: its users go on reaching the real guest, in an agent's own process, and it still moves.
+// Another enrolled site claims a VM at a huge epoch: its users go on reaching the real guest, in an agent's own
+// process, and it still moves.
 import { createUser } from '../../cli/demo/user.ts'
 import { connectLink } from '../../edge-node/link/link.ts'
 import { eventually } from '../../ops/deadline.ts'

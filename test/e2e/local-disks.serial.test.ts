@@ -1,4 +1,5 @@
-// VMs with local disks move while their guest writes: disk and memory arrive as of one instant, and nothing of them stays behind.
+// VMs with local disks move while their guest writes: disk and memory arrive as of one instant, and nothing of them
+// stays behind.
 
 import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'

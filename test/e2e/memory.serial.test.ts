@@ -1,5 +1,6 @@
-// Memory is right: real VMs move between real QEMUs while their guests write hard, and when both are paused, loaded and not yet handed over, all guest RAM
-// of source and target is dumped and compared byte for byte. Afterwards the guest's own audit, and its beats as seen from outside, say the same.
+// Memory is right: real VMs move between real QEMUs while their guests write hard, and when both are paused, loaded and
+// not yet handed over, all guest RAM of source and target is dumped and compared byte for byte. Afterwards the guest's
+// own audit, and its beats as seen from outside, say the same.
 
 import { createEngines } from '../../transport/select.ts'
 import type { EngineName } from '../../transport/types.ts'

@@ -1,5 +1,6 @@
-// Every wrong request gets its coded error, and costs nothing: the VM goes on at its site, beating, the target has nothing left, the gateway's record says
-// ABORTED with that code. One lab, one running guest for all of it, and in the end the guest's audit and a migration that works.
+// Every wrong request gets its coded error, and costs nothing: the VM goes on at its site, beating, the target has
+// nothing left, the gateway's record says ABORTED with that code. One lab, one running guest for all of it, and in the
+// end the guest's audit and a migration that works.
 
 import { chmod, readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'

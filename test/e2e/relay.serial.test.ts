@@ -1,5 +1,6 @@
-// The relay forwards nothing that it could read: all that it forwards in a migration is captured, and no 16 bytes in a row of the guest's known pages, nor
-// of the VM's specification, are in it. Compression is off, so that plaintext would travel as it is. The same search finds one such piece where it is put.
+// The relay forwards nothing that it could read: all that it forwards in a migration is captured, and no 16 bytes in a
+// row of the guest's known pages, nor of the VM's specification, are in it. Compression is off, so that plaintext would
+// travel as it is. The same search finds one such piece where it is put.
 
 import { deflateRawSync } from 'node:zlib'
 import { specToYaml } from '../../edge-node/vm/spec.ts'
@@ -13,7 +14,10 @@ import { assert, suite } from '../support/suite.ts'
 const test = suite('e2e/relay', { ms: 240_000 })
 const skip = labMissing()
 
-/** The guest program writes this at the head of each page of its own that is not zero or a duplicate (guest/guest.c, MAGIC). */
+/**
+ * The guest program writes this at the head of each page of its own that is not zero or a duplicate (guest/guest.c,
+ * MAGIC).
+ */
 const PAGE_MARK = Buffer.from('Godwitp1', 'latin1')
 const NOTE = 'this-line-is-known-to-the-two-sites-and-to-nobody-between-them'
 const KNOWN_PAGES = 2_000
@@ -72,7 +76,8 @@ test(
     const search = createSearch([...pages, Buffer.from(spec)])
     for (const { chunks, index, direction } of streams) assert.equal(search(chunks), [], `stream ${index} ${direction}`)
 
-    // Controls: in plain bytes every page is found; one piece of each kind, planted across chunks of the real capture, is found.
+    // Controls: in plain bytes every page is found; one piece of each kind, planted across chunks of the real capture,
+    // is found.
     assert.ok(search([Buffer.from('abc'), ...pages.flatMap(page => [page, Buffer.alloc(5)])]).length >= KNOWN_PAGES)
     const busiest = streams.reduce((most, stream) => (stream.bytes > most.bytes ? stream : most))
     for (const piece of [pages[1234]!.subarray(1003, 1019), Buffer.from(NOTE.slice(7, 23))]) {

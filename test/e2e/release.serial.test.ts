@@ -1,4 +1,5 @@
-// The source decides whether its VM leaves: agents as processes of their own, a real guest, a gateway that asks for what nobody signed.
+// The source decides whether its VM leaves: agents as processes of their own, a real guest, a gateway that asks for
+// what nobody signed.
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { run } from '../../cli/run.ts'

@@ -1,5 +1,6 @@
-// Agents are killed with kill -9, as processes of their own over QUIC: while a VM runs, in the middle of a migration at either side, and right after the
-// commit. Each time QEMU outlives its agent, the next agent finds it, and what must run runs, once.
+// Agents are killed with kill -9, as processes of their own over QUIC: while a VM runs, in the middle of a migration at
+// either side, and right after the commit. Each time QEMU outlives its agent, the next agent finds it, and what must
+// run runs, once.
 
 import { readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -16,7 +17,10 @@ const test = suite('e2e/restart', { ms: 90_000 })
 const skip = labMissing()
 const VM = 'vm-1'
 
-/** Site a is a process of its own, which can be killed; b is in this process, whose hooks hold a migration at a known place. */
+/**
+ * Site a is a process of its own, which can be killed; b is in this process, whose hooks hold a migration at a known
+ * place.
+ */
 const scene = shared(async () => {
   const lab = await openLab({ engine: 'quic', sites: [['a', { isProcess: true }], 'b'] })
   try {

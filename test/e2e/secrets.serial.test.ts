@@ -1,5 +1,6 @@
-// Secrets stay where they belong: every one that is used in the life of a gateway and a site (root, keys, admin token, enrolment token, passwords of
-// MQTT) is looked for in all logs, answers, metrics, outputs of commands and command lines. With real processes; no QEMU is needed.
+// Secrets stay where they belong: every one that is used in the life of a gateway and a site (root, keys, admin token,
+// enrolment token, passwords of MQTT) is looked for in all logs, answers, metrics, outputs of commands and command
+// lines. With real processes; no QEMU is needed.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { createWriteStream } from 'node:fs'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'

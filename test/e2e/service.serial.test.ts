@@ -44,7 +44,8 @@ test(
       const fromMs = performance.now()
       const { outcome, report } = await lab.migrate({ vm: 'vm-1', to })
       assert.is(outcome, 'completed', lab.logTail())
-      // Pages of a guest with a network card still travel as pages: all of RAM was taken out of QEMU's stream, and nothing was passed through unread.
+      // Pages of a guest with a network card still travel as pages: all of RAM was taken out of QEMU's stream, and
+      // nothing was passed through unread.
       assert.equal(report!.notes, [])
       assert.ok(report!.guestBytes / 4096 >= PAGES, `${report!.guestBytes} bytes of guest memory went as pages`)
       const answered = () => user.requests.filter(({ madeMs, answeredMs }) => answeredMs && madeMs > fromMs).length

@@ -1,4 +1,5 @@
-// Shared disks: one folder that two nodes name as sharedDir. The disk stays where it is, and only the site that has the VM has it open for writing.
+// Shared disks: one folder that two nodes name as sharedDir. The disk stays where it is, and only the site that has the
+// VM has it open for writing.
 import { mkdir, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { beginSoon } from '../support/disk-scene.ts'

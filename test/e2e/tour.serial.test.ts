@@ -1,4 +1,5 @@
-// The tour of docs/start/tour.md, pasted: each block runs in one bash, in a network of its own, and the VM ends where the text states.
+// The tour of docs/start/tour.md, pasted: each block runs in one bash, in a network of its own, and the VM ends where
+// the text states.
 import { spawn, spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'

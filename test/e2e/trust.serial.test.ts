@@ -1,4 +1,5 @@
-// Revocation reaches what runs, within ten seconds: links and migrations, in this process with a Linux guest, and with gateway and nodes as processes.
+// Revocation reaches what runs, within ten seconds: links and migrations, in this process with a Linux guest, and with
+// gateway and nodes as processes.
 
 import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'

@@ -1,4 +1,5 @@
-// The orders of the gateway and the routing of relay streams, as far as no QEMU is needed: what is refused, and which alerts it raises.
+// The orders of the gateway and the routing of relay streams, as far as no QEMU is needed: what is refused, and which
+// alerts it raises.
 import { createMigrations, type NodeMigrationsOptions } from '../../edge-node/migrations.ts'
 import type { Stream } from '../../transport/types.ts'
 import type { Join, Plan, PrepareParams, StartParams } from '../../wire/control.ts'

@@ -1,4 +1,5 @@
-// What lets a VM leave a site: its own rules, and a commander's signature where it knows keys. Whatever the gateway says.
+// What lets a VM leave a site: its own rules, and a commander's signature where it knows keys. Whatever the gateway
+// says.
 import { commandTopicsOf, generateCommandKey, signCommand } from '../../crypto/command-keys.ts'
 import { createAlerts } from '../../edge-node/alerts.ts'
 import { NodeConfig, nodeDefaults } from '../../edge-node/config.ts'

@@ -1,4 +1,5 @@
-// What a node waits for when it is told to end, and what a cancel waits for: never for the other site, and never in vain.
+// What a node waits for when it is told to end, and what a cancel waits for: never for the other site, and never in
+// vain.
 import { handOver } from '../../edge-node/migration/hand-over.ts'
 import type { Peer } from '../../edge-node/migration/peer.ts'
 import { createSlots, type SlotEntry } from '../../edge-node/slots.ts'

@@ -1,4 +1,5 @@
-// The table of a node's migrations: a VM is in one migration at a time, and a retry waits for the end of the one before.
+// The table of a node's migrations: a VM is in one migration at a time, and a retry waits for the end of the one
+// before.
 import { createSlots, type SlotEntry } from '../../edge-node/slots.ts'
 import type { MigrationResult, Plan } from '../../wire/control.ts'
 import { assert, codeOf, suite } from '../support/suite.ts'

@@ -264,7 +264,10 @@ faultCase(
   { skip: noMosquitto },
 )
 
-/** The state of Godwit before its sites could resume a transfer and its pages travelled as differences: what was released last. */
+/**
+ * The state of Godwit before its sites could resume a transfer and its pages travelled as differences: what was
+ * released last.
+ */
 const PREVIOUS = 'c8ba749'
 const noPrevious =
   spawnSync('git', ['-C', ROOT, 'cat-file', '-e', `${PREVIOUS}^{commit}`]).status === 0

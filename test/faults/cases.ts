@@ -1,4 +1,5 @@
-// Runs the fault cases whose numbers stand in GODWIT_FAULT_CASES, one after another. `npm run test:faults` starts it for each number by itself.
+// Runs the fault cases whose numbers stand in GODWIT_FAULT_CASES, one after another. `npm run test:faults` starts it
+// for each number by itself.
 
 import { wholeNumber } from '../../ops/script.ts'
 import { labMissing } from '../support/lab.ts'

@@ -1,5 +1,5 @@
-// The guest's own end in mid-migration, and what else it does by itself: it powers off, panics, reboots, falls asleep. Each time its VM is at exactly one site, is listed
-// there as what it is, within seconds, and goes on or starts there.
+// The guest's own end in mid-migration, and what else it does by itself: it powers off, panics, reboots, falls asleep.
+// Each time its VM is at exactly one site, is listed there as what it is, within seconds, and goes on or starts there.
 
 import type { LocalVmFacts } from '../../edge-node/registry/registry.ts'
 import { eventually } from '../../ops/deadline.ts'

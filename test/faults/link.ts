@@ -1,4 +1,5 @@
-// Faults of the link: it breaks and comes back, in time or not. In time the migration goes on from what the target has; otherwise the VM stays where it is.
+// Faults of the link: it breaks and comes back, in time or not. In time the migration goes on from what the target has;
+// otherwise the VM stays where it is.
 
 import { sleep } from '../../ops/deadline.ts'
 import type { MigrationRecord } from '../../wire/admin.ts'

@@ -1,5 +1,7 @@
-// npm run test:faults: the fault catalogue (docs/internals/ownership.md) on real QEMU, real processes and a real Linux guest, one process and one scene for each case.
-// Enters: --case NUMBERS, --verbose, --list. Leaves: a line for each case, what a red one printed, and last `N passed, N failed`; exit code 1 when any failed.
+// npm run test:faults: the fault catalogue (docs/internals/ownership.md) on real QEMU, real processes and a real Linux
+// guest, one process and one scene for each case.
+// Enters: --case NUMBERS, --verbose, --list. Leaves: a line for each case, what a red one printed, and last `N passed,
+// N failed`; exit code 1 when any failed.
 import { fileURLToPath } from 'node:url'
 import { readArguments, runScript, UsageError } from '../../ops/script.ts'
 import { runFile } from '../support/run-file.ts'

@@ -1,5 +1,5 @@
-// Four fault cases in `npm test`, one for each way a migration can end: at the source, at the target, reclaimed, and with a guest that has powered off. `npm run test:faults`
-// tries all.
+// Four fault cases in `npm test`, one for each way a migration can end: at the source, at the target, reclaimed, and
+// with a guest that has powered off. `npm run test:faults` tries all.
 import { labMissing } from '../support/lab.ts'
 import { suite } from '../support/suite.ts'
 import { allCases } from './all.ts'

@@ -1,4 +1,5 @@
-// Faults before the commit: whatever dies, fills up or lies then, the VM runs at its source and nothing of it stays at the target.
+// Faults before the commit: whatever dies, fills up or lies then, the VM runs at its source and nothing of it stays at
+// the target.
 
 import { chmod, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'

@@ -13,7 +13,8 @@ import { GodwitError } from '../../wire/errors.ts'
 import { checkJson, JSON_DEPTH_MAX, z } from '../../wire/schema.ts'
 import { assert, codeOf, suite, thrown } from '../support/suite.ts'
 
-// What fuzzing, or the writing of its targets, has found; each as it was understood. (The muxer's are in test/transport/mux.test.ts.)
+// What fuzzing, or the writing of its targets, has found; each as it was understood. (The muxer's are in
+// test/transport/mux.test.ts.)
 const test = suite('found by fuzzing')
 const ID = '00112233445566778899aabbccddeeff'
 

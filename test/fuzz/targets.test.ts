@@ -3,7 +3,8 @@ import { fuzz } from '../../fuzz/engine.ts'
 import { TARGETS } from '../../fuzz/targets.ts'
 import { assert, suite } from '../support/suite.ts'
 
-// A short form of `npm run fuzz`: fixed seed, fixed number of executions, no coverage, so that it is the same every time.
+// A short form of `npm run fuzz`: fixed seed, fixed number of executions, no coverage, so that it is the same every
+// time.
 const test = suite('fuzzing', { ms: 120_000 })
 const SEED = 1
 

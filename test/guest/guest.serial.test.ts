@@ -1,4 +1,5 @@
-// The guest program in a real QEMU under emulation: that it beats, that it audits, and above all that its audit sees what it must see.
+// The guest program in a real QEMU under emulation: that it beats, that it audits, and above all that its audit sees
+// what it must see.
 
 import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { connect } from 'node:net'

@@ -1,5 +1,6 @@
-// QEMUs that are locked up: each with a user of its own, no capability, seccomp; what is another VM's is closed to it; a live migration works that way.
-// Asked of the kernel: /proc/PID/status of real QEMUs, and children that run with a VM's user.
+// QEMUs that are locked up: each with a user of its own, no capability, seccomp; what is another VM's is closed to it;
+// a live migration works that way. Asked of the kernel: /proc/PID/status of real QEMUs, and children that run with a
+// VM's user.
 
 import { execFile } from 'node:child_process'
 import { chmod, readdir, readFile, stat, writeFile } from 'node:fs/promises'

@@ -1,5 +1,6 @@
-// A relay that lies, in a whole system: real agents, real QEMUs, a gateway that does to the relayed bytes and to its own messages what the catalogue says
-// (docs/internals/ownership.md, #11 to #17 and #44). Each lie is found: an alert in the log and in the counter of a node, and the VM runs where it may, once.
+// A relay that lies, in a whole system: real agents, real QEMUs, a gateway that does to the relayed bytes and to its
+// own messages what the catalogue says (docs/internals/ownership.md, #11 to #17 and #44). Each lie is found: an alert
+// in the log and in the counter of a node, and the VM runs where it may, once.
 import { randomBytes } from 'node:crypto'
 import { eventually } from '../../ops/deadline.ts'
 import { requestText } from '../../ops/http-client.ts'
@@ -47,7 +48,10 @@ type Expected = {
   codes: string[]
 }
 
-/** One migration to b under an attack: it fails, the alert is counted and written, and the VM runs at its source at the epoch it had. */
+/**
+ * One migration to b under an attack: it fails, the alert is counted and written, and the VM runs at its source at the
+ * epoch it had.
+ */
 async function underAttack(attack: Attack, { alert, codes }: Expected): Promise<MigrationRecord> {
   const { lab, guest, relay } = await scene()
   const sites = ['a', 'b', 'c']
@@ -104,7 +108,10 @@ const flipped = (frame: Uint8Array, at: number) => {
   return copy
 }
 const TAMPERED: Expected = { alert: 'relay_tampering DECRYPT_FAILED', codes: ['DECRYPT_FAILED'] }
-/** The control stream, which would bring the target's reason, is the broken one: the source ends with it only if the gateway reports it in time. */
+/**
+ * The control stream, which would bring the target's reason, is the broken one: the source ends with it only if the
+ * gateway reports it in time.
+ */
 const CONTROL_TAMPERED: Expected = { ...TAMPERED, codes: ['DECRYPT_FAILED', 'STREAM_RESET'] }
 const CUT: Expected = { alert: 'relay_tampering FRAME_TRUNCATED', codes: ['FRAME_TRUNCATED'] }
 
@@ -452,8 +459,9 @@ test(
     lab.site('b').onLoaded = async () => {
       isLoaded = true
     }
-    // No GRANT comes to the target, over whichever meeting: it stands in LOADED, where it must take the cancel, however slow this machine is. (With the grant
-    // it may take it too; once it makes the VM its own it answers MIGRATION_LATE: test/edge-node/migration/hand-over.)
+    // No GRANT comes to the target, over whichever meeting: it stands in LOADED, where it must take the cancel, however
+    // slow this machine is. (With the grant it may take it too; once it makes the VM its own it answers MIGRATION_LATE:
+    // test/edge-node/migration/hand-over.)
     relay.attack = { forward: (frame, { join }) => (isLoaded && join.index === 0 ? [] : [frame]) }
     try {
       const migrationId = await lab.begin({ vm: VM, to: 'b' })

@@ -1,5 +1,6 @@
-// What an attacker can make a gateway and a node spend (catalogue #50 to #53, and issue 5 item 6): memory stays bounded, every refusal has its code, and an honest
-// transfer beside it comes whole. What the attack costs the honest in speed is measured by npm run bench:attack, not here.
+// What an attacker can make a gateway and a node spend (catalogue #50 to #53): memory stays
+// bounded, every refusal has its code, and an honest transfer beside it comes whole. What the attack costs the honest
+// in speed is measured by npm run bench:attack, not here.
 
 import { randomBytes } from 'node:crypto'
 import { mkdtemp, open, rm } from 'node:fs/promises'

@@ -1,4 +1,5 @@
-// A certificate that renews itself. Time is passed in: from two thirds of its life on it asks; what comes is checked, written down, and in force.
+// A certificate that renews itself. Time is passed in: from two thirds of its life on it asks; what comes is checked,
+// written down, and in force.
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { createRoot, verifyCertificate } from '../../crypto/certificate.ts'

@@ -1,4 +1,5 @@
-// One provider of trust: which list is in force, when it counts as too old, and what survives a restart. Time is passed in.
+// One provider of trust: which list is in force, when it counts as too old, and what survives a restart. Time is passed
+// in.
 import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { createRoot, decodeCertificate } from '../../crypto/certificate.ts'

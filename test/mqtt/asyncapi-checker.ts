@@ -1,4 +1,5 @@
-// Messages against the committed AsyncAPI document, as an integrator's validator would: it knows the JSON file and nothing of our code. Not a test itself.
+// Messages against the committed AsyncAPI document, as an integrator's validator would: it knows the JSON file and
+// nothing of our code. Not a test itself.
 import { readFile } from 'node:fs/promises'
 import { z } from 'zod'
 

@@ -1,4 +1,5 @@
-// The contract of the control plane, for every broker: what integrators are promised. Not a test itself: aedes.test.ts and mosquitto.test.ts run it.
+// The contract of the control plane, for every broker: what integrators are promised. Not a test itself: aedes.test.ts
+// and mosquitto.test.ts run it.
 
 import { signCommand } from '../../crypto/command-keys.ts'
 import type { MqttOptions } from '../../gateway/fronts/mqtt/start.ts'
@@ -336,7 +337,8 @@ function keepsOut(it: It): void {
     await using noc = await as('noc')
     await using telco = await as('telco', [])
     await eye.wait(topic => topic.endsWith('vm/vm-1/placement'), 'placement')
-    // A command from one who may only measure, and a forged birth: neither is heard, whatever the broker does with the sender.
+    // A command from one who may only measure, and a forged birth: neither is heard, whatever the broker does with the
+    // sender.
     const command = signCommand(nocKey, topics, 'start', draft({ toSite: 'b' }))
     telco.client.publish(topics.build('start'), JSON.stringify(command), { qos: 1 })
     await using telco2 = await as('telco', [])

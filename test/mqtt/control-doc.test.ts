@@ -1,4 +1,5 @@
-// docs/reference/mqtt.md and the code say the same: topics, phases, the worked signature. A failing line is printed as it must stand in the document.
+// docs/reference/mqtt.md and the code say the same: topics, phases, the worked signature. A failing line is printed as
+// it must stand in the document.
 import { readFileSync } from 'node:fs'
 import { publicKeyOf, verifySignature } from '../../crypto/command-keys.ts'
 import { REFUSALS } from '../../gateway/fronts/mqtt/commands.ts'

@@ -1,4 +1,5 @@
-// A process whose native parts (LevelDB, QUIC, TLS, HTTP/3) are at work can end in each way: it ends with its own code, not by a signal, and soon.
+// A process whose native parts (LevelDB, QUIC, TLS, HTTP/3) are at work can end in each way: it ends with its own code,
+// not by a signal, and soon.
 import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { openStore } from '../../ops/store.ts'

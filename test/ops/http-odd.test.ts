@@ -1,4 +1,5 @@
-// Requests that no client of ours sends, on raw sockets: each has a coded answer or a closed connection within bounds, none is INTERNAL, none costs a line at error.
+// Requests that no client of ours sends, on raw sockets: each has a coded answer or a closed connection within bounds,
+// none is INTERNAL, none costs a line at error.
 import { connect } from 'node:net'
 import { within } from '../../ops/deadline.ts'
 import { type Route, startHttpServer } from '../../ops/http.ts'
@@ -51,6 +52,7 @@ async function speak(port: number, parts: (string | Buffer)[], { end = false, ms
 }
 
 const request = (line: string, headers = '') => `${line}\r\nhost: x\r\n${AUTH}${headers}connection: close\r\n\r\n`
+const upgradeOf = (line: string, to: string) => request(line).replace('connection: close', `connection: upgrade\r\nupgrade: ${to}`)
 
 /** What is sent, and the statuses that are right; 'closed': no answer is needed. */
 const CASES: [string, (string | Buffer)[], (number | 'closed')[]][] = [
@@ -79,12 +81,8 @@ const CASES: [string, (string | Buffer)[], (number | 'closed')[]][] = [
   ['TRACE', [request('TRACE /open HTTP/1.1')], [405]],
   ['CONNECT', [request('CONNECT other:443 HTTP/1.1')], [405]],
   ['an unknown method', [request('BREW /open HTTP/1.1')], [400]],
-  [
-    'an upgrade that nobody offers',
-    [request('GET /open HTTP/1.1').replace('connection: close', 'connection: upgrade\r\nupgrade: websocket')],
-    [400],
-  ],
-  ['an upgrade of an odd path', [request('GET // HTTP/1.1').replace('connection: close', 'connection: upgrade\r\nupgrade: raw')], [400]],
+  ['an upgrade that nobody offers', [upgradeOf('GET /open HTTP/1.1', 'websocket')], [400]],
+  ['an upgrade of an odd path', [upgradeOf('GET // HTTP/1.1', 'raw')], [400]],
   ['an expectation', [request('GET /open HTTP/1.1', 'expect: tea\r\n')], [417]],
   ['HTTP/0.9', ['GET /open\r\n'], [400, 408]],
   ['HTTP/1.0', [`GET /open HTTP/1.0\r\n\r\n`], [200]],

@@ -1,5 +1,5 @@
-// In a network namespace of its own, with addresses fd00::1 to fd00::9 on its loopback: prints how many connections of these, all of one /64, an HTTP server
-// keeps open at once. Not a test itself.
+// In a network namespace of its own, with addresses fd00::1 to fd00::9 on its loopback: prints how many connections of
+// these, all of one /64, an HTTP server keeps open at once. Not a test itself.
 import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'
 import { eventually } from '../../ops/deadline.ts'

@@ -1,4 +1,5 @@
-// HTTPS with a certificate from files: who vouches for it may ask, a renewed one is served without a restart, half a renewal changes nothing.
+// HTTPS with a certificate from files: who vouches for it may ask, a renewed one is served without a restart, half a
+// renewal changes nothing.
 import { execFile, spawnSync } from 'node:child_process'
 import { writeFile } from 'node:fs/promises'
 import { connect } from 'node:tls'

@@ -1,5 +1,6 @@
-// Which test files depend on more than their code: those that use real QEMUs, processes, sockets or clocks. Enters: the files' sources. Leaves: those to repeat.
-// The rule: *.serial.test.ts; and whatever imports one of IMPORTS or uses a timer, itself or in a helper of test/ that it imports (at any depth).
+// Which test files depend on more than their code: those that use real QEMUs, processes, sockets or clocks. Enters: the
+// files' sources. Leaves: those to repeat. The rule: *.serial.test.ts; and whatever imports one of IMPORTS or uses a
+// timer, itself or in a helper of test/ that it imports (at any depth).
 import { existsSync, globSync, readFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 

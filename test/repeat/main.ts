@@ -1,5 +1,6 @@
-// npm run test:repeat: runs test files many times, beside busy loops. Enters: files, times, load. Leaves: a line for each run, the output of each red run in a
-// file, what failed how often, and last `N passed, N failed`; exit code 1 when a run failed or none passed.
+// npm run test:repeat: runs test files many times, beside busy loops. Enters: files, times, load. Leaves: a line for
+// each run, the output of each red run in a file, what failed how often, and last `N passed, N failed`; exit code 1
+// when a run failed or none passed.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { globSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'

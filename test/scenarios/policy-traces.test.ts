@@ -1,4 +1,5 @@
-// The policy comparison on recorded drives. The data stays outside of the project: GODWIT_TRACES names its folder, and without it these are skipped.
+// The policy comparison on recorded drives. The data stays outside of the project: GODWIT_TRACES names its folder, and
+// without it these are skipped.
 import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { compare, renderReports } from '../../cli/sim/compare.ts'

@@ -1,4 +1,5 @@
-// No script, test runner or benchmark is green, or begins anything, on input that is no number, out of range, or names nothing: exit code 2 and what was expected.
+// No script, test runner or benchmark is green, or begins anything, on input that is no number, out of range, or names
+// nothing: exit code 2 and what was expected.
 import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { decimalNumber, knownNames, numberFromEnvironment, readArguments, UsageError, wholeNumber } from '../../ops/script.ts'

@@ -1,4 +1,5 @@
-// Setup's reading of apt's sources, and its behaviour where nothing is to be done. Installing is tried by hand in a fresh Debian, not here.
+// Setup's reading of apt's sources, and its behaviour where nothing is to be done. Installing is tried by hand in a
+// fresh Debian, not here.
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'

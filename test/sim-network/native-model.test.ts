@@ -1,4 +1,5 @@
-// The link model in C against the link model in TypeScript: the same packets at the same moments, every answer compared to the last bit.
+// The link model in C against the link model in TypeScript: the same packets at the same moments, every answer compared
+// to the last bit.
 import { spawn } from 'node:child_process'
 import { driverProgram } from '../../sim-network/driver-program.ts'
 import { createLink, type LinkOptions } from '../../sim-network/link.ts'
@@ -14,7 +15,10 @@ const missing = await driverProgram().then(
   error => (error instanceof Error ? error.message : String(error)),
 )
 
-/** Random operations on a link, done on the TypeScript model here; gives what the native one is told, and what it has to answer. */
+/**
+ * Random operations on a link, done on the TypeScript model here; gives what the native one is told, and what it has to
+ * answer.
+ */
 function script(options: LinkOptions, seed: string, packets: number): { told: string; expected: string } {
   const random = createRandom(`script/${seed}`)
   const link = createLink<number>(options, seed)

@@ -1,4 +1,5 @@
-// The packet-level link against what it promises: other people's programs (iperf3, ping) measure it from inside two network namespaces.
+// The packet-level link against what it promises: other people's programs (iperf3, ping) measure it from inside two
+// network namespaces.
 import { execFile, execFileSync, spawn } from 'node:child_process'
 import { promisify } from 'node:util'
 import { eventually } from '../../ops/deadline.ts'

@@ -1,4 +1,5 @@
-// The real driver, on loopback: it delivers, it delays, it bounds, it closes. The figures are the model's own tests' matter.
+// The real driver, on loopback: it delivers, it delays, it bounds, it closes. The figures are the model's own tests'
+// matter.
 import { createSocket, type Socket } from 'node:dgram'
 import { once } from 'node:events'
 import { eventually, sleep } from '../../ops/deadline.ts'

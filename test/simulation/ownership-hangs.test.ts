@@ -1,5 +1,5 @@
-// What hangs at one point of a migration, and listens to nothing, is ended by the watchdog alone: with it all ends in A, C or R, and the VM can be moved
-// on; without it the same hang is a breach.
+// What hangs at one point of a migration, and listens to nothing, is ended by the watchdog alone: with it all ends in
+// A, C or R, and the VM can be moved on; without it the same hang is a breach.
 import { assert, suite } from '../support/suite.ts'
 import { HANGS } from './ownership/hangs.ts'
 import { simulate } from './simulate.ts'

@@ -1,4 +1,5 @@
-// The simulation finds bugs: each wrong version of the protocol is caught, by a seed and an invariant that the output names.
+// The simulation finds bugs: each wrong version of the protocol is caught, by a seed and an invariant that the output
+// names.
 import { assert, suite } from '../support/suite.ts'
 import { MUTANTS } from './ownership/mutants.ts'
 import { simulate } from './simulate.ts'

@@ -1,5 +1,5 @@
-// Runs of the ownership simulation with seeds that no run had before, and the seeds that once failed. In a process of their own: there time is
-// virtual and production's surroundings are exchanged. GODWIT_SIM_FIRST sets the first seed.
+// Runs of the ownership simulation with seeds that no run had before, and the seeds that once failed. In a process of
+// their own: there time is virtual and production's surroundings are exchanged. GODWIT_SIM_FIRST sets the first seed.
 import { randomInt } from 'node:crypto'
 import { assert, suite } from '../support/suite.ts'
 import { simulate, simulateText } from './simulate.ts'
@@ -27,7 +27,10 @@ test(
   { ms: 230_000 },
 )
 
-/** Seeds that failed once, and what they found. How one ends without a fault moves with every change of the agents' timing: it is not held. */
+/**
+ * Seeds that failed once, and what they found. How one ends without a fault moves with every change of the agents'
+ * timing: it is not held.
+ */
 const ONCE_RED = [
   { seed: 1005395, found: "the source's QEMU gave its migration up, and the source waited in STREAMING for ever" },
   { seed: 3003749, found: 'ABORTED of a VM that was handed over and whose QEMU then died' },

@@ -1,5 +1,5 @@
-// A crash of every party at every point of a migration, alone, and a choice of pairs that no run had before (npm run sim:ownership -- --walk --pairs all
-// runs them all). GODWIT_SIM_FIRST chooses the pairs.
+// A crash of every party at every point of a migration, alone, and a choice of pairs that no run had before (npm run
+// sim:ownership -- --walk --pairs all runs them all). GODWIT_SIM_FIRST chooses the pairs.
 import { randomInt } from 'node:crypto'
 import { assert, suite } from '../support/suite.ts'
 import { simulate } from './simulate.ts'

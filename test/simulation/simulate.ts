@@ -1,4 +1,5 @@
-// Runs the ownership simulation in a process of its own and gives its result. Enters: arguments. Leaves: what it prints, also when runs failed.
+// Runs the ownership simulation in a process of its own and gives its result. Enters: arguments. Leaves: what it
+// prints, also when runs failed.
 import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 

@@ -1,6 +1,8 @@
-// The faults of the soak run, each of a kind that the catalogue has (docs/internals/ownership.md). Enters: a stage, the migrations of this step, a seeded random.
-// Leaves: a stage that is broken in one way. Always holds: `heal` brings every agent, link and the gateway back, whatever was struck; a VM whose
-// QEMU may have been killed stands in `crashed` (only these may come up stopped: kill -9 of a QEMU counts as a crash of its host).
+// The faults of the soak run, each of a kind that the catalogue has (docs/internals/ownership.md). Enters: a stage, the
+// migrations of this step, a seeded random.
+// Leaves: a stage that is broken in one way. Always holds: `heal` brings every agent, link and the gateway back,
+// whatever was struck; a VM whose QEMU may have been killed stands in `crashed` (only these may come up stopped: kill
+// -9 of a QEMU counts as a crash of its host).
 import { eventually, sleep } from '../../ops/deadline.ts'
 import { burstLoss } from '../../sim-network/loss.ts'
 import type { Random } from '../../sim-network/random.ts'

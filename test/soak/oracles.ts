@@ -1,5 +1,7 @@
-// What must hold after each step of the soak run. Enters: a healed stage. Leaves: nothing, or an error that says which oracle found what.
-// Always holds: no agent and no gateway is asked alone. Where a VM runs is said by its QEMUs, its beats by QEMU's own log, its memory by the guest's audit.
+// What must hold after each step of the soak run. Enters: a healed stage. Leaves: nothing, or an error that says which
+// oracle found what.
+// Always holds: no agent and no gateway is asked alone. Where a VM runs is said by its QEMUs, its beats by QEMU's own
+// log, its memory by the guest's audit.
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { eventually } from '../../ops/deadline.ts'
 import type { MigrationRecord } from '../../wire/admin.ts'
@@ -11,7 +13,12 @@ const SETTLE_MS = 60_000
 const BEAT_MS = 20_000
 const AUDIT_MS = 90_000
 
-export type Rest = { site: string; epoch: number /** It came up stopped after a host crash and was booted. */; booted: boolean }
+export type Rest = {
+  site: string
+  epoch: number
+  /** It came up stopped after a host crash and was booted. */
+  booted: boolean
+}
 
 /** Waits until a VM is at rest at exactly one site; boots it where a host crash has left it stopped. */
 export async function settle(stage: Stage, vm: SoakVm, mayBoot: boolean): Promise<Rest> {
@@ -43,7 +50,10 @@ async function active(stage: Stage, vm: SoakVm): Promise<string[]> {
   return migrations.filter(each => each.vm === vm.name && each.outcome === null).map(({ migrationId, state }) => `${migrationId} ${state}`)
 }
 
-/** One copy at any time; the guest beats, at this site, with no beat lost or doubled. With `audit`: its memory is what it wrote. */
+/**
+ * One copy at any time; the guest beats, at this site, with no beat lost or doubled. With `audit`: its memory is what
+ * it wrote.
+ */
 export async function assertSound(stage: Stage, vm: SoakVm, { site }: Rest, { audit }: { audit: boolean }): Promise<void> {
   assert.equal(vm.eyes.overlaps(), [], `${vm.name}: two copies have executed at once`)
   await vm.serial.next('beat', BEAT_MS)

@@ -1,6 +1,7 @@
-// Memory and descriptors of the processes of a soak run, sampled at rest. Enters: pids. Leaves: what has grown beyond its bound.
-// Always holds: only samples of one process are compared, after its first migration, with the same number of VMs at its site: each VM has
-// descriptors of its own, and an agent that was restarted begins anew.
+// Memory and descriptors of the processes of a soak run, sampled at rest. Enters: pids. Leaves: what has grown beyond
+// its bound.
+// Always holds: only samples of one process are compared, after its first migration, with the same number of VMs at its
+// site: each VM has descriptors of its own, and an agent that was restarted begins anew.
 
 import { readdir } from 'node:fs/promises'
 import { MIB } from '../../wire/units.ts'

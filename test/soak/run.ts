@@ -1,6 +1,7 @@
 // One soak run: random migrations of several VMs over three sites, one random fault in each step, all oracles after it.
-// Enters: a seed, a time or a number of steps. Leaves: a verdict. Always holds: the same seed draws the same VMs, targets, faults and moments (what
-// they meet depends on real processes); the first step that fails ends the run with the logs of all processes.
+// Enters: a seed, a time or a number of steps. Leaves: a verdict. Always holds: the same seed draws the same VMs,
+// targets, faults and moments (what they meet depends on real processes); the first step that fails ends the run with
+// the logs of all processes.
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { eventually } from '../../ops/deadline.ts'

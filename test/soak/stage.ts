@@ -1,6 +1,7 @@
-// The stage of the soak run: a gateway process, three agents as processes, five Linux guests, and a link to the gateway for each site.
-// Enters: a seed. Leaves: a stage on which faults are injected. Always holds: every QEMU has a second monitor that no agent owns,
-// so where a VM runs is known while agents are dead; nothing of the stage lives on when it is disposed.
+// The stage of the soak run: a gateway process, three agents as processes, five Linux guests, and a link to the gateway
+// for each site.
+// Enters: a seed. Leaves: a stage on which faults are injected. Always holds: every QEMU has a second monitor that no
+// agent owns, so where a VM runs is known while agents are dead; nothing of the stage lives on when it is disposed.
 
 import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -49,7 +50,10 @@ export type Stage = AsyncDisposable & {
   site(name: string): FaultSite
   /** The names of the sites where this VM executes now, as its QEMUs answer. */
   runsAt(vm: SoakVm): Promise<string[]>
-  /** What the agents of all sites report of a VM, in the order of the sites. An agent that does not answer gives nothing. */
+  /**
+   * What the agents of all sites report of a VM, in the order of the sites. An agent that does not answer gives
+   * nothing.
+   */
   reports(vm: SoakVm): Promise<{ site: string; state: string; epoch: number }[]>
   /** Starts a VM that stands stopped at a site, and waits until its guest is ready. */
   boot(vm: SoakVm, site: string): Promise<void>
@@ -57,7 +61,9 @@ export type Stage = AsyncDisposable & {
   /** kill -9 of the QEMU of a VM at a site. False where there is none. */
   killQemu(vm: SoakVm, site: string): Promise<boolean>
   signalQemu(vm: SoakVm, site: string, signal: NodeJS.Signals): Promise<void>
-  /** Agent and all QEMUs of a site end at once; the next boot of that host has another id. Gives the VMs that ran there. */
+  /**
+   * Agent and all QEMUs of a site end at once; the next boot of that host has another id. Gives the VMs that ran there.
+   */
   powerLoss(site: string): Promise<SoakVm[]>
 }
 

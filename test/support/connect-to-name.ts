@@ -1,4 +1,5 @@
-// Connects by each engine to a listener on 127.0.0.1, by a name. Run by test/transport/names.test.ts where that name has several addresses.
+// Connects by each engine to a listener on 127.0.0.1, by a name. Run by test/transport/names.test.ts where that name
+// has several addresses.
 import { lookup } from 'node:dns/promises'
 import { createEngines } from '../../transport/select.ts'
 

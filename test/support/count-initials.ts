@@ -1,4 +1,5 @@
-// Prints how many of `count` first datagrams of one address reach a QUIC server on port 7443. Run by test/transport/firewall.test.ts in a network namespace.
+// Prints how many of `count` first datagrams of one address reach a QUIC server on port 7443. Run by
+// test/transport/firewall.test.ts in a network namespace.
 import { sleep } from '../../ops/deadline.ts'
 import { createIdentity, loadQuic } from '../../transport/quic-native.ts'
 import { floodInitials } from './quic-initial.ts'

@@ -1,6 +1,6 @@
-// The smallest guest that can be watched: a boot sector that counts in memory for ever, with random pages beside it so that a migration of it is some
-// hundred records long. Enters: a lab. Leaves: its VM at a site. Always holds: whether it runs, and whether its memory is whole, is read from the guest's
-// own memory, not from what anybody says.
+// The smallest guest that can be watched: a boot sector that counts in memory for ever, with random pages beside it so
+// that a migration of it is some hundred records long. Enters: a lab. Leaves: its VM at a site. Always holds: whether
+// it runs, and whether its memory is whole, is read from the guest's own memory, not from what anybody says.
 
 import { randomFillSync } from 'node:crypto'
 import { closeSync, readSync, writeSync } from 'node:fs'
@@ -20,7 +20,9 @@ const FILL_AT = 8 * MIB
 export type CounterGuest = {
   readonly name: string
   readonly epoch: () => number
-  /** It counts at this site, at this epoch, with the random pages it had; nothing of it is at any other site of the lab. */
+  /**
+   * It counts at this site, at this epoch, with the random pages it had; nothing of it is at any other site of the lab.
+   */
   assertRunsOnlyAt(site: string, epoch: number): Promise<void>
   /** How many sites' QEMUs execute it now. */
   copies(): Promise<number>

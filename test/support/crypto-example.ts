@@ -1,5 +1,6 @@
-// The worked example of docs/reference/protocol.md: two sites, one root, one migration, all randomness fixed. test/vectors/worked-example.json holds what it must give;
-// `node test/vectors/generate-worked-example.ts` writes that file anew (only when the protocol's version has changed).
+// The worked example of docs/reference/protocol.md: two sites, one root, one migration, all randomness fixed.
+// test/vectors/worked-example.json holds what it must give; `node test/vectors/generate-worked-example.ts` writes that
+// file anew (only when the protocol's version has changed).
 import { issueCertificate, type Root } from '../../crypto/certificate.ts'
 import { finish, type HandshakeState, readMessage, startHandshake, writeMessage } from '../../crypto/channel/handshake.ts'
 import { derivePageHashKey, deriveStreamKey } from '../../crypto/channel/keys.ts'

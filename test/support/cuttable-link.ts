@@ -1,5 +1,7 @@
-// The way between two stories that a test cuts: after so many chunks or bytes everything on the way is lost, a moment later both ends see it, and for a while nothing opens.
-// Enters: when to cut. Leaves: an `openStream` for the source; what was carried. Always holds: what is cut comes back in no later stream.
+// The way between two stories that a test cuts: after so many chunks or bytes everything on the way is lost, a moment
+// later both ends see it, and for a while nothing opens.
+// Enters: when to cut. Leaves: an `openStream` for the source; what was carried. Always holds: what is cut comes back
+// in no later stream.
 import type { Stream } from '../../transport/types.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { streamPair } from './pipe.ts'

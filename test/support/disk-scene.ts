@@ -46,7 +46,10 @@ export async function openDiskScene(options: LabOptions = {}, sizeBytes?: number
   }
 }
 
-/** Asks for a migration as soon as the gateway knows that the VM runs, which it hears a moment after its node; gives its id. */
+/**
+ * Asks for a migration as soon as the gateway knows that the VM runs, which it hears a moment after its node; gives its
+ * id.
+ */
 export async function beginSoon(lab: Lab, request: MigrationRequest): Promise<string> {
   const tryOnce = () =>
     lab.begin(request).catch(error => {

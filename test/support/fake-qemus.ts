@@ -1,7 +1,9 @@
-// Two QEMUs that are none, for the stories of source and target without a guest: one writes a migration stream that a seed makes, the other takes it and says SHUT when
-// it is whole. Enters: a seed. Leaves: a guest (its stream, the memory that it must leave, the skeleton of it) and what the stories ask of a machine.
-// Always holds: as in QEMU, a socket that is not read holds the writer back; SHUT(0) completes the source, a closed socket makes it fail and run on; a guest that has powered
-// off or panicked goes on being copied, and one that is stopped meanwhile says so in an event alone.
+// Two QEMUs that are none, for the stories of source and target without a guest: one writes a migration stream that a
+// seed makes, the other takes it and says SHUT when it is whole. Enters: a seed. Leaves: a guest (its stream, the
+// memory that it must leave, the skeleton of it) and what the stories ask of a machine.
+// Always holds: as in QEMU, a socket that is not read holds the writer back; SHUT(0) completes the source, a closed
+// socket makes it fail and run on; a guest that has powered off or panicked goes on being copied, and one that is
+// stopped meanwhile says so in an event alone.
 import { openSync, readFileSync, writeFileSync } from 'node:fs'
 import { connect, createServer, type Socket } from 'node:net'
 import { dirname, join } from 'node:path'
@@ -106,8 +108,8 @@ export type FakeSource = {
 }
 
 /**
- * `dir`: the working folder of this QEMU, in which it finds the migration socket. `pauseMs`: between two chunks of 16 KiB. `mayStop`: the guest of a
- * live migration runs until this has resolved.
+ * `dir`: the working folder of this QEMU, in which it finds the migration socket. `pauseMs`: between two chunks of 16
+ * KiB. `mayStop`: the guest of a live migration runs until this has resolved.
  */
 export function fakeSource(
   { stream, stopAt }: FakeGuest,
@@ -203,7 +205,10 @@ type FakeTarget = {
   kill(): void
 }
 
-/** `file`: where its memory lies; its folder is the working folder of this QEMU. It holds something else before, as a memfd of an earlier attempt would. */
+/**
+ * `file`: where its memory lies; its folder is the working folder of this QEMU. It holds something else before, as a
+ * memfd of an earlier attempt would.
+ */
 /** `loadsAs`: the RunState that comes with the guest. */
 export function fakeTarget({ memory, skeleton }: FakeGuest, file: string, loadsAs = 'paused'): FakeTarget {
   writeFileSync(file, Buffer.alloc(memory.length, 0xee))

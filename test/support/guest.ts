@@ -1,5 +1,5 @@
-// A real guest under emulation for tests: boots the image straight in QEMU with its serial line on a pipe. For tests that need a VM but none of
-// Godwit's own machinery. Always holds: QEMU is dead when the fixture is disposed.
+// A real guest under emulation for tests: boots the image straight in QEMU with its serial line on a pipe. For tests
+// that need a VM but none of Godwit's own machinery. Always holds: QEMU is dead when the fixture is disposed.
 import { type ChildProcessWithoutNullStreams, execFileSync, spawn } from 'node:child_process'
 import { createWitness, type GuestRecord, type Witness } from '../../guest/beats.ts'
 import { type GuestOptions, guestAppend, guestImage } from '../../guest/image.ts'

@@ -1,6 +1,8 @@
-// A relay that lies: stands in the gateway of a lab, between its own logic and its connections, and does to relayed frames, to where streams go and to what
-// sites are told whatever an attack says. Enters: an engine to listen with. Leaves: the same engine.
-// Always holds: without an attack it is honest; it knows no key: it sees sealed frames as a real relay would, and the gateway's own words in clear.
+// A relay that lies: stands in the gateway of a lab, between its own logic and its connections, and does to relayed
+// frames, to where streams go and to what sites are told whatever an attack says. Enters: an engine to listen with.
+// Leaves: the same engine.
+// Always holds: without an attack it is honest; it knows no key: it sees sealed frames as a real relay would, and the
+// gateway's own words in clear.
 import { decodeCertificate } from '../../crypto/certificate.ts'
 import type { Connection, Engine, Stream } from '../../transport/types.ts'
 import type { Join } from '../../wire/control.ts'

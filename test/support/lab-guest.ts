@@ -1,5 +1,7 @@
-// A Linux guest in a lab: boots at a site, is watched from outside wherever it goes, and says whether its memory is right.
-// Enters: a lab. Leaves: a guest with its observer; comparisons of guest memory. Always holds: the observer counts every beat at every site.
+// A Linux guest in a lab: boots at a site, is watched from outside wherever it goes, and says whether its memory is
+// right.
+// Enters: a lab. Leaves: a guest with its observer; comparisons of guest memory. Always holds: the observer counts
+// every beat at every site.
 
 import { readdirSync, readlinkSync } from 'node:fs'
 import { open, readFile, rm } from 'node:fs/promises'
@@ -100,9 +102,16 @@ export async function bootGuest(lab: Pick<Lab, 'site' | 'sites'>, siteName: stri
   }
 }
 
-export type Comparison = { pages: number; zeroPages: number /** Page numbers that are not the same, at most 16. */; different: number[] }
+export type Comparison = {
+  pages: number
+  zeroPages: number
+  /** Page numbers that are not the same, at most 16. */
+  different: number[]
+}
 
-/** Dumps all guest-physical memory of two paused VMs through their own QEMUs (pmemsave) and compares it byte for byte. */
+/**
+ * Dumps all guest-physical memory of two paused VMs through their own QEMUs (pmemsave) and compares it byte for byte.
+ */
 export async function compareMemory(source: RunningVm, target: RunningVm): Promise<Comparison> {
   // In QEMU's own folder: it can write nowhere else, and cannot come there by the whole path.
   const paths = { source: join(source.runDir, 'source.mem'), target: join(target.runDir, 'target.mem') }

@@ -1,5 +1,7 @@
-// A lab whose gateway and sites are all processes of their own, as they are in life: for what one process would hide (memory, CPU).
-// Enters: names of sites. Leaves: running processes and their pids. Always holds: all of them, and every QEMU of theirs, are dead when it is disposed.
+// A lab whose gateway and sites are all processes of their own, as they are in life: for what one process would hide
+// (memory, CPU).
+// Enters: names of sites. Leaves: running processes and their pids. Always holds: all of them, and every QEMU of
+// theirs, are dead when it is disposed.
 import { createSocket } from 'node:dgram'
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'

@@ -24,7 +24,10 @@ const ONLINE_MS = 60_000
 export type SiteOptions = {
   /** An agent of its own process (`godwit node`); not with the memory engine. */
   isProcess?: boolean
-  /** An agent of its own process as well, but this program in place of `godwit node`: its first argument is the configuration file, and it has an IPC channel. */
+  /**
+   * An agent of its own process as well, but this program in place of `godwit node`: its first argument is the
+   * configuration file, and it has an IPC channel.
+   */
   program?: string[]
   /** Where it finds the gateway, when not at the gateway's own port. */
   gatewayPort?: number

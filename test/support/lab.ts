@@ -1,7 +1,9 @@
-// A whole Godwit for end-to-end tests: a root, a gateway, and sites with real agents and real QEMUs, in this process or in processes of their own.
-// Enters: an engine by name, names of sites. Leaves: a running lab. Always holds: when it is disposed, every QEMU of its folders is dead and the folders
-// are gone, also after kill -9 of an agent; every wait has a deadline, and one that passes shows the end of the lab's log; no secret of the lab stands
-// in a log, an answer or a command line (secrets.ts), or the lab's end is an error.
+// A whole Godwit for end-to-end tests: a root, a gateway, and sites with real agents and real QEMUs, in this process or
+// in processes of their own.
+// Enters: an engine by name, names of sites. Leaves: a running lab. Always holds: when it is disposed, every QEMU of
+// its folders is dead and the folders are gone, also after kill -9 of an agent; every wait has a deadline, and one that
+// passes shows the end of the lab's log; no secret of the lab stands in a log, an answer or a command line
+// (secrets.ts), or the lab's end is an error.
 import { execFileSync } from 'node:child_process'
 import { createWriteStream } from 'node:fs'
 import { readdir, readFile, writeFile } from 'node:fs/promises'
@@ -211,8 +213,9 @@ export async function openLab({ engine = 'memory', sites = ['a', 'b'], ...option
 type KeeperOptions = { dir: string; root: Root; engine: Engine; more: Partial<GatewayOptions>; log: Log }
 
 /**
- * A closed QUIC listener keeps its port until its last handshake has ended, the idle timeout of 15 s at most (transport/quic.ts). A gateway that
- * is stopped and started within one process finds it in use where a client was connecting; one that is a process of its own never does.
+ * A closed QUIC listener keeps its port until its last handshake has ended, the idle timeout of 15 s at most
+ * (transport/quic.ts). A gateway that is stopped and started within one process finds it in use where a client was
+ * connecting; one that is a process of its own never does.
  */
 const PORT_HELD_MS = 30_000
 const isPortHeld = (error: unknown): boolean => error instanceof Error && /in use/i.test(error.message)

@@ -1,4 +1,5 @@
-// The metrics that gateway and nodes define, read from their source. Enters: the project's files. Leaves: full names with type, labels and help.
+// The metrics that gateway and nodes define, read from their source. Enters: the project's files. Leaves: full names
+// with type, labels and help.
 // Always holds: all are found, or the reader fails: each call of a metrics object is one of the forms below.
 import { projectFiles, withoutComments } from './source-tree.ts'
 

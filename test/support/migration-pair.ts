@@ -1,5 +1,5 @@
-// Source and target of one migration in one process: two real QEMUs, the two stories, and streams that a test may cut. No gateway, no agents.
-// The guest is a boot sector that counts in memory, so a pair is up in half a second.
+// Source and target of one migration in one process: two real QEMUs, the two stories, and streams that a test may cut.
+// No gateway, no agents. The guest is a boot sector that counts in memory, so a pair is up in half a second.
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { generateSiteKeys, loadSodium } from '../../crypto/identity.ts'

@@ -1,12 +1,13 @@
-// Two ends of a stream with a relay between them that a test controls: it sees every chunk and may alter, drop or end it.
+// Two ends of a stream with a relay between them that a test controls: it sees every chunk and may alter, drop or end
+// it.
 import type { Stream } from '../../transport/types.ts'
 import { GodwitError } from '../../wire/errors.ts'
 
 export type Tamper = (chunk: Uint8Array, n: number) => Uint8Array | null | undefined
 
 /**
- * A stream pair. `forward` sees chunks from a to b, `backward` from b to a: it returns what is delivered, undefined to drop the chunk,
- * null to end that direction there (a relay that cuts a stream short, politely).
+ * A stream pair. `forward` sees chunks from a to b, `backward` from b to a: it returns what is delivered, undefined to
+ * drop the chunk, null to end that direction there (a relay that cuts a stream short, politely).
  */
 export function streamPair({
   forward = chunk => chunk,

@@ -1,4 +1,5 @@
-// What QEMU can do on this host, measured as often as a node needs to rule KVM out, so that nodes of tests need not measure it again.
+// What QEMU can do on this host, measured as often as a node needs to rule KVM out, so that nodes of tests need not
+// measure it again.
 import { findQemu, KVM_MISSES_MAX, qemuAbilities } from '../../edge-node/vm/qemu.ts'
 
 export async function measureForGood(cacheFile: string): Promise<void> {

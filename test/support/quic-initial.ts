@@ -1,5 +1,6 @@
-// First datagrams of QUIC clients that never go on: what a stranger sends to hold places at a QUIC server. Enters: where. Leaves: datagrams sent from one
-// address. Each is a whole, correctly protected Initial packet (RFC 9001, section 5 and A.2) with a PING in it and no ClientHello.
+// First datagrams of QUIC clients that never go on: what a stranger sends to hold places at a QUIC server. Enters:
+// where. Leaves: datagrams sent from one address. Each is a whole, correctly protected Initial packet (RFC 9001,
+// section 5 and A.2) with a PING in it and no ClientHello.
 import { createCipheriv, createHmac, randomBytes } from 'node:crypto'
 import { createSocket, type Socket } from 'node:dgram'
 

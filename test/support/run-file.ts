@@ -1,17 +1,23 @@
-// One test file in a process of its own. Enters: a file, a deadline. Leaves: a verdict with counts, reasons and the captured output.
-// Always holds: the process, its group and whatever carries its mark in the environment are dead when the verdict is given; a file is green only
-// when uvu printed totals, every test in them passed, and nothing was left running. uvu alone cannot be trusted with that: a throwing
-// hook, a forgotten run() and an `only` all end in exit code 0.
+// One test file in a process of its own. Enters: a file, a deadline. Leaves: a verdict with counts, reasons and the
+// captured output.
+// Always holds: the process, its group and whatever carries its mark in the environment are dead when the verdict is
+// given; a file is green only when uvu printed totals, every test in them passed, and nothing was left running. uvu
+// alone cannot be trusted with that: a throwing hook, a forgotten run() and an `only` all end in exit code 0.
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { readdirSync, readFileSync } from 'node:fs'
 
 /** Environment variable that marks every descendant of one test file, also those that left its process group. */
 const MARK = 'GODWIT_TEST_RUN'
-/** A QEMU gets nothing of its agent's environment but PATH (ops/cage.ts): the mark stands there too, as a folder that does not exist. */
+/**
+ * A QEMU gets nothing of its agent's environment but PATH (ops/cage.ts): the mark stands there too, as a folder that
+ * does not exist.
+ */
 const markedPath = (mark: string) => `${process.env['PATH'] ?? '/usr/local/bin:/usr/bin:/bin'}:/nonexistent/${MARK}/${mark}`
 const OUTPUT_BYTES_MAX = 4 * 1024 * 1024
-/** A file that has printed its totals must end by itself within this: otherwise it left a timer, socket or child open. */
+/**
+ * A file that has printed its totals must end by itself within this: otherwise it left a timer, socket or child open.
+ */
 const GRACE_AFTER_TOTALS_MS = 10_000
 /** Children of a test that has just ended may need a moment to die. */
 const GRACE_FOR_CHILDREN_MS = 2_000
@@ -32,7 +38,9 @@ export type Verdict = {
   tookMs: number
 }
 
-/** What the source of a test file says that its exit code would hide: a suite that never runs, tests shut out by `only`. */
+/**
+ * What the source of a test file says that its exit code would hide: a suite that never runs, tests shut out by `only`.
+ */
 export function sourceFaults(source: string): string[] {
   const faults: string[] = []
   for (const [, name] of source.matchAll(/^\s*(?:const|let|var)\s+(\w+)\s*=\s*(?:uvu\.)?suite(?:<[^>]*>)?\(/gm))
@@ -61,7 +69,10 @@ function judge(run: { output: string; faults: string[]; code: number | null; sig
   return { passed, failed: Math.max(total - passed, reasons.length > 0 ? 1 : 0), skipped, reasons, skips, output: run.output }
 }
 
-/** Live processes that belong to a test file: those of its session, and those that carry its mark. Linux only; elsewhere none. */
+/**
+ * Live processes that belong to a test file: those of its session, and those that carry its mark. Linux only; elsewhere
+ * none.
+ */
 function descendants(session: number, mark: string): number[] {
   if (process.platform !== 'linux') return []
   const found: number[] = []

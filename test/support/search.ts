@@ -1,6 +1,7 @@
-// Searches bytes for pieces of known content, at every alignment. Enters: the content, then chunks of a stream. Leaves: where 16 or more bytes in a row of the
-// stream are 16 bytes in a row of the content. Method: any such 16 bytes hold a whole aligned word of 8 bytes of the content; words are hashed into a
-// bitmap, hits are looked up and then grown byte by byte in both directions. Words of one and the same byte are not looked up (zeros say nothing).
+// Searches bytes for pieces of known content, at every alignment. Enters: the content, then chunks of a stream. Leaves:
+// where 16 or more bytes in a row of the stream are 16 bytes in a row of the content. Method: any such 16 bytes hold a
+// whole aligned word of 8 bytes of the content; words are hashed into a bitmap, hits are looked up and then grown byte
+// by byte in both directions. Words of one and the same byte are not looked up (zeros say nothing).
 type Find = { at: number; text: string }
 
 const PIECE_BYTES = 16
@@ -10,7 +11,10 @@ const FINDS_MAX = 100_000
 
 const hashOf = (low: number, high: number): number => (Math.imul(low, 0x9e3779b1) ^ Math.imul(high, 0x85ebca77)) >>> (32 - BITMAP_BITS)
 
-/** Gives a search over the chunks of one stream; a piece may lie across chunks. Quick where few words of the content are the same. */
+/**
+ * Gives a search over the chunks of one stream; a piece may lie across chunks. Quick where few words of the content are
+ * the same.
+ */
 export function createSearch(content: readonly Uint8Array[]): (chunks: readonly Uint8Array[]) => Find[] {
   const all = content.map(bytes => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength))
   const bitmap = new Uint8Array(1 << (BITMAP_BITS - 3))

@@ -1,6 +1,8 @@
-// Whether anything that must stay secret is anywhere that people look: logs, answers of the gateway and the nodes, metrics, titles of processes.
-// Enters: a folder with key files, tokens, passwords and logs; further secrets; further texts. Leaves: nothing, or an error that names the secret and
-// the place, and shows neither. Always holds: a folder without any secret is an error, so that the check cannot pass for having looked for nothing.
+// Whether anything that must stay secret is anywhere that people look: logs, answers of the gateway and the nodes,
+// metrics, titles of processes.
+// Enters: a folder with key files, tokens, passwords and logs; further secrets; further texts. Leaves: nothing, or an
+// error that names the secret and the place, and shows neither. Always holds: a folder without any secret is an error,
+// so that the check cannot pass for having looked for nothing.
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { join, relative } from 'node:path'
 

@@ -1,4 +1,5 @@
-// Something slow that the tests of one file share: made by the first that asks, disposed by the file's last test. (A hook would hide its failures: see suite.ts.)
+// Something slow that the tests of one file share: made by the first that asks, disposed by the file's last test. (A
+// hook would hide its failures: see suite.ts.)
 type Shared<T> = { (): Promise<T>; dispose(): Promise<void> }
 
 export function shared<T extends AsyncDisposable>(make: () => Promise<T>): Shared<T> {

@@ -1,5 +1,6 @@
-// The project's own files as text, and who imports whom. Enters: the folder. Leaves: files and import edges. Reads text, not syntax: biome formats
-// every file alike, so that an import has one form. Always holds: comments count neither as imports nor as names of packages.
+// The project's own files as text, and who imports whom. Enters: the folder. Leaves: files and import edges. Reads
+// text, not syntax: biome formats every file alike, so that an import has one form. Always holds: comments count
+// neither as imports nor as names of packages.
 import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -7,7 +8,10 @@ import { fileURLToPath } from 'node:url'
 export const root = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '')
 
 export type SourceFile = { path: string; text: string }
-/** `typesOnly`: nothing of it is left when types are stripped. `to` is a path of ours, `node:...` or a package specifier. */
+/**
+ * `typesOnly`: nothing of it is left when types are stripped. `to` is a path of ours, `node:...` or a package
+ * specifier.
+ */
 export type Import = { from: string; line: number; to: string; typesOnly: boolean }
 
 const LEFT_OUT = new Set(['node_modules', '.cache', '.git'])
@@ -30,7 +34,10 @@ export function projectFiles(): SourceFile[] {
   return files.sort((a, b) => (a.path < b.path ? -1 : 1))
 }
 
-/** The text with its comments blanked; lines keep their numbers. Quotes within a line are respected well enough for formatted code. */
+/**
+ * The text with its comments blanked; lines keep their numbers. Quotes within a line are respected well enough for
+ * formatted code.
+ */
 export function withoutComments(text: string): string {
   return text
     .replace(/^\s*\/\*[\s\S]*?\*\//gm, comment => comment.replace(/[^\n]/g, ' '))
@@ -46,7 +53,10 @@ const isTypesOnly = (clause: string): boolean => {
   return parts.filter(Boolean).every(part => part.startsWith('type '))
 }
 
-/** All imports of a file: static, dynamic, re-exports, and files named for workers by `new URL('./x.ts', import.meta.url)`. */
+/**
+ * All imports of a file: static, dynamic, re-exports, and files named for workers by `new URL('./x.ts',
+ * import.meta.url)`.
+ */
 export function importsOf({ path, text }: SourceFile): Import[] {
   const code = withoutComments(text)
   const found: { at: number; target: string; typesOnly: boolean }[] = []

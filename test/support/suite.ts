@@ -11,7 +11,10 @@ export type Suite = {
   run(): void
 }
 
-/** A suite whose tests each end within `ms` (default 30 s). Call `.run()` at the end of the file: the runner fails without it. */
+/**
+ * A suite whose tests each end within `ms` (default 30 s). Call `.run()` at the end of the file: the runner fails
+ * without it.
+ */
 export function suite(name: string, defaults: { ms?: number } = {}): Suite {
   const inner = uvuSuite(name)
   const test = (title: string, body: Body, { ms = defaults.ms ?? 30_000, skip }: TestOptions = {}) => {

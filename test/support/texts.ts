@@ -1,5 +1,6 @@
-// What the checks of texts share: the project's files by kind, and places where a pattern is found. Enters: files of the project. Leaves: prose, code,
-// code spans of documents, quoted texts of code, and found places with file and line. Reads files only.
+// What the checks of texts share: the project's files by kind, and places where a pattern is found. Enters: files of
+// the project. Leaves: prose, code, code spans of documents, quoted texts of code, and found places with file and line.
+// Reads files only.
 import { projectFiles, type SourceFile } from './source-tree.ts'
 import { assert } from './suite.ts'
 
@@ -58,7 +59,10 @@ export function linesOf(text: string): { line: string; block: string | undefined
   })
 }
 
-/** Code spans and code blocks of documents; of other prose everything but comments. The rest is prose, in which `godwit` is a name. */
+/**
+ * Code spans and code blocks of documents; of other prose everything but comments. The rest is prose, in which `godwit`
+ * is a name.
+ */
 export const spans: SourceFile[] = prose.map(({ path, text }) => {
   if (!path.endsWith('.md')) return { path, text: text.replaceAll('#', '\0') }
   const lines = linesOf(text).map(({ line, block }) =>

@@ -1,5 +1,7 @@
-// A valve in the gateway of a test: holds what it relays towards a target, so that a test has a migration stand still at a known place.
-// Enters: an engine to listen with. Leaves: the same engine; relay streams that the gateway opens (with a JOIN first) pass the valve; service streams are let by.
+// A valve in the gateway of a test: holds what it relays towards a target, so that a test has a migration stand still
+// at a known place.
+// Enters: an engine to listen with. Leaves: the same engine; relay streams that the gateway opens (with a JOIN first)
+// pass the valve; service streams are let by.
 // Always holds: nothing is lost or reordered; a stream that is reset while it waits is let go.
 import type { Connection, Engine, Stream } from '../../transport/types.ts'
 import { FRAME_HEADER_BYTES } from '../../wire/frame.ts'

@@ -1,4 +1,5 @@
-// An engine whose listener hands out connections that a test has wrapped. Enters: an engine, what wraps a connection. Leaves: an engine.
+// An engine whose listener hands out connections that a test has wrapped. Enters: an engine, what wraps a connection.
+// Leaves: an engine.
 import type { Connection, Engine } from '../../transport/types.ts'
 
 export const wrapEngine = (engine: Engine, wrap: (connection: Connection) => Connection): Engine => ({

@@ -1,6 +1,8 @@
-// The smallest guest that writes to its disk: a boot sector that counts, and writes each number to a sector through the BIOS (int 13h, virtio-blk or
-// virtio-scsi), as fast as it can. Enters: a lab, the disks of its specification. Leaves: its VM at a site; whether disk and memory are of one instant.
-// Always holds: what the guest's own memory says it has written is what the disk must have; nothing is taken from what anybody reports.
+// The smallest guest that writes to its disk: a boot sector that counts, and writes each number to a sector through the
+// BIOS (int 13h, virtio-blk or virtio-scsi), as fast as it can. Enters: a lab, the disks of its specification. Leaves:
+// its VM at a site; whether disk and memory are of one instant.
+// Always holds: what the guest's own memory says it has written is what the disk must have; nothing is taken from what
+// anybody reports.
 import { execFileSync } from 'node:child_process'
 import { closeSync, readSync } from 'node:fs'
 import { readFile, rm, writeFile } from 'node:fs/promises'
@@ -10,8 +12,8 @@ import { eventually } from '../../ops/deadline.ts'
 import type { Lab } from './lab.ts'
 import { assert } from './suite.ts'
 
-// next: inc dword [8000h]; the DAP at 7e00h: sector 2048 + counter % 4096, buffer 8000h; int 13h, ah=43h; jc fail; [8200h] = [8000h]; jmp next
-// fail: [8204h] = 0deadh; hlt
+// next: inc dword [8000h]; the DAP at 7e00h: sector 2048 + counter % 4096, buffer 8000h; int 13h, ah=43h; jc fail;
+// [8200h] = [8000h]; jmp next fail: [8204h] = 0deadh; hlt
 const CODE = Buffer.from(
   '31c08ed88ec08ed0bc007c8816007fc706007e1000c706027e0100c706047e0080c706067e000066c7060c7e0000000066ff06008066a1008066' +
     '25ff0f000066050008000066a3087eb800438a16007fbe007ecd13720a66a1008066a30082ebcf66c7060482adde0000f4ebf4',
@@ -26,11 +28,15 @@ export type WriterGuest = {
   readonly name: string
   /** It writes at this site. */
   assertWrites(site: string): Promise<void>
-  /** Ends its QEMU at this site, and compares disk 0 with what its memory says it wrote. Gives the folder of its disks. */
+  /**
+   * Ends its QEMU at this site, and compares disk 0 with what its memory says it wrote. Gives the folder of its disks.
+   */
   stopAndCompare(site: string): Promise<string>
 }
 
-/** Disk 0 stands on image 'writer', which every site of the lab imports; `more`: further disks; `top`: further fields. */
+/**
+ * Disk 0 stands on image 'writer', which every site of the lab imports; `more`: further disks; `top`: further fields.
+ */
 export async function startWriter(
   lab: Lab,
   siteName: string,

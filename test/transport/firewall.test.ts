@@ -1,4 +1,5 @@
-// The nftables sample of packaging/ in a network namespace of its own: one address begins only so many QUIC handshakes, an honest client comes in beside it.
+// The nftables sample of packaging/ in a network namespace of its own: one address begins only so many QUIC handshakes,
+// an honest client comes in beside it.
 import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'

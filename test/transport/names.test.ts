@@ -1,4 +1,5 @@
-// Names with several addresses (RFC 8305): each engine tries all of them, soon after one another, and an error names each.
+// Names with several addresses (RFC 8305): each engine tries all of them, soon after one another, and an error names
+// each.
 import { execFile } from 'node:child_process'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'

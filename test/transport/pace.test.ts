@@ -1,4 +1,5 @@
-// The pace against a simulated path with a bounded queue, in virtual time: senders that try 1.25 times what they are held to, as BBR does.
+// The pace against a simulated path with a bounded queue, in virtual time: senders that try 1.25 times what they are
+// held to, as BBR does.
 import { Pace, type PaceSample } from '../../transport/pace.ts'
 import { assert, suite } from '../support/suite.ts'
 

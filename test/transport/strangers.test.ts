@@ -1,5 +1,5 @@
-// What one stranger can take of a listener: places in a handshake, places of connections that are being joined, memory before it has proved who it is.
-// Each ends with an honest client that comes in, or with the stranger thrown out.
+// What one stranger can take of a listener: places in a handshake, places of connections that are being joined, memory
+// before it has proved who it is. Each ends with an honest client that comes in, or with the stranger thrown out.
 
 import { randomBytes } from 'node:crypto'
 import { createSocket, type Socket } from 'node:dgram'
@@ -241,7 +241,10 @@ test('TLS: one address that begins connections and never completes them leaves p
   }
 })
 
-/** Says half a word on one stream, so that it is waited for, and writes into others for as long as that goes. Gives what has left this end. */
+/**
+ * Says half a word on one stream, so that it is waited for, and writes into others for as long as that goes. Gives what
+ * has left this end.
+ */
 async function pour(connection: Connection, streams: number): Promise<number> {
   const bytes = new Uint8Array(256 * 1024)
   await (await connection.openStream()).write(Uint8Array.of(0))
@@ -255,7 +258,8 @@ async function pour(connection: Connection, streams: number): Promise<number> {
 }
 
 const mostBytes = {
-  // The binding has one window for all connections of a server: who sends too much is seen and thrown out, within 25 ms.
+  // The binding has one window for all connections of a server: who sends too much is seen and thrown out, within 25
+  // ms.
   quic: 64 * MIB,
   tls: 4 * MIB,
   webtransport: 24 * MIB,

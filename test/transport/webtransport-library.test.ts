@@ -1,4 +1,5 @@
-// What is guarded of the WebTransport library: its timer pings a session that is being destroyed, which in Node throws and would end the process.
+// What is guarded of the WebTransport library: its timer pings a session that is being destroyed, which in Node throws
+// and would end the process.
 
 import { randomBytes } from 'node:crypto'
 import { connect } from 'node:http2'

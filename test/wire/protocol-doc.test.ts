@@ -1,4 +1,5 @@
-// docs/reference/protocol.md and the code say the same: error table, frame table. A failing line is printed as it must stand in the document.
+// docs/reference/protocol.md and the code say the same: error table, frame table. A failing line is printed as it must
+// stand in the document.
 import { readFileSync } from 'node:fs'
 import { PADDING_CLASSES } from '../../crypto/channel/record.ts'
 import { METHODS } from '../../wire/control.ts'

@@ -1,4 +1,5 @@
-// The roles of relay streams: the table, which docs/reference/protocol.md shows as well, and which index has which role.
+// The roles of relay streams: the table, which docs/reference/protocol.md shows as well, and which index has which
+// role.
 import { readFileSync } from 'node:fs'
 import { INDEX_MAX, STREAMS_MAX } from '../../wire/control.ts'
 import {

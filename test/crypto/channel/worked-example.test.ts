@@ -1,4 +1,5 @@
-// The worked example is a vector: the code must give what test/vectors/worked-example.json says, and docs/reference/protocol.md must show the same.
+// The worked example is a vector: the code must give what test/vectors/worked-example.json says, and
+// docs/reference/protocol.md must show the same.
 import { readFileSync } from 'node:fs'
 import { loadSodium } from '../../../crypto/sodium.ts'
 import { workedExample } from '../../support/crypto-example.ts'

@@ -1,4 +1,5 @@
-// Frames that are kept until they are taken: over meetings that end anywhere, and against a target that says of itself what cannot be.
+// Frames that are kept until they are taken: over meetings that end anywhere, and against a target that says of itself
+// what cannot be.
 import { createKeptStreams, KEPT_BYTES_MAX } from '../../../edge-node/channel/kept-streams.ts'
 import type { SealedWriter } from '../../../edge-node/channel/sealed-stream.ts'
 import { GodwitError } from '../../../wire/errors.ts'

@@ -1,4 +1,5 @@
-// The NBD client: against a scripted server at every split of its bytes, against servers that break the protocol, and against the real qemu-nbd.
+// The NBD client: against a scripted server at every split of its bytes, against servers that break the protocol, and
+// against the real qemu-nbd.
 import { spawn, spawnSync } from 'node:child_process'
 import { truncate, writeFile } from 'node:fs/promises'
 import { createServer, type Socket } from 'node:net'

@@ -1,4 +1,5 @@
-// Disks move in rounds: the sender and the receiver against each other, over disks in memory that a guest goes on writing to, and over a real QEMU.
+// Disks move in rounds: the sender and the receiver against each other, over disks in memory that a guest goes on
+// writing to, and over a real QEMU.
 
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'

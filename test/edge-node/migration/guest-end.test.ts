@@ -1,5 +1,6 @@
-// The guest's own end while its VM migrates, in every state of both sides: it powers off, panics, falls asleep, reboots. The stories are the real ones, with real handshakes and
-// sealed records; the QEMUs are not. Each time the VM is at exactly one site, and nothing that is over runs again.
+// The guest's own end while its VM migrates, in every state of both sides: it powers off, panics, falls asleep,
+// reboots. The stories are the real ones, with real handshakes and sealed records; the QEMUs are not. Each time the VM
+// is at exactly one site, and nothing that is over runs again.
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { generateSiteKeys, loadSodium } from '../../../crypto/identity.ts'

@@ -1,5 +1,5 @@
-// The commit window on real QEMU: grants and answers that are lost, disks that refuse, sides that give up. The oracle each time: the records,
-// `query-status` on both sides, and never two copies.
+// The commit window on real QEMU: grants and answers that are lost, disks that refuse, sides that give up. The oracle
+// each time: the records, `query-status` on both sides, and never two copies.
 import { findQemu } from '../../../edge-node/vm/qemu.ts'
 import { createLog } from '../../../ops/log.ts'
 import { migrationPair, outcomeOf, runningCopies } from '../../support/migration-pair.ts'

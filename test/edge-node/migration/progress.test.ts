@@ -1,4 +1,5 @@
-// The source's meter: a QEMU that has given its migration up ends it, also where its socket stays open; the status of an earlier migration does not.
+// The source's meter: a QEMU that has given its migration up ends it, also where its socket stays open; the status of
+// an earlier migration does not.
 import { createMeter, type MeterOptions } from '../../../edge-node/migration/progress.ts'
 import { Flight } from '../../../edge-node/rate/flight.ts'
 import { createGate } from '../../../edge-node/rate/gate.ts'

@@ -1,5 +1,6 @@
-// A link that breaks, wherever it breaks, and comes back: the migration goes on from what the target holds, every page and every byte of the skeleton arrives once and
-// in order, and the target ends with exactly the source's memory. The stories are the real ones, with real handshakes and sealed records; the QEMUs are not.
+// A link that breaks, wherever it breaks, and comes back: the migration goes on from what the target holds, every page
+// and every byte of the skeleton arrives once and in order, and the target ends with exactly the source's memory. The
+// stories are the real ones, with real handshakes and sealed records; the QEMUs are not.
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { generateSiteKeys, loadSodium } from '../../../crypto/identity.ts'
@@ -53,7 +54,10 @@ type Result = Awaited<ReturnType<typeof migrate>>
 type Faults = {
   patience?: Patience
   sourceAwayMs?: number
-  /** The target's agent dies when this state is on its disk, before anyone hears of it; the next one finds the QEMU and this record. */
+  /**
+   * The target's agent dies when this state is on its disk, before anyone hears of it; the next one finds the QEMU and
+   * this record.
+   */
   dies?: 'LOADED' | 'GRANTED'
   /** What the next agent reads as the manifest's hash, in place of the one that was recorded. */
   altered?: string
@@ -150,7 +154,10 @@ test('without a cut: the memory is the same, and nothing was lost', async () => 
   }
 })
 
-/** Data streams of the first meeting go into a connection whose end is not noticed yet: what is written is lost, and `ms` later the connection is. */
+/**
+ * Data streams of the first meeting go into a connection whose end is not noticed yet: what is written is lost, and
+ * `ms` later the connection is.
+ */
 const overDeadConnection =
   (ms: number): NonNullable<Faults['over']> =>
   open =>
@@ -180,7 +187,8 @@ test('cut once, after any number of chunks: the same memory, the same skeleton, 
   for (let chunk = 8; chunk < carried.chunks; chunk++) {
     const cuts: Cut[] = [{ afterChunks: chunk }]
     const result = await migrate(guest, () => cuts.shift())
-    // The offer's answer and what follows LOADED are not healed here: the source keeps the VM, or asks anew (hand-over.ts).
+    // The offer's answer and what follows LOADED are not healed here: the source keeps the VM, or asks anew
+    // (hand-over.ts).
     if (result.fate === 'moved') assertMoved(result, `cut after chunk ${chunk} of ${carried.chunks}`)
     else assert.equal([result.running, result.sent.code], [[true, false], 'STREAM_RESET'], `cut after chunk ${chunk} of ${carried.chunks}`)
     resumed += result.sent.report?.reconnects ?? 0
@@ -217,12 +225,14 @@ test('nothing is sent twice that had arrived: a transfer that was cut carries li
   const cut = await migrate(guest, () => cuts.shift(), { compressionLevel: 1 })
   assertMoved(cut, 'cut five times')
   assert.is(cut.sent.report?.reconnects, 5)
-  // What is on the way when a link is cut, at most twice the first window, has to be sent again; all before it would be ten megabytes more.
+  // What is on the way when a link is cut, at most twice the first window, has to be sent again; all before it would be
+  // ten megabytes more.
   assert.ok(cut.carried.bytes < whole.carried.bytes + 5 * 512 * 1024, `${cut.carried.bytes} bytes, ${whole.carried.bytes} without cuts`)
 })
 
 test('keys that have done their time are changed in a new meeting, by bytes and by age, while the old one carries on', async () => {
-  // A migration may end before its new meeting has taken over: a larger guest gives it the time, however slow the machine is.
+  // A migration may end before its new meeting has taken over: a larger guest gives it the time, however slow the
+  // machine is.
   const renewed = async (pages: number, ask: (whole: number) => { bytes: number; ms: number }) => {
     const guest = fakeGuest(23, { pages, rounds: 2 })
     const whole = (await migrate(guest, never)).carried.bytes

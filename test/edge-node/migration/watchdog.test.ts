@@ -1,4 +1,5 @@
-// The agent's watchdog with time passed in: what stands still is told so at its state's deadline, counted and logged; and the table in the documentation.
+// The agent's watchdog with time passed in: what stands still is told so at its state's deadline, counted and logged;
+// and the table in the documentation.
 
 import { readFileSync } from 'node:fs'
 import { deadlineMs, SOURCE_DEADLINES, TARGET_DEADLINES } from '../../../edge-node/migration/deadlines.ts'

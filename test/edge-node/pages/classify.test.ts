@@ -11,7 +11,10 @@ const [P, X, Y, Q] = [0, 1, 2, 3] as const
 const A = 11
 const B = 22
 
-/** A classifier, and what left it, in words: `P=11` content, `X<-P` reference, `Y=0` zero, `|` end of a batch, `#` barrier. */
+/**
+ * A classifier, and what left it, in words: `P=11` content, `X<-P` reference, `Y=0` zero, `|` end of a batch, `#`
+ * barrier.
+ */
 function story(batchPages = 8, earlyHolderPausePages = 0) {
   const map = new PageMap([{ id: 0, bytes: 8192 * PAGE_BYTES }])
   const words: string[] = []

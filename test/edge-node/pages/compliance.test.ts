@@ -1,5 +1,6 @@
-// Whatever is chosen of compression, level, batch size, memory for deltas, streams: the target holds the guest at every barrier. Over seeds, with memory like a
-// real guest's, real hashes and real memory files; options change while it runs. Every batch of every other seed arrives twice, as after a break of the link.
+// Whatever is chosen of compression, level, batch size, memory for deltas, streams: the target holds the guest at every
+// barrier. Over seeds, with memory like a real guest's, real hashes and real memory files; options change while it
+// runs. Every batch of every other seed arrives twice, as after a break of the link.
 import { createPageHasher } from '../../../crypto/channel/page-hash.ts'
 import { loadSodium } from '../../../crypto/sodium.ts'
 import { createApplier } from '../../../edge-node/pages/apply.ts'
@@ -90,7 +91,8 @@ async function migrate(seed: number) {
       if (random() < 0.05) await pipeline.barrier()
     }
     await pipeline.barrier()
-    // A page that was not sent since it changed is not the pipeline's: rewrite() copies from pages but changes only the one that is sent.
+    // A page that was not sent since it changed is not the pipeline's: rewrite() copies from pages but changes only the
+    // one that is sent.
     assert.is(Buffer.compare(memory.bytes.get(0)!, guest.bytes), 0, `seed ${seed}, round ${round}`)
   }
   await pipeline.finish()

@@ -1,4 +1,5 @@
-// A page worker that never ends its job, as a thread that waits in the kernel for ever: it stands for what cannot be provoked here.
+// A page worker that never ends its job, as a thread that waits in the kernel for ever: it stands for what cannot be
+// provoked here.
 import { parentPort, workerData } from 'node:worker_threads'
 import type { WorkerStart } from '../../../edge-node/pages/perform.ts'
 import { begin } from '../../../edge-node/pages/turn.ts'

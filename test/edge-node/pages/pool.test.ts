@@ -1,4 +1,5 @@
-// Page workers end by themselves, whatever they are doing: nothing that ends a pool or its process may stop a thread within zstd, which aborts the process.
+// Page workers end by themselves, whatever they are doing: nothing that ends a pool or its process may stop a thread
+// within zstd, which aborts the process.
 import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { begin, createTurn, done, end, idle } from '../../../edge-node/pages/turn.ts'

@@ -1,6 +1,7 @@
-// The proof of the ordering rules (classify.ts): source and target whole, over a few pages with a few contents, so that every hazard comes up all the time:
-// random writes, zeros, duplicates, rewrites and barriers; workers that finish in random order; streams that deliver at random speeds; a target whose memory
-// holds rubbish of an earlier attempt. At every barrier the target's memory is the guest's memory of that moment.
+// The proof of the ordering rules (classify.ts): source and target whole, over a few pages with a few contents, so that
+// every hazard comes up all the time: random writes, zeros, duplicates, rewrites and barriers; workers that finish in
+// random order; streams that deliver at random speeds; a target whose memory holds rubbish of an earlier attempt. At
+// every barrier the target's memory is the guest's memory of that moment.
 import { type Applier, createApplier } from '../../../edge-node/pages/apply.ts'
 import { decodeBarrier, readBatchBody } from '../../../edge-node/pages/batch.ts'
 import { compressBatch, loadZstd, openBatch } from '../../../edge-node/pages/compress.ts'

@@ -1,4 +1,5 @@
-// The controller in a closed loop with a modelled QEMU: rounds over dirty memory, a switchover when what remains fits the limit it was told.
+// The controller in a closed loop with a modelled QEMU: rounds over dirty memory, a switchover when what remains fits
+// the limit it was told.
 import { Controller, type ControllerOptions } from '../../../edge-node/rate/controller.ts'
 import { assert, suite } from '../../support/suite.ts'
 

@@ -1,4 +1,5 @@
-// The flight's estimates against a simulated path, in virtual time: rate, RTT, and above all that the window fills the path and not much more.
+// The flight's estimates against a simulated path, in virtual time: rate, RTT, and above all that the window fills the
+// path and not much more.
 import { Flight, firstWindowBytes } from '../../../edge-node/rate/flight.ts'
 import { assert, suite } from '../../support/suite.ts'
 import { seeded } from '../pages/support.ts'
@@ -8,7 +9,10 @@ const RECORD = 65_000
 
 type Path = { rateBytesPerSecond: number; rttMs: number }
 
-/** Sends for `ms` of virtual time over a FIFO path with acknowledgements; `path` may change with time. Returns the worst queue seen after `settleMs`. */
+/**
+ * Sends for `ms` of virtual time over a FIFO path with acknowledgements; `path` may change with time. Returns the worst
+ * queue seen after `settleMs`.
+ */
 function drive(flight: Flight, path: (nowMs: number) => Path, ms: number, settleMs = 0) {
   let freeAtMs = 0
   let received = 0
@@ -120,7 +124,8 @@ test('one record may always travel on an empty path', () => {
 })
 
 test('what arrived of late, and time in queues, are told apart from what the path can carry', () => {
-  // A recorded series in small: 64 KiB records over 10 Mbit/s and 40 ms, twice as fast as the path for a second, then half as fast.
+  // A recorded series in small: 64 KiB records over 10 Mbit/s and 40 ms, twice as fast as the path for a second, then
+  // half as fast.
   const flight = new Flight()
   const acks: { atMs: number; total: number }[] = []
   let [sent, freeAtMs] = [0, 0]
@@ -172,7 +177,10 @@ test('far from the end a lossy path gets a larger window than near it', () => {
   assert.ok(far > 1.3 * near && far < 1.6 * near, `${near} and ${far}`)
 })
 
-/** A path that loses packets at random, under an engine that sends them again: what comes behind a lost one on its lane waits for it. Mbit/s that arrive. */
+/**
+ * A path that loses packets at random, under an engine that sends them again: what comes behind a lost one on its lane
+ * waits for it. Mbit/s that arrive.
+ */
 function overLossyPath(flight: Flight, { megabits, rttMs, loss }: { megabits: number; rttMs: number; loss: number }, seconds = 12): number {
   const random = seeded(3)
   const [lanes, recordBytes, bytesPerMs] = [4, 65_536, megabits * 125]

@@ -1,5 +1,6 @@
-// The flight's estimates on recorded series: what a real source sent and heard over the packet-level link (bench:wan, commit 41c5f4c, TLS with BBR), event by event.
-// Each line: s | a | l, ms since the first, and bytes sent | bytes acknowledged in all | whether the engine saw random loss.
+// The flight's estimates on recorded series: what a real source sent and heard over the packet-level link (bench:wan,
+// commit 41c5f4c, TLS with BBR), event by event. Each line: s | a | l, ms since the first, and bytes sent | bytes
+// acknowledged in all | whether the engine saw random loss.
 import { readFile } from 'node:fs/promises'
 import { Flight, firstWindowBytes, type PathEstimate } from '../../../edge-node/rate/flight.ts'
 import { assert, suite } from '../../support/suite.ts'

@@ -1,4 +1,5 @@
-// Shares of one window, in virtual time: a path that carries one record a millisecond, and classes that always, sometimes or never have something to send.
+// Shares of one window, in virtual time: a path that carries one record a millisecond, and classes that always,
+// sometimes or never have something to send.
 import { Flight } from '../../../edge-node/rate/flight.ts'
 import { createGate } from '../../../edge-node/rate/gate.ts'
 import { Shares, type SharesOf } from '../../../edge-node/rate/shares.ts'
@@ -14,7 +15,10 @@ const ROUND_TRIP_MS = 10
 type Sender = { name: TrafficClass; bytes?: number; waitsMax?: number; isOn?: (nowMs: number) => boolean }
 type Seen = { bytes: number; waitedMs: number; worstMs: number }
 
-/** Each sender keeps records waiting while it is on; the path delivers them one after the other and acknowledges them a round trip later. */
+/**
+ * Each sender keeps records waiting while it is on; the path delivers them one after the other and acknowledges them a
+ * round trip later.
+ */
 function drive(sharesOf: SharesOf, senders: Sender[], ms: number) {
   const shares = new Shares<{ name: TrafficClass; sinceMs: number }>(sharesOf)
   const flight = new Flight({ windowInitialBytes: WINDOW, windowMinBytes: WINDOW, windowMaxBytes: WINDOW })

@@ -1,4 +1,5 @@
-// Registries for tests: opened over a test site, with a running VM where one is wanted. Enters: a site (../vm/echo-guest.ts).
+// Registries for tests: opened over a test site, with a running VM where one is wanted. Enters: a site
+// (../vm/echo-guest.ts).
 // Leaves: a registry that ends its QEMUs when it is disposed.
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -14,7 +15,8 @@ export const skip = qemuMissing()
 
 export type Opened = Registry & AsyncDisposable
 
-// Measuring what QEMU can do takes seconds where /dev/kvm hangs, and has a test of its own: once for each file of tests.
+// Measuring what QEMU can do takes seconds where /dev/kvm hangs, and has a test of its own: once for each file of
+// tests.
 let measured: Promise<string> | undefined
 async function measure(site: TestSite): Promise<string> {
   const cacheFile = join(site.dir, 'abilities.json')

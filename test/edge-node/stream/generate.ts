@@ -1,4 +1,5 @@
-// Random migration streams as tokens, from a seed: valid ones of any shape that the layout allows. The same seed gives the same stream.
+// Random migration streams as tokens, from a seed: valid ones of any shape that the layout allows. The same seed gives
+// the same stream.
 import { EOS_RECORD, QEMU_COMMAND } from '../../../edge-node/stream/layout.ts'
 import { type BlockEntry, type Token, writeToken } from '../../../edge-node/stream/write.ts'
 import { PAGE_BYTES } from '../../../wire/types.ts'

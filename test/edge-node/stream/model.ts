@@ -1,4 +1,5 @@
-// What a parser should make of a stream, worked out from its tokens, and what a stream does to memory. Slow and plain, to check the fast parser by.
+// What a parser should make of a stream, worked out from its tokens, and what a stream does to memory. Slow and plain,
+// to check the fast parser by.
 import { concat } from '../../../edge-node/stream/layout.ts'
 import { createParser } from '../../../edge-node/stream/parse.ts'
 import { type Token, write, writeToken } from '../../../edge-node/stream/write.ts'
@@ -40,7 +41,10 @@ export function* cut(bytes: Uint8Array, size: number): Generator<Uint8Array> {
   for (let at = 0; at < bytes.length; at += size) yield bytes.subarray(at, at + size)
 }
 
-/** The same from the tokens: captured pages out, other pages named, the last captured page once more before an opaque part that RAM may follow in. */
+/**
+ * The same from the tokens: captured pages out, other pages named, the last captured page once more before an opaque
+ * part that RAM may follow in.
+ */
 export function expected(tokens: readonly Token[], captures: Captures): Outcome {
   const skeleton: Token[] = []
   const pages: Outcome['pages'] = []
@@ -75,7 +79,9 @@ function reminder(tokens: readonly Token[], last: Token): Token[] {
   return [{ kind: 'part', id }, last, { kind: 'eos' }, ...footer]
 }
 
-/** Memory after a QEMU has loaded the pages in these tokens: `block:offset` -> page. CONTINUE is read as QEMU reads it. */
+/**
+ * Memory after a QEMU has loaded the pages in these tokens: `block:offset` -> page. CONTINUE is read as QEMU reads it.
+ */
 export function load(tokens: readonly Token[], memory: Map<string, string> = new Map()): Map<string, string> {
   let block = ''
   for (const token of tokens) {

@@ -202,7 +202,10 @@ for (const [reason, before, unknown] of UNKNOWN) {
   })
 }
 
-/** Loads what the parser made of `known` and then `unknown`, where `later` are pages that the target's QEMU reads in the opaque part. */
+/**
+ * Loads what the parser made of `known` and then `unknown`, where `later` are pages that the target's QEMU reads in the
+ * opaque part.
+ */
 function loadBoth(known: Token[], unknown: Uint8Array, later: Token[], inBody: boolean): Map<string, string>[] {
   const bytes = write([...known, { kind: 'opaque', bytes: unknown }, ...later])
   const outcome = parsePieces(cut(bytes, 777), ram0)

@@ -42,7 +42,10 @@ async function loadInto(target: TinyGuest, bytes: Uint8Array): Promise<void> {
   await eventually(loaded, { ms: LOAD_MS, what: 'the target to load' })
 }
 
-/** Captured pages of ram0 go into the target's memory by its file, the skeleton goes into QEMU. Gives what the parser fell over, and the counts. */
+/**
+ * Captured pages of ram0 go into the target's memory by its file, the skeleton goes into QEMU. Gives what the parser
+ * fell over, and the counts.
+ */
 async function loadApart(target: TinyGuest, stream: Uint8Array) {
   const skeleton: Buffer[] = []
   const memory = target.openMemory()
@@ -137,8 +140,8 @@ test(
 )
 
 /**
- * The stream with its first device section once more in the middle of RAM, from where the parser sees nothing any more. The place is before a
- * PART section whose first page does not name its block, which was last named in a captured page.
+ * The stream with its first device section once more in the middle of RAM, from where the parser sees nothing any more.
+ * The place is before a PART section whose first page does not name its block, which was last named in a captured page.
  */
 function withEarlyDevice(stream: Uint8Array): Uint8Array {
   const tokens = tokenize(stream)

@@ -1,5 +1,6 @@
 // Takes the migration stream of a tiny guest: plays a target that loads everything.
-// Enters: a guest and how it migrates. Leaves: the bytes of its first connection. The guest stays (postmigrate), so its memory can be read.
+// Enters: a guest and how it migrates. Leaves: the bytes of its first connection. The guest stays (postmigrate), so its
+// memory can be read.
 import { createServer, type Server, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { encodePong, encodeShut } from '../../../edge-node/stream/return-path.ts'
@@ -58,7 +59,10 @@ export async function recordFrom(guest: TinyGuest, options: RecordOptions): Prom
   }
 }
 
-/** Waits until the migration has completed and no more bytes come; where there is a return path, SHUT(0) goes when it is quiet. */
+/**
+ * Waits until the migration has completed and no more bytes come; where there is a return path, SHUT(0) goes when it is
+ * quiet.
+ */
 async function finish({ qmp }: TinyGuest, sink: Sink, shut: boolean): Promise<void> {
   let before = -1
   await eventually(

@@ -1,6 +1,8 @@
-// A guest of a few MiB whose firmware is ours: 64 KiB with a loop that writes one page after the other. For recording and replaying streams.
-// Enters: argv after the common part. Leaves: a running QEMU with its QMP client, in a temporary folder of its own; it goes with `using`.
-// The firmware is our own so that no recorded stream carries the code of another's firmware or option ROM.
+// A guest of a few MiB whose firmware is ours: 64 KiB with a loop that writes one page after the other. For recording
+// and replaying streams.
+// Enters: argv after the common part. Leaves: a running QEMU with its QMP client, in a temporary folder of its own; it
+// goes with `using`. The firmware is our own so that no recorded stream carries the code of another's firmware or
+// option ROM.
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { closeSync, mkdtempSync, openSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -9,7 +11,10 @@ import { connectQmp, type QmpClient } from '../../../edge-node/qmp/client.ts'
 
 const FIRMWARE_BYTES = 65536
 
-/** 16-bit code: for each page from 64 KiB to 576 KiB, for ever: count in its first byte, write its segment and offset behind. */
+/**
+ * 16-bit code: for each page from 64 KiB to 576 KiB, for ever: count in its first byte, write its segment and offset
+ * behind.
+ */
 const LOOP = [
   'b80010', // mov ax, 1000h
   '8ed8', // segment: mov ds, ax

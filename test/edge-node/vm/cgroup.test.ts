@@ -1,5 +1,5 @@
-// The files that are written into a cgroup v2 hierarchy, in a plain folder that stands for it. What the kernel makes of them was tried by hand in a
-// guest with Linux 6.1: docs/internals/measurements.md, "Limits of a QEMU".
+// The files that are written into a cgroup v2 hierarchy, in a plain folder that stands for it. What the kernel makes of
+// them was tried by hand in a guest with Linux 6.1: docs/internals/measurements.md, "Limits of a QEMU".
 
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'

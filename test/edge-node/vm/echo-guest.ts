@@ -1,15 +1,16 @@
-// A guest of 60 bytes for tests: it writes G to the serial port and echoes each byte that it reads. At a Q it powers the machine off, at a P it panics (pvpanic), at
-// an S it suspends the machine (S3), from which it boots anew. It knows no power button. And a site to run it at.
+// A guest of 60 bytes for tests: it writes G to the serial port and echoes each byte that it reads. At a Q it powers
+// the machine off, at a P it panics (pvpanic), at an S it suspends the machine (S3), from which it boots anew. It knows
+// no power button. And a site to run it at.
 import { execFileSync } from 'node:child_process'
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { within } from '../../../ops/deadline.ts'
 
-// cli; mov dx,3f8h; mov al,'G'; out dx,al
-// next: mov dx,3fdh; in al,dx; test al,1; jz next; mov dx,3f8h; in al,dx; cmp al,'Q'; jz off; cmp al,'P'; jz panic; cmp al,'S'; jz sleep; out dx,al; jmp next
-// off: mov dx,604h (PIIX4 PM control, where SeaBIOS puts it); mov ax,2000h (sleep, state S5); out dx,ax; jmp $
-// panic: mov dx,505h; mov al,1; out dx,al; jmp next. sleep: mov dx,604h; mov ax,2400h (state S3); out dx,ax; jmp next
+// cli; mov dx,3f8h; mov al,'G'; out dx,al next: mov dx,3fdh; in al,dx; test al,1; jz next; mov dx,3f8h; in al,dx; cmp
+// al,'Q'; jz off; cmp al,'P'; jz panic; cmp al,'S'; jz sleep; out dx,al; jmp next off: mov dx,604h (PIIX4 PM control,
+// where SeaBIOS puts it); mov ax,2000h (sleep, state S5); out dx,ax; jmp $ panic: mov dx,505h; mov al,1; out dx,al; jmp
+// next. sleep: mov dx,604h; mov ax,2400h (state S3); out dx,ax; jmp next
 const CODE =
   'fa ba f8 03 b0 47 ee ba fd 03 ec a8 01 74 f8 ba f8 03 ec 3c 51 74 0b 3c 50 74 10 3c 53 74 14 ee eb e5 ba 04 06 b8 00 20 ef eb fe ba 05 05 b0 01 ee eb d4 ba 04 06 b8 00 24 ef eb cb'
 

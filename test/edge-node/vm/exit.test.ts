@@ -1,4 +1,5 @@
-// What is said about a QEMU that has ended: how it ended comes first, then what it wrote; lines that are no cause are left out.
+// What is said about a QEMU that has ended: how it ended comes first, then what it wrote; lines that are no cause are
+// left out.
 import { exitError } from '../../../edge-node/vm/exit.ts'
 import { assert, suite } from '../../support/suite.ts'
 

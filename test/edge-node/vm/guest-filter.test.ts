@@ -1,4 +1,5 @@
-// The network filter of QEMUs, with the real nft in a network namespace of its own: which users reach a server on the loopback, and which do not.
+// The network filter of QEMUs, with the real nft in a network namespace of its own: which users reach a server on the
+// loopback, and which do not.
 import { execFile, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { promisify } from 'node:util'

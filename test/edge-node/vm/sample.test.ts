@@ -13,7 +13,9 @@ const test = suite('vm: sample')
 const PAGE = 4096
 const zstd = await loadZstd()
 
-/** A quarter of random pages, a quarter of text, a sixteenth of one page again and again; the rest was never written. */
+/**
+ * A quarter of random pages, a quarter of text, a sixteenth of one page again and again; the rest was never written.
+ */
 function createMemory(pages: number) {
   const folder = mkdtempSync(join(tmpdir(), 'godwit-sample-'))
   const path = join(folder, 'memory')

@@ -1,4 +1,5 @@
-// The catalogue's cases as they are tried for real. Enters: number, words, a body that injects and asks the oracles. Leaves: a list.
+// The catalogue's cases as they are tried for real. Enters: number, words, a body that injects and asks the oracles.
+// Leaves: a list.
 type FaultCase = {
   number: number
   title: string

@@ -1,4 +1,5 @@
-// A UDP path that flips bits: every so many datagrams one bit of one of them, both ways. Enters: datagrams. Leaves: the same, some of them wrong.
+// A UDP path that flips bits: every so many datagrams one bit of one of them, both ways. Enters: datagrams. Leaves: the
+// same, some of them wrong.
 import { createSocket, type Socket } from 'node:dgram'
 import { once } from 'node:events'
 import { createRandom } from '../../../sim-network/random.ts'

@@ -1,6 +1,8 @@
-// Eyes on every QEMU of a VM, beside its agent's: a second monitor of the same QEMU, so that what runs is known also while an agent is dead or stopped.
+// Eyes on every QEMU of a VM, beside its agent's: a second monitor of the same QEMU, so that what runs is known also
+// while an agent is dead or stopped.
 // Enters: folders of sites. Leaves: what each QEMU answers to query-status now, and whether two ever executed at once.
-// Always holds: STOP and RESUME are taken with QEMU's own time stamps (one host, one clock), so not even a millisecond of two copies escapes.
+// Always holds: STOP and RESUME are taken with QEMU's own time stamps (one host, one clock), so not even a millisecond
+// of two copies escapes.
 import { execFileSync } from 'node:child_process'
 import { mkdir, rename, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
@@ -16,7 +18,10 @@ const ANSWER_MS = 1_500
 /** By QEMU's own name: an agent that looks it up in the PATH finds it as well. */
 const WRAPPER = fileURLToPath(new URL('../../../.cache/test-faults/bin/qemu-system-x86_64', import.meta.url))
 
-/** A QEMU that has one monitor more when it runs a VM; `more` goes to its command line too. `exec`: the process is QEMU itself. */
+/**
+ * A QEMU that has one monitor more when it runs a VM; `more` goes to its command line too. `exec`: the process is QEMU
+ * itself.
+ */
 export async function qemuWithEyes(path = WRAPPER, more = ''): Promise<string> {
   await mkdir(join(path, '..'), { recursive: true })
   const qemu = execFileSync('sh', ['-c', 'command -v qemu-system-x86_64'], { encoding: 'utf8', env: { PATH: withoutEyes() } }).trim()
@@ -51,7 +56,10 @@ type Seen = 'gone' | 'mute' | string
 type Span = { site: string; fromMs: number; toMs: number }
 
 export type Eyes = Disposable & {
-  /** `query-status` of the VM's QEMU at a site: QEMU's word for it; 'gone' without a QEMU, 'mute' when it does not answer. */
+  /**
+   * `query-status` of the VM's QEMU at a site: QEMU's word for it; 'gone' without a QEMU, 'mute' when it does not
+   * answer.
+   */
   status(site: string): Promise<Seen>
   /** The monitor itself, for what only QEMU can be told. */
   qmp(site: string): QmpClient | undefined

@@ -1,6 +1,9 @@
-// `godwit node` with places where a test can take hold of it: every durable write (before and after it), and the loaded VM before LOADED is said.
-// Enters: the configuration file, options as JSON; over IPC which places are armed and how. Leaves: the places that were reached, over IPC.
-// Always holds: but for the armed places, the clock and the waits that a test gives, it is the very node that `godwit node` runs.
+// `godwit node` with places where a test can take hold of it: every durable write (before and after it), and the loaded
+// VM before LOADED is said.
+// Enters: the configuration file, options as JSON; over IPC which places are armed and how. Leaves: the places that
+// were reached, over IPC.
+// Always holds: but for the armed places, the clock and the waits that a test gives, it is the very node that `godwit
+// node` runs.
 import { loadNodeConfig } from '../../../cli/config.ts'
 import { processIo } from '../../../cli/io.ts'
 import { type NodeOptions, startNode } from '../../../edge-node/agent.ts'
@@ -14,7 +17,10 @@ export type FaultNodeOptions = {
   clockShiftMs?: number
   version?: string
 }
-/** `hold`: stays there until released. `die`: SIGKILL, nothing is tidied up. `fail`: the write fails as on a disk that refuses it. */
+/**
+ * `hold`: stays there until released. `die`: SIGKILL, nothing is tidied up. `fail`: the write fails as on a disk that
+ * refuses it.
+ */
 export type Doing = 'hold' | 'die' | 'fail' | 'free'
 /** `side:STATE`, or `target:loaded`. */
 export type Order = { place: string; when: 'before' | 'after'; doing: Doing }
@@ -23,7 +29,8 @@ type Report = { reached: string; when: 'before' | 'after' }
 const [file = '', text = '{}'] = process.argv.slice(2)
 const options = JSON.parse(text) as FaultNodeOptions
 if (options.clockShiftMs) shiftClock(options.clockShiftMs)
-// With a limit on file sizes (a "disk" that is full) the kernel sends this; without a handler it would kill the agent instead of failing the write.
+// With a limit on file sizes (a "disk" that is full) the kernel sends this; without a handler it would kill the agent
+// instead of failing the write.
 process.on('SIGXFSZ', () => {})
 
 const armed = new Map<string, { doing: Doing; freed: PromiseWithResolvers<void> }>()

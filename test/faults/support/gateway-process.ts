@@ -1,4 +1,5 @@
-// A gateway as a process of its own (`godwit gateway`), for cases in which it is killed or loses its database. Its ports stay the same over restarts.
+// A gateway as a process of its own (`godwit gateway`), for cases in which it is killed or loses its database. Its
+// ports stay the same over restarts.
 import { cp, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Root } from '../../../crypto/certificate.ts'

@@ -1,13 +1,19 @@
-// The four oracles of every fault case: the ownership records of both sides, query-status of both QEMUs, the guest's own counter, guest memory.
-// Enters: a scene after its fault, and how the catalogue says that it ends. Leaves: nothing, or an AssertionError that says what was found.
-// Always holds: each oracle is asked in each case; one that has nothing to look at (a QEMU that was killed) is asked to see exactly that.
+// The four oracles of every fault case: the ownership records of both sides, query-status of both QEMUs, the guest's
+// own counter, guest memory.
+// Enters: a scene after its fault, and how the catalogue says that it ends. Leaves: nothing, or an AssertionError that
+// says what was found.
+// Always holds: each oracle is asked in each case; one that has nothing to look at (a QEMU that was killed) is asked to
+// see exactly that.
 import { eventually } from '../../../ops/deadline.ts'
 import type { VmFacts } from '../../../wire/control.ts'
 import { assert } from '../../support/suite.ts'
 import { readRecords, type SiteRecords, statesOf } from './records.ts'
 import { type Scene, VM } from './scene.ts'
 
-/** A: runs at the source at e. C: runs at the target at e+1. R: reclaimed by the source at e+2. X: rejected, nothing changed. doubt: paused at both. */
+/**
+ * A: runs at the source at e. C: runs at the target at e+1. R: reclaimed by the source at e+2. X: rejected, nothing
+ * changed. doubt: paused at both.
+ */
 type Outcome = 'A' | 'C' | 'R' | 'X' | 'doubt'
 
 type Expected = {
@@ -17,7 +23,10 @@ type Expected = {
   epoch?: number
   /** What became of the guest: `sound` (default), `gone` with its owner's QEMU, `booted` anew. */
   guest?: 'sound' | 'gone' | 'booted'
-  /** Where memory of two copies was never seen side by side (the case ends before LOADED, or the target's host has lost it): the guest's audit alone. */
+  /**
+   * Where memory of two copies was never seen side by side (the case ends before LOADED, or the target's host has lost
+   * it): the guest's audit alone.
+   */
   isUncompared?: boolean
 }
 
@@ -108,7 +117,10 @@ function recordsProblem(
   return isRight ? undefined : `${text}; epochs ${source.epoch} and ${target.epoch}: not ${outcome}`
 }
 
-/** The guest on its serial line: it beats, no beat was lost or came twice, and its own audit of every page finds nothing. */
+/**
+ * The guest on its serial line: it beats, no beat was lost or came twice, and its own audit of every page finds
+ * nothing.
+ */
 async function guestOracle({ serial, type, log }: Scene, owner: string, guest: Expected['guest']): Promise<void> {
   if (guest === 'gone') {
     const before = serial.summary().beats

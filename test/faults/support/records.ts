@@ -1,5 +1,6 @@
-// The ownership records of a site as they stand on its disk: read from a copy of its store (LevelDB belongs to one process; records are synced, so a copy has
-// them), checked link by link with the site's own key. Nothing of the agent is asked.
+// The ownership records of a site as they stand on its disk: read from a copy of its store (LevelDB belongs to one
+// process; records are synced, so a copy has them), checked link by link with the site's own key. Nothing of the agent
+// is asked.
 import { cp, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

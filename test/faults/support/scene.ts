@@ -1,6 +1,7 @@
-// The stage of a fault case: sites a and b as processes of their own over QUIC, a gateway, and at a a Linux guest that runs, rewrites memory and beats.
-// Enters: wishes. Leaves: a scene to break. Always holds: guest RAM is compared byte for byte each time a VM stands loaded at its target; whatever a case
-// does, nothing of it lives on when the scene is disposed.
+// The stage of a fault case: sites a and b as processes of their own over QUIC, a gateway, and at a a Linux guest that
+// runs, rewrites memory and beats.
+// Enters: wishes. Leaves: a scene to break. Always holds: guest RAM is compared byte for byte each time a VM stands
+// loaded at its target; whatever a case does, nothing of it lives on when the scene is disposed.
 
 import { closeSync, readSync } from 'node:fs'
 import { join } from 'node:path'
@@ -147,7 +148,8 @@ function act(stage: Stage): Omit<Scene, typeof Symbol.asyncDispose> {
       await stage.eyes.status(from)
       const sinceMs = Date.now()
       const found = await compareMemory(site(from), site(to))
-      // A source that was cancelled before it had heard of this copy runs on meanwhile: its answer comes after whatever it did.
+      // A source that was cancelled before it had heard of this copy runs on meanwhile: its answer comes after whatever
+      // it did.
       await stage.eyes.status(from)
       if (!stage.eyes.ranAt(from, sinceMs)) compared.push(found)
       await loaded.release()

@@ -1,8 +1,10 @@
-// What the guest says on its serial line, read from QEMU's own log of it at every site: heard also while no agent lives.
-// Enters: folders of sites. Leaves: a witness of beats and audits. Always holds: bytes are taken in the order in which they were written (one owner at a time:
-// the other sites are looked at before the one that spoke last); a log whose folder has gone is read to its end. QEMU writes a character twice into its
-// log when the agent's end of the line is full for a moment (qemu_chr_write logs what it could not write, and again when it could): such a line is mended
-// only where it then is the very beat that was due, so no lost or doubled beat hides behind it.
+// What the guest says on its serial line, read from QEMU's own log of it at every site: heard also while no agent
+// lives.
+// Enters: folders of sites. Leaves: a witness of beats and audits. Always holds: bytes are taken in the order in which
+// they were written (one owner at a time: the other sites are looked at before the one that spoke last); a log whose
+// folder has gone is read to its end. QEMU writes a character twice into its log when the agent's end of the line is
+// full for a moment (qemu_chr_write logs what it could not write, and again when it could): such a line is mended only
+// where it then is the very beat that was due, so no lost or doubled beat hides behind it.
 
 import { type FileHandle, open } from 'node:fs/promises'
 import { join } from 'node:path'

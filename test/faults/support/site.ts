@@ -1,4 +1,5 @@
-// A site of a fault test: an agent of its own process that a test holds, kills, stops, starves of disk or puts into another time, and its host's power switch.
+// A site of a fault test: an agent of its own process that a test holds, kills, stops, starves of disk or puts into
+// another time, and its host's power switch.
 import { execFile } from 'node:child_process'
 import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -12,7 +13,10 @@ import type { LabSite, SiteOptions } from '../../support/lab-site.ts'
 import type { Doing, FaultNodeOptions, Order } from './fault-node.ts'
 
 const PROGRAM = fileURLToPath(new URL('./fault-node.ts', import.meta.url))
-/** Patience of a hanging test, not a limit for the product: a guest under TCG on a busy machine takes half a minute to move. */
+/**
+ * Patience of a hanging test, not a limit for the product: a guest under TCG on a busy machine takes half a minute to
+ * move.
+ */
 const REACH_MS = 90_000
 
 export type SiteWish = FaultNodeOptions & { site?: SiteOptions }
@@ -29,7 +33,10 @@ export type FaultSite = LabSite & {
   signalAgent(signal: NodeJS.Signals): void
   /** Everything of this host is gone at once: agent and QEMUs. What was synced stays. The next boot has another id. */
   powerLoss(): Promise<void>
-  /** From now on no file of the agent may grow: every write to its disk fails (RLIMIT_FSIZE 0). Guest memory is a file too, so not while pages arrive. */
+  /**
+   * From now on no file of the agent may grow: every write to its disk fails (RLIMIT_FSIZE 0). Guest memory is a file
+   * too, so not while pages arrive.
+   */
   fillDisk(isFull: boolean): Promise<void>
   /** Other options for the next agent. */
   next: FaultNodeOptions

@@ -62,7 +62,8 @@ test('views that disagree have one home, or a coded reason', () => {
   assert.throws(() => vmAt(homeOf('vm-1', [], 'a')), /site a does not report VM 'vm-1' any more/)
 })
 
-// --- Each caller asks it --------------------------------------------------------------------------------------------------------------
+// --- Each caller asks it
+// --------------------------------------------------------------------------------------------------------------
 
 /** A home that no rule about views would give. */
 const ODD = at('far', 77, 'running')

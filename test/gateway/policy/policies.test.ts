@@ -1,4 +1,5 @@
-// Every policy through a live gateway: what users measure comes by MQTT, what is decided becomes a migration at the nodes.
+// Every policy through a live gateway: what users measure comes by MQTT, what is decided becomes a migration at the
+// nodes.
 import { PolicyConfig } from '../../../gateway/policy/config.ts'
 import type { VmExplanation } from '../../../gateway/policy/live.ts'
 import { eventually } from '../../../ops/deadline.ts'
@@ -17,7 +18,10 @@ const QUICK = {
 /** Long enough for every policy that moves at all. */
 const SECONDS = 8
 
-/** A VM at a whose user measures 40 ms to a and 16 ms to b for some seconds. Gives whether it was sent to b, and why (or why not). */
+/**
+ * A VM at a whose user measures 40 ms to a and 16 ms to b for some seconds. Gives whether it was sent to b, and why (or
+ * why not).
+ */
 async function drive(given: object, more: { vm?: object; pin?: boolean; command?: boolean } = {}) {
   await using w = await world({ mqtt: embedded(), policy: PolicyConfig.parse({ ...QUICK, ...given }) })
   const a = await w.node('a', { vms: [vm('vm-1', { policy: { sloMs: 20, ...more.vm } })] })

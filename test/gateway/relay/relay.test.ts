@@ -1,4 +1,5 @@
-// Streams of two sites through the gateway, over every engine that loads: what arrives is what was sent; what is refused never reaches the target.
+// Streams of two sites through the gateway, over every engine that loads: what arrives is what was sent; what is
+// refused never reaches the target.
 import { randomBytes } from 'node:crypto'
 import { eventually } from '../../../ops/deadline.ts'
 import { requestText } from '../../../ops/http-client.ts'

@@ -68,7 +68,10 @@ test('a node turns away a gateway whose certificate the root has revoked', async
   assert.is(await refusal(w, { dial: revoked.dial, revocations: () => revocations }), 'CERT_REVOKED')
 })
 
-/** Ends the node's connection and opens one of its own to the gateway, handing every byte on: what TLS interception does. */
+/**
+ * Ends the node's connection and opens one of its own to the gateway, handing every byte on: what TLS interception
+ * does.
+ */
 async function interceptor(w: World): Promise<{ port: number; bytes: Uint8Array[] }> {
   const listener = await w.engine.listen({ host: '127.0.0.1', port: 0 })
   const bytes: Uint8Array[] = []

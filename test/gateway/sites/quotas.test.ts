@@ -1,4 +1,5 @@
-// What one enrolled site can take of the gateway: real gateways and node links over the memory transport. And how a site is given up.
+// What one enrolled site can take of the gateway: real gateways and node links over the memory transport. And how a
+// site is given up.
 import { randomBytes } from 'node:crypto'
 import { LEARNED_PER_SITE_MAX } from '../../../gateway/handoff/ended.ts'
 import { HANDOVER_SESSIONS_MAX } from '../../../gateway/relay/sessions.ts'

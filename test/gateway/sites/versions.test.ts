@@ -1,4 +1,5 @@
-// Nodes, gateways and sites of different releases: an old one with a new one in both roles, ranges that do not meet, garbage in a range.
+// Nodes, gateways and sites of different releases: an old one with a new one in both roles, ranges that do not meet,
+// garbage in a range.
 
 import { eventually } from '../../../ops/deadline.ts'
 import { createFrameStream } from '../../../transport/frames.ts'

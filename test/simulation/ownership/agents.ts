@@ -1,5 +1,7 @@
-// The processes: an agent on each site's host, a gateway on its own. Enters: start, kill, power. Leaves: what production then does.
-// Always holds: one process of a kind on a host; a killed one leaves its QEMUs running, its disk as the kernel had it, its sockets closed.
+// The processes: an agent on each site's host, a gateway on its own. Enters: start, kill, power. Leaves: what
+// production then does.
+// Always holds: one process of a kind on a host; a killed one leaves its QEMUs running, its disk as the kernel had it,
+// its sockets closed.
 import type { Node } from '../../../edge-node/agent.ts'
 import type { NodeConfig } from '../../../edge-node/config.ts'
 import type { NodeMigrations } from '../../../edge-node/migrations.ts'
@@ -115,7 +117,10 @@ export class Agent {
     })
   }
 
-  /** The command ends, and is started anew, after a write that failed (cli/commands/node.ts); how long it lives on until then is anybody's guess. */
+  /**
+   * The command ends, and is started anew, after a write that failed (cli/commands/node.ts); how long it lives on until
+   * then is anybody's guess.
+   */
   #endSoon(process: HostProcess): void {
     const { random } = stage()
     const nature = { name: 'service manager', alive: true, host: this.host }

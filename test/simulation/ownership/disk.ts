@@ -1,7 +1,9 @@
-// A disk as power loss sees it. Enters: writes, with and without sync. Leaves: what is there now, and what would be there after a power loss.
-// Always holds: an agent that is killed loses nothing that was written (the kernel has it); a power loss keeps all synced writes and, of those
-// behind the last sync, some first ones (LevelDB's log is one file, written in order). A failed sync leaves the write where it may or may not
-// show up when the folder is opened anew, which the store does before its next write (ops/store.ts).
+// A disk as power loss sees it. Enters: writes, with and without sync. Leaves: what is there now, and what would be
+// there after a power loss.
+// Always holds: an agent that is killed loses nothing that was written (the kernel has it); a power loss keeps all
+// synced writes and, of those behind the last sync, some first ones (LevelDB's log is one file, written in order). A
+// failed sync leaves the write where it may or may not show up when the folder is opened anew, which the store does
+// before its next write (ops/store.ts).
 import { GodwitError } from '../../../wire/errors.ts'
 import { breach, pass, say, stage } from './stage.ts'
 import { type Process, pause, processNow } from './time.ts'
@@ -22,7 +24,14 @@ export class Disk {
   /** Files by path; only their existence and text. */
   readonly files = new Map<string, string>()
   /** What becomes of the writes to come. */
-  failures: { failing: Failing; writes: number /** From the first write on whose description has this. */; from?: string } | undefined
+  failures:
+    | {
+        failing: Failing
+        writes: number
+        /** From the first write on whose description has this. */
+        from?: string
+      }
+    | undefined
   /** The process that has it open was refused a write. */
   refused = false
   onDurable: () => void = () => {}
@@ -92,7 +101,10 @@ export class Disk {
     this.onDurable()
   }
 
-  /** Opened anew after a failed write, or by another process: what was in the file shows up, and LevelDB's recovery writes it into a table that it syncs. */
+  /**
+   * Opened anew after a failed write, or by another process: what was in the file shows up, and LevelDB's recovery
+   * writes it into a table that it syncs.
+   */
   reopened(): void {
     for (const writes of this.#hidden.splice(0)) {
       apply(this.view, writes)

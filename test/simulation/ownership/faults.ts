@@ -1,4 +1,5 @@
-// What can go wrong, and how it is mended. Enters: a seed's chance. Leaves: faults with their moments, and a world that is whole again.
+// What can go wrong, and how it is mended. Enters: a seed's chance. Leaves: faults with their moments, and a world that
+// is whole again.
 import type { Agent } from './agents.ts'
 import { isLoud } from './agents.ts'
 import { VM } from './host.ts'
@@ -8,7 +9,9 @@ import { say, stage } from './stage.ts'
 import { later, nowMs, type Process, thaw } from './time.ts'
 import { cancel, type World } from './world.ts'
 
-/** When: after so many points of a party's life, after so many ms, or at a mark of the protocol, whoever stands there. */
+/**
+ * When: after so many points of a party's life, after so many ms, or at a mark of the protocol, whoever stands there.
+ */
 type Moment = { party: string; points: number } | { ms: number } | { mark: string }
 type Fault = { moment: Moment; what: string; strike: () => void }
 
@@ -196,7 +199,10 @@ export function arm(world: World, faults: Fault[]): void {
   }
 }
 
-/** Everything is whole again: what was broken is mended, what is dead is started, an agent whose disk has refused a write is started anew. */
+/**
+ * Everything is whole again: what was broken is mended, what is dead is started, an agent whose disk has refused a
+ * write is started anew.
+ */
 export function heal(world: World): void {
   say('HEAL')
   world.healed = true

@@ -1,6 +1,7 @@
-// Production that hangs: an await that never comes back and listens to no signal, at one point of a migration's story. Only the watchdog can end that.
-// Each hangs only in the first moments of a run, so that what comes after the healing shows whether the VM is free again. `unwatched` is the same without
-// the watchdog: some seed must then end in a breach, or the hang shows nothing.
+// Production that hangs: an await that never comes back and listens to no signal, at one point of a migration's story.
+// Only the watchdog can end that. Each hangs only in the first moments of a run, so that what comes after the healing
+// shows whether the VM is free again. `unwatched` is the same without the watchdog: some seed must then end in a
+// breach, or the hang shows nothing.
 import type { Mutant } from './mutants.ts'
 
 const SOURCE = 'edge-node/migration/source.ts'

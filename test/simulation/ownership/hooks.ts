@@ -1,10 +1,14 @@
-// Gives production code a simulated world without a line of it knowing: modules that touch the outside are exchanged while they are loaded.
-// Enters: the list below. Leaves: a process in which edge-node and gateway run on virtual hosts. Must be called before any of them is imported.
+// Gives production code a simulated world without a line of it knowing: modules that touch the outside are exchanged
+// while they are loaded.
+// Enters: the list below. Leaves: a process in which edge-node and gateway run on virtual hosts. Must be called before
+// any of them is imported.
 //
-// Always holds: what decides about a VM is the production file itself (states, source, target, hand-over, journal, recover, the registry,
-// migrations, runs and asking, link, the whole gateway, the relay); exchanged are QEMU, the disk, the network below streams, and what costs time and decides nothing
-// (signatures, AEAD, page compression). A mutant (`?mutant=NAME` on its first import, handed on to all it imports) is production code whose text was
-// changed while it was loaded; a change that does not apply exactly once is an error, so a mutant can never silently be the original.
+// Always holds: what decides about a VM is the production file itself (states, source, target, hand-over, journal,
+// recover, the registry, migrations, runs and asking, link, the whole gateway, the relay); exchanged are QEMU, the
+// disk, the network below streams, and what costs time and decides nothing (signatures, AEAD, page compression). A
+// mutant (`?mutant=NAME` on its first import, handed on to all it imports) is production code whose text was changed
+// while it was loaded; a change that does not apply exactly once is an error, so a mutant can never silently be the
+// original.
 import { readFileSync } from 'node:fs'
 import { registerHooks } from 'node:module'
 import { fileURLToPath } from 'node:url'

@@ -1,4 +1,5 @@
-// Sets the simulation on the mutants. Enters: mutants, seeds. Leaves: for each the first seed that catches it, and the invariant that broke.
+// Sets the simulation on the mutants. Enters: mutants, seeds. Leaves: for each the first seed that catches it, and the
+// invariant that broke.
 import type { Production } from './agents.ts'
 import { HANGS, UNWATCHED } from './hangs.ts'
 import { defineMutant } from './hooks.ts'

@@ -1,9 +1,13 @@
-// What must be true at every step, checked whenever a guest begins to run, a QEMU ends, or a record becomes durable: nothing else can break it.
+// What must be true at every step, checked whenever a guest begins to run, a QEMU ends, or a record becomes durable:
+// nothing else can break it.
 //
-//   I1 at most one copy executes          I3 before the commit every failure ends with the source running, nothing lost
-//   I2 one recoverable copy exists        I4 after it forward only: the source runs again only after a durable REFUSED of the target
+//   I1 at most one copy executes
+//   I2 one recoverable copy exists
+//   I3 before the commit every failure ends with the source running, nothing lost
+//   I4 after it forward only: the source runs again only after a durable REFUSED of the target
 //
-// Enters: the world's events. Leaves: a breach (stage.ts), which ends the run. Checked against the disks as a power loss would leave them.
+// Enters: the world's events. Leaves: a breach (stage.ts), which ends the run. Checked against the disks as a power
+// loss would leave them.
 import { type Host, VM } from './host.ts'
 import { type Qemu, watchers } from './qemu.ts'
 import { type Chain, chainOf, chains, ownedEpoch, vmEpoch, vmRecord } from './records.ts'

@@ -1,5 +1,5 @@
-// A gateway that lies: what an untrusted gateway can do to nodes that believe it in nothing. It cannot open a record; it can say again what it said,
-// say what nobody asked for, forget, remember wrongly, and lead streams astray.
+// A gateway that lies: what an untrusted gateway can do to nodes that believe it in nothing. It cannot open a record;
+// it can say again what it said, say what nobody asked for, forget, remember wrongly, and lead streams astray.
 import type { Plan } from '../../../wire/control.ts'
 import { sessionsNow } from './agents.ts'
 import { say, stage } from './stage.ts'
@@ -62,7 +62,10 @@ const changed = (world: World): void => {
     tell(world, one.site, one.what, { ...one.params, plan: { ...one.params.plan, ...change } })
 }
 
-/** Every plan there was, in its old words but as a new migration. When the last has moved the VM, its epoch has passed them all. */
+/**
+ * Every plan there was, in its old words but as a new migration. When the last has moved the VM, its epoch has passed
+ * them all.
+ */
 export function oldPlansAgain(world: World): void {
   const ids = new Map<string, string>()
   for (const { site, what, params } of [...world.asked]) {

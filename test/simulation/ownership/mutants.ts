@@ -2,7 +2,10 @@
 // A mutant that no seed catches would mean that the simulation does not look, or that the line does not matter.
 import type { Patch } from './hooks.ts'
 
-/** `seed` has caught it (hunt.ts tries it first: seeds mean something else whenever production asks for other things in another order). */
+/**
+ * `seed` has caught it (hunt.ts tries it first: seeds mean something else whenever production asks for other things in
+ * another order).
+ */
 export type Mutant = {
   name: string
   says: string

@@ -1,8 +1,10 @@
-// The network below streams: a Connection between a node and the gateway, over a link that delays, stalls, goes one way only, and breaks.
-// Enters: bytes and resets of either end. Leaves: the same, later. It is an Engine (transport/types.ts), so link, RPC, relay and sessions above
-// are production's.
-// Always holds: the bytes of one direction of one stream come in order and once, or the stream fails: that is what QUIC gives. What is lost on the
-// way is sent again, so loss is delay here, or the end of the connection; a reset may overtake bytes. A dead process is silent, or its kernel says so.
+// The network below streams: a Connection between a node and the gateway, over a link that delays, stalls, goes one way
+// only, and breaks.
+// Enters: bytes and resets of either end. Leaves: the same, later. It is an Engine (transport/types.ts), so link, RPC,
+// relay and sessions above are production's.
+// Always holds: the bytes of one direction of one stream come in order and once, or the stream fails: that is what QUIC
+// gives. What is lost on the way is sent again, so loss is delay here, or the end of the connection; a reset may
+// overtake bytes. A dead process is silent, or its kernel says so.
 
 import type { CloseReason, Connection, Engine, Listener, Stream } from '../../../transport/types.ts'
 import { GodwitError } from '../../../wire/errors.ts'

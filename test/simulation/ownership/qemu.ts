@@ -1,6 +1,8 @@
-// A QEMU as design/QEMU.md found it: run states, migration states, who resumes by itself and when. Enters: QMP commands, bytes of the two migration
-// sockets. Leaves: answers, events, bytes; and to whom it may concern: that a guest runs, or has ended.
-// Always holds: the guest is one number that grows while it runs (its memory is that number on every page), so a copy that lost something is seen.
+// A model of QEMU, as it was observed: run states, migration states, who resumes by itself and when. Enters: QMP
+// commands, bytes of the two migration sockets. Leaves: answers, events, bytes; and to whom it may concern: that a
+// guest runs, or has ended.
+// Always holds: the guest is one number that grows while it runs (its memory is that number on every page), so a copy
+// that lost something is seen.
 import { GodwitError } from '../../../wire/errors.ts'
 import type { FakeSocket } from './fakes/net.ts'
 import type { Host } from './host.ts'

@@ -1,4 +1,5 @@
-// What is on the hosts' disks about one VM, as a power loss would leave it: the registry's record and the ownership journal.
+// What is on the hosts' disks about one VM, as a power loss would leave it: the registry's record and the ownership
+// journal.
 import type { OwnershipRecord } from '../../../edge-node/migration/journal.ts'
 import type { VmRecord } from '../../../edge-node/registry/records.ts'
 import type { Host } from './host.ts'

@@ -1,4 +1,5 @@
-// One run of the simulation, by its seed. Enters: a seed, what to run. Leaves: how it ended, or which invariant broke, with the trace.
+// One run of the simulation, by its seed. Enters: a seed, what to run. Leaves: how it ended, or which invariant broke,
+// with the trace.
 // Always holds: the same seed and code give the same trace, event by event.
 
 import { createRandom } from '../../../sim-network/random.ts'

@@ -1,10 +1,14 @@
-// What everything in a run shares: chance, the trace, and the points at which a party can be struck. Enters: what happens. Leaves: the trace.
-// Always holds: all chance comes from one seeded sequence, drawn in the order of events; a struck process gets no answer from where it stood.
+// What everything in a run shares: chance, the trace, and the points at which a party can be struck. Enters: what
+// happens. Leaves: the trace.
+// Always holds: all chance comes from one seeded sequence, drawn in the order of events; a struck process gets no
+// answer from where it stood.
 import { createRandom, type Random } from '../../../sim-network/random.ts'
 import type { Log, LogFields } from '../../../wire/log.ts'
 import { never, nowMs, type Process, processNow } from './time.ts'
 
-/** A place in the life of a process where it can be struck: before or after something that others or the disk can see. */
+/**
+ * A place in the life of a process where it can be struck: before or after something that others or the disk can see.
+ */
 type Point = { process: Process; label: string }
 
 export class Violation extends Error {

@@ -1,7 +1,8 @@
-// Virtual time, and processes that can be killed. Enters: callbacks. Leaves: the same calls, in order of virtual time, each in its process.
-// Always holds: nothing happens twice at one instant of the run: between two events all promises have settled; a process that is dead gets no
-// further event and reaches nothing, so what its promises still do is of no effect; Date.now() is the clock of the process's own host, which a
-// test may set wrong, while performance.now() never jumps.
+// Virtual time, and processes that can be killed. Enters: callbacks. Leaves: the same calls, in order of virtual time,
+// each in its process.
+// Always holds: nothing happens twice at one instant of the run: between two events all promises have settled; a
+// process that is dead gets no further event and reaches nothing, so what its promises still do is of no effect;
+// Date.now() is the clock of the process's own host, which a test may set wrong, while performance.now() never jumps.
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { createVirtualClock, type VirtualClock } from '../../../sim-network/clock.ts'
 
@@ -113,7 +114,10 @@ export function resetTime(chance: () => number): void {
 
 const settle = (): Promise<void> => new Promise(resolve => void real.setImmediate(resolve))
 
-/** Runs events until `done` says so or `untilMs` has come; `look` after each, when its promises have settled. Says how many there were. */
+/**
+ * Runs events until `done` says so or `untilMs` has come; `look` after each, when its promises have settled. Says how
+ * many there were.
+ */
 export async function runEvents(untilMs: number, look: () => void, done: () => boolean): Promise<number> {
   let events = 0
   await settle()

@@ -1,4 +1,5 @@
-// How a run ended. Enters: a world whose faults are healed. Leaves: what is still not in order (nothing: A, C or R), and which of them it is.
+// How a run ended. Enters: a world whose faults are healed. Leaves: what is still not in order (nothing: A, C or R),
+// and which of them it is.
 
 import { VM } from './host.ts'
 import { watched } from './invariants.ts'
@@ -6,7 +7,10 @@ import { chains, ownedEpoch, vmEpoch, vmRecord } from './records.ts'
 import type { World } from './world.ts'
 
 const SOURCE_ENDS = new Set(['ABORTED', 'RETIRED', 'RECLAIMED'])
-/** What the target's last record may be, by the source's. A target may be one step behind on paper where the registry knows more. */
+/**
+ * What the target's last record may be, by the source's. A target may be one step behind on paper where the registry
+ * knows more.
+ */
 const FITS: Record<string, readonly (string | undefined)[]> = {
   ABORTED: ['REFUSED', undefined],
   RETIRED: ['RUNNING', 'RESUMING', 'GRANTED'],

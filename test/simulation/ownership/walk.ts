@@ -1,5 +1,6 @@
-// The exhaustive walk: one migration, and a crash at every point of it, of every party, alone and in pairs; then all is healed and must end in A, C or R.
-// A point is before and after every message, QMP command and file step, and before, within (written, not synced) and after every durable write.
+// The exhaustive walk: one migration, and a crash at every point of it, of every party, alone and in pairs; then all is
+// healed and must end in A, C or R. A point is before and after every message, QMP command and file step, and before,
+// within (written, not synced) and after every durable write.
 // Enters: which cases. Leaves: how many there were, how each kind ended, and the first that broke an invariant.
 import type { Production } from './agents.ts'
 import { heal, NATURE } from './faults.ts'

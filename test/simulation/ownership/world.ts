@@ -1,4 +1,5 @@
-// One small world: two or three sites, a gateway, a VM. Enters: orders and faults. Leaves: what production makes of them, watched by the invariants.
+// One small world: two or three sites, a gateway, a VM. Enters: orders and faults. Leaves: what production makes of
+// them, watched by the invariants.
 import { createRoot, issueCertificate, newSerial, type Role } from '../../../crypto/certificate.ts'
 import { generateSiteKeys, loadSodium } from '../../../crypto/identity.ts'
 import type { Plan } from '../../../wire/control.ts'

@@ -1,4 +1,5 @@
-// How a gateway stays connected to a broker that does not want it so: taken client ids, versions that are not answered, silence.
+// How a gateway stays connected to a broker that does not want it so: taken client ids, versions that are not answered,
+// silence.
 import { createServer, type Socket } from 'node:net'
 import { connectMqtt, type MqttLinkOptions } from '../../../../mqtt/client.ts'
 import { createRetry, NoAnswer, takenError, VersionRefused } from '../../../../mqtt/retry.ts'
@@ -66,7 +67,9 @@ test('a version that is refused, or not answered twice, gives way to the other o
   assert.is(five.version, 5)
 })
 
-/** A broker that knows one version only (level 4: MQTT 3.1.1), and ends or ignores every other CONNECT without a word. */
+/**
+ * A broker that knows one version only (level 4: MQTT 3.1.1), and ends or ignores every other CONNECT without a word.
+ */
 async function oldBroker(how: 'closes' | 'is silent', known = 4) {
   const connects: number[] = []
   const sockets = new Set<Socket>()

@@ -1,4 +1,5 @@
-// What the MQTT tests share: brokers to run against, clients of integrators, a handoff that scripted nodes act out. Not a test itself.
+// What the MQTT tests share: brokers to run against, clients of integrators, a handoff that scripted nodes act out. Not
+// a test itself.
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { chmod, writeFile } from 'node:fs/promises'
@@ -39,7 +40,8 @@ export const embedded = (): MqttOptions => ({
   },
 })
 
-// --- Mosquitto ------------------------------------------------------------------------------------------------------------------------
+// --- Mosquitto
+// ---------------------------------------------------------------------------------------------------------------------
 
 function has(program: string): boolean {
   try {
@@ -96,7 +98,10 @@ export async function freePort(): Promise<number> {
   return port
 }
 
-/** A Mosquitto of our own on loopback: passwords on one port, client certificates over TLS on the other, access lists for both. */
+/**
+ * A Mosquitto of our own on loopback: passwords on one port, client certificates over TLS on the other, access lists
+ * for both.
+ */
 export async function mosquitto(): Promise<Mosquitto> {
   const folder = await tempFolder()
   const file = (name: string) => join(folder.path, name)
@@ -177,7 +182,8 @@ async function canConnect(port: number): Promise<true | undefined> {
   })
 }
 
-// --- Integrators' clients ---------------------------------------------------------------------------------------------------------------
+// --- Integrators' clients
+// ---------------------------------------------------------------------------------------------------------------------
 
 type Message = { topic: string; text: string; packet: IPublishPacket; atMs: number }
 export type TestClient = {
@@ -282,7 +288,8 @@ function testClient(client: MqttClient, messages: Message[]): TestClient {
 
 export const codeOfReply = (reply: Record<string, unknown>) => (reply['problem'] as { code: string } | undefined)?.code ?? reply['status']
 
-// --- A handoff --------------------------------------------------------------------------------------------------------------------------
+// --- A handoff
+// ---------------------------------------------------------------------------------------------------------------------
 
 type Stage = { a: TestNode; b: TestNode }
 
@@ -295,7 +302,10 @@ export async function stage(w: World): Promise<Stage> {
 export const PHASE_ORDER = ['proposed', 'precopy', 'switchover', 'completed'] as const
 const pause = (ms: number) => new Promise(resolve => setTimeout(resolve, ms))
 
-/** Acts out the migration that has been started at source `a`, up to and with its end. `before` is called ahead of each phase. */
+/**
+ * Acts out the migration that has been started at source `a`, up to and with its end. `before` is called ahead of each
+ * phase.
+ */
 export async function actOut(
   { a, b }: Stage,
   before: (phase: (typeof PHASE_ORDER)[number]) => Promise<void> = async () => {},

@@ -21,7 +21,9 @@ type Sent = (topic: string, payload: object) => object
 const asIs: Sent = (_topic, payload) => payload
 const signed: Sent = (topic, payload) => signPayload(key, topic, 'sampledAt' in payload ? payload : { ...payload, at: now() })
 
-/** A user of vm-1 who measures 40 ms to a and 16 ms to b, once a second, until `good` says so, or for so many seconds. */
+/**
+ * A user of vm-1 who measures 40 ms to a and 16 ms to b, once a second, until `good` says so, or for so many seconds.
+ */
 async function drive(telco: TestClient, good: () => unknown, seconds: number, sent: Sent = asIs): Promise<void> {
   for (let second = 0, seq = 0; second < seconds; second++) {
     for (const [targetSite, rttMs] of [

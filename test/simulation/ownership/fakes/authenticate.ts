@@ -1,4 +1,5 @@
-// The hop's mutual authentication in the simulation: the same frames, no signatures. Both halves (edge-node/link, gateway/sites) are here.
+// The hop's mutual authentication in the simulation: the same frames, no signatures. Both halves (edge-node/link,
+// gateway/sites) are here.
 import { decodeCertificate } from '../../../../crypto/certificate.ts'
 import type { NodeAuthentication } from '../../../../edge-node/link/authenticate.ts'
 import { createFrameStream, type FrameStream } from '../../../../transport/frames.ts'

@@ -1,5 +1,6 @@
-// crypto/channel/handshake.ts in the simulation: what Noise KK guarantees, for free. Both sides get the same fresh key exactly when both have the same
-// prologue; a message of another handshake is HANDSHAKE_FAILED. (The real handshake has tests of its own: test/crypto.)
+// crypto/channel/handshake.ts in the simulation: what Noise KK guarantees, for free. Both sides get the same fresh key
+// exactly when both have the same prologue; a message of another handshake is HANDSHAKE_FAILED. (The real handshake has
+// tests of its own: test/crypto.)
 import { hashBytes } from '../../../../crypto/hash.ts'
 import { GodwitError } from '../../../../wire/errors.ts'
 import { stage } from '../stage.ts'

@@ -1,4 +1,5 @@
-// edge-node/vm/machine.ts in the simulation: starts and finds the QEMUs of qemu.ts. The commands on top of QMP are production's.
+// edge-node/vm/machine.ts in the simulation: starts and finds the QEMUs of qemu.ts. The commands on top of QMP are
+// production's.
 import { qmpCommands } from '../../../../edge-node/qmp/commands.ts'
 import type { MachineExit } from '../../../../edge-node/vm/exit.ts'
 import type { LaunchOptions, RunningVm } from '../../../../edge-node/vm/machine.ts'

@@ -1,5 +1,7 @@
-// node:net and edge-node/qmp/socket.ts for the two sockets between an agent and its QEMU: unix sockets of a host, in memory. Enters: paths. Leaves: sockets.
-// Always holds: bytes come in order; when either side's process is gone, or destroys its end, the other hears the end after what was sent before.
+// node:net and edge-node/qmp/socket.ts for the two sockets between an agent and its QEMU: unix sockets of a host, in
+// memory. Enters: paths. Leaves: sockets.
+// Always holds: bytes come in order; when either side's process is gone, or destroys its end, the other hears the end
+// after what was sent before.
 import { hostOf } from '../host.ts'
 import { later, type Process, pause, processNow, runIn } from '../time.ts'
 
@@ -8,7 +10,10 @@ type Listener = (value?: unknown) => void
 
 const WAY_MS = 0.2
 
-/** One end, in its process. The same object is what production holds (on, write, destroy, iteration) and what QEMU holds (send, onBytes, drop). */
+/**
+ * One end, in its process. The same object is what production holds (on, write, destroy, iteration) and what QEMU holds
+ * (send, onBytes, drop).
+ */
 export class FakeSocket {
   readonly process: Process
   other: FakeSocket | undefined

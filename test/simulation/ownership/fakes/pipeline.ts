@@ -1,4 +1,5 @@
-// edge-node/pages/pipeline.ts in the simulation: pages go as they are, each in a frame of its own, spread over the streams; barriers keep the order.
+// edge-node/pages/pipeline.ts in the simulation: pages go as they are, each in a frame of its own, spread over the
+// streams; barriers keep the order.
 
 import { encodeBarrier } from '../../../../edge-node/pages/batch.ts'
 import type { Pipeline, PipelineOptions } from '../../../../edge-node/pages/pipeline.ts'

@@ -1,5 +1,5 @@
-// crypto/channel/record.ts, cutter.ts and page-hash.ts in the simulation: what the AEAD guarantees, for free. A record opens only under the key of its own
-// stream and meeting, in its place; the last one says that it is the last.
+// crypto/channel/record.ts, cutter.ts and page-hash.ts in the simulation: what the AEAD guarantees, for free. A record
+// opens only under the key of its own stream and meeting, in its place; the last one says that it is the last.
 import type { Cutter } from '../../../../crypto/channel/cutter.ts'
 import { GodwitError } from '../../../../wire/errors.ts'
 import { encodeFrame } from '../../../../wire/frame.ts'

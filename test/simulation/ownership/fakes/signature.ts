@@ -1,4 +1,5 @@
-// crypto/signature.ts in the simulation: a keyed hash stands for Ed25519. It verifies under the key pair that made it, and under no other text.
+// crypto/signature.ts in the simulation: a keyed hash stands for Ed25519. It verifies under the key pair that made it,
+// and under no other text.
 import { hashBytes } from '../../../../crypto/hash.ts'
 
 const LABEL_BYTES = 32

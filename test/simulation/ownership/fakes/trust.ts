@@ -1,4 +1,5 @@
-// identity/trust.ts in the simulation: every certificate that the root of the world has signed is good, and there is a fresh list.
+// identity/trust.ts in the simulation: every certificate that the root of the world has signed is good, and there is a
+// fresh list.
 import { decodeCertificate } from '../../../../crypto/certificate.ts'
 
 export async function openTrust() {
