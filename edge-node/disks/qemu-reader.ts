@@ -6,7 +6,7 @@
 // step failed; QEMU loses nothing when this process dies: bitmaps that are left are removed by the next open().
 import { join } from 'node:path'
 import { within } from '../../ops/deadline.ts'
-import { GodwitError } from '../../wire/errors.ts'
+import { GodwitError, hasCode } from '../../wire/errors.ts'
 import type { QmpClient } from '../qmp/client.ts'
 import type { QmpObject } from '../qmp/codec.ts'
 import { connectUnix } from '../qmp/socket.ts'
@@ -22,8 +22,10 @@ const DEPTH_CONTEXT = 'qemu:allocation-depth'
 const OWN_LAYER = 1
 const NBD_SOCKET = 'nbd.sock'
 const STATUS_BYTES_MAX = 1024 * 1024 * 1024
-const CONNECT_MS = 10_000
 const DELETED_MS = 30_000
+/** How long QEMU may be silent while clients connect: at the first try, at the last. */
+const SILENT_FIRST_MS = 250
+const SILENT_LAST_MS = 16_000
 const BITMAP = 'godwit-'
 
 export type QemuDisk = {
@@ -33,6 +35,9 @@ export type QemuDisk = {
   /** What it began with: zeros of the disk's own layer count only where this has none. */
   base: Leaves
 }
+
+/** An export of QEMU's, with our connection to it. */
+type Exported = { name: string; client: NbdClient | undefined }
 
 export type QemuReader = DiskReaders & AsyncDisposable
 
@@ -47,30 +52,10 @@ export async function openQemuReader({
 }): Promise<QemuReader> {
   const run = (command: string, args?: QmpObject) => qmp.execute(command, args)
   let swaps = 0
-  let exported: { name: string; client: NbdClient }[] = []
+  let clients: NbdClient[] = []
+  const exports = createExports(qmp, runDir, disks)
   const bitmapOf = (swap: number) => `${BITMAP}${swap}`
 
-  const closeExports = async () => {
-    for (const { name, client } of exported) {
-      client.close()
-      const gone = qmp.waitFor(({ event, data }) => event === 'BLOCK_EXPORT_DELETED' && data['id'] === name, { ms: DELETED_MS })
-      gone.catch(() => {})
-      await run('block-export-del', { id: name, mode: 'hard' })
-      await gone
-    }
-    exported = []
-  }
-  const exportDisk = async ({ node }: QemuDisk, bitmap: string | undefined) => {
-    const name = `${BITMAP}${node}`
-    await run('block-export-add', {
-      ...{ type: 'nbd', id: name, 'node-name': node, name, writable: false, 'allocation-depth': bitmap === undefined },
-      ...(bitmap === undefined ? {} : { bitmaps: [bitmap] }),
-    })
-    const contexts = bitmap === undefined ? [DEPTH_CONTEXT, ALLOCATION_CONTEXT] : [bitmapContext(bitmap)]
-    const client = await openNbd(await connectUnix(join(runDir, NBD_SOCKET), CONNECT_MS), { export: name, contexts })
-    exported.push({ name, client })
-    return client
-  }
   /** Starts to record writes on all disks; ends the recording before that. */
   const switchBitmaps = async () => {
     const actions = disks.flatMap(({ node }) => [
@@ -84,7 +69,7 @@ export async function openQemuReader({
     for (const { node, name } of await ourBitmaps(qmp, disks)) await run('block-dirty-bitmap-remove', { node, name })
   }
   const close = async () => {
-    await closeExports().catch(() => {})
+    await exports.close().catch(() => {})
     await removeBitmaps().catch(() => {})
     await run('nbd-server-stop').catch(() => {})
   }
@@ -94,15 +79,16 @@ export async function openQemuReader({
   return {
     sizesBytes: disks.map(({ sizeBytes }) => sizeBytes),
     async swap() {
-      await closeExports()
+      await exports.close()
       const frozen = swaps === 0 ? undefined : bitmapOf(swaps)
       await switchBitmaps()
       const old = frozen === undefined ? [] : await ourBitmaps(qmp, disks)
       for (const { node, name } of old)
         if (name !== frozen && name !== bitmapOf(swaps)) await run('block-dirty-bitmap-remove', { node, name })
       const written: ChunkSet[] = []
-      for (const disk of disks) {
-        const client = await exportDisk(disk, frozen)
+      clients = await exports.open(frozen)
+      for (const [i, client] of clients.entries()) {
+        const disk = disks[i]!
         if (client.sizeBytes !== disk.sizeBytes)
           throw new GodwitError('PREFLIGHT_FILE_CHANGED', `${disk.node} has ${client.sizeBytes} bytes now, it had ${disk.sizeBytes}`)
         written.push(
@@ -112,7 +98,7 @@ export async function openQemuReader({
       return written
     },
     async read(disk, chunk, into) {
-      const client = exported[disk]?.client
+      const client = clients[disk]
       if (!client) throw new TypeError('read before swap')
       await client.read(chunk * CHUNK_BYTES, into)
     },
@@ -151,4 +137,56 @@ async function ourBitmaps(qmp: QmpClient, disks: readonly QemuDisk[]): Promise<{
     const names = found['dirty-bitmaps'].map(bitmap => String((bitmap as QmpObject)['name']))
     return names.filter(name => name.startsWith(BITMAP)).map(name => ({ node, name }))
   })
+}
+
+/** Exports of all disks at QEMU's NBD server, with our connection to each. */
+function createExports(qmp: QmpClient, runDir: string, disks: readonly QemuDisk[]) {
+  let exported: Exported[] = []
+  const close = async () => {
+    for (const { client } of exported) client?.close()
+    for (const { name } of exported) {
+      const gone = qmp.waitFor(({ event, data }) => event === 'BLOCK_EXPORT_DELETED' && data['id'] === name, { ms: DELETED_MS })
+      gone.catch(() => {})
+      await qmp.execute('block-export-del', { id: name, mode: 'hard' })
+      await gone
+    }
+    exported = []
+  }
+  const addExport = async ({ node }: QemuDisk, bitmap: string | undefined) => {
+    const name = `${BITMAP}${node}`
+    await qmp.execute('block-export-add', {
+      ...{ type: 'nbd', id: name, 'node-name': node, name, writable: false, 'allocation-depth': bitmap === undefined },
+      ...(bitmap === undefined ? {} : { bitmaps: [bitmap] }),
+    })
+    exported.push({ name, client: undefined })
+  }
+  /** Throws TIMEOUT or QEMU_TIMEOUT when QEMU is silent for `ms`. */
+  const connectAll = async (contexts: readonly string[], ms: number): Promise<NbdClient[]> => {
+    const clients: NbdClient[] = []
+    for (const one of exported) {
+      const socket = await connectUnix(join(runDir, NBD_SOCKET), ms)
+      one.client = await openNbd(socket, { export: one.name, contexts, handshakeMs: ms })
+      clients.push(one.client)
+    }
+    await qmp.execute('query-name', undefined, { timeoutMs: ms })
+    return clients
+  }
+  /**
+   * QEMU that waits for its disks to be idle (at a stop, at the reset of a device) waits for ever for a client that
+   * connects meanwhile: it answers nothing until the client has gone. So all exports are there before the first
+   * connection, QEMU is asked after the last, and connections to a QEMU that is silent are closed and made again.
+   */
+  const open = async (bitmap: string | undefined): Promise<NbdClient[]> => {
+    const contexts = bitmap === undefined ? [DEPTH_CONTEXT, ALLOCATION_CONTEXT] : [bitmapContext(bitmap)]
+    for (let ms = SILENT_FIRST_MS; ; ms *= 2) {
+      for (const disk of disks) await addExport(disk, bitmap)
+      try {
+        return await connectAll(contexts, ms)
+      } catch (error) {
+        if (ms >= SILENT_LAST_MS || !(hasCode(error, 'TIMEOUT') || hasCode(error, 'QEMU_TIMEOUT'))) throw error
+      }
+      await close()
+    }
+  }
+  return { open, close }
 }

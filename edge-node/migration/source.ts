@@ -183,7 +183,8 @@ class SourceRun {
     if (disks) {
       await onAccepted()
       await disks.converge(figures => this.#disksProgressed(figures))
-      disks.follow(this.#fail)
+      // A guest that is about to stop writes little more; and QEMU stops at once where nobody reads its disks.
+      if (options.plan.method === 'live') disks.follow(this.#fail)
     }
     const onPaused = disks && (async () => void (await peer.send({ type: 'DISKS', roots: await disks.last() })))
     await this.#qemu.migrateInto(outgoing, () => this.#reached('qemuMs'), onPaused)

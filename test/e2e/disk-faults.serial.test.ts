@@ -116,7 +116,11 @@ test(
         await cancelled.promise
       }
       const id = await beginSoon(lab, { vm: guest.name, to: 'b', method })
-      await loaded.promise
+      const isEarly = lab.until(id).then(({ error }) => {
+        throw new Error(`it ended before it was loaded: ${JSON.stringify(error)}\n${lab.logTail()}`)
+      })
+      isEarly.catch(() => {})
+      await Promise.race([loaded.promise, isEarly])
       await lab.api('DELETE', `/v1/migrations/${id}`)
       cancelled.resolve()
       assert.is((await lab.until(id)).outcome, 'cancelled', lab.logTail())

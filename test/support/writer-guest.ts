@@ -13,8 +13,9 @@ import type { Lab } from './lab.ts'
 import { assert } from './suite.ts'
 
 // next: inc dword [8000h]; the DAP at 7e00h: sector 2048 + counter % 4096, buffer 8000h; int 13h, ah=43h; jc fail;
-// [8200h] = [8000h]; jmp next fail: [8204h] = 0deadh; hlt
-const CODE = Buffer.from(
+//       [8200h] = [8000h]; jmp next
+// fail: [8204h] = 0deadh; hlt
+export const WRITER_CODE = Buffer.from(
   '31c08ed88ec08ed0bc007c8816007fc706007e1000c706027e0100c706047e0080c706067e000066c7060c7e0000000066ff06008066a1008066' +
     '25ff0f000066050008000066a3087eb800438a16007fbe007ecd13720a66a1008066a30082ebcf66c7060482adde0000f4ebf4',
   'hex',
@@ -44,7 +45,7 @@ export async function startWriter(
 ): Promise<WriterGuest> {
   for (const site of lab.sites()) {
     const path = join(site.imagesDir, 'writer.raw')
-    await writeFile(path, bootSectorDisk(CODE))
+    await writeFile(path, bootSectorDisk(WRITER_CODE))
     await site.node.registry.images.import({ name: 'writer', from: path, format: 'raw' })
     await rm(path)
   }
@@ -94,7 +95,7 @@ export async function startWriter(
         if (disk.readUInt32LE(at) !== number) wrong.push(`sector of ${number} holds ${disk.readUInt32LE(at)}`)
       }
       assert.equal(wrong.slice(0, 5), [], `${wrong.length} sectors are not what the guest wrote (it wrote ${written})`)
-      assert.ok(disk.subarray(0, CODE.length).equals(CODE), 'the image is under it')
+      assert.ok(disk.subarray(0, WRITER_CODE.length).equals(WRITER_CODE), 'the image is under it')
       return dir
     },
   }

@@ -45,6 +45,7 @@ type NbdOptions = {
   /** Metadata contexts that the server must have: NBD_REFUSED otherwise. */
   contexts?: readonly string[]
   requestMs?: number
+  handshakeMs?: number
 }
 
 export type NbdClient = {
@@ -77,9 +78,10 @@ type Waiting = {
 }
 
 /** Negotiates on a connected socket, and owns it from then on. NBD_PROTOCOL, NBD_REFUSED, NBD_CLOSED, TIMEOUT. */
-export async function openNbd(socket: Socket, { export: name, contexts = [], requestMs = REQUEST_MS }: NbdOptions): Promise<NbdClient> {
+export async function openNbd(socket: Socket, options: NbdOptions): Promise<NbdClient> {
+  const { export: name, contexts = [], requestMs = REQUEST_MS, handshakeMs = HANDSHAKE_MS } = options
   try {
-    const negotiated = await within(negotiate(socket, name, contexts), { ms: HANDSHAKE_MS, what: `NBD export ${name}` })
+    const negotiated = await within(negotiate(socket, name, contexts), { ms: handshakeMs, what: `NBD export ${name}` })
     return new Client(socket, negotiated, requestMs)
   } catch (error) {
     socket.destroy()
