@@ -14,7 +14,8 @@ const USAGE = `Usage: godwit demo [OPTIONS]
 
 Two scenes, one after the other (about three minutes):
 
-  moves  boots a Linux guest of 384 MiB at site a, migrates it a -> b -> a live, then to b cold, over 100 Mbit/s and 40 ms
+  moves  boots a Linux guest of 384 MiB with a local disk at site a, migrates it a -> b -> a live, then to b cold, over
+         100 Mbit/s and 40 ms; the guest writes to both, and both are compared at the end
   drive  a user drives past three sites on an emulated 5G network and requests a page from a VM every 50 ms; the
          measurements go over MQTT to the policy, and the VM follows the user twice; ends with a report of all requests
 

@@ -24,6 +24,7 @@ export function renderReport(report: Report): string {
     ['guest bytes', `${formatBytes(report.guestBytes)} in ${report.rounds} ${report.rounds === 1 ? 'round' : 'rounds'}`],
     ...CLASSES.flatMap(name => classLine(report, name)),
     ...deltaLine(report),
+    ...diskLine(report),
     ['wire bytes', `${formatBytes(report.wireBytes)}${report.ratio === null ? '' : ` (ratio ${report.ratio.toFixed(2)})`}`],
     ['transport', `${report.transport}, ${report.streams} page ${report.streams === 1 ? 'stream' : 'streams'}`],
     ...lostLinks(report),
@@ -43,6 +44,15 @@ export function renderReport(report: Report): string {
 function deltaLine({ pagesDelta = 0, deltaBytes = 0 }: Report): [string, string][] {
   if (pagesDelta === 0) return []
   return [['- delta', `${formatBytes(deltaBytes)} in ${pagesDelta} pages`]]
+}
+
+/** Chunks of local disks. */
+function diskLine({ disks }: Report): [string, string][] {
+  if (!disks) return []
+  const { rounds, bytesSent, bytesZero, bytesHeld } = disks
+  const rest = [bytesZero > 0 ? `${formatBytes(bytesZero)} of zeros` : '', bytesHeld > 0 ? `${formatBytes(bytesHeld)} there already` : '']
+  const more = rest.filter(Boolean).join(', ')
+  return [['disk bytes', `${formatBytes(bytesSent)} in ${rounds} ${rounds === 1 ? 'round' : 'rounds'}${more ? `; ${more}` : ''}`]]
 }
 
 /** The prediction at the start of the migration, for comparison. */

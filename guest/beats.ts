@@ -9,6 +9,11 @@ type GuestLine =
   | { kind: 'ready'; pages: number; fields: Record<string, number> }
   | { kind: 'audit'; ok: number; bad: number; pass: number; writes: number; tableBad: boolean }
   | { kind: 'audit-full'; pages: number; bad: number; versions: number; ever: number; digest: string }
+  | { kind: 'audit-disk'; blocks: number; bad: number; writes: number }
+  /** SHA-256 of the whole disk, read in the guest. */
+  | { kind: 'disk-sum'; sha256: string }
+  /** One durable write to the disk took so long. */
+  | { kind: 'wrote'; us: number }
   | { kind: 'work'; writes: number; audited: number; guestMs: number }
   | { kind: 'bad'; text: string }
   | { kind: 'done'; what: 'DIRTY' | 'TOUCHED' | 'CORRUPTED' | 'FORGOTTEN' | 'POWEROFF'; fields: Record<string, number> }
@@ -58,6 +63,12 @@ export function parseGuestLine(text: string): GuestLine {
   if (beat) return { kind: 'beat', sequence: Number(beat[1]), guestMs: Number(beat[2]) }
   const work = /^WORK writes=(\d+) audited=(\d+) ms=(\d+)$/.exec(text)
   if (work) return { kind: 'work', writes: Number(work[1]), audited: Number(work[2]), guestMs: Number(work[3]) }
+  const disk = /^AUDIT-DISK blocks=(\d+) bad=(\d+) writes=(\d+)$/.exec(text)
+  if (disk) return { kind: 'audit-disk', blocks: Number(disk[1]), bad: Number(disk[2]), writes: Number(disk[3]) }
+  const wrote = /^WROTE us=(\d+)$/.exec(text)
+  if (wrote) return { kind: 'wrote', us: Number(wrote[1]) }
+  const sum = /^([0-9a-f]{64}) {2}\/dev\/vda$/.exec(text)
+  if (sum) return { kind: 'disk-sum', sha256: sum[1]! }
   if (text.startsWith('BAD ')) return { kind: 'bad', text }
   const full = /^AUDIT-FULL pages=(\d+) bad=(\d+) versions=(\d+) ever=(\d+) digest=(\d+)$/.exec(text)
   if (full) {

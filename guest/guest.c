@@ -1,6 +1,6 @@
 // The guest program of tests and demo: a witness inside the VM. It fills memory with pages whose content is a pure
 // function of (seed, page, version), keeps rewriting some of them, checks all of them over and over, beats on the
-// serial line from a process of its own, and serves the beat over HTTP.
+// serial line from a process of its own, serves the beat over HTTP, and writes to a disk (disk.h).
 //
 // Enters: godwit.* on the kernel command line, commands on the serial line. Leaves: lines on the serial line
 // (guest/beats.ts reads them).
@@ -366,6 +366,8 @@ static void auditFull(void) {
   send();
 }
 
+#include "disk.h"
+
 // ---- Commands ----
 
 static u64 dirtyRate, auditRate;
@@ -378,6 +380,8 @@ static const char *after(const char *command, const char *prefix) {
 static void obey(const char *command) {
   const char *rest;
   if (after(command, "audit")) auditFull();
+  else if (after(command, "disk")) obeyDisk(0);
+  else if (after(command, "sum")) obeyDisk(1);
   else if (after(command, "poweroff")) {
     text("POWEROFF");
     send();
@@ -603,6 +607,7 @@ static void *reserve(u64 bytes) {
 static void fill(void) {
   u64 kinds[4] = {0, 0, 0, 0};
   for (u32 i = 0; i < TEMPLATES; i++) writeText(templates[i], stir(seed ^ (i + 1)) | 1);
+  openDisk();
   for (u64 i = 0; i < pages; i++) {
     writePage(memory + i * WORDS, i, 0);
     versionsSum ^= tableTerm(i, 0);

@@ -34,6 +34,10 @@ export type GuestOptions = {
   /** Time between WORK lines, which count the work of the guest. Default: no lines. */
   workMs?: number
   seed?: number
+  /** Of disk /dev/vda: bytes that the program fills and rewrites durably, block by block. Default: no disk is used. */
+  diskBytes?: number
+  /** Rate of rewriting them. Default 128 KiB/s. */
+  diskBytesPerSecond?: number
   /** Percent of pages that are zero, duplicates, compressible, random. Default 20, 10, 45, 25. */
   mix?: readonly [zero: number, duplicate: number, compressible: number, random: number]
 }
@@ -50,6 +54,8 @@ export function guestAppend(options: GuestOptions = {}): string {
     beat: options.beatMs,
     seed: options.seed,
     mix: options.mix?.join(','),
+    disk: options.diskBytes,
+    diskrate: options.diskBytesPerSecond,
   }
   const given = Object.entries(parameters).filter(([, value]) => value !== undefined)
   return ['console=ttyS0', 'quiet', 'panic=-1', ...given.map(([name, value]) => `godwit.${name}=${value}`)].join(' ')

@@ -5,7 +5,7 @@ export const demo = command({
   name: 'demo',
   summary: 'run a demo on this machine: a VM moves A -> B -> A -> B, then a VM follows a user past three sites',
   details:
-    'Starts a gateway, nodes and emulated links, and checks that no guest memory and no user request was lost. ' +
+    'Starts a gateway, nodes and emulated links, and checks that no guest memory, no disk block and no user request was lost. ' +
     '--short runs only the moves, --drive only the drive. npm run demo also does the set-up.',
   isPassThrough: true,
   examples: ['npm run demo', 'godwit demo', 'godwit demo --drive'],

@@ -1,6 +1,5 @@
-// The short scene: a VM migrates a -> b -> a while it runs, then to b with method cold, over an emulated link of 100
-// Mbit/s and 40 ms at site a.
-
+// The short scene: a VM with a local disk migrates a -> b -> a while it runs, then to b with method cold, over an
+// emulated link of 100 Mbit/s and 40 ms at site a. Its guest writes to memory and disk all the time.
 import { requestJson } from '../../ops/http-client.ts'
 import { profiles } from '../../sim-network/profiles.ts'
 import type { MigrationRecord } from '../../wire/admin.ts'
@@ -11,6 +10,7 @@ import { followMigration } from '../follow.ts'
 import { table } from '../output.ts'
 import { createProgress } from '../progress.ts'
 import { renderReport } from '../report.ts'
+import { DISK_SPEC, diskLines, examineDisk, judgeDisk } from './disk.ts'
 import type { Observer } from './observer.ts'
 import { boot, type DemoContext, examine, guestLines, judgeGuest, problemsOf, type SceneResult, VM, withStage } from './scene.ts'
 import type { Stage } from './stage.ts'
@@ -21,7 +21,11 @@ const MOVES: Move[] = [
   { from: 'b', to: 'a', method: 'live' },
   { from: 'a', to: 'b', method: 'cold' },
 ]
-const GUEST = { memoryMiB: 384, fillBytes: 200 * MIB, dirtyBytesPerSecond: 4 * MIB, beatMs: 10 }
+const LAST = MOVES.at(-1)!.to
+const GUEST = {
+  ...{ memoryMiB: 384, fillBytes: 160 * MIB, dirtyBytesPerSecond: 4 * MIB, beatMs: 10 },
+  ...{ diskBytes: 32 * MIB, diskBytesPerSecond: MIB / 8, spec: { disks: [DISK_SPEC] } },
+}
 
 type Result = Move & { report: Report; silenceMs: number }
 
@@ -34,9 +38,11 @@ export async function playMoves(context: DemoContext): Promise<SceneResult> {
     const results: Result[] = []
     for (const move of MOVES) results.push(await migrate(context, stage, observer, move))
     const guest = await examine(context, observer)
+    const disk = await examineDisk(context, stage, observer, LAST)
     const isComplete = results.every(({ report }) => report.outcome === 'completed')
-    const problems = [...problemsOf([[isComplete, 'a migration did not complete']]), ...judgeGuest(guest)]
-    return { facts: { results, ...guest }, lines: ['', tableOf(results), ...guestLines(guest)], problems }
+    const problems = [...problemsOf([[isComplete, 'a migration did not complete']]), ...judgeGuest(guest), ...judgeDisk(disk)]
+    const lines = ['', tableOf(results), ...guestLines(guest), ...diskLines(disk)]
+    return { facts: { results, ...guest, disk }, lines, problems }
   })
 }
 
@@ -72,7 +78,8 @@ function tableOf(results: Result[]): string {
     `${Math.round(report.downtimeMs ?? 0)} ms`,
     `${silenceMs} ms`,
     `${(report.guestBytes / MIB).toFixed(0)} MiB`,
+    `${((report.disks?.bytesSent ?? 0) / MIB).toFixed(0)} MiB`,
     `${(report.wireBytes / MIB).toFixed(0)} MiB`,
   ])
-  return table(['move', 'method', 'total', 'downtime', 'longest beat gap', 'guest bytes', 'wire bytes'], rows).trimEnd()
+  return table(['move', 'method', 'total', 'downtime', 'longest beat gap', 'memory', 'disk', 'wire bytes'], rows).trimEnd()
 }

@@ -85,10 +85,11 @@ export async function boot(
   const ready = observer.next('ready', READY_MS)
   ready.catch(() => {})
   await command(context, ['vm', 'create', file, '--start', '--socket', stage.socketOf(site)])
-  const { fillBytes = 0, dirtyBytesPerSecond = 0, beatMs = 10 } = options
+  const { fillBytes = 0, dirtyBytesPerSecond = 0, beatMs = 10, diskBytes = 0, diskBytesPerSecond = 0 } = options
+  const disk = diskBytes > 0 ? `and ${diskBytes / MIB} MiB of its disk, rewrite ${diskBytesPerSecond / 1024} KiB/s of that, ` : ''
   const beats = `and print a beat every ${beatMs} ms on the serial port`
   context.say(
-    `booting Linux; its programs fill ${fillBytes / MIB} MiB of memory, rewrite ${dirtyBytesPerSecond / MIB} MiB/s of it, ${beats} ...`,
+    `booting Linux; its programs fill ${fillBytes / MIB} MiB of memory, rewrite ${dirtyBytesPerSecond / MIB} MiB/s of it, ${disk}${beats} ...`,
   )
   const { pages } = await ready
   context.say(`guest ready: ${pages} pages filled`)

@@ -24,7 +24,7 @@ const MODULES = [
 ].concat(['net_failover', 'virtio_net', 'virtio_blk'])
 const image = join(cache, 'guest')
 const parts = join(cache, 'guest-parts')
-const sources = ['guest.c', 'init', 'build.ts', 'cpio.ts'].map(name => join(root, 'guest', name))
+const sources = ['guest.c', 'disk.h', 'init', 'build.ts', 'cpio.ts'].map(name => join(root, 'guest', name))
 
 const ownKernel = process.env.GODWIT_GUEST_KERNEL
 const ownBusybox = process.env.GODWIT_GUEST_BUSYBOX

@@ -1,3 +1,4 @@
+import { judgeDisk } from '../../cli/demo/disk.ts'
 import { type Handoff, handoffOf, judgeDrive, reportLines } from '../../cli/demo/drive-report.ts'
 import { createRoad, linkAt, ROAD_SITES } from '../../cli/demo/road.ts'
 import { summarize, type User, type UserRequest } from '../../cli/demo/user.ts'
@@ -135,6 +136,14 @@ test('the report of a handoff shows what the user measured', () => {
   const lines = reportLines({ handoffs: [handoff], user: drive().user.summary(), wrong: [], requests: drive().requests })
   assert.match(lines[0]!, 'a -> b')
   assert.match(lines[1]!, '400 requests: 400 answered (0 after a retry on a new connection), 0 lost')
+})
+
+test('a disk that differs, has bad blocks, or was never written to is a problem', () => {
+  const good = { blocks: 8192, bad: 0, writes: 9, inGuest: 'ab', ofFile: 'ab' }
+  assert.equal(judgeDisk(good), [])
+  assert.match(judgeDisk({ ...good, ofFile: 'cd' })[0]!, 'SHA-256 ab in the guest, and its file at the site has cd')
+  assert.match(judgeDisk({ ...good, bad: 2 })[0]!, '2 bad blocks of 8192')
+  assert.is(judgeDisk({ ...good, blocks: 0, writes: 0 }).length, 2)
 })
 
 test('fewer than two handoffs, failures, losses and wrong answers are problems', () => {

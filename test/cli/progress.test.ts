@@ -126,14 +126,16 @@ test('the report as a person reads it', () => {
   )
 })
 
-test('the report tells what was expected, what was decided, and what deltas saved', () => {
+test('the report tells what was expected, what was decided, what deltas saved, and what disks cost', () => {
   const text = renderReport({
     ...report,
     ...{ pagesDelta: 12, bytesDelta: 12 * 4096, deltaBytes: 2048, etaError: { medianRatio: 0.08, worstRatio: 0.4 } },
     prediction: { totalMs: 9000, downtimeMs: 210, wireBytes: 100 * MIB },
+    disks: { rounds: 3, bytesSent: 40 * MIB, bytesZero: 2 * MIB, bytesHeld: 8 * MIB },
     decisions: [{ atMs: 1234, what: 'level', value: '9', reason: 'the link is the limit, workers 20 % busy' }],
   })
   assert.match(text, /- delta: +2(\.0)? KiB in 12 pages/)
+  assert.match(text, /disk bytes: +40 MiB in 3 rounds; 2(\.0)? MiB of zeros, 8(\.0)? MiB there already\n/)
   assert.match(text, /predicted: +9(\.0)? s in total, downtime 210 ms, 100(\.0)? MiB/)
   assert.match(text, /ETA error: +8 % \(median\)\n/)
   assert.match(text, /last decisions:\n +1\.2 s {2}level: 9 \(the link is the limit, workers 20 % busy\)/)

@@ -9,7 +9,7 @@ import { root } from '../support/source-tree.ts'
 import { assert, suite } from '../support/suite.ts'
 import { tempFolder } from '../support/temp-folder.ts'
 
-const test = suite('e2e/tour', { ms: 240_000 })
+const test = suite('e2e/tour', { ms: 400_000 })
 const hasNamespace = spawnSync('unshare', ['--net', 'ip', 'link', 'set', 'lo', 'up'], { timeout: 10_000 }).status === 0
 const skip = labMissing() ?? (hasNamespace ? undefined : 'unshare, ip and root are needed: node scripts/setup.js --test')
 
@@ -44,14 +44,15 @@ test(
       stream.setEncoding('utf8').on('data', text => {
         output += text
       })
-    const timer = setTimeout(() => child.kill('SIGTERM'), 220_000)
+    const timer = setTimeout(() => child.kill('SIGTERM'), 380_000)
     const code = await new Promise<number | null>(resolve => child.on('close', resolve))
     clearTimeout(timer)
     assert.is(code, 0, output)
     const after = (block: number) => output.split(`== block ${block}\n`)[1]?.split('\n== ')[0] ?? ''
     const last = output.split('\n== ').find(part => part.includes('"method": "cold"')) ?? ''
     assert.match(last, /"outcome": "completed"/, output)
-    assert.match(after(all.length - 1), /web-1/, output)
+    assert.match(after(all.length - 1), /AUDIT-DISK blocks=4096 bad=0 writes=[1-9]/, output)
+    assert.match(after(all.length - 1), /^the disk is the same$/m, output)
     assert.match(output, /== end\n/)
   },
   { skip },

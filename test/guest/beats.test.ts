@@ -19,6 +19,9 @@ test('every line of the guest is understood', () => {
   assert.equal(parseGuestLine('WORK writes=3 audited=5 ms=700'), { kind: 'work', writes: 3, audited: 5, guestMs: 700 })
   assert.equal(parseGuestLine('BAD page=7 why=checksum'), { kind: 'bad', text: 'BAD page=7 why=checksum' })
   assert.equal(parseGuestLine('TOUCHED pages=5 writes=9'), { kind: 'done', what: 'TOUCHED', fields: { pages: 5, writes: 9 } })
+  assert.equal(parseGuestLine('AUDIT-DISK blocks=8192 bad=0 writes=1119'), { kind: 'audit-disk', blocks: 8192, bad: 0, writes: 1119 })
+  assert.equal(parseGuestLine('WROTE us=812'), { kind: 'wrote', us: 812 })
+  assert.equal(parseGuestLine(`${'0f'.repeat(32)}  /dev/vda`), { kind: 'disk-sum', sha256: '0f'.repeat(32) })
   for (const other of ['', 'EAT 1 2', 'BEAT 1', 'BEAT 1 2 3', '[    1.0] kernel', 'AUDIT ok=1', 'READY pages=5']) {
     assert.is(parseGuestLine(other).kind, 'other', other)
   }
