@@ -23,6 +23,7 @@ export function renderReport(report: Report): string {
     ],
     ['guest bytes', `${formatBytes(report.guestBytes)} in ${report.rounds} ${report.rounds === 1 ? 'round' : 'rounds'}`],
     ...CLASSES.flatMap(name => classLine(report, name)),
+    ...fromDiskLine(report),
     ...deltaLine(report),
     ...diskLine(report),
     ['wire bytes', `${formatBytes(report.wireBytes)}${report.ratio === null ? '' : ` (ratio ${report.ratio.toFixed(2)})`}`],
@@ -38,6 +39,12 @@ export function renderReport(report: Report): string {
   )
   const heading = decided.length === 0 ? '' : '  last decisions:\n'
   return `${headline}${listing(rounds).replace(/^(?=.)/gm, '  ')}${notes.join('')}${heading}${decided.join('')}`
+}
+
+/** Pages that the target read from its own copy of the disks. */
+function fromDiskLine({ pagesFromDisk = 0, bytesFromDisk = 0 }: Report): [string, string][] {
+  if (pagesFromDisk === 0) return []
+  return [['- from disk', `${formatBytes(bytesFromDisk)} in ${pagesFromDisk} pages`]]
 }
 
 /** Rewritten pages that were sent as deltas. */

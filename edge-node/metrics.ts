@@ -26,6 +26,7 @@ export function createNodeMetrics(registry: Registry, trust: TrustFacts): NodeMe
     [0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 30],
   )
   const wire = metrics.counter('migration_wire_bytes_total', 'Sealed bytes sent for completed migrations')
+  const fromDisk = metrics.counter('migration_from_disk_bytes_total', 'Guest memory of completed migrations that targets read from disks')
   const alerts = metrics.counter('alerts_total', 'Possible attacks, by kind and error code', ['kind', 'code'])
   const stuck = metrics.counter('migration_stuck_total', 'Migrations that exceeded the deadline of their state, by action', [
     'side',
@@ -47,6 +48,7 @@ export function createNodeMetrics(registry: Registry, trust: TrustFacts): NodeMe
       ended.inc({ side, outcome, code: error?.code ?? 'none' })
       if (!report) return
       wire.inc({}, report.wireBytes)
+      fromDisk.inc({}, report.bytesFromDisk ?? 0)
       reconnects.inc({}, report.reconnects ?? 0)
       away.inc({}, (report.awayMs ?? 0) / 1000)
       if (report.downtimeMs !== null) downtime.observe(report.downtimeMs / 1000)

@@ -8,6 +8,7 @@ import { type VerifiedSite, verifySite } from '../identity/peer.ts'
 import type { PlanFacts } from '../planning/cost.ts'
 import { type MigrationProgress, PHASE_COMMITTED, type Plan, type Report } from '../wire/control.ts'
 import { GodwitError } from '../wire/errors.ts'
+import { DISK_PAGES_VERSION } from '../wire/versions.ts'
 import { createAsked } from './asking.ts'
 import type { HashOptions } from './disks/digests.ts'
 import { durably } from './migration/durable.ts'
@@ -90,7 +91,7 @@ class SourceSlot {
       onBreach: onBreach(this.#options, plan, 'source'),
       onProgress: progress => this.#progressed(progress),
       dir: this.#vm.runDir,
-      disks: () => this.#options.registry.leavingDisks(plan.vm, stop),
+      disks: () => this.#options.registry.leavingDisks(plan.vm, { withBlocks: mayName(plan), signal: stop }),
       stop,
       patience: { reconnectMs: 1000 * config.limits.reconnectSeconds, switchoverMs: 1000 * config.limits.switchoverSeconds },
       patienceMs: waits?.answerMs,
@@ -162,5 +163,8 @@ class SourceSlot {
     }
   }
 }
+
+/** Without compression the sizes say nothing of the content: then pages are compared with nothing. */
+const mayName = ({ version, compression }: Plan): boolean => version >= DISK_PAGES_VERSION && compression !== 'off'
 
 const contentOf = ({ memoryBytes, zeroShare }: PlanFacts): number => memoryBytes * (1 - zeroShare)

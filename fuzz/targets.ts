@@ -6,6 +6,7 @@ import { bodies } from './targets/bodies.ts'
 import { certificates } from './targets/certificates.ts'
 import { commands } from './targets/commands.ts'
 import { controlTarget } from './targets/control.ts'
+import { disk } from './targets/disk.ts'
 import { eventStream } from './targets/event-stream.ts'
 import { frames } from './targets/frames.ts'
 import { handshake } from './targets/handshake.ts'
@@ -21,7 +22,7 @@ import { sealedStream } from './targets/sealed-stream.ts'
 
 export const TARGETS: readonly Target[] = [
   ...[frames, controlTarget, link, rpc, mux, certificates, handshake, records, sealedStream],
-  ...[messages, batch, applier, returnPath, qemuStream],
+  ...[messages, batch, applier, disk, returnPath, qemuStream],
   ...[commands, bodies, preamble, eventStream],
 ]
 

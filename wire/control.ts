@@ -338,6 +338,8 @@ export const Report = z.looseObject({
   guestBytes: count,
   pagesZero: count,
   pagesDuplicate: count,
+  /** Pages that the target read from its own copy of the VM's disks. */
+  pagesFromDisk: count.optional(),
   pagesUnchanged: count,
   /** Rewritten pages that were sent as deltas to the target's version. */
   pagesDelta: count.optional(),
@@ -346,6 +348,7 @@ export const Report = z.looseObject({
   /** Guest bytes by class: pages of the class x 4096. */
   bytesZero: count,
   bytesDuplicate: count,
+  bytesFromDisk: count.optional(),
   bytesUnchanged: count,
   bytesDelta: count.optional(),
   /** Size of these before compression. */

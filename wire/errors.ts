@@ -86,6 +86,12 @@ export const ERRORS = {
     'a disk cannot be read or written',
     'see the kernel log of the host (dmesg); replace the device if it is broken',
   ),
+  DISK_MISMATCH: row(
+    failed,
+    false,
+    "the target's copy of a disk differs from the source's record of it",
+    'check the host of the target (dmesg), and its copy of the image (godwit image show); then migrate again',
+  ),
   IMAGE_UNKNOWN: row(refused, false, 'no image of this name', 'see godwit image list'),
   IMAGE_EXISTS: row(refused, false, 'an image or file of this name exists with another content', 'choose another name'),
   IMAGE_INVALID: row(refused, false, 'a file cannot be used as an image', 'see the message; qemu-img info shows what the file is'),

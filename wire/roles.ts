@@ -1,8 +1,8 @@
 // What a relay stream of a migration is for: its role. Pure. Enters: an index, or a role. Leaves: the other one, and
 // what follows from the role.
 // Always holds: no other file decides anything by an index; an index is only a stream's name in JOIN, in the key
-// schedule and in the manifest. The mapping is that of migration version 1 (versions.ts); another version may have
-// another one.
+// schedule and in the manifest. The mapping is that of migration versions 1 and 2 (versions.ts); another version may
+// have another one.
 import type { FrameName } from './types.ts'
 
 /**

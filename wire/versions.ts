@@ -24,7 +24,10 @@ export type Versions = {
  * The ranges of this release. The lowest version stays supported for one more release, so that the previous release can
  * connect.
  */
-export const VERSIONS: Versions = { link: { min: 1, max: 1 }, migration: { min: 1, max: 1 } }
+export const VERSIONS: Versions = { link: { min: 1, max: 1 }, migration: { min: 1, max: 2 } }
+
+/** Of a migration: from this version on a page of memory may travel as the name of a block of a local disk. */
+export const DISK_PAGES_VERSION = 2
 
 /** The range of a party without ranges: the first releases. */
 export const FIRST_RANGE: VersionRange = { min: 1, max: 1 }

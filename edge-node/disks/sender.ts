@@ -28,11 +28,22 @@ type DiskSenderOptions = {
   content: readonly Leaves[]
   /** By disk: what the target has. The sender keeps it up to date. */
   held: readonly Leaves[]
+  watch?: DiskWatch | undefined
   /**
    * Sends one payload (batch.ts, not compressed), in order. Resolves when there is room for the next; the payload is
    * the receiver's.
    */
   send: (payload: Uint8Array) => Promise<void>
+}
+
+/** Who keeps account of what the target has (block-index.ts). */
+export type DiskWatch = {
+  /** A round begins: these chunks, by disk, are looked at now. Each leaves its set when it has been. */
+  round(pending: readonly ChunkSet[]): Promise<void>
+  /** The target has this chunk already. */
+  held(disk: number, chunk: number, bytes: Uint8Array): void
+  /** The chunk is about to change at the target. */
+  changing(disk: number, chunk: number): void
 }
 
 export type DiskFigures = {
@@ -57,7 +68,7 @@ export type DiskSender = {
   readonly figures: DiskFigures
 }
 
-export function createDiskSender({ readers, content, held, send }: DiskSenderOptions): DiskSender {
+export function createDiskSender({ readers, content, held, watch, send }: DiskSenderOptions): DiskSender {
   const figures: DiskFigures = { rounds: 0, sentChunks: 0, zeroChunks: 0, heldChunks: 0, pendingChunks: 0 }
   const pending = readers.sizesBytes.map((_, disk) => new ChunkSet(content[disk]!.chunks))
 
@@ -76,6 +87,7 @@ export function createDiskSender({ readers, content, held, send }: DiskSenderOpt
   }
   const round = async (signal?: AbortSignal): Promise<number> => {
     const chunks = await swap()
+    await watch?.round(pending)
     for (const [disk, set] of pending.entries()) {
       const batch = createBatcher(disk, send)
       // One pass in order; a set that is deleted from while its runs are read ahead stays in step.
@@ -102,8 +114,10 @@ export function createDiskSender({ readers, content, held, send }: DiskSenderOpt
       else content[disk]!.set(chunk, leafOf(piece))
       if (content[disk]!.get(chunk).equals(held[disk]!.get(chunk))) {
         figures.heldChunks++
+        watch?.held(disk, chunk, piece)
         continue
       }
+      watch?.changing(disk, chunk)
       if (isZero) figures.zeroChunks++
       else figures.sentChunks++
       await batch.add(chunk, isZero ? undefined : piece)

@@ -6,6 +6,7 @@
 // work begins, and what a lost meeting had still to bring comes over the next, from that very frame on.
 import { closeSync } from 'node:fs'
 import type { Socket } from 'node:net'
+import { derivePageHashKey } from '../../crypto/channel/keys.ts'
 import { compareManifests, type Manifest } from '../../crypto/channel/manifest.ts'
 import { within } from '../../ops/deadline.ts'
 import type { Stream } from '../../transport/types.ts'
@@ -18,6 +19,7 @@ import type { Session } from '../channel/session.ts'
 import { createTakenStreams } from '../channel/taken-streams.ts'
 import { type Applier, createApplier } from '../pages/apply.ts'
 import { decodeBarrier } from '../pages/batch.ts'
+import type { DiskBlocks } from '../pages/place.ts'
 import { createReturnPathParser, decodeValue, encodeReturnPath, RETURN_PATH } from '../stream/return-path.ts'
 import type { Peer } from './peer.ts'
 
@@ -36,6 +38,8 @@ type IncomingOptions = {
   workers: number
   /** Takes DISK payloads, for a VM with local disks. */
   disk?: ((payload: Uint8Array) => Promise<void>) | undefined
+  /** What pages may refer to. `rootKey`: of the meeting with the offer. */
+  disks?: { blocks: DiskBlocks; rootKey: Uint8Array } | undefined
   /** Wire bytes of this meeting, and frames of each data stream taken in all. */
   onAck: (receivedBytes: number, taken: number[]) => void
   /** Return-path bytes for the source's QEMU, all but SHUT. */
@@ -153,10 +157,12 @@ export function createIncoming(options: IncomingOptions): Incoming {
 }
 
 /** For exactly the one block of exactly the size that the waiting QEMU has. */
-function applierFor({ memory, pageStreams, workers, log }: IncomingOptions, blocks: { bytes: number }[]): Applier | undefined {
+function applierFor({ memory, pageStreams, workers, disks, log }: IncomingOptions, blocks: { bytes: number }[]): Applier | undefined {
   const captured = blocks.flatMap((block, index) => (block.bytes > 0 ? [{ block: index, bytes: block.bytes }] : []))
   if (captured.length !== 1 || captured[0]!.bytes !== memory.bytes) return undefined
-  return createApplier({ streams: pageStreams, memory: [{ ...memory, block: captured[0]!.block, offset: 0 }], workers, log })
+  const regions = [{ ...memory, block: captured[0]!.block, offset: 0 }]
+  const held = disks && { blocks: disks.blocks, proofKey: derivePageHashKey(disks.rootKey) }
+  return createApplier({ streams: pageStreams, memory: regions, workers, disks: held, log })
 }
 
 /** Closes once: the number may belong to another file by the second time. */

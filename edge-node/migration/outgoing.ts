@@ -20,6 +20,8 @@ import { createKeptStreams, type KeptStreams } from '../channel/kept-streams.ts'
 import type { SealedWriter } from '../channel/sealed-stream.ts'
 import type { Session } from '../channel/session.ts'
 import { encodeBarrier } from '../pages/batch.ts'
+import type { HeldBlocks } from '../pages/classify.ts'
+import type { PageHasher } from '../pages/hasher.ts'
 import { createPipeline, type Pipeline } from '../pages/pipeline.ts'
 import type { Gate } from '../rate/gate.ts'
 import { createParser, type RamBlock } from '../stream/parse.ts'
@@ -30,12 +32,14 @@ const SKELETON_FRAME_BYTES = 64 * 1024
 const SKELETON_WAITING_BYTES_MAX = 1024 * 1024
 
 type OutgoingOptions = {
-  /** Of the first meeting: the page hashes' key comes of it, which never leaves this side. */
+  /** Of the first meeting: the key of the page hashes, or of the proofs for pages from disks, comes of it. */
   rootKey: Uint8Array
   pageStreams: number
   compression: 'zstd' | 'off'
   level: number | 'auto'
   workers: number
+  /** The blocks of disks that the target has, and the hasher of them and of pages. Asked when the pages begin. */
+  held?: () => { blocks: HeldBlocks; hasher: PageHasher } | undefined
   /** Told once which blocks travel as pages, before the first of them is sent. */
   onBlocks: (blocks: { name: string; bytes: number }[]) => void
   /** RAM is complete: all after it is device state. */
@@ -172,6 +176,8 @@ function startPipeline(options: OutgoingOptions, blocks: readonly RamBlock[], ke
   const captured = blocks.filter(block => block.captured)
   if (captured.length === 0)
     throw new GodwitError('QEMU_STREAM', `the stream has no RAM block '${RAM_BLOCK}': Godwit did not start this VM`)
+  const own = createPageHasher(derivePageHashKey(options.rootKey))
+  const held = options.held?.()
   options.onBlocks(blocks.map(block => ({ name: block.name, bytes: block.captured ? block.usedBytes : 0 })))
   return createPipeline({
     sink: {
@@ -180,7 +186,8 @@ function startPipeline(options: OutgoingOptions, blocks: readonly RamBlock[], ke
       send: (stream, type, payload) => kept.send(pages(stream), type, Buffer.from(payload), { flush: type === FRAME.BARRIER }),
     },
     blocks: captured.map(block => ({ id: block.index, bytes: block.usedBytes })),
-    hasher: createPageHasher(derivePageHashKey(options.rootKey)),
+    hasher: held?.hasher ?? own,
+    held: held && { blocks: held.blocks, proofHasher: own },
     compression: options.compression,
     ...(options.level === 'auto' ? {} : { level: options.level }),
     workers: options.workers,

@@ -4,16 +4,20 @@
 // the roots of the disks.
 // Always holds: a chunk travels on one page stream only, so a later version of it never overtakes an earlier one; as
 // frames of a page stream they are applied before the target's QEMU reads device state (the barrier there); bitmaps and
-// exports are gone before QEMU's migration goes on.
-
+// exports are gone before QEMU's migration goes on. What the target has of the disks is known block by block, for pages
+// of memory that have the same content (disks/block-index.ts).
 import { sleep } from '../../ops/deadline.ts'
 import { type GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
-import { regionOf } from '../disks/batch.ts'
+import { DISK_HEADER_BYTES, readDiskBody, readDiskHeader, regionOf } from '../disks/batch.ts'
+import { type BlockHasher, type BlockHashes, type ChunkHashes, hashBlocks } from '../disks/block-hashes.ts'
+import { BlockIndex } from '../disks/block-index.ts'
 import { CHUNK_BYTES } from '../disks/chunk-tree.ts'
+import type { Leaves } from '../disks/leaves.ts'
 import { openQemuReader, type QemuDisk, type QemuReader } from '../disks/qemu-reader.ts'
-import { createDiskSender, type DiskFigures, type DiskSender } from '../disks/sender.ts'
+import { createDiskSender, type DiskFigures, type DiskSender, type DiskWatch } from '../disks/sender.ts'
 import type { CompressJob, CompressResult } from '../pages/compress.ts'
+import type { PageHasher } from '../pages/hasher.ts'
 import { createThreadPool, type Pool } from '../pages/pool.ts'
 import type { QmpClient } from '../qmp/client.ts'
 
@@ -27,17 +31,22 @@ const PAUSE_MS = 250
 const AT_ONCE = 4
 const LEVEL = 3
 
-/** By disk: QEMU's node, its size, and what it stands on at both sites. */
-export type LocalDiskSource = QemuDisk
+/** By disk: QEMU's node, its size, and what it stands on at both sites; `blocks`: of the image. */
+type LocalDiskSource = QemuDisk & { blocks?: BlockHashes | undefined }
+
+/** `hasher`: of the blocks, and of the pages that are compared with them; absent: pages are not compared with disks. */
+export type LocalDiskSources = { disks: readonly LocalDiskSource[]; hasher?: PageHasher | undefined }
 
 type SourceDisksOptions = {
   qmp: QmpClient
   /** The working folder of the VM's QEMU. */
   dir: string
-  disks: readonly LocalDiskSource[]
+  sources: LocalDiskSources
   pageStreams: number
   compression: 'zstd' | 'off'
   send: (pageStream: number, payload: Uint8Array) => Promise<void>
+  /** Resolves when the barrier of an interval of pages is on all streams. */
+  passed: (interval: number) => Promise<void>
   signal: AbortSignal
   log: Log
 }
@@ -50,22 +59,50 @@ export type SourceDisks = {
   /** The guest stands still: the rest. Gives the roots. */
   last(): Promise<string[]>
   readonly figures: DiskFigures
+  /** What pages of memory are compared with. */
+  readonly held: { blocks: BlockIndex; hasher: PageHasher } | undefined
   close(): Promise<void>
 }
 
 export async function openSourceDisks(options: SourceDisksOptions): Promise<SourceDisks> {
-  const { disks, signal, log } = options
+  const { sources, signal, log } = options
+  const { disks, hasher } = sources
   const readers = await openQemuReader({ qmp: options.qmp, runDir: options.dir, disks })
   const pool = createThreadPool<CompressJob, CompressResult>(1, { role: 'compress' }, { log })
-  const queue = createQueue(options, pool)
+  const held = disks.map(({ base }) => base.copy())
+  const known = hasher && { blocks: indexOf(disks, held), hasher }
+  const queue = createQueue(options, pool, known)
   const sender = createDiskSender({
     readers,
     content: disks.map(({ base }) => base.copy()),
-    held: disks.map(({ base }) => base.copy()),
+    held,
+    watch: known && watchOf(known, options.passed),
     send: queue.send,
   })
-  return new Rounds(readers, sender, queue, pool, signal)
+  return new Rounds(readers, sender, queue, pool, signal, known)
 }
+
+/** The blocks that the target begins with. */
+function indexOf(disks: readonly LocalDiskSource[], held: readonly Leaves[]): BlockIndex {
+  const index = new BlockIndex(disks.length)
+  for (const [disk, { blocks, base }] of disks.entries())
+    if (blocks) index.begin(disk, blocks, chunk => chunk < base.chunks && held[disk]!.get(chunk).equals(base.get(chunk)))
+  return index
+}
+
+const watchOf = ({ blocks, hasher }: Held, passed: (interval: number) => Promise<void>): DiskWatch => ({
+  async round(pending) {
+    blocks.watch(pending)
+    const last = blocks.lastNamed()
+    if (last > 0) await passed(last)
+  },
+  held(disk, chunk, bytes) {
+    if (!blocks.has(disk, chunk)) blocks.put(disk, chunk, hashBlocks(hasher, bytes))
+  },
+  changing: (disk, chunk) => blocks.forget(disk, chunk),
+})
+
+type Held = NonNullable<SourceDisks['held']>
 
 class Rounds implements SourceDisks {
   readonly #readers: QemuReader
@@ -73,6 +110,7 @@ class Rounds implements SourceDisks {
   readonly #queue: ReturnType<typeof createQueue>
   readonly #pool: Pool<CompressJob, CompressResult>
   readonly #signal: AbortSignal
+  readonly held: Held | undefined
   readonly #stop = new AbortController()
   #following: Promise<void> = Promise.resolve()
 
@@ -82,7 +120,9 @@ class Rounds implements SourceDisks {
     queue: ReturnType<typeof createQueue>,
     pool: Pool<CompressJob, CompressResult>,
     signal: AbortSignal,
+    held: Held | undefined,
   ) {
+    this.held = held
     this.#readers = readers
     this.#sender = sender
     this.#queue = queue
@@ -114,6 +154,8 @@ class Rounds implements SourceDisks {
     const loop = async () => {
       while (!this.#stop.signal.aborted) {
         await this.#sender.round(this.#signal)
+        // A chunk of the next round is compared with what has left.
+        await this.#queue.drained()
         await sleep(PAUSE_MS, this.#stop.signal).catch(() => {})
       }
     }
@@ -138,7 +180,11 @@ class Rounds implements SourceDisks {
 }
 
 /** Compresses some payloads at once; each page stream gets its own in order. */
-function createQueue({ pageStreams, compression, send }: SourceDisksOptions, pool: Pool<CompressJob, CompressResult>) {
+function createQueue(
+  { pageStreams, compression, send, sources }: SourceDisksOptions,
+  pool: Pool<CompressJob, CompressResult>,
+  held: Held | undefined,
+) {
   const tails = Array.from({ length: pageStreams }, () => Promise.resolve())
   const waiting = new Set<Promise<void>>()
   let failure: unknown
@@ -155,8 +201,12 @@ function createQueue({ pageStreams, compression, send }: SourceDisksOptions, poo
     async send(payload: Uint8Array): Promise<void> {
       if (failure !== undefined) throw failure
       const stream = regionOf(payload) % pageStreams
+      const known = held && hashesOf(payload, sources.disks, held.hasher)
       const packed = shrink(payload)
-      const sent = Promise.all([packed, tails[stream]]).then(([bytes]) => send(stream, bytes))
+      const sent = Promise.all([packed, tails[stream]]).then(async ([bytes]) => {
+        await send(stream, bytes)
+        for (const { disk, chunk, hashes } of known ?? []) held?.blocks.put(disk, chunk, hashes)
+      })
       tails[stream] = sent
       const done = sent.catch(error => {
         failure ??= error
@@ -170,6 +220,15 @@ function createQueue({ pageStreams, compression, send }: SourceDisksOptions, poo
       if (failure !== undefined) throw failure
     },
   }
+}
+
+/** Of the chunks of an uncompressed payload. */
+function hashesOf(payload: Uint8Array, disks: readonly QemuDisk[], hasher: BlockHasher) {
+  const header = readDiskHeader(payload)
+  const { disk, chunks } = readDiskBody(header, payload.subarray(DISK_HEADER_BYTES), disks[header.disk]!.sizeBytes)
+  return chunks.map(({ chunk, bytes }): { disk: number; chunk: number; hashes: ChunkHashes } => {
+    return { disk, chunk, hashes: hashBlocks(hasher, bytes) }
+  })
 }
 
 /** For the report: bytes by what became of them. */

@@ -11,7 +11,7 @@ import type { MachineExit } from '../vm/exit.ts'
 import type { KeyLifetime, Patience } from './conversation.ts'
 import type { SourceStage, StuckAction } from './deadlines.ts'
 import type { MessageOf } from './messages.ts'
-import type { LocalDiskSource } from './source-disks.ts'
+import type { LocalDiskSources } from './source-disks.ts'
 import type { SourceState } from './states.ts'
 
 export type SourceOptions = {
@@ -33,7 +33,7 @@ export type SourceOptions = {
   /** The working folder of the VM's QEMU: for the sockets that it writes to. */
   dir: string
   /** Its local disks; absent or empty: none. Their images may have to be read first. */
-  disks?: (() => Promise<LocalDiskSource[]>) | undefined
+  disks?: (() => Promise<LocalDiskSources>) | undefined
   transport: string
   /** What the engine that carries the pages says of its way; absent: nothing. */
   bulk?: (() => Bulk | null) | undefined

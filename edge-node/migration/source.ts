@@ -214,11 +214,12 @@ class SourceRun {
 
   async #openDisks(outgoing: Outgoing): Promise<SourceDisks | undefined> {
     const { qmp, dir, plan, log } = this.#options
-    const disks = (await this.#options.disks?.()) ?? []
-    if (disks.length === 0) return undefined
+    const sources = await this.#options.disks?.()
+    if (!sources || sources.disks.length === 0) return undefined
     this.#disks = await openSourceDisks({
-      ...{ qmp, dir, disks, pageStreams: plan.streams, compression: plan.compression, log, signal: this.#signal },
+      ...{ qmp, dir, sources, pageStreams: plan.streams, compression: plan.compression, log, signal: this.#signal },
       send: (stream, payload) => outgoing.disk(stream, payload),
+      passed: async interval => await outgoing.pipeline?.passed(interval),
     })
     return this.#disks
   }
@@ -293,6 +294,7 @@ class SourceRun {
       compression: plan.compression,
       level: compressionLevel,
       workers,
+      held: () => this.#disks?.held,
       log,
       onBlocks: blocks => void peer.send({ type: 'PAGES', blocks }).catch(failUnlessLost),
       onRamEnd: () => this.#reached('ramEndMs'),

@@ -5,6 +5,7 @@ import type { MigrationProgress, Plan } from '../../wire/control.ts'
 import type { GodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import type { HashOptions } from '../disks/digests.ts'
+import type { DiskBlocks } from '../pages/place.ts'
 import type { RunningVm } from '../vm/machine.ts'
 import type { StuckAction, TargetStage } from './deadlines.ts'
 import type { MessageOf } from './messages.ts'
@@ -52,6 +53,8 @@ export type TargetOptions = {
 /** The local disks of a VM that is coming. */
 export type TargetDisks = {
   apply(payload: Uint8Array): Promise<void>
+  /** Reads them, for pages that refer to them. */
+  readonly blocks: DiskBlocks
   /** Everything is on the disk, and is what has these roots: MANIFEST_MISMATCH otherwise. Ends the writing. */
   finish(roots: readonly string[]): Promise<void>
   close(): Promise<void>

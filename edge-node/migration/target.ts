@@ -15,6 +15,7 @@ import type { Stream } from '../../transport/types.ts'
 import { GodwitError, hasCode, toGodwitError } from '../../wire/errors.ts'
 import { countedRoles, isControl } from '../../wire/roles.ts'
 import { FRAME } from '../../wire/types.ts'
+import { DISK_PAGES_VERSION } from '../../wire/versions.ts'
 import { encodeReturnPath, RETURN_PATH } from '../stream/return-path.ts'
 import { exitError } from '../vm/exit.ts'
 import type { RunningVm } from '../vm/machine.ts'
@@ -172,7 +173,7 @@ class TargetRun {
     const vm = await whileHashing(hashing, how => options.reserve(offer, plan, how))
     this.#watchQemu(vm)
     this.#disks = await options.openDisks?.(vm)
-    const incoming = await this.#openIncoming(peer, vm)
+    const incoming = await this.#openIncoming(peer, vm, session.rootKey)
     incoming.meet(session, this.#talk.attempt)
     for (const { index, attempt, stream: data } of this.#waiting.splice(0)) incoming.accept(index, attempt, data)
     this.#talk.isAccepted = true
@@ -197,7 +198,7 @@ class TargetRun {
   }
 
   /** QEMU listens, we connect, guest memory is opened: ready for the first byte. */
-  async #openIncoming(peer: Peer, vm: RunningVm): Promise<Incoming> {
+  async #openIncoming(peer: Peer, vm: RunningVm, rootKey: Uint8Array): Promise<Incoming> {
     const { plan, log, workers = 1 } = this.#options
     const qemu = await connectIncoming(vm)
     const quietly = (sent: Promise<void>) => void sent.catch(() => {})
@@ -207,6 +208,7 @@ class TargetRun {
       memory: { fd: await vm.memoryFd(), bytes: vm.memoryBytes },
       workers,
       disk: this.#disks && (payload => this.#disks!.apply(payload)),
+      disks: this.#disks && plan.version >= DISK_PAGES_VERSION ? { blocks: this.#disks.blocks, rootKey } : undefined,
       log,
       onAck: (total, taken) => {
         this.#arrived = taken.reduce((sum, frames) => sum + frames, 0)

@@ -10,7 +10,7 @@
 // Always holds: what comes from the peer is checked by the worker before it writes (batch.ts, compress.ts); the first
 // error is final. Memory is bounded: `buffered.batchesMax` batches of at most 2 MiB each, in buffers that are used
 // again, as much again per worker while it decompresses, and 16 bytes per reference of the interval, of which there are
-// at most as many as pages.
+// at most as many as pages. Pages that are blocks of disks: place.ts.
 import { GodwitError } from '../../wire/errors.ts'
 import { type Log, silentLog } from '../../wire/log.ts'
 import { behindBarriers } from '../../wire/roles.ts'
@@ -18,7 +18,8 @@ import { FRAME_LIMITS } from '../../wire/types.ts'
 import { PageMap } from './address.ts'
 import { Barriers } from './barriers.ts'
 import type { ApplyJob, ApplyResult, BatchResult, MemoryRegion, ResolveResult } from './memory.ts'
-import { createApplyPerformer } from './perform.ts'
+import { createApplyPerformer, loadPageHasher } from './perform.ts'
+import { type DiskBlocks, Placer } from './place.ts'
 import { createInlinePool, createThreadPool, type Pool } from './pool.ts'
 
 export type ApplierOptions = {
@@ -28,6 +29,8 @@ export type ApplierOptions = {
   memory: readonly MemoryRegion[]
   /** Threads that decompress and write; 0: in process. */
   workers: number
+  /** The disks of the VM here, and the key of the source's proofs; absent: no page is a block of a disk. */
+  disks?: { blocks: DiskBlocks; proofKey: Uint8Array } | undefined
   log?: Log
   /** In place of threads: for tests. */
   pool?: Pool<ApplyJob, ApplyResult>
@@ -39,8 +42,8 @@ type ApplierStats = {
   /** Bytes of BATCH payloads, and of their bodies once decompressed. */
   bytesIn: number
   bodyBytes: number
-  pages: { content: number; delta: number; zero: number; duplicate: number; zeroWritten: number }
-  busyMs: { decompress: number; write: number; resolve: number }
+  pages: { content: number; delta: number; zero: number; duplicate: number; fromDisk: number; zeroWritten: number }
+  busyMs: { decompress: number; write: number; resolve: number; place: number }
   buffered: { batches: number; batchesMax: number; bytesMax: number }
 }
 
@@ -78,6 +81,7 @@ class PageApplier implements Applier {
   readonly #log: Log
   readonly #pagesMax: number
   readonly #pool: Pool<ApplyJob, ApplyResult>
+  readonly #placer: Placer
   readonly #barriers: Barriers
   readonly #batchesMax: number
   readonly #stats = { batches: 0, bytesIn: 0, bodyBytes: 0 }
@@ -99,14 +103,15 @@ class PageApplier implements Applier {
   #failure: Error | undefined
   #finished = false
 
-  constructor({ streams, memory, workers, log = silentLog, pool }: ApplierOptions) {
+  constructor({ streams, memory, workers, disks, log = silentLog, pool }: ApplierOptions) {
     if (!Number.isInteger(streams) || streams < 1) throw new TypeError(`${streams} page streams`)
     this.#streams = streams
     this.#log = log
     this.#pagesMax = new PageMap(memory.map(({ block, bytes }) => ({ id: block, bytes }))).pages
     this.#barriers = new Barriers(behindBarriers(streams).length)
     this.#batchesMax = 2 * Math.max(1, workers) + 2
-    this.#pool = pool ?? createPool(workers, memory, log)
+    this.#pool = pool ?? createPool(workers, { regions: memory, proofKey: disks?.proofKey }, log)
+    this.#placer = new Placer(disks?.blocks, this.#pool, this.#pagesMax)
   }
 
   async batch(stream: number, payload: Uint8Array): Promise<void> {
@@ -137,11 +142,22 @@ class PageApplier implements Applier {
     await turn.promise
   }
 
-  /** The workers are done with a batch. Its place goes to the batch that has waited longest. */
+  /** The workers are done with a batch, but for its pages that are on disks. */
   #written(result: BatchResult): void {
     if (this.#failure) return
     this.#account(result)
     if (this.#spare.length < this.#batchesMax) this.#spare.push(result.input)
+    if (!result.blocks) this.#done()
+    else
+      this.#placer.place(result.blocks).then(
+        () => this.#done(),
+        error => this.#fail(error),
+      )
+  }
+
+  /** A batch is in memory. Its place goes to the batch that has waited longest. */
+  #done(): void {
+    if (this.#failure) return
     const next = this.#forRoom.shift()
     if (next) next.resolve()
     else this.#underWay--
@@ -181,6 +197,7 @@ class PageApplier implements Applier {
   async #pass(n: number): Promise<void> {
     if (this.#unwritten > 0) await new Promise<void>(resolve => (this.#onWritten = resolve))
     this.#onWritten = undefined
+    await this.#placer.settle()
     await this.#resolveReferences()
     if (this.#failure) return
     this.#log.debug('page barrier passed', { barrier: n })
@@ -203,7 +220,7 @@ class PageApplier implements Applier {
 
   async finish(): Promise<void> {
     this.#check()
-    if (this.#unwritten > 0 || this.#references.length > 0 || this.#barriers.arrived > 0) {
+    if (this.#unwritten > 0 || this.#references.length > 0 || !this.#placer.isSettled || this.#barriers.arrived > 0) {
       throw this.#fail(new GodwitError('FRAME_MALFORMED', `the page streams ended before barrier ${this.#barriers.passed + 1}`))
     }
     this.#finished = true
@@ -254,8 +271,8 @@ class PageApplier implements Applier {
     return {
       ...this.#stats,
       barriers: this.#barriers.passed,
-      pages: { ...this.#pages },
-      busyMs: { ...this.#busyMs },
+      pages: { ...this.#pages, fromDisk: this.#placer.pages },
+      busyMs: { ...this.#busyMs, place: this.#placer.busyMs },
       buffered: { batches: this.#unwritten, batchesMax, bytesMax: batchesMax * FRAME_LIMITS.BATCH },
     }
   }
@@ -268,8 +285,11 @@ function openGate(): PromiseWithResolvers<void> {
   return opening
 }
 
-const createPool = (workers: number, regions: readonly MemoryRegion[], log: Log): Pool<ApplyJob, ApplyResult> =>
-  workers > 0 ? createThreadPool(workers, { role: 'apply', regions }, { log }) : createInlinePool(createApplyPerformer(regions))
+type Memory = { regions: readonly MemoryRegion[]; proofKey?: Uint8Array | undefined }
+const createPool = (workers: number, memory: Memory, log: Log): Pool<ApplyJob, ApplyResult> =>
+  workers > 0 ? createThreadPool(workers, { role: 'apply', ...memory }, { log }) : createInlinePool(performerOf(memory))
+
+const performerOf = async ({ regions, proofKey }: Memory) => createApplyPerformer(regions, proofKey && (await loadPageHasher(proofKey)))
 
 /** The lists of many batches as few of about `length` numbers each. */
 function joined(lists: readonly Float64Array[], length: number): Float64Array<ArrayBuffer>[] {

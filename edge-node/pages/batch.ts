@@ -1,6 +1,6 @@
 // The layout inside a BATCH frame, both ways, and of BARRIER. Pure.
 //
-//   u8 version 2 | u8 codec (1 raw, 2 zstd) | u16 pages | u16 zero runs | u16 references | u16 deltas | u32 body bytes
+//   u8 version | u8 codec (1 raw, 2 zstd) | u16 pages | u16 zero runs | u16 references | u16 deltas | u32 body bytes
 //   | body (raw, or one zstd frame of it)
 //
 //   body = pages * 4096 bytes of content
@@ -9,21 +9,25 @@
 //                                                                          (ascending, not touching an earlier run)
 //        | per reference: zigzag varint, address - (address of the reference before + 1);
 //                         zigzag varint, holder - address
+//        | version 3: the pages that are blocks of disks (batch-blocks.ts)
 //        | per delta: zigzag varint, address - (address of the delta before + 1); its pieces (patch.ts)
 //        | the new bytes of all pieces of all deltas
 //
 // Integers are big-endian; varints are little-endian base 128, at most 8 bytes, shortest form. Addresses: see
-// address.ts. The pages come first so that a sender can fill them in place before it knows the rest. A delta replaces
-// pieces of what the target holds of that page; applied twice it gives the same, so a batch may be sent again.
+// address.ts. A batch without blocks of disks is of version 2. The pages come first so that a sender can fill them in
+// place before it knows the rest. A delta replaces pieces of what the target holds of that page; applied twice it gives
+// the same, so a batch may be sent again.
 // Always holds: everything a header declares is checked against a limit before anything is allocated for it, every
 // address names an existing page, and a body is consumed to its last byte. Any other input is FRAME_MALFORMED.
 import { GodwitError } from '../../wire/errors.ts'
 import { PAGE_BYTES } from '../../wire/types.ts'
 import type { PageMap } from './address.ts'
+import { BATCH_BLOCKS_BYTES_MAX, BATCH_BLOCKS_BYTES_MIN, type BatchBlocks, readBlocks, writeBlocks } from './batch-blocks.ts'
 import { PATCH_BYTES_MAX, readPieces } from './patch.ts'
 import { malformed, VARINT_BYTES_MAX, VarintReader, writeVarint, zigzag } from './varint.ts'
 
-const BATCH_VERSION = 2
+const PLAIN = 2
+const WITH_BLOCKS = 3
 export const BATCH_HEADER_BYTES = 14
 export const CODEC = { raw: 1, zstd: 2 } as const
 type Codec = (typeof CODEC)[keyof typeof CODEC]
@@ -33,7 +37,8 @@ export const BATCH_PAGES_MAX = 256
 export const BATCH_ZERO_RUNS_MAX = 2048
 export const BATCH_REFERENCES_MAX = 1024
 export const BATCH_DELTAS_MAX = 1024
-const BATCH_LISTS_BYTES_MAX = (BATCH_PAGES_MAX + 2 * BATCH_ZERO_RUNS_MAX + 2 * BATCH_REFERENCES_MAX + BATCH_DELTAS_MAX) * VARINT_BYTES_MAX
+const BATCH_VARINTS_MAX = BATCH_PAGES_MAX + 2 * BATCH_ZERO_RUNS_MAX + 2 * BATCH_REFERENCES_MAX + BATCH_DELTAS_MAX
+const BATCH_LISTS_BYTES_MAX = BATCH_VARINTS_MAX * VARINT_BYTES_MAX + BATCH_BLOCKS_BYTES_MAX
 /** Largest body that a batch may declare, bytes. Pieces of deltas share the room of the pages. */
 export const BATCH_BODY_BYTES_MAX = BATCH_PAGES_MAX * PAGE_BYTES + BATCH_LISTS_BYTES_MAX
 
@@ -42,7 +47,16 @@ const CODEC_AT = 1
 /** A buffer of this size takes a batch of `pages` pages with header and whatever else may be in it, bytes. */
 export const batchBufferBytes = (pages: number): number => BATCH_HEADER_BYTES + pages * PAGE_BYTES + BATCH_LISTS_BYTES_MAX
 
-export type BatchHeader = { codec: Codec; pages: number; zeroRuns: number; references: number; deltas: number; bodyBytes: number }
+export type BatchHeader = {
+  codec: Codec
+  pages: number
+  zeroRuns: number
+  references: number
+  /** Whether there are pages that are blocks of disks. */
+  hasBlocks: boolean
+  deltas: number
+  bodyBytes: number
+}
 
 /**
  * Deltas by page: `places` = [from, to]* says where in `bytes` the pieces of each stand; `literals` are the new bytes
@@ -59,12 +73,13 @@ type BatchContent = {
   pages: Float64Array
   zeroRuns: Float64Array
   references: Float64Array
+  blocks: BatchBlocks | undefined
   deltas: BatchDeltas
 }
 
 export function writeBatchHeader(out: Uint8Array, header: BatchHeader): void {
   const view = new DataView(out.buffer, out.byteOffset, BATCH_HEADER_BYTES)
-  view.setUint8(0, BATCH_VERSION)
+  view.setUint8(0, header.hasBlocks ? WITH_BLOCKS : PLAIN)
   view.setUint8(CODEC_AT, header.codec)
   view.setUint16(2, header.pages)
   view.setUint16(4, header.zeroRuns)
@@ -85,7 +100,8 @@ export function writeBatchCodec(out: Uint8Array, codec: Codec): void {
 export function readBatchHeader(payload: Uint8Array): BatchHeader {
   if (payload.length < BATCH_HEADER_BYTES) throw malformed(`${payload.length} bytes are no header`)
   const view = new DataView(payload.buffer, payload.byteOffset, BATCH_HEADER_BYTES)
-  if (view.getUint8(0) !== BATCH_VERSION) throw malformed(`version ${view.getUint8(0)}`)
+  const version = view.getUint8(0)
+  if (version !== PLAIN && version !== WITH_BLOCKS) throw malformed(`version ${version}`)
   const codec = view.getUint8(CODEC_AT)
   if (codec !== CODEC.raw && codec !== CODEC.zstd) throw malformed(`codec ${codec}`)
   const header = {
@@ -93,6 +109,7 @@ export function readBatchHeader(payload: Uint8Array): BatchHeader {
     pages: view.getUint16(2),
     zeroRuns: view.getUint16(4),
     references: view.getUint16(6),
+    hasBlocks: version === WITH_BLOCKS,
     deltas: view.getUint16(8),
     bodyBytes: view.getUint32(10),
   }
@@ -100,14 +117,20 @@ export function readBatchHeader(payload: Uint8Array): BatchHeader {
   if (header.zeroRuns > BATCH_ZERO_RUNS_MAX) throw malformed(`${header.zeroRuns} zero runs`)
   if (header.references > BATCH_REFERENCES_MAX) throw malformed(`${header.references} references`)
   if (header.deltas > BATCH_DELTAS_MAX) throw malformed(`${header.deltas} deltas`)
-  // A delta is at least an address, a piece's place and size, and a byte.
-  const least = header.pages * (PAGE_BYTES + 1) + 2 * header.zeroRuns + 2 * header.references + 4 * header.deltas
-  const words = header.pages + 2 * header.zeroRuns + 2 * header.references + header.deltas
-  const most = Math.min(BATCH_BODY_BYTES_MAX, header.pages * PAGE_BYTES + words * VARINT_BYTES_MAX + header.deltas * PATCH_BYTES_MAX)
-  if (header.bodyBytes < least || header.bodyBytes > most) throw malformed(`a body of ${header.bodyBytes} bytes for what it declares`)
+  checkBodyBytes(header)
   if (codec === CODEC.raw && payload.length - BATCH_HEADER_BYTES !== header.bodyBytes)
     throw malformed('a raw body of another length than declared')
   return header
+}
+
+function checkBodyBytes(header: BatchHeader): void {
+  const [blocksMin, blocksMax] = header.hasBlocks ? [BATCH_BLOCKS_BYTES_MIN, BATCH_BLOCKS_BYTES_MAX] : [0, 0]
+  // A delta is at least an address, a piece's place and size, and a byte.
+  const least = header.pages * (PAGE_BYTES + 1) + 2 * header.zeroRuns + 2 * header.references + blocksMin + 4 * header.deltas
+  const words = header.pages + 2 * header.zeroRuns + 2 * header.references + header.deltas
+  const lists = words * VARINT_BYTES_MAX + blocksMax
+  const most = Math.min(BATCH_BODY_BYTES_MAX, header.pages * PAGE_BYTES + lists + header.deltas * PATCH_BYTES_MAX)
+  if (header.bodyBytes < least || header.bodyBytes > most) throw malformed(`a body of ${header.bodyBytes} bytes for what it declares`)
 }
 
 /** Reads a body (already decompressed) against the pages that exist. Throws FRAME_MALFORMED. */
@@ -118,8 +141,9 @@ export function readBatchBody(header: BatchHeader, body: Uint8Array, map: PageMa
   const pages = readPages(reader, header.pages, map)
   const zeroRuns = readZeroRuns(reader, header.zeroRuns, map)
   const references = readReferences(reader, header.references, map)
+  const blocks = header.hasBlocks ? readBlocks(reader, map) : undefined
   const deltas = readDeltas(reader, header.deltas, map)
-  return { content: body.subarray(0, contentBytes), pages, zeroRuns, references, deltas }
+  return { content: body.subarray(0, contentBytes), pages, zeroRuns, references, blocks, deltas }
 }
 
 function readPages(reader: VarintReader, count: number, map: PageMap): Float64Array {
@@ -194,7 +218,13 @@ function readDeltas(reader: VarintReader, count: number, map: PageMap): BatchDel
 export function writeBatchLists(
   out: Uint8Array,
   at: number,
-  lists: { pages: Float64Array; zeros: Float64Array; references: Float64Array; deltas: BatchDeltas },
+  lists: {
+    pages: Float64Array
+    zeros: Float64Array
+    references: Float64Array
+    blocks?: BatchBlocks | undefined
+    deltas: BatchDeltas
+  },
 ): { end: number; zeroRuns: number } {
   let next = 0
   for (const address of lists.pages) {
@@ -221,6 +251,7 @@ export function writeBatchLists(
     at = writeVarint(out, at, zigzag(lists.references[i + 1]! - address))
     next = address + 1
   }
+  if (lists.blocks) at = writeBlocks(out, at, lists.blocks)
   return { end: writeDeltas(out, at, lists.deltas), zeroRuns }
 }
 

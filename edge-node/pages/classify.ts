@@ -9,7 +9,9 @@
 //      that content at the end of the interval;
 //   3. so a holder is never itself a reference of the same interval: no chains, and no order among references;
 //   4. a delta is against what was last said of the same page in an earlier interval: by 1 nothing else touches that
-//      page before the delta does.
+//      page before the delta does;
+//   5. a page that is said to be a block of a disk has the content that the target's block has at the end of the
+//      interval. Who writes to that disk asks for a barrier before (disks/block-index.ts). Such a page is no holder.
 // What would break this, and what is done:
 //   - a page in the pending (unsent) batch is said anew: the old word is taken back, last writer wins; what was said
 //     before that is not kept, so no delta (4);
@@ -27,13 +29,19 @@
 import { PAGE_BYTES } from '../../wire/types.ts'
 import type { PageMap } from './address.ts'
 import { BATCH_PAGES_MAX } from './batch.ts'
+import type { PageHasher } from './hasher.ts'
 import { WORTH_BYTES_MAX } from './patch.ts'
 import { type FilledBatch, PendingBatch } from './pending.ts'
 import { SentPages } from './sent.ts'
 import { ContentTable, HASH_WORDS, NO_PAGE } from './table.ts'
 
-/** Keyed hash of a page into `out` (16 bytes): crypto/channel/page-hash.ts. */
-export type PageHasher = { readonly bytes: 16; hash(page: Uint8Array, out: Uint8Array): void }
+/** Blocks of disks that the target has, by place (batch-blocks.ts). */
+export type HeldBlocks = {
+  /** The place of a block with this hash (of the hasher that the classifier has), or -1. */
+  find(hash: Uint32Array): number
+  /** A page of this interval is said to be that block. */
+  named(place: number, interval: number): void
+}
 
 type PlanEvents = {
   /** A buffer for the next batch, of at least batchBufferBytes(pages). */
@@ -48,6 +56,8 @@ export type PageCounts = {
   zero: number
   /** Said by reference to a page with the same content. */
   duplicate: number
+  /** Said to be a block of a disk that the target has. */
+  fromDisk: number
   /** Said with their bytes. */
   content: number
   /** Said as their difference to what the target holds. */
@@ -67,6 +77,9 @@ type ClassifierOptions = {
   events: PlanEvents
   /** False: equal pages are sent each with its content (default true). */
   references?: boolean | undefined
+  blocks?: HeldBlocks | undefined
+  /** For the proof of the pages that are blocks of disks; the target has its key. Default: as `hasher`. */
+  proofHasher?: PageHasher | undefined
   earlyHolderPausePages?: number | undefined
   /** Memory for what was said of pages, for deltas; 0 (default): none. */
   deltaBudgetBytes?: number | undefined
@@ -77,7 +90,12 @@ const ZERO = 1
 const CONTENT = 2
 const REFERENCE = 3
 const DELTA = 4
-const SAID = ['content', 'zero', 'content', 'reference', 'delta'] as const
+const BLOCK = 5
+const SAID = ['content', 'zero', 'content', 'reference', 'delta', 'block'] as const
+type Kind = 0 | 1 | 2 | 3 | 4 | 5
+const COUNTED = { [CONTENT]: 'content', [REFERENCE]: 'duplicate', [DELTA]: 'delta', [BLOCK]: 'fromDisk' } as const
+
+const NO_BLOCK = -1
 
 const EARLY_HOLDER_PAUSE_PAGES = 1024
 /**
@@ -93,7 +111,10 @@ const BATCH_NUMBER_MAX = 0xffff_fffe
  * for them.
  */
 export class Classifier {
-  readonly counts: PageCounts = { zero: 0, duplicate: 0, content: 0, delta: 0, unchanged: 0, superseded: 0, rewritten: 0 }
+  readonly counts: PageCounts = {
+    ...{ zero: 0, duplicate: 0, fromDisk: 0, content: 0, delta: 0 },
+    ...{ unchanged: 0, superseded: 0, rewritten: 0 },
+  }
   readonly #map: PageMap
   readonly #hasher: PageHasher
   readonly #events: PlanEvents
@@ -121,15 +142,20 @@ export class Classifier {
   #pagesSeen = 0
   #earlyHoldersFrom = 0
   readonly #references: boolean
+  readonly #blocks: HeldBlocks | undefined
   readonly #pausePages: number
 
   constructor(o: ClassifierOptions) {
     this.#references = o.references ?? true
+    this.#blocks = this.#references ? o.blocks : undefined
     this.#pausePages = o.earlyHolderPausePages ?? EARLY_HOLDER_PAUSE_PAGES
     this.#map = o.map
     this.#hasher = o.hasher
     this.#events = o.events
-    this.#pending = new PendingBatch(BATCH_PAGES_MAX, () => o.events.takeBuffer(this.#pending.limit), o.batchPages)
+    this.#pending = new PendingBatch(BATCH_PAGES_MAX, () => o.events.takeBuffer(this.#pending.limit), {
+      limit: o.batchPages,
+      hasher: o.proofHasher ?? o.hasher,
+    })
     this.#table = new ContentTable(o.map.pages)
     this.#kinds = new Uint8Array(o.map.pages)
     this.#saidIn = new Uint32Array(o.map.pages)
@@ -154,19 +180,31 @@ export class Classifier {
     const before = this.#saidIn[number]!
     const takenBack = this.#clearTheWay(number)
     const holder = this.#usableHolder(hash)
-    const kind = holder !== NO_PAGE ? REFERENCE : !takenBack && this.#asDelta(number, bytes) ? DELTA : CONTENT
-    if (kind === REFERENCE) {
-      this.#pending.reference(this.#map.addressOf(number), this.#map.addressOf(holder))
-      this.#table.sentReference(number, hash)
-      this.#namedIn[holder] = this.#batch
-      this.counts.duplicate++
-    } else {
-      if (kind === CONTENT) this.#pending.content(this.#map.addressOf(number), bytes)
-      this.#table.sentContent(number, hash)
-      this.counts[kind === CONTENT ? 'content' : 'delta']++
-    }
+    const block = holder === NO_PAGE && this.#blocks ? this.#blocks.find(hash) : NO_BLOCK
+    const kind = this.#say(number, bytes, { holder, block, mayDiffer: !takenBack })
+    this.counts[COUNTED[kind]]++
+    if (kind === REFERENCE || kind === BLOCK) this.#table.sentReference(number, hash)
+    else this.#table.sentContent(number, hash)
     this.#sent.keep(number, bytes, before, this.#saidIn)
     this.#said(number, kind)
+  }
+
+  /** Puts the page into the pending batch, in the shortest form. */
+  #say(number: number, bytes: Uint8Array, { holder, block, mayDiffer }: { holder: number; block: number; mayDiffer: boolean }) {
+    const address = this.#map.addressOf(number)
+    if (holder !== NO_PAGE) {
+      this.#pending.reference(address, this.#map.addressOf(holder))
+      this.#namedIn[holder] = this.#batch
+      return REFERENCE
+    }
+    if (block !== NO_BLOCK) {
+      this.#pending.block(address, block, bytes)
+      this.#blocks!.named(block, this.#intervals + 1)
+      return BLOCK
+    }
+    if (mayDiffer && this.#asDelta(number, bytes)) return DELTA
+    this.#pending.content(address, bytes)
+    return CONTENT
   }
 
   /** Says the page as its difference to what was last said of it, where that is known and pays. */
@@ -245,12 +283,9 @@ export class Classifier {
 
   #takeBack(number: number): void {
     const kind = this.#kinds[number]!
-    this.#pending.remove(this.#map.addressOf(number), SAID[kind as 0 | 1 | 2 | 3 | 4])
+    this.#pending.remove(this.#map.addressOf(number), SAID[kind as Kind])
     this.counts.superseded++
-    if (kind === ZERO) this.counts.zero--
-    else if (kind === CONTENT) this.counts.content--
-    else if (kind === DELTA) this.counts.delta--
-    else this.counts.duplicate--
+    this.counts[kind === ZERO ? 'zero' : COUNTED[kind as keyof typeof COUNTED]]--
   }
 
   #usableHolder(hash: Uint32Array): number {

@@ -6,7 +6,9 @@ import { readSync, writeSync } from 'node:fs'
 import { PAGE_BYTES } from '../../wire/types.ts'
 import { blockOf, PageMap, pageIndexOf } from './address.ts'
 import { type BatchDeltas, readBatchBody } from './batch.ts'
+import type { BatchBlocks } from './batch-blocks.ts'
 import { openBatch } from './compress.ts'
+import { type PageHasher, PROOF_BYTES, proofOf } from './hasher.ts'
 import { applyPieces } from './patch.ts'
 import { VarintReader } from './varint.ts'
 import type { Zstd } from './zstd.ts'
@@ -53,6 +55,8 @@ export type BatchResult = {
   input: ArrayBuffer
   /** [address, holder's address]*, to be resolved at the barrier. */
   references: Float64Array<ArrayBuffer>
+  /** Pages that are blocks of disks, to be read there and placed. */
+  blocks: BatchBlocks | undefined
   pages: number
   deltas: number
   zeros: number
@@ -64,14 +68,18 @@ export type BatchResult = {
 }
 type ResolveJob = { kind: 'resolve'; references: Float64Array<ArrayBuffer> }
 export type ResolveResult = { busyMs: number }
-export type ApplyJob = BatchJob | ResolveJob
-export type ApplyResult = BatchResult | ResolveResult
+/** Pages read from disks: `content` has them in the order of their addresses. */
+type PlaceJob = { kind: 'place'; content: ArrayBuffer; addresses: Float64Array; proof: Uint8Array }
+/** False: the content is not what the proof is of, and nothing was written. */
+export type PlaceResult = { content: ArrayBuffer; isRight: boolean; busyMs: number }
+export type ApplyJob = BatchJob | ResolveJob | PlaceJob
+export type ApplyResult = BatchResult | ResolveResult | PlaceResult
 
 /** Decodes a batch and writes its content and zeros. Throws FRAME_MALFORMED; then nothing of the batch was written. */
 export function applyBatch(zstd: Zstd, memory: GuestMemory, { input, bytes }: BatchJob): BatchResult {
   const started = performance.now()
   const { header, body } = openBatch(zstd, new Uint8Array(input, 0, bytes))
-  const { content, pages, zeroRuns, references, deltas } = readBatchBody(header, body, memory.map)
+  const { content, pages, zeroRuns, references, blocks, deltas } = readBatchBody(header, body, memory.map)
   const opened = performance.now()
   applyDeltas(memory, deltas)
   forEachRun(pages, (first, count) => memory.write(pages[first]!, content.subarray(first * PAGE_BYTES, (first + count) * PAGE_BYTES)))
@@ -83,7 +91,8 @@ export function applyBatch(zstd: Zstd, memory: GuestMemory, { input, bytes }: Ba
   }
   const done = performance.now()
   const counts = { pages: pages.length, deltas: deltas.addresses.length, zeros, zerosWritten, bodyBytes: header.bodyBytes }
-  return { input, references: references as Float64Array<ArrayBuffer>, ...counts, decompressMs: opened - started, writeMs: done - opened }
+  const later = { references: references as Float64Array<ArrayBuffer>, blocks: blocks && { ...blocks, proof: blocks.proof.slice() } }
+  return { input, ...later, ...counts, decompressMs: opened - started, writeMs: done - opened }
 }
 
 /** At most this much is held for reading and writing at once, bytes. */
@@ -143,6 +152,21 @@ function clear(memory: GuestMemory, first: number, pages: number): number {
 }
 
 const isZero = (bytes: Uint8Array): boolean => zeroes.compare(bytes, 0, bytes.length, 0, bytes.length) === 0
+
+/** Writes pages that were read from disks, where they are what the source means. */
+export function placePages(memory: GuestMemory, hasher: PageHasher, { content, addresses, proof }: PlaceJob): PlaceResult {
+  const started = performance.now()
+  const pages = new Uint8Array(content)
+  const at = (i: number) => pages.subarray(i * PAGE_BYTES, (i + 1) * PAGE_BYTES)
+  const hashes = new Uint8Array(addresses.length * PROOF_BYTES)
+  for (let i = 0; i < addresses.length; i++) hasher.hash(at(i), hashes.subarray(i * PROOF_BYTES, (i + 1) * PROOF_BYTES))
+  const isRight = Buffer.compare(proofOf(hasher, hashes), proof) === 0
+  if (isRight)
+    forEachRun(addresses, (first, count) =>
+      memory.write(addresses[first]!, pages.subarray(first * PAGE_BYTES, (first + count) * PAGE_BYTES)),
+    )
+  return { content, isRight, busyMs: performance.now() - started }
+}
 
 /**
  * Gives each page the content of its holder. All content of the interval must have been written; then the order does

@@ -15,6 +15,8 @@ import {
   writeBatchHeader,
   writeBatchLists,
 } from './batch.ts'
+import { BATCH_BLOCKS_MAX, type BatchBlocks } from './batch-blocks.ts'
+import { type PageHasher, PROOF_BYTES, proofOf } from './hasher.ts'
 import { createPatch, makePatch, WORTH_BYTES_MAX } from './patch.ts'
 
 /** Worst case every zero page is a run of its own. */
@@ -27,12 +29,13 @@ export type FilledBatch = {
   pages: number
   zeros: number
   references: number
+  blocks: number
   deltas: number
   /** Of the body: pieces of the deltas and their new bytes. */
   deltaBytes: number
 }
 
-type Said = 'content' | 'zero' | 'reference' | 'delta'
+type Said = 'content' | 'zero' | 'reference' | 'delta' | 'block'
 
 export class PendingBatch {
   readonly #pagesMax: number
@@ -48,6 +51,11 @@ export class PendingBatch {
   /** [address, holder]* */
   readonly #references = new Float64Array(2 * BATCH_REFERENCES_MAX)
   #referenceCount = 0
+  readonly #hasher: PageHasher
+  /** Pages that are blocks of disks: [address, place]*, and the hash of each. */
+  readonly #blocks = new Float64Array(2 * BATCH_BLOCKS_MAX)
+  readonly #blockHashes = new Uint8Array(PROOF_BYTES * BATCH_BLOCKS_MAX)
+  #blockCount = 0
   readonly #deltas = new Float64Array(BATCH_DELTAS_MAX)
   #deltaCount = 0
   readonly #patch = createPatch()
@@ -60,9 +68,10 @@ export class PendingBatch {
 
   /**
    * `takeBuffer` gives a buffer of at least `batchBufferBytes(limit)` (first `pagesMax`, see setLimit); it leaves with
-   * the batch.
+   * the batch. `hasher`: of the proof (hasher.ts).
    */
-  constructor(pagesMax: number, takeBuffer: () => ArrayBuffer, limit = pagesMax) {
+  constructor(pagesMax: number, takeBuffer: () => ArrayBuffer, { limit = pagesMax, hasher }: { limit?: number; hasher: PageHasher }) {
+    this.#hasher = hasher
     this.#pagesMax = pagesMax
     this.#limit = limit
     this.#nextLimit = limit
@@ -72,6 +81,7 @@ export class PendingBatch {
 
   get full(): boolean {
     if (this.#zeroCount === ZEROS_MAX || this.#referenceCount === BATCH_REFERENCES_MAX || this.#deltaCount === BATCH_DELTAS_MAX) return true
+    if (this.#blockCount === BATCH_BLOCKS_MAX) return true
     return (this.#pageCount + 1) * PAGE_BYTES + this.#deltaBytes > this.#limit * PAGE_BYTES
   }
 
@@ -87,7 +97,7 @@ export class PendingBatch {
   }
 
   get empty(): boolean {
-    return this.#pageCount + this.#zeroCount + this.#referenceCount + this.#deltaCount === 0
+    return this.#pageCount + this.#zeroCount + this.#referenceCount + this.#blockCount + this.#deltaCount === 0
   }
 
   /** Pages of content in here. */
@@ -108,6 +118,14 @@ export class PendingBatch {
     this.#references[2 * this.#referenceCount] = address
     this.#references[2 * this.#referenceCount + 1] = holder
     this.#referenceCount++
+  }
+
+  /** The page with these bytes as the block of a disk. */
+  block(address: number, place: number, bytes: Uint8Array): void {
+    const i = this.#blockCount++
+    this.#blocks[2 * i] = address
+    this.#blocks[2 * i + 1] = place
+    this.#hasher.hash(bytes, hashAt(this.#blockHashes, i))
   }
 
   /** The page as its difference to `base`, where that takes at most `worthBytes`; false: nothing was said. */
@@ -138,7 +156,8 @@ export class PendingBatch {
     if (said === 'content') this.#removeContent(address)
     else if (said === 'zero') this.#removeZero(address)
     else if (said === 'delta') this.#removeDelta(address)
-    else this.#removeReference(address)
+    else if (said === 'reference') this.#referenceCount = removePair(this.#references, this.#referenceCount, address).count
+    else this.#removeBlock(address)
   }
 
   /** The batch, complete; this is empty again after it. */
@@ -149,15 +168,18 @@ export class PendingBatch {
       pages: this.#pages.subarray(0, this.#pageCount),
       zeros,
       references: this.#references.subarray(0, 2 * this.#referenceCount),
+      blocks: this.#takeBlocks(),
       deltas: this.#takeDeltas(),
     })
     const counts = { pages: this.#pageCount, references: this.#referenceCount, deltas: this.#deltaCount }
-    writeBatchHeader(bytes, { codec: CODEC.raw, ...counts, zeroRuns, bodyBytes: end - BATCH_HEADER_BYTES })
-    const filled = { buffer: bytes.buffer, bytes: end, ...counts, deltaBytes: this.#deltaBytes, zeros: this.#zeroCount }
+    const blocks = this.#blockCount
+    writeBatchHeader(bytes, { codec: CODEC.raw, ...counts, hasBlocks: blocks > 0, zeroRuns, bodyBytes: end - BATCH_HEADER_BYTES })
+    const filled = { buffer: bytes.buffer, bytes: end, ...counts, blocks, deltaBytes: this.#deltaBytes, zeros: this.#zeroCount }
     this.#bytes = undefined
     this.#pageCount = 0
     this.#zeroCount = 0
     this.#referenceCount = 0
+    this.#blockCount = 0
     this.#deltaCount = 0
     this.#limit = this.#nextLimit
     return filled
@@ -208,15 +230,34 @@ export class PendingBatch {
     closeHole(this.#literals!, this.#literalEnds, slot, last)
   }
 
-  #removeReference(address: number): void {
-    const references = this.#references
-    let slot = this.#referenceCount - 1
-    while (slot >= 0 && references[2 * slot] !== address) slot--
-    found(slot, address)
-    const last = --this.#referenceCount
-    references[2 * slot] = references[2 * last]!
-    references[2 * slot + 1] = references[2 * last + 1]!
+  #takeBlocks(): BatchBlocks | undefined {
+    const count = this.#blockCount
+    if (count === 0) return undefined
+    return {
+      addresses: Float64Array.from({ length: count }, (_, i) => this.#blocks[2 * i]!),
+      places: Float64Array.from({ length: count }, (_, i) => this.#blocks[2 * i + 1]!),
+      proof: proofOf(this.#hasher, this.#blockHashes.subarray(0, PROOF_BYTES * count)),
+    }
   }
+
+  #removeBlock(address: number): void {
+    const { slot, count } = removePair(this.#blocks, this.#blockCount, address)
+    this.#blockHashes.copyWithin(slot * PROOF_BYTES, count * PROOF_BYTES, (count + 1) * PROOF_BYTES)
+    this.#blockCount = count
+  }
+}
+
+const hashAt = (hashes: Uint8Array, i: number): Uint8Array => hashes.subarray(i * PROOF_BYTES, (i + 1) * PROOF_BYTES)
+
+/** Takes the pair of an address out of `count` pairs: the last one moves to its slot. Gives how many are left. */
+function removePair(pairs: Float64Array, count: number, address: number): { slot: number; count: number } {
+  let slot = count - 1
+  while (slot >= 0 && pairs[2 * slot] !== address) slot--
+  found(slot, address)
+  const last = count - 1
+  pairs[2 * slot] = pairs[2 * last]!
+  pairs[2 * slot + 1] = pairs[2 * last + 1]!
+  return { slot, count: last }
 }
 
 const NOTHING = new Uint8Array(0)

@@ -25,8 +25,9 @@ import { PAGE_BYTES } from '../../wire/types.ts'
 import type { Level } from '../rate/level.ts'
 import { type GuestBlock, PageMap } from './address.ts'
 import { BATCH_PAGES_MAX, batchBufferBytes } from './batch.ts'
-import { Classifier, type PageCounts, type PageHasher } from './classify.ts'
+import { Classifier, type HeldBlocks, type PageCounts } from './classify.ts'
 import { type CompressJob, type CompressResult, LEVEL_MAX, LEVEL_MIN } from './compress.ts'
+import type { PageHasher } from './hasher.ts'
 import { type FrameSink, Lanes } from './lanes.ts'
 import type { FilledBatch } from './pending.ts'
 import { createCompressPerformer } from './perform.ts'
@@ -44,6 +45,11 @@ export type PipelineOptions = {
    * a page beside a secret one and watch total sizes learns whether they are equal.
    */
   references?: boolean
+  /**
+   * Blocks of disks that the target has, and the hasher whose key the target has too; a page with the content of one
+   * is sent as that block. Only with `references`.
+   */
+  held?: { blocks: HeldBlocks; proofHasher: PageHasher } | undefined
   /**
    * Memory for what was said of pages: one that is rewritten then travels as its difference to it. 0: none. Default 32
    * MiB, or none without compression (sizes tell how much of a page has changed).
@@ -74,8 +80,8 @@ export type PipelineStats = {
   /** Bytes of guest memory that came in, zeros included. */
   guestBytes: number
   /**
-   * Sent as: zero, duplicate, delta, compressed, raw. Not sent: unchanged, superseded. Of the sent, sent before:
-   * rewritten.
+   * Sent as: zero, duplicate, fromDisk, delta, compressed, raw. Not sent: unchanged, superseded. Of the sent, sent
+   * before: rewritten.
    */
   pages: Omit<PageCounts, 'content'> & { compressed: number; raw: number }
   /** Bytes of batches before and after compression (payloads handed to the sink). */
@@ -117,6 +123,8 @@ export type Pipeline = {
    * n when the sink has it all.
    */
   barrier(): Promise<number>
+  /** Resolves when the sink has everything of interval `n` and its barrier; ends it where it goes on. */
+  passed(n: number): Promise<void>
   /** A last barrier, and the workers are told to end. Nothing may be fed afterwards. */
   finish(): Promise<void>
   /**
@@ -189,6 +197,8 @@ class PagePipeline implements Pipeline {
       hasher: options.hasher,
       batchPages,
       references: options.references ?? compression !== 'off',
+      blocks: options.held?.blocks,
+      proofHasher: options.held?.proofHasher,
       earlyHolderPausePages: options.earlyHolderPausePages,
       deltaBudgetBytes: options.deltaBudgetBytes ?? (compression === 'off' ? 0 : DELTA_BUDGET_BYTES),
       events: {
@@ -340,6 +350,12 @@ class PagePipeline implements Pipeline {
     const n = this.#classifier.barrier()
     await this.#lastBarrier
     return n
+  }
+
+  async passed(n: number): Promise<void> {
+    this.#check()
+    if (n >= this.#interval) this.#classifier.barrier()
+    await this.#lastBarrier
   }
 
   async finish(): Promise<void> {

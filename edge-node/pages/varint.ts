@@ -47,6 +47,13 @@ export class VarintReader {
     throw malformed('a varint that is too large')
   }
 
+  /** So many bytes as they are: a view. */
+  take(count: number): Uint8Array {
+    if (this.at + count > this.bytes.length) throw malformed('ends within a list')
+    this.at += count
+    return this.bytes.subarray(this.at - count, this.at)
+  }
+
   signed(): number {
     const value = this.unsigned()
     return value % 2 === 0 ? value / 2 : -(value + 1) / 2

@@ -1,7 +1,7 @@
 // A worker thread's entry: jobs in, results out, one at a time, in order. A thrown error goes back as its coded body.
-// workerData says which half this is: { role: 'compress' } at the source, { role: 'apply', regions } at the target. It
-// is never ended from outside while it is at work (pool.ts says why): it is told to end, begins no job any more, and
-// ends itself.
+// workerData says which half this is: { role: 'compress' } at the source, { role: 'apply', regions, proofKey } at the
+// target. It is never ended from outside while it is at work (pool.ts says why): it is told to end, begins no job any
+// more, and ends itself.
 import { parentPort, workerData } from 'node:worker_threads'
 import { toGodwitError } from '../../wire/errors.ts'
 import type { CompressJob } from './compress.ts'
@@ -9,6 +9,7 @@ import type { ApplyJob } from './memory.ts'
 import {
   createApplyPerformer,
   createCompressPerformer,
+  loadPageHasher,
   type Performer,
   type TaskAnswer,
   type WorkerStart,
@@ -17,10 +18,11 @@ import {
 import { begin, done } from './turn.ts'
 
 const { role, turn } = workerData as WorkerStart
-const perform = (role.role === 'compress' ? await createCompressPerformer() : await createApplyPerformer(role.regions)) as Performer<
-  CompressJob | ApplyJob,
-  unknown
->
+const perform = (
+  role.role === 'compress'
+    ? await createCompressPerformer()
+    : await createApplyPerformer(role.regions, role.proofKey && (await loadPageHasher(role.proofKey)))
+) as Performer<CompressJob | ApplyJob, unknown>
 const port = parentPort
 if (!port) throw new Error('worker.ts runs in a worker thread')
 

@@ -3,14 +3,19 @@
 // Always holds: both sites have the same base of a disk: the image that its spec names, or zeros; nothing is written to
 // a disk whose QEMU has it active.
 
+import { randomBytes } from 'node:crypto'
 import { basename, join } from 'node:path'
+import { createPageHasher } from '../../crypto/channel/page-hash.ts'
 import { GodwitError } from '../../wire/errors.ts'
+import { type BlockReader, createBlockReader } from '../disks/block-reader.ts'
+import { createImageBlocks, type ImageBlocks } from '../disks/image-blocks.ts'
 import { createImageLeaves } from '../disks/image-leaves.ts'
 import type { Images } from '../disks/images.ts'
 import { Leaves } from '../disks/leaves.ts'
 import { createDiskReceiver, type DiskReceiver } from '../disks/receiver.ts'
 import { type DiskServer, serveDisk } from '../disks/server.ts'
 import { inflate, loadZstd } from '../pages/compress.ts'
+import type { PageHasher } from '../pages/hasher.ts'
 import { diskNode, localDiskPath, VM_FILES } from '../vm/argv.ts'
 import { diskItem, disksOf, isLocal, type LocalDisk, localBytes, type VmSpec } from '../vm/spec.ts'
 
@@ -22,20 +27,33 @@ const localDisksOf = (spec: VmSpec): Disk[] =>
 export class LocalDisks {
   readonly #images: Images
   readonly #leaves = createImageLeaves()
+  #known: { hasher: PageHasher; images: ImageBlocks } | undefined
 
   constructor(images: Images) {
     this.#images = images
   }
 
-  /** QEMU's nodes of the local disks, and what each began with. IMAGE_*; the signal's reason. */
-  async source(spec: VmSpec, signal?: AbortSignal) {
-    return await Promise.all(
-      localDisksOf(spec).map(async ({ index, disk, sizeBytes }) => ({
-        node: diskNode(index),
-        sizeBytes,
-        base: await this.#baseOf(disk, sizeBytes, signal),
-      })),
-    )
+  /**
+   * QEMU's nodes of the local disks, and what each began with; `withBlocks`: block by block, and how to compare pages
+   * with it. IMAGE_*; the signal's reason.
+   */
+  async source(spec: VmSpec, { withBlocks, signal }: { withBlocks: boolean; signal?: AbortSignal | undefined }) {
+    const known = withBlocks ? this.#comparison() : undefined
+    const disks = localDisksOf(spec).map(async ({ index, disk, sizeBytes }) => {
+      const image = await this.#imageOf(disk)
+      const base = await this.#baseOf(disk, sizeBytes, signal)
+      return { node: diskNode(index), sizeBytes, base, blocks: image && (await known?.images.of(image, signal)) }
+    })
+    return { disks: await Promise.all(disks), hasher: known?.hasher }
+  }
+
+  /** One secret key for the life of the agent: what was read of an image is of use for all its VMs. */
+  #comparison() {
+    if (!this.#known) {
+      const hasher = createPageHasher(new Uint8Array(randomBytes(32)))
+      this.#known = { hasher, images: createImageBlocks(hasher) }
+    }
+    return this.#known
   }
 
   /**
@@ -81,9 +99,11 @@ export class LocalDisks {
 class ComingDisks {
   readonly #receiver: DiskReceiver
   readonly #servers: DiskServer[]
+  readonly blocks: BlockReader
 
   constructor(receiver: DiskReceiver, servers: DiskServer[]) {
     this.#receiver = receiver
+    this.blocks = createBlockReader(servers.map(({ client }) => client))
     this.#servers = servers
   }
 

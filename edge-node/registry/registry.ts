@@ -236,8 +236,8 @@ export class Registry {
   }
 
   /** QEMU's nodes of the VM's local disks, and what each began with. IMAGE_*; the signal's reason. */
-  leavingDisks(name: string, signal?: AbortSignal): ReturnType<LocalDisks['source']> {
-    return this.#parts.localDisks.source(this.spec(name), signal)
+  leavingDisks(name: string, options: Parameters<LocalDisks['source']>[1]): ReturnType<LocalDisks['source']> {
+    return this.#parts.localDisks.source(this.spec(name), options)
   }
 
   /**

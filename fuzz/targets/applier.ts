@@ -4,7 +4,9 @@
 import { concatBytes } from '../../crypto/bytes.ts'
 import { createApplier } from '../../edge-node/pages/apply.ts'
 import { decodeBarrier, encodeBarrier } from '../../edge-node/pages/batch.ts'
+import { type PageHasher, PROOF_BYTES } from '../../edge-node/pages/hasher.ts'
 import { createApplyPerformer } from '../../edge-node/pages/perform.ts'
+import type { DiskBlocks } from '../../edge-node/pages/place.ts'
 import { createInlinePool } from '../../edge-node/pages/pool.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { PAGE_BYTES } from '../../wire/types.ts'
@@ -19,24 +21,38 @@ const REGIONS = [
 const step = (stream: number, isBarrier: boolean, payload: Uint8Array) =>
   concatBytes(Uint8Array.of((isBarrier ? 16 : 0) + stream, payload.length >> 8, payload.length & 255), payload)
 const batches = [rawBatch({ zeros: [1, 2], references: [5, 6] }), rawBatch({ references: [1, 6, 7, 3 * 2 ** 32] })]
+/** A disk of 16 blocks; no proof holds by chance. */
+const disk: DiskBlocks = { has: place => place < 16, read: async () => {} }
+const proofHasher: PageHasher = { bytes: 16, hash: (page, out) => void out.fill(1 + (page[0] ?? 0)) }
+const blocks: [number, number][] = [
+  [3, 2],
+  [4, 15],
+]
+const named = rawBatch({ zeros: [1], blocks })
+/** With the proof of pages of zeros. */
+const proven = named.slice()
+proven.fill(1, proven.length - PROOF_BYTES)
 const barrier = (n: number) => [0, 1, 2].map(stream => step(stream, true, encodeBarrier(n)))
 
 export const applier: Target = {
   name: 'applier',
-  what: 'edge-node/pages/apply.ts: batches and barriers of several streams, in any order',
-  codes: ['FRAME_MALFORMED', 'CONNECTION_LOST'],
+  what: 'edge-node/pages/apply.ts, place.ts: batches and barriers of several streams, in any order; pages from disks',
+  codes: ['FRAME_MALFORMED', 'CONNECTION_LOST', 'DISK_MISMATCH'],
   testRuns: 1500,
   bytesMax: 4096,
   seeds: () => [
     concatBytes(step(0, false, batches[0]!), ...barrier(1), step(1, false, batches[1]!), ...barrier(2)),
     concatBytes(...barrier(1), step(1, false, batches[0]!)),
+    concatBytes(step(0, false, named), ...barrier(1)),
+    concatBytes(step(0, false, proven), ...barrier(1), step(1, false, batches[1]!), ...barrier(2)),
     concatBytes(step(0, true, encodeBarrier(1)), step(1, false, batches[0]!)),
   ],
   async run(input) {
     const choices = new Choices(input)
     const memory = fuzzMemory()
-    const pool = createInlinePool(createApplyPerformer(memory))
-    const target = createApplier({ streams: STREAMS, memory: REGIONS, workers: 0, pool: pool as never })
+    const pool = createInlinePool(createApplyPerformer(memory, proofHasher))
+    const disks = { blocks: disk, proofKey: new Uint8Array(32) }
+    const target = createApplier({ streams: STREAMS, memory: REGIONS, workers: 0, disks, pool: pool as never })
     // Each stream is read in order, as its reader does: the next step begins after the previous one.
     const order = Array.from({ length: STREAMS + 1 }, () => Promise.resolve())
     const failures: unknown[] = []

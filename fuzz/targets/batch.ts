@@ -15,7 +15,9 @@ import {
   writeBatchHeader,
   writeBatchLists,
 } from '../../edge-node/pages/batch.ts'
+import type { BatchBlocks } from '../../edge-node/pages/batch-blocks.ts'
 import { loadZstd, openBatch } from '../../edge-node/pages/compress.ts'
+import { PROOF_BYTES } from '../../edge-node/pages/hasher.ts'
 import { applyBatch, type GuestMemory, resolveReferences } from '../../edge-node/pages/memory.ts'
 import { writeVarint } from '../../edge-node/pages/varint.ts'
 import type { Zstd } from '../../edge-node/pages/zstd.ts'
@@ -49,7 +51,21 @@ export function fuzzMemory(): GuestMemory {
 }
 
 /** A delta: its page, and its pieces as [offset, bytes]. */
-type Lists = { pages?: number[]; zeros?: number[]; references?: number[]; deltas?: { page: number; pieces: number[][] }[]; fill?: number }
+type Lists = {
+  pages?: number[]
+  zeros?: number[]
+  references?: number[]
+  /** [address, place]* */
+  blocks?: [number, number][]
+  deltas?: { page: number; pieces: number[][] }[]
+  fill?: number
+}
+
+const blocksOf = (blocks: [number, number][]): BatchBlocks => ({
+  addresses: Float64Array.from(blocks, ([address]) => address),
+  places: Float64Array.from(blocks, ([, place]) => place),
+  proof: new Uint8Array(PROOF_BYTES).fill(blocks.length),
+})
 
 function deltasOf(deltas: Required<Lists>['deltas'], fill: number): BatchDeltas {
   const bytes: number[] = []
@@ -72,13 +88,14 @@ function deltasOf(deltas: Required<Lists>['deltas'], fill: number): BatchDeltas 
 }
 
 /** A whole raw batch. */
-export function rawBatch({ pages = [], zeros = [], references = [], deltas = [], fill = 1 }: Lists): Uint8Array {
+export function rawBatch({ pages = [], zeros = [], references = [], blocks = [], deltas = [], fill = 1 }: Lists): Uint8Array {
   const out = new Uint8Array(BATCH_HEADER_BYTES + (pages.length + deltas.length) * PAGE_BYTES + 1000)
   out.fill(fill, BATCH_HEADER_BYTES, BATCH_HEADER_BYTES + pages.length * PAGE_BYTES)
   const lists = {
     pages: Float64Array.from(pages),
     zeros: Float64Array.from(zeros),
     references: Float64Array.from(references),
+    blocks: blocks.length > 0 ? blocksOf(blocks) : undefined,
     deltas: deltasOf(deltas, fill),
   }
   const { end, zeroRuns } = writeBatchLists(out, BATCH_HEADER_BYTES + pages.length * PAGE_BYTES, lists)
@@ -87,6 +104,7 @@ export function rawBatch({ pages = [], zeros = [], references = [], deltas = [],
     pages: pages.length,
     zeroRuns,
     references: references.length / 2,
+    hasBlocks: blocks.length > 0,
     deltas: deltas.length,
     bodyBytes: end - BATCH_HEADER_BYTES,
   })
@@ -105,11 +123,11 @@ function compressed(raw: Uint8Array): Uint8Array {
 /** Encoding the decoded lists must give the same bytes: one batch has one encoding. */
 function demandCanonical(payload: Uint8Array): void {
   const { header, body } = openBatch(engines[0]!, payload)
-  const { pages, zeroRuns, references, deltas } = readBatchBody(header, body, map)
+  const { pages, zeroRuns, references, blocks, deltas } = readBatchBody(header, body, map)
   const zeros: number[] = []
   for (let i = 0; i < zeroRuns.length; i += 2) for (let page = 0; page < zeroRuns[i + 1]!; page++) zeros.push(zeroRuns[i]! + page)
   const again = new Uint8Array(body.length + 64)
-  const { end } = writeBatchLists(again, header.pages * PAGE_BYTES, { pages, zeros: Float64Array.from(zeros), references, deltas })
+  const { end } = writeBatchLists(again, header.pages * PAGE_BYTES, { pages, zeros: Float64Array.from(zeros), references, blocks, deltas })
   demand(
     end === body.length && sameBytes(again.subarray(header.pages * PAGE_BYTES, end), body.subarray(header.pages * PAGE_BYTES)),
     'one batch has two encodings',
@@ -133,13 +151,22 @@ function bomb(declared: number, blocks: number): Uint8Array {
 const bombBatch = (bodyBytes: number, frame: Uint8Array): Uint8Array => {
   const head = new Uint8Array(BATCH_HEADER_BYTES)
   const pages = Math.floor(bodyBytes / (PAGE_BYTES + 1))
-  writeBatchHeader(head, { codec: CODEC.zstd, pages, zeroRuns: 0, references: 0, deltas: 0, bodyBytes })
+  writeBatchHeader(head, { codec: CODEC.zstd, pages, zeroRuns: 0, references: 0, hasBlocks: false, deltas: 0, bodyBytes })
   return concatBytes(Uint8Array.of(0), head, frame)
 }
 
 const two32 = 2 ** 32
 const small = rawBatch({ zeros: [1, 2, 3, 9, 3 * two32], references: [5, 6, 7, 3 * two32 + 1] })
 const paged = rawBatch({ pages: [0, 1, 3 * two32 + 2], zeros: [8], references: [4, 0] })
+const named = rawBatch({
+  pages: [1],
+  references: [2, 1],
+  blocks: [
+    [0, 7],
+    [5, 8],
+    [3 * two32, two32 + 4],
+  ],
+})
 const mended = rawBatch({
   pages: [5],
   zeros: [8],
@@ -161,7 +188,7 @@ const LARGEST = 256 * (PAGE_BYTES + 1)
 
 export const batch: Target = {
   name: 'batch',
-  what: 'edge-node/pages/batch.ts, compress.ts, memory.ts: batches, zstd bombs, references, deltas; BARRIER payloads',
+  what: 'edge-node/pages/batch.ts, compress.ts, memory.ts: batches, zstd bombs, references, blocks of disks, deltas; BARRIER payloads',
   codes: ['FRAME_MALFORMED'],
   testRuns: 2500,
   bytesMax: 32 * 1024,
@@ -179,6 +206,8 @@ export const batch: Target = {
     concatBytes(Uint8Array.of(0), small),
     concatBytes(Uint8Array.of(0), paged),
     concatBytes(Uint8Array.of(0), mended),
+    concatBytes(Uint8Array.of(0), named),
+    concatBytes(Uint8Array.of(1), named),
     concatBytes(Uint8Array.of(0), compressed(paged)),
     concatBytes(Uint8Array.of(1), mended),
     concatBytes(Uint8Array.of(1), small),

@@ -398,7 +398,7 @@ test(
   '#17 relay shows another version of the protocol in the plan than the site has announced: refused, alert',
   async () => {
     await underAttack(
-      { rpc: altered('b', 'migration.prepare', () => ({ version: 2 })) },
+      { rpc: altered('b', 'migration.prepare', () => ({ version: 3 })) },
       { alert: 'protocol_breach VERSION_UNSUPPORTED', codes: ['VERSION_UNSUPPORTED'] },
     )
   },

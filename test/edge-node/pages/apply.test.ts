@@ -4,18 +4,20 @@ import { batchBufferBytes } from '../../../edge-node/pages/batch.ts'
 import type { ApplyJob, ApplyResult } from '../../../edge-node/pages/memory.ts'
 import { PendingBatch } from '../../../edge-node/pages/pending.ts'
 import { createApplyPerformer } from '../../../edge-node/pages/perform.ts'
+import type { DiskBlocks } from '../../../edge-node/pages/place.ts'
 import { createInlinePool, type Pool } from '../../../edge-node/pages/pool.ts'
 import { within } from '../../../ops/deadline.ts'
 import { GodwitError } from '../../../wire/errors.ts'
+import { PAGE_BYTES } from '../../../wire/types.ts'
 import { assert, codeOf, suite, thrown } from '../../support/suite.ts'
-import { contentsOf, pageOf, ramMemory, regionsOf } from './support.ts'
+import { contentsOf, pageOf, proofHasher, ramMemory, regionsOf } from './support.ts'
 
 const test = suite('pages: apply')
 const blocks = [{ id: 0, bytes: 8 * 4096 }]
 const soon = <T>(promise: Promise<T>) => within(promise, { ms: 5000, what: 'the applier' })
 
 function batch(fill: (pending: PendingBatch) => void): Uint8Array {
-  const pending = new PendingBatch(8, () => new ArrayBuffer(batchBufferBytes(8)))
+  const pending = new PendingBatch(8, () => new ArrayBuffer(batchBufferBytes(8)), { hasher: proofHasher })
   fill(pending)
   const { buffer, bytes } = pending.take()
   return new Uint8Array(buffer, 0, bytes)
@@ -83,7 +85,7 @@ test('a barrier opens when every stream and the skeleton have reached it, with a
   assert.is(contentsOf(memory)[3], 0)
   await soon(Promise.all([first, skeleton, applier.barrier(1, 1)]))
   assert.equal(contentsOf(memory), [0, 11, 22, 11, 0, 0, 0, 0])
-  assert.equal(applier.stats().pages, { content: 2, delta: 0, zero: 0, duplicate: 1, zeroWritten: 0 })
+  assert.equal(applier.stats().pages, { content: 2, delta: 0, zero: 0, duplicate: 1, fromDisk: 0, zeroWritten: 0 })
   await soon(applier.finish())
 })
 
@@ -205,6 +207,70 @@ test('the gate lets nobody pass before the last, and everybody after', async () 
   assert.is(gate.passed, 1)
   assert.not(gate.waits(0))
   assert.is(await codeOf(() => gate.arrive(0, 1)), 'FRAME_MALFORMED')
+})
+
+/** An applier with a disk of 8 blocks, block n with content 100 + n unless it is altered. */
+function applierWithDisk() {
+  const memory = ramMemory(blocks)
+  const pool = createInlinePool<ApplyJob, ApplyResult>(createApplyPerformer(memory, proofHasher))
+  const disk = Array.from({ length: 8 }, (_, i) => 100 + i)
+  const reader: DiskBlocks = {
+    has: place => place < disk.length,
+    async read(places, into) {
+      for (const [i, place] of places.entries()) into.set(pageOf(disk[place]!), i * PAGE_BYTES)
+    },
+  }
+  const disks = { blocks: reader, proofKey: new Uint8Array(32) }
+  return { disk, memory, applier: createApplier({ streams: 2, memory: regionsOf(blocks), workers: 0, disks, pool }) }
+}
+
+const named = (...pairs: [number, number][]) =>
+  batch(pending => {
+    for (const [address, place] of pairs) pending.block(address, place, pageOf(100 + place))
+  })
+
+test('pages that are blocks of a disk are read there before the barrier opens', async () => {
+  const { applier, memory } = applierWithDisk()
+  await applier.batch(0, named([1, 5], [2, 6], [7, 0]))
+  await soon(everyone(applier, 2, 1))
+  assert.equal(contentsOf(memory), [0, 105, 106, 0, 0, 0, 0, 100])
+  assert.is(applier.stats().pages.fromDisk, 3)
+  await soon(applier.finish())
+})
+
+test('a block that comes to the disk after the page that names it counts at the barrier', async () => {
+  const { applier, memory, disk } = applierWithDisk()
+  disk[5] = 1
+  await applier.batch(0, named([1, 5], [2, 6]))
+  const waiting = [applier.barrier('skeleton', 1), applier.barrier(0, 1)]
+  assert.ok(await isOpen(waiting[0]!))
+  assert.equal(contentsOf(memory), [0, 0, 0, 0, 0, 0, 0, 0], 'nothing that the proof does not cover is written')
+  disk[5] = 105
+  await soon(Promise.all([...waiting, applier.barrier(1, 1)]))
+  assert.equal(contentsOf(memory), [0, 105, 106, 0, 0, 0, 0, 0])
+  await soon(applier.finish())
+})
+
+test('a disk that differs at the barrier is DISK_MISMATCH, and nothing of it is in memory', async () => {
+  const { applier, memory, disk } = applierWithDisk()
+  disk[6] = 1
+  await applier.batch(0, named([1, 5], [2, 6]))
+  assert.is(await codeOf(() => soon(everyone(applier, 2, 1))), 'DISK_MISMATCH')
+  assert.equal(contentsOf(memory), [0, 0, 0, 0, 0, 0, 0, 0])
+})
+
+test('a block outside the disk, or a disk that the VM does not have, is FRAME_MALFORMED', async () => {
+  for (const { applier } of [applierWithDisk(), applierOf()]) {
+    await applier.batch(0, named([1, 8]))
+    assert.is(await codeOf(() => soon(everyone(applier, 2, 1))), 'FRAME_MALFORMED')
+  }
+})
+
+test('more pages that do not fit than the guest has are FRAME_MALFORMED', async () => {
+  const { applier, disk } = applierWithDisk()
+  disk.fill(1)
+  for (let i = 0; i < 3; i++) await applier.batch(0, named([0, 1], [1, 2], [2, 3], [3, 4])).catch(() => {})
+  assert.is(await codeOf(() => soon(everyone(applier, 2, 1))), 'FRAME_MALFORMED')
 })
 
 test.run()

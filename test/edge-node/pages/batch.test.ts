@@ -15,12 +15,14 @@ import {
   readBatchHeader,
   writeBatchHeader,
 } from '../../../edge-node/pages/batch.ts'
+import { BATCH_BLOCKS_MAX } from '../../../edge-node/pages/batch-blocks.ts'
+import { proofOf } from '../../../edge-node/pages/hasher.ts'
 import { applyPieces } from '../../../edge-node/pages/patch.ts'
 import { PendingBatch } from '../../../edge-node/pages/pending.ts'
-import { VarintReader } from '../../../edge-node/pages/varint.ts'
+import { VARINT_BYTES_MAX, VarintReader } from '../../../edge-node/pages/varint.ts'
 import { FRAME_LIMITS, PAGE_BYTES } from '../../../wire/types.ts'
 import { assert, codeOf, suite, thrown } from '../../support/suite.ts'
-import { pageOf } from './support.ts'
+import { pageOf, proofHasher } from './support.ts'
 
 const test = suite('pages: batch')
 const BLOCK = 2 ** 32
@@ -29,7 +31,7 @@ const map = new PageMap([
   { id: 65535, bytes: 300 * PAGE_BYTES },
 ])
 
-const pending = (pages = 64) => new PendingBatch(pages, () => new ArrayBuffer(batchBufferBytes(pages)))
+const pending = (pages = 64) => new PendingBatch(pages, () => new ArrayBuffer(batchBufferBytes(pages)), { hasher: proofHasher })
 const payloadOf = (batch: PendingBatch): Uint8Array => {
   const { buffer, bytes } = batch.take()
   return new Uint8Array(buffer, 0, bytes).slice()
@@ -37,7 +39,7 @@ const payloadOf = (batch: PendingBatch): Uint8Array => {
 const read = (payload: Uint8Array) => readBatchBody(readBatchHeader(payload), payload.subarray(BATCH_HEADER_BYTES), map)
 const header = (o: Partial<Parameters<typeof writeBatchHeader>[1]>): Uint8Array => {
   const out = new Uint8Array(BATCH_HEADER_BYTES)
-  writeBatchHeader(out, { codec: CODEC.zstd, pages: 0, zeroRuns: 0, references: 0, deltas: 0, bodyBytes: 0, ...o })
+  writeBatchHeader(out, { codec: CODEC.zstd, pages: 0, zeroRuns: 0, references: 0, hasBlocks: false, deltas: 0, bodyBytes: 0, ...o })
   return out
 }
 
@@ -76,6 +78,86 @@ test('what a batch says is read as it was said, with zeros as runs', () => {
   assert.equal(content, new Uint8Array(Buffer.concat([70, 80, 90, 20].map(pageOf))))
   assert.equal([...zeroRuns], [50, 1, 100, 3, 4999, 1, 65535 * BLOCK, 1])
   assert.equal([...references], [3, 7, 4, 65535 * BLOCK + 299, 65535 * BLOCK + 5, 8])
+})
+
+/** A sample of version 3: with pages that are blocks of disks, between references and deltas. */
+function withBlocks(): Uint8Array {
+  const batch = pending()
+  batch.content(7, pageOf(70))
+  batch.zero(9)
+  batch.reference(3, 7)
+  for (const [address, place] of BLOCKS) batch.block(address, place, pageOf(address % BLOCK))
+  assert.ok(batch.delta(30, pageOf(1), changed(30)))
+  return payloadOf(batch)
+}
+const BLOCKS = [
+  [20, 5 * BLOCK + 100],
+  [21, 5 * BLOCK + 101],
+  [65535 * BLOCK + 4, 0],
+  [22, 2 ** 48 - 1],
+] as const
+const proofOver = (...contents: number[]) => proofOf(proofHasher, Buffer.concat(contents.map(content => hashOf(pageOf(content)))))
+const hashOf = (page: Uint8Array) => {
+  const hash = new Uint8Array(16)
+  proofHasher.hash(page, hash)
+  return hash
+}
+
+test('pages that are blocks of disks are read as they were said, with the proof of their content', () => {
+  const payload = withBlocks()
+  assert.is(payload[0], 3)
+  assert.is(sample()[0], 2, 'a batch without them is one of version 2')
+  const { pages, zeroRuns, references, blocks, deltas } = read(payload)
+  assert.equal(
+    [...blocks!.addresses],
+    BLOCKS.map(([address]) => address),
+  )
+  assert.equal(
+    [...blocks!.places],
+    BLOCKS.map(([, place]) => place),
+  )
+  assert.equal([...blocks!.proof], [...proofOver(20, 21, 4, 22)])
+  assert.not.equal([...blocks!.proof], [...proofOver(20, 21, 22, 4)])
+  assert.equal([[...pages], [...zeroRuns], [...references], [...deltas.addresses]], [[7], [9, 1], [3, 7], [30]])
+})
+
+test('a block taken back is not in the batch, and not in its proof', () => {
+  const batch = pending()
+  for (const [address, place] of BLOCKS) batch.block(address, place, pageOf(address % BLOCK))
+  batch.remove(20, 'block')
+  const { blocks } = read(payloadOf(batch))
+  assert.equal([...blocks!.addresses], [22, 21, 65535 * BLOCK + 4])
+  assert.equal([...blocks!.proof], [...proofOver(22, 21, 4)])
+})
+
+test('a run of blocks in a run of pages costs two bytes a page', () => {
+  const batch = pending()
+  for (let i = 0; i < BATCH_BLOCKS_MAX; i++) batch.block(i, 7 * BLOCK + i, pageOf(i + 1))
+  assert.ok(batch.full)
+  const payload = payloadOf(batch)
+  assert.ok(payload.length < BATCH_HEADER_BYTES + 2 * (BATCH_BLOCKS_MAX + 1) + 16 + VARINT_BYTES_MAX, `${payload.length} bytes`)
+  assert.is(read(payload).blocks!.places.length, BATCH_BLOCKS_MAX)
+})
+
+test('lists of blocks that declare what cannot be are FRAME_MALFORMED', async () => {
+  const list = (...bytes: number[]) => {
+    const out = new Uint8Array(BATCH_HEADER_BYTES + bytes.length + 16)
+    out.set(header({ codec: CODEC.raw, hasBlocks: true, bodyBytes: bytes.length + 16 }))
+    out.set(bytes, BATCH_HEADER_BYTES)
+    return out
+  }
+  assert.equal([...read(list(1, 0, 0)).blocks!.places], [0])
+  const refused: [string, Uint8Array][] = [
+    ['none', list(0, 0, 0)],
+    ['too many', list(0x81, 4, 0, 0)],
+    ['fewer than announced', list(9, 0, 0)],
+    ['a page that does not exist', list(1, 1, 0)],
+    ['a place before the first', list(1, 0, 1)],
+    ['a place beyond all', list(1, 0, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 1)],
+    ['a byte too many', list(1, 0, 0, 0)],
+    ['no room for a proof', header({ codec: CODEC.zstd, hasBlocks: true, bodyBytes: 18 })],
+  ]
+  for (const [what, bytes] of refused) assert.is(await codeOf(() => read(bytes)), 'FRAME_MALFORMED', what)
 })
 
 test('the example of protocol.md', () => {
@@ -120,7 +202,7 @@ test('a word taken back is not in the batch', () => {
 })
 
 test('taking back what is not there is our own mistake, not a coded error', async () => {
-  for (const said of ['content', 'zero', 'reference', 'delta'] as const) {
+  for (const said of ['content', 'zero', 'reference', 'block', 'delta'] as const) {
     const error = await thrown(() => pending().remove(1, said))
     assert.not('code' in (error as object))
   }
@@ -141,38 +223,39 @@ test('the largest batch fits its buffer, the declared limit and the frame', () =
 })
 
 test('every truncation is FRAME_MALFORMED', async () => {
-  const payload = sample()
-  for (let length = 0; length < payload.length; length += length > 40 && length < payload.length - 60 ? 997 : 1) {
-    assert.is(await codeOf(() => read(payload.subarray(0, length))), 'FRAME_MALFORMED', `${length} bytes`)
-  }
+  for (const payload of [sample(), withBlocks()])
+    for (let length = 0; length < payload.length; length += length > 40 && length < payload.length - 160 ? 997 : 1) {
+      assert.is(await codeOf(() => read(payload.subarray(0, length))), 'FRAME_MALFORMED', `${length} bytes`)
+    }
 })
 
 test('a body cut short with its declared size mended is FRAME_MALFORMED', async () => {
-  const payload = sample()
-  for (let cut = 1; cut < 60; cut++) {
-    const shorter = payload.slice(0, payload.length - cut)
-    new DataView(shorter.buffer).setUint32(10, shorter.length - BATCH_HEADER_BYTES)
-    assert.is(await codeOf(() => read(shorter)), 'FRAME_MALFORMED', `${cut} bytes less`)
-  }
+  for (const payload of [sample(), withBlocks()])
+    for (let cut = 1; cut < 60; cut++) {
+      const shorter = payload.slice(0, payload.length - cut)
+      new DataView(shorter.buffer).setUint32(10, shorter.length - BATCH_HEADER_BYTES)
+      assert.is(await codeOf(() => read(shorter)), 'FRAME_MALFORMED', `${cut} bytes less`)
+    }
 })
 
 test('every flipped bit outside page content is FRAME_MALFORMED or says something about existing pages', () => {
-  const payload = sample()
   let refused = 0
-  for (let bit = 0; bit < payload.length * 8; bit++) {
-    const byte = bit >> 3
-    if (byte >= BATCH_HEADER_BYTES && byte < BATCH_HEADER_BYTES + 4 * PAGE_BYTES) continue
-    const flipped = payload.slice()
-    flipped[byte]! ^= 1 << (bit & 7)
-    try {
-      const { pages, zeroRuns, references } = read(flipped)
-      for (const address of [...pages, ...references]) assert.ok(map.covers(address, 1))
-      for (let i = 0; i < zeroRuns.length; i += 2) assert.ok(map.covers(zeroRuns[i]!, zeroRuns[i + 1]!))
-    } catch (error) {
-      assert.is((error as { code?: string }).code, 'FRAME_MALFORMED', String(error))
-      refused++
+  for (const payload of [sample(), withBlocks()])
+    for (let bit = 0; bit < payload.length * 8; bit++) {
+      const byte = bit >> 3
+      const contentBytes = new DataView(payload.buffer).getUint16(2) * PAGE_BYTES
+      if (byte >= BATCH_HEADER_BYTES && byte < BATCH_HEADER_BYTES + contentBytes) continue
+      const flipped = payload.slice()
+      flipped[byte]! ^= 1 << (bit & 7)
+      try {
+        const { pages, zeroRuns, references, blocks } = read(flipped)
+        for (const address of [...pages, ...references, ...(blocks?.addresses ?? [])]) assert.ok(map.covers(address, 1))
+        for (let i = 0; i < zeroRuns.length; i += 2) assert.ok(map.covers(zeroRuns[i]!, zeroRuns[i + 1]!))
+      } catch (error) {
+        assert.is((error as { code?: string }).code, 'FRAME_MALFORMED', String(error))
+        refused++
+      }
     }
-  }
   assert.ok(refused > 100)
 })
 

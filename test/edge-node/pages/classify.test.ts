@@ -96,7 +96,7 @@ test('a page rewritten in the pending batch is sent once, as it was last', () =>
   page(Q, B)
   page(Q, A)
   assert.is(said(), 'P=22 X=11 Y=0 Q<-X | #')
-  assert.equal(classifier.counts, { zero: 1, duplicate: 1, content: 2, delta: 0, unchanged: 0, superseded: 4, rewritten: 0 })
+  assert.equal(classifier.counts, { zero: 1, duplicate: 1, fromDisk: 0, content: 2, delta: 0, unchanged: 0, superseded: 4, rewritten: 0 })
 })
 
 test('a page rewritten after its batch has gone waits for a barrier', () => {

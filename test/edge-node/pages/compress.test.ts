@@ -8,7 +8,7 @@ import type { Zstd } from '../../../edge-node/pages/zstd.ts'
 import { LEVELS, type Level } from '../../../edge-node/rate/level.ts'
 import { PAGE_BYTES } from '../../../wire/types.ts'
 import { assert, codeOf, suite } from '../../support/suite.ts'
-import { pageOf } from './support.ts'
+import { pageOf, proofHasher } from './support.ts'
 
 const test = suite('pages: compress')
 const node = await loadZstd('node')
@@ -17,7 +17,7 @@ const PAGES = 64
 const text = (seed: number): Uint8Array => new TextEncoder().encode(`the quick ${seed} brown `.repeat(400).slice(0, PAGE_BYTES))
 
 function compressed(zstd: Zstd, pages: readonly Uint8Array[], level: Level): Uint8Array {
-  const batch = new PendingBatch(PAGES, () => new ArrayBuffer(batchBufferBytes(PAGES)))
+  const batch = new PendingBatch(PAGES, () => new ArrayBuffer(batchBufferBytes(PAGES)), { hasher: proofHasher })
   for (const [index, page] of pages.entries()) batch.content(index, page)
   if (pages.length === 0) batch.zero(0)
   const { buffer, bytes } = batch.take()

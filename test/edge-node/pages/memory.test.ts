@@ -7,13 +7,13 @@ import { applyBatch, createFileMemory, resolveReferences } from '../../../edge-n
 import { PendingBatch } from '../../../edge-node/pages/pending.ts'
 import { PAGE_BYTES } from '../../../wire/types.ts'
 import { assert, codeOf, suite } from '../../support/suite.ts'
-import { contentsOf, pageOf, ramMemory } from './support.ts'
+import { contentsOf, pageOf, proofHasher, ramMemory } from './support.ts'
 
 const test = suite('pages: memory')
 const zstd = await loadZstd()
 
 function batch(fill: (pending: PendingBatch) => void): { kind: 'batch'; input: ArrayBuffer; bytes: number } {
-  const pending = new PendingBatch(64, () => new ArrayBuffer(batchBufferBytes(64)))
+  const pending = new PendingBatch(64, () => new ArrayBuffer(batchBufferBytes(64)), { hasher: proofHasher })
   fill(pending)
   const { buffer, bytes } = pending.take()
   return { kind: 'batch', input: buffer, bytes }

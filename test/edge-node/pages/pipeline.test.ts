@@ -187,7 +187,17 @@ test('stats tell what became of each page, and what it cost', async () => {
   await soon(pipeline.barrier())
   const stats = pipeline.stats()
   assert.is(stats.guestBytes, 14 * 4096)
-  assert.equal(stats.pages, { zero: 1, duplicate: 1, delta: 1, compressed: 10, raw: 0, unchanged: 1, superseded: 0, rewritten: 1 })
+  assert.equal(stats.pages, {
+    zero: 1,
+    duplicate: 1,
+    fromDisk: 0,
+    delta: 1,
+    compressed: 10,
+    raw: 0,
+    unchanged: 1,
+    superseded: 0,
+    rewritten: 1,
+  })
   assert.equal(stats.barriers, { asked: 2, rewritten: 0, referenced: 0 })
   assert.is(stats.batches, 2)
   assert.ok(stats.deltaBytes > 0 && stats.deltaBytes < 4096)

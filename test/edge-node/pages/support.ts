@@ -1,6 +1,7 @@
 // What the tests of pages share: a seeded generator, a plain hasher, memory in RAM, pages with a content of one number.
+import { createHash } from 'node:crypto'
 import { blockOf, PageMap, pageIndexOf } from '../../../edge-node/pages/address.ts'
-import type { PageHasher } from '../../../edge-node/pages/classify.ts'
+import type { PageHasher } from '../../../edge-node/pages/hasher.ts'
 import type { GuestMemory } from '../../../edge-node/pages/memory.ts'
 import { PAGE_BYTES } from '../../../wire/types.ts'
 
@@ -23,6 +24,12 @@ export const plainHasher: PageHasher = {
     out.fill(0)
     out.set(page.subarray(0, 8))
   },
+}
+
+/** Of all bytes, as a proof must be. */
+export const proofHasher: PageHasher = {
+  bytes: 16,
+  hash: (page, out) => out.set(createHash('md5').update(page).digest()),
 }
 
 const pages = new Map<number, Uint8Array>()

@@ -158,11 +158,11 @@ test('two sites without a common version: nothing begins, and the error names bo
 test('a node refuses a plan of a version that it does not have, before it reads the shape', async () => {
   await using w = await world()
   await w.node('a', { vms: [vm('vm-1')] })
-  const b = await w.node('b', { dial: altering(w, '"plan":{"version":1,"migrationId"', '"plan":{"version":7,"elsewhere!!"') })
+  const b = await w.node('b', { dial: altering(w, '"plan":{"version":2,"migrationId"', '"plan":{"version":7,"elsewhere!!"') })
   const { migrationId } = await begin(w)
   const { error } = await w.until(migrationId, ({ outcome }) => outcome !== null)
   assert.is(error?.code, 'VERSION_UNSUPPORTED')
-  assert.is(error?.message, 'the gateway uses migration version 7, site b supports 1; upgrade site b')
+  assert.is(error?.message, 'the gateway uses migration version 7, site b supports 1 to 2; upgrade site b')
   assert.equal(b.prepared, [])
 })
 
