@@ -7,7 +7,7 @@ import { type ChildProcess, fork } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { createRoot, issueCertificate, newSerial, type Role, type Root } from '../crypto/certificate.ts'
+import { createRoot, issueCertificate, newSerial, type Root, type SubjectRole } from '../crypto/certificate.ts'
 import { generateSiteKeys, loadSodium } from '../crypto/identity.ts'
 import type { LinkIdentity } from '../crypto/link-auth.ts'
 import { startGateway } from '../gateway/gateway.ts'
@@ -21,7 +21,7 @@ import { createTlsEngine } from '../transport/tls.ts'
 import { silentLog } from '../wire/log.ts'
 import type { AttackTask } from './attack/attacker.ts'
 import { ATTACKS, type AttackName } from './attack/floods.ts'
-import type { Answer, Task } from './relay-node.ts'
+import type { RelayAnswer, RelayTask } from './relay-node.ts'
 
 /**
  * Minimum share of the quiet rate of an honest transfer under each of these attacks, with the attacker on the same
@@ -42,7 +42,7 @@ type Result = {
   made: number
 }
 
-function issue(root: Root, role: Role, id: string): LinkIdentity {
+function issue(root: Root, role: SubjectRole, id: string): LinkIdentity {
   const keys = generateSiteKeys()
   const now = nowSeconds()
   const { signPublic, boxPublic } = keys
@@ -80,7 +80,7 @@ async function measure(engine: 'quic' | 'tls', attack: AttackName, seconds: numb
   const watch = setInterval(() => {
     rssPeak = Math.max(rssPeak, process.memoryUsage.rss())
   }, 50)
-  const node = async (site: Task['site']) => {
+  const node = async (site: RelayTask['site']) => {
     const child = start('relay-node.ts', children)
     child.send({
       site,
@@ -92,7 +92,7 @@ async function measure(engine: 'quic' | 'tls', attack: AttackName, seconds: numb
       dataConnections: 0,
       seconds,
     })
-    await answerOf<Answer>(child, 'online', 30_000)
+    await answerOf<RelayAnswer>(child, 'online', 30_000)
     return child
   }
   try {
@@ -102,7 +102,7 @@ async function measure(engine: 'quic' | 'tls', attack: AttackName, seconds: numb
     attacker?.send(task)
     if (attacker) await answerOf(attacker, 'begun', 30_000)
     await sleep(HEAD_START_MS)
-    const done = answerOf<Extract<Answer, { kind: 'done' }>>(target, 'done', seconds * 1000 + 60_000)
+    const done = answerOf<Extract<RelayAnswer, { kind: 'done' }>>(target, 'done', seconds * 1000 + 60_000)
     const request = { url: gateway.adminUrl, token: TOKEN, method: 'POST', path: '/v1/migrations', timeoutMs: 30_000 }
     await requestJson({ ...request, body: { vm: 'bench', to: 'target', streams: STREAMS } })
     const { bytes, ms } = await done

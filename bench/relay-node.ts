@@ -13,7 +13,7 @@ const VM = 'bench'
 /** Size of one write of a page stream: a few sealed records. */
 const WRITE_BYTES = 256 * 1024
 
-export type Task = {
+export type RelayTask = {
   site: 'source' | 'target'
   engine: 'quic' | 'tls'
   port: number
@@ -23,11 +23,11 @@ export type Task = {
   dataConnections: number
   seconds: number
 }
-export type Answer = { kind: 'online' } | { kind: 'done'; bytes: number; ms: number }
+export type RelayAnswer = { kind: 'online' } | { kind: 'done'; bytes: number; ms: number }
 
-const answer = (message: Answer) => process.send?.(message)
+const answer = (message: RelayAnswer) => process.send?.(message)
 
-async function run({ site, engine: name, port, identity, rootPublic, streams, dataConnections, seconds }: Task): Promise<void> {
+async function run({ site, engine: name, port, identity, rootPublic, streams, dataConnections, seconds }: RelayTask): Promise<void> {
   await loadSodium()
   const engine: Engine = name === 'quic' ? createQuicEngine() : createTlsEngine()
   const counted = { bytes: 0, startedAt: 0, left: streams }
@@ -70,7 +70,7 @@ async function receive(stream: Stream, counted: { bytes: number; startedAt: numb
   if (--counted.left === 0) answer({ kind: 'done', bytes: counted.bytes, ms: performance.now() - counted.startedAt })
 }
 
-process.on('message', (task: Task) => {
+process.on('message', (task: RelayTask) => {
   run(task).catch(error => {
     console.error(error)
     process.exit(1)

@@ -6,7 +6,7 @@ import { type ChildProcess, fork } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { createRoot, issueCertificate, newSerial, type Role, type Root } from '../crypto/certificate.ts'
+import { createRoot, issueCertificate, newSerial, type Root, type SubjectRole } from '../crypto/certificate.ts'
 import { generateSiteKeys, loadSodium } from '../crypto/identity.ts'
 import type { LinkIdentity } from '../crypto/link-auth.ts'
 import { startGateway } from '../gateway/gateway.ts'
@@ -17,7 +17,7 @@ import { openStore } from '../ops/store.ts'
 import { createQuicEngine } from '../transport/quic.ts'
 import { createTlsEngine } from '../transport/tls.ts'
 import { silentLog } from '../wire/log.ts'
-import type { Answer, Task } from './relay-node.ts'
+import type { RelayAnswer, RelayTask } from './relay-node.ts'
 
 type RelayResult = {
   engine: 'quic' | 'tls'
@@ -33,7 +33,7 @@ const ENGINES = { quic: createQuicEngine, tls: createTlsEngine }
 const STREAMS = 4
 const TOKEN = 'bench'
 
-function issue(root: Root, role: Role, id: string): LinkIdentity {
+function issue(root: Root, role: SubjectRole, id: string): LinkIdentity {
   const keys = generateSiteKeys()
   const now = nowSeconds()
   const { signPublic, boxPublic } = keys
@@ -52,10 +52,10 @@ function issue(root: Root, role: Role, id: string): LinkIdentity {
 }
 
 /** The next message of this kind from a node; rejects if its process ends first. */
-function answerOf<K extends Answer['kind']>(child: ChildProcess, kind: K, ms: number): Promise<Extract<Answer, { kind: K }>> {
-  const come = new Promise<Extract<Answer, { kind: K }>>((resolve, reject) => {
-    child.on('message', (message: Answer) => {
-      if (message.kind === kind) resolve(message as Extract<Answer, { kind: K }>)
+function answerOf<K extends RelayAnswer['kind']>(child: ChildProcess, kind: K, ms: number): Promise<Extract<RelayAnswer, { kind: K }>> {
+  const come = new Promise<Extract<RelayAnswer, { kind: K }>>((resolve, reject) => {
+    child.on('message', (message: RelayAnswer) => {
+      if (message.kind === kind) resolve(message as Extract<RelayAnswer, { kind: K }>)
     })
     child.once('exit', code => reject(new Error(`a node of the benchmark ended with ${code}`)))
   })
@@ -77,7 +77,7 @@ async function benchEngine(engine: 'quic' | 'tls', seconds: number): Promise<Rel
   })
   const nodes: ChildProcess[] = []
   const dataConnections = 0
-  const node = async (site: Task['site']): Promise<ChildProcess> => {
+  const node = async (site: RelayTask['site']): Promise<ChildProcess> => {
     const child = fork(new URL('relay-node.ts', import.meta.url), {
       serialization: 'advanced',
       stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
@@ -85,7 +85,7 @@ async function benchEngine(engine: 'quic' | 'tls', seconds: number): Promise<Rel
     nodes.push(child)
     const port = gateway.listeners[0]?.port ?? 0
     const identity = issue(root, 'site', site)
-    const task: Task = { site, engine, port, identity, rootPublic: root.signPublic, streams: STREAMS, dataConnections, seconds }
+    const task: RelayTask = { site, engine, port, identity, rootPublic: root.signPublic, streams: STREAMS, dataConnections, seconds }
     child.send(task)
     await answerOf(child, 'online', 20_000)
     return child

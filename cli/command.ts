@@ -28,7 +28,7 @@ type Positional = { name: string; help: string; optional?: boolean; many?: boole
 
 type Context<O extends OptionSpecs = OptionSpecs> = { options: OptionValues<O>; args: string[]; io: Io }
 
-export type Command = {
+export type CliCommand = {
   /** One word or two, such as `root sign`. */
   name: string
   summary: string
@@ -45,12 +45,12 @@ export type Command = {
 
 /** Creates a command; `run` has the types of its own options. */
 export function command<const O extends OptionSpecs>(
-  spec: Omit<Command, 'options' | 'run' | 'positionals'> & {
+  spec: Omit<CliCommand, 'options' | 'run' | 'positionals'> & {
     positionals?: Positional[]
     options?: O
     run(context: Context<O>): Promise<number>
   },
-): Command {
+): CliCommand {
   const { positionals = [], options = {} as O, run, ...rest } = spec
   return { ...rest, positionals, options, run: context => run(context as unknown as Context<O>) }
 }

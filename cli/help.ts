@@ -1,10 +1,10 @@
 // Help texts from the command table. Pure.
-import type { Command, OptionSpec } from './command.ts'
+import type { CliCommand, OptionSpec } from './command.ts'
 
 const WIDTH = 100
 
 /** `godwit --help`. */
-export function overview(commands: readonly Command[], version: string): string {
+export function overview(commands: readonly CliCommand[], version: string): string {
   const width = Math.max(...commands.map(({ name }) => name.length)) + 2
   const lines = commands.map(({ name, summary }) => `  ${name.padEnd(width)}${summary}`)
   return [
@@ -20,7 +20,7 @@ export function overview(commands: readonly Command[], version: string): string 
 }
 
 /** `godwit COMMAND --help`. */
-export function commandHelp(command: Command): string {
+export function commandHelp(command: CliCommand): string {
   const parts = [`Usage: ${usageLine(command)}`, '', ...wrap(command.summary), '']
   if (command.details)
     for (const paragraph of command.details.trim().split('\n\n')) parts.push(...wrap(paragraph.replace(/\s*\n\s*/g, ' ')), '')
@@ -32,12 +32,12 @@ export function commandHelp(command: Command): string {
 }
 
 /** `godwit GROUP --help`, and `godwit GROUP` without a second word. */
-export function groupHelp(group: string, commands: readonly Command[]): string {
+export function groupHelp(group: string, commands: readonly CliCommand[]): string {
   const inside = commands.filter(({ name }) => name.startsWith(`${group} `))
   return [`Usage: godwit ${group} COMMAND`, '', ...rows(inside.map(({ name, summary }) => [name, summary])), ''].join('\n')
 }
 
-function usageLine(command: Command): string {
+function usageLine(command: CliCommand): string {
   const required = Object.entries(command.options).filter(([, spec]) => spec.required)
   const isAllRequired = required.length === Object.keys(command.options).length
   return [

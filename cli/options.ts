@@ -3,13 +3,13 @@
 // typo.
 import { DURATION_FORM, parseDuration, parseSize, SIZE_FORM } from '../ops/units.ts'
 import { GodwitError } from '../wire/errors.ts'
-import type { Command, OptionSpec } from './command.ts'
+import type { CliCommand, OptionSpec } from './command.ts'
 import { didYouMean } from './suggest.ts'
 
 type Parsed = { options: Record<string, unknown>; args: string[]; wantsHelp: boolean }
 
 /** Throws USAGE. If --help appears before `--`, nothing else is checked. */
-export function parseOptions(command: Command, words: readonly string[]): Parsed {
+export function parseOptions(command: CliCommand, words: readonly string[]): Parsed {
   const dashes = words.indexOf('--')
   const before = dashes < 0 ? words : words.slice(0, dashes)
   if (before.includes('--help') || before.includes('-h')) return { options: {}, args: [], wantsHelp: true }
@@ -44,10 +44,10 @@ export function parseOptions(command: Command, words: readonly string[]): Parsed
   return { options, args, wantsHelp: false }
 }
 
-const usage = (command: Pick<Command, 'name'>, message: string): GodwitError =>
+const usage = (command: Pick<CliCommand, 'name'>, message: string): GodwitError =>
   new GodwitError('USAGE', message, { hint: `see godwit ${command.name} --help` })
 
-function find(command: Command, word: string): { name: string; spec: OptionSpec; inline: string | undefined } {
+function find(command: CliCommand, word: string): { name: string; spec: OptionSpec; inline: string | undefined } {
   const [flag, ...rest] = word.split('=')
   const inline = rest.length > 0 ? rest.join('=') : undefined
   const entry = Object.entries(command.options).find(([name, spec]) => flag === `--${name}` || (spec.short && flag === `-${spec.short}`))
@@ -56,7 +56,7 @@ function find(command: Command, word: string): { name: string; spec: OptionSpec;
   throw usage(command, `unknown option ${flag}${didYouMean(flag!, known)}`)
 }
 
-function convert(command: Command, name: string, spec: OptionSpec, text: string): unknown {
+function convert(command: CliCommand, name: string, spec: OptionSpec, text: string): unknown {
   const value = read(spec, text)
   if (value !== undefined) return value
   const near = spec.kind === 'choice' ? didYouMean(text, spec.choices) : ''
@@ -91,7 +91,7 @@ function formOf(spec: OptionSpec): string {
   return spec.kind === 'flag' ? '' : spec.value
 }
 
-function checkArgs(command: Command, args: string[]): void {
+function checkArgs(command: CliCommand, args: string[]): void {
   const needed = command.positionals.filter(({ optional }) => !optional)
   if (args.length < needed.length) throw usage(command, `${needed[args.length]!.name} is missing: ${needed[args.length]!.help}`)
   const most = command.positionals.some(({ many }) => many) ? Number.POSITIVE_INFINITY : command.positionals.length

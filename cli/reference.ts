@@ -2,7 +2,7 @@
 // text of the document. Always holds: the document contains each command with the text of --help, so it cannot differ
 // from the program.
 import { EXIT } from '../wire/errors.ts'
-import type { Command } from './command.ts'
+import type { CliCommand } from './command.ts'
 import { commandHelp } from './help.ts'
 import { EXIT_MEANINGS } from './output.ts'
 
@@ -32,7 +32,7 @@ as \`--name value\` or \`--name=value\`. Durations are \`300ms\`, \`20s\`, \`5m\
 `
 
 /** The whole document. A command without a group is a bug. */
-export function cliReference(commands: readonly Command[]): string {
+export function cliReference(commands: readonly CliCommand[]): string {
   const homeless = commands.filter(({ name }) => !GROUPS.some(({ names }) => names.test(name)))
   if (homeless.length > 0) throw new Error(`cli/reference.ts: no group for ${homeless.map(({ name }) => name).join(', ')}`)
   const parts = GROUPS.flatMap(({ title, about, names }) => {

@@ -1,6 +1,6 @@
 // Runs one command line. Enters: arguments and an Io. Leaves: an exit code; every error has been shown.
 import { EXIT, GodwitError } from '../wire/errors.ts'
-import type { Command } from './command.ts'
+import type { CliCommand } from './command.ts'
 import { tidyEnvironment } from './environment.ts'
 import { commandHelp, groupHelp, overview } from './help.ts'
 import type { Io } from './io.ts'
@@ -43,7 +43,7 @@ async function dispatch(words: readonly string[], io: Io): Promise<number> {
   return await command.run({ options: options as never, args, io })
 }
 
-function findCommand(words: readonly string[]): { command: Command; rest: readonly string[] } | { group: readonly Command[] } {
+function findCommand(words: readonly string[]): { command: CliCommand; rest: readonly string[] } | { group: readonly CliCommand[] } {
   const [first, second] = words
   const two = commands.find(({ name }) => name === `${first} ${second}`)
   if (two) return { command: two, rest: words.slice(2) }
@@ -54,7 +54,7 @@ function findCommand(words: readonly string[]): { command: Command; rest: readon
   throw unknown(first ?? '', commands)
 }
 
-function unknown(name: string, among: readonly Command[]): GodwitError {
+function unknown(name: string, among: readonly CliCommand[]): GodwitError {
   const known = new Set(among.flatMap(command => (name.includes(' ') ? [command.name] : [command.name.split(' ')[0]!])))
   return new GodwitError('USAGE', `unknown command '${name}'${didYouMean(name, known)}`, { hint: 'see godwit --help' })
 }

@@ -4,12 +4,12 @@
 // without the broker only measurements are lost.
 
 import { type CommandKey, datedMeasurement, signMeasurement } from '../crypto/command-keys.ts'
-import { type BrokerTarget, connectMqtt, type Incoming, type MqttLink } from '../mqtt/client.ts'
+import { type BrokerTarget, connectMqtt, type IncomingMessage, type MqttLink } from '../mqtt/client.ts'
 import { type Topics, topicsOf } from '../mqtt/topics.ts'
 import { sleep } from '../ops/deadline.ts'
 import type { Scenario } from '../sim-network/mobility/scenario.ts'
 import { Telco, type TelcoMessage } from '../sim-network/mobility/telco.ts'
-import type { Trace } from '../sim-network/mobility/trace.ts'
+import type { DriveTrace } from '../sim-network/mobility/trace.ts'
 import { World } from '../sim-network/mobility/world.ts'
 import { GodwitError, hasCode } from '../wire/errors.ts'
 import { silentLog } from '../wire/log.ts'
@@ -21,8 +21,8 @@ const LINKS_EVERY_MS = 30_000
 
 export type PublishOptions = {
   scenario: Scenario
-  traces: readonly Trace[]
-  played: readonly Trace[]
+  traces: readonly DriveTrace[]
+  played: readonly DriveTrace[]
   hours: number
   target: BrokerTarget
   tenant: string
@@ -83,7 +83,7 @@ async function connected(
   topics: Topics,
   onPlace: (vm: string, siteId: string) => void,
 ): Promise<MqttLink> {
-  const onMessage = ({ topic, payload }: Incoming) => {
+  const onMessage = ({ topic, payload }: IncomingMessage) => {
     const vm = topics.parse(topic)?.parameters.vmId
     if (vm && payload.length > 0) onPlace(vm, JSON.parse(Buffer.from(payload).toString()).siteId)
   }

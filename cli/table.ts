@@ -1,5 +1,5 @@
 // All commands, in the order of the help. Each file is small: a command imports its large modules when it runs.
-import type { Command } from './command.ts'
+import type { CliCommand } from './command.ts'
 import { bench } from './commands/bench.ts'
 import { cancel } from './commands/cancel.ts'
 import { demo } from './commands/demo.ts'
@@ -23,7 +23,7 @@ import { siteCommands } from './commands/site.ts'
 import { status } from './commands/status.ts'
 import { vmCommands } from './commands/vm.ts'
 
-export const commands: readonly Command[] = [
+export const commands: readonly CliCommand[] = [
   keygen,
   ...rootCommands,
   ...enrolCommands,

@@ -16,7 +16,7 @@ import type { GodwitError } from '../wire/errors.ts'
 import type { Log } from '../wire/log.ts'
 import { version } from './version.ts'
 
-export type Running = { close(): Promise<void> }
+type Closeable = { close(): Promise<void> }
 type Write = (line: string) => void
 
 const logFor = async ({ level, format }: GatewayConfig['log'], write: Write): Promise<Log> => {
@@ -25,7 +25,7 @@ const logFor = async ({ level, format }: GatewayConfig['log'], write: Write): Pr
 }
 
 /** The gateway, until close(): identity checked, store open, and all available engines listening. */
-export async function runGateway(config: GatewayConfig, write: Write): Promise<Running & { adminUrl: string }> {
+export async function runGateway(config: GatewayConfig, write: Write): Promise<Closeable & { adminUrl: string }> {
   const log = (await logFor(config.log, write)).child({ gateway: config.id })
   const [{ startGateway }, { LOCKED_MS, openStore }, { loadIdentity, renewedFile }, { openTrust }, { keepRenewed }] = await Promise.all([
     import('../gateway/gateway.ts'),
@@ -192,7 +192,7 @@ export async function enrolSite({ config, ...rest }: EnrolSite): Promise<{ bytes
 }
 
 /** The node, until close(). Its VMs keep running. */
-export async function runNode(config: NodeConfig, write: Write): Promise<Running & { broken: Promise<GodwitError> }> {
+export async function runNode(config: NodeConfig, write: Write): Promise<Closeable & { broken: Promise<GodwitError> }> {
   markInOneGo()
   const log = (await logFor(config.log, write)).child({ site: config.site })
   const { startNode } = await import('../edge-node/agent.ts')

@@ -10,13 +10,13 @@ import type { Revocations } from './revocation.ts'
 import type { Root } from './root.ts'
 import { SIGNATURE_BYTES, signMessage, verifyMessage } from './signature.ts'
 import { equalBytes, randomBytes } from './sodium.ts'
-import { encodeSubject, type Role, readSubject, type Subject } from './subject.ts'
+import { encodeSubject, readSubject, type Subject, type SubjectRole } from './subject.ts'
 
 export { createRequest, verifyRequest } from './request.ts'
 export { issueRevocations, type Revocations, verifyRevocations } from './revocation.ts'
 export { createRoot, decodeRoot, encodeRoot, type Root } from './root.ts'
 
-export type { Role } from './subject.ts'
+export type { SubjectRole } from './subject.ts'
 
 export type Certificate = Subject & {
   version: 1
@@ -33,7 +33,7 @@ export type VerifyOptions = {
   rootPublic: Uint8Array
   /** Unix seconds. */
   now: number
-  role?: Role
+  role?: SubjectRole
   id?: string
   revocations?: Revocations
 }

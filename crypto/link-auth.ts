@@ -4,7 +4,7 @@
 // the other direction, or for another pair. Replay fails on the verifier's fresh nonce.
 import { GodwitError } from '../wire/errors.ts'
 import { concatBytes, field, u16, utf8 } from './bytes.ts'
-import { type Certificate, decodeCertificate, type Role } from './certificate.ts'
+import { type Certificate, decodeCertificate, type SubjectRole } from './certificate.ts'
 import { hashParts } from './hash.ts'
 import { fingerprint, type SiteKeys } from './identity.ts'
 import { signMessage, verifyMessage } from './signature.ts'
@@ -34,7 +34,7 @@ export type LinkTranscript = {
   greeting?: Uint8Array
 }
 
-const ROLE_OF: Record<LinkSide, Role> = { node: 'site', gateway: 'gateway' }
+const ROLE_OF: Record<LinkSide, SubjectRole> = { node: 'site', gateway: 'gateway' }
 const CERTIFICATE_BYTES_MAX = 1024
 
 /** This side's signature over the transcript, 64 bytes. */

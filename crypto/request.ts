@@ -6,13 +6,13 @@ import { concatBytes, Reader, utf8 } from './bytes.ts'
 import type { SiteKeys } from './identity.ts'
 import { SIGNATURE_BYTES, signMessage, verifyMessage } from './signature.ts'
 import { equalBytes } from './sodium.ts'
-import { encodeSubject, type Role, readSubject, type Subject } from './subject.ts'
+import { encodeSubject, readSubject, type Subject, type SubjectRole } from './subject.ts'
 
 const LABEL = 'godwit/1 request'
 const MAGIC = utf8('GWR1')
 
 /** Canonical bytes, signed by the key that they contain. */
-export function createRequest(keys: SiteKeys, { role, id }: { role: Role; id: string }): Uint8Array {
+export function createRequest(keys: SiteKeys, { role, id }: { role: SubjectRole; id: string }): Uint8Array {
   const body = concatBytes(MAGIC, encodeSubject({ role, id, signPublic: keys.signPublic, boxPublic: keys.boxPublic }))
   return concatBytes(body, signMessage(keys.signSecret, LABEL, body))
 }

@@ -18,7 +18,7 @@ import { fits } from './migration/accept.ts'
 const REMEMBERED_MAX = 10_000
 const TABLE = 'commands'
 
-export type MoveRequest = {
+export type AskedMove = {
   /** start: its memory; prestage: what it needs of a host. */
   action: 'start' | 'prestage'
   migrationId: string
@@ -33,7 +33,7 @@ export type MoveRequest = {
 
 export type Release = {
   /** RELEASE_DENIED, COMMAND_REQUIRED, COMMAND_MISMATCH, other COMMAND_*, EPOCH_STALE, LIMIT_EXCEEDED, STORE_FAILED. */
-  check(move: MoveRequest): Promise<void>
+  check(move: AskedMove): Promise<void>
 }
 
 export type ReleaseOptions = {
@@ -54,7 +54,7 @@ export async function createRelease({ config, store, alerts, now, rememberedMax 
   const topics = commandTopicsOf(commandTenant)
   const used = await createUsedIds(store, rememberedMax, now())
 
-  async function check(move: MoveRequest): Promise<void> {
+  async function check(move: AskedMove): Promise<void> {
     const fitting = (release ?? []).filter(({ vms, to }) => vms.some(one => fits(one, move.vm)) && to.some(one => fits(one, move.target)))
     if (release && fitting.length === 0) throw new GodwitError('RELEASE_DENIED', `${site} does not release ${move.vm} to ${move.target}`)
     if (keys.size === 0 || fitting.some(({ unsigned }) => unsigned)) return
@@ -83,7 +83,7 @@ export async function createRelease({ config, store, alerts, now, rememberedMax 
 }
 
 /** The plan is what was signed: nothing of it is the gateway's own. */
-function checkFits(command: Command, { vm, target, epoch, method, downtimeMs }: MoveRequest, site: string): void {
+function checkFits(command: Command, { vm, target, epoch, method, downtimeMs }: AskedMove, site: string): void {
   if (command.action !== 'start' && command.action !== 'prestage')
     throw new GodwitError('COMMAND_MISMATCH', `the command ${command.action} does not move a VM`)
   const mismatch = (what: string, signed: string, asked: string) =>

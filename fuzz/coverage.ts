@@ -3,7 +3,7 @@
 // no earlier execution had.
 import { Session } from 'node:inspector'
 
-export type Coverage = {
+export type CodeCoverage = {
   /** New features of the executions since the last call. */
   fresh(): string[]
   /** Marks them as known. */
@@ -14,7 +14,7 @@ export type Coverage = {
 
 type Script = { url: string; functions: { ranges: { startOffset: number; endOffset: number; count: number }[] }[] }
 
-export function startCoverage(isOurs: (url: string) => boolean): Coverage {
+export function startCoverage(isOurs: (url: string) => boolean): CodeCoverage {
   const session = new Session()
   session.connect()
   const post = <T>(method: string, params?: object): T => {

@@ -4,7 +4,7 @@
 // inputs and every seed run first; `onInput` is called before each run, so a watchdog can name the input that hangs.
 import { performance } from 'node:perf_hooks'
 import { createRandom, type Random } from '../sim-network/random.ts'
-import type { Coverage } from './coverage.ts'
+import type { CodeCoverage } from './coverage.ts'
 import { execute, signature } from './execute.ts'
 import { below, type MutateOptions, mutate, pick } from './mutate.ts'
 import { mutateJson } from './mutate-json.ts'
@@ -26,11 +26,11 @@ export type FuzzReport = {
   tookMs: number
 }
 
-export type EngineOptions = {
+export type FuzzOptions = {
   target: Target
   seed: number | string
   corpus?: readonly Uint8Array[]
-  coverage?: Coverage | undefined
+  coverage?: CodeCoverage | undefined
   onInput?: (input: Uint8Array) => void
 }
 
@@ -43,16 +43,16 @@ const CORPUS_MAX = 2000
 const FINDINGS_MAX = 5
 const RECENT = 40
 
-export async function fuzz(options: EngineOptions, limits: RunLimits): Promise<FuzzReport> {
+export async function fuzz(options: FuzzOptions, limits: RunLimits): Promise<FuzzReport> {
   await options.target.setup?.()
-  return await new Engine(options).run(limits)
+  return await new Fuzzer(options).run(limits)
 }
 
-class Engine {
+class Fuzzer {
   readonly #target: Target
   readonly #seed: string
   readonly #random: Random
-  readonly #coverage: Coverage | undefined
+  readonly #coverage: CodeCoverage | undefined
   readonly #onInput: (input: Uint8Array) => void
   readonly #corpus: Uint8Array[] = []
   readonly #words: Uint8Array[]
@@ -60,7 +60,7 @@ class Engine {
   readonly #findings = new Map<string, Failure>()
   #executions = 0
 
-  constructor({ target, seed, corpus = [], coverage, onInput = () => {} }: EngineOptions) {
+  constructor({ target, seed, corpus = [], coverage, onInput = () => {} }: FuzzOptions) {
     this.#target = target
     this.#seed = String(seed)
     this.#random = createRandom(`${seed}/${target.name}`)

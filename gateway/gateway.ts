@@ -37,7 +37,7 @@ import type { PolicyConfig } from './policy/config.ts'
 import { type RunningPolicy, startPolicy } from './policy/policy-loop.ts'
 import { type RelayOptions, relayStream } from './relay/relay.ts'
 import { createSessions } from './relay/sessions.ts'
-import { type ServiceAddress, type Services, startServices } from './services/services.ts'
+import { type ServiceAddress, startServices, type UserServices } from './services/services.ts'
 import { type AcceptOptions, acceptConnections } from './sites/accept.ts'
 import { createEnrolments } from './sites/enrolments.ts'
 import { rememberSites } from './sites/remember.ts'
@@ -136,7 +136,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
 
   const listeners: { engine: EngineName; listener: Listener }[] = []
   let admin: HttpServer | undefined
-  let services: Services | undefined
+  let services: UserServices | undefined
   let policy: RunningPolicy | undefined
   let mqtt: RunningMqtt | undefined
   let mec021: RunningMec021 | undefined

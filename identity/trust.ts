@@ -6,7 +6,7 @@
 // expired list stay revoked: the age only stops new migrations.
 import { stat } from 'node:fs/promises'
 import { fromBase64, toBase64 } from '../crypto/bytes.ts'
-import { type Certificate, type Revocations, type Role, verifyCertificate, verifyRevocations } from '../crypto/certificate.ts'
+import { type Certificate, type Revocations, type SubjectRole, verifyCertificate, verifyRevocations } from '../crypto/certificate.ts'
 import { type Clock, systemClock, unixSeconds } from '../ops/clock.ts'
 import { readArmored } from '../ops/files.ts'
 import type { Store } from '../ops/store.ts'
@@ -39,7 +39,7 @@ export type Trust = {
   /** REVOCATION_MISSING, REVOCATION_STALE: no migration may begin. */
   requireFresh(): void
   /** The certificate, if it is valid now. CERT_*, AUTH_FAILED. */
-  verify(certificate: Uint8Array, who: { role: Role; id: string }): Certificate
+  verify(certificate: Uint8Array, who: { role: SubjectRole; id: string }): Certificate
   /**
    * Accepts a list that is newer than the current one, and returns the number of the current list. CERT_UNTRUSTED,
    * CERT_MALFORMED, REVOCATION_STALE (older, or dated ahead).

@@ -29,7 +29,7 @@ export const CHANNELS: Record<TopicKind, Channel> = {
     expirySeconds: 60,
     title: 'a rejected command, for operators',
   },
-  siteState: { ...HEALTH, schema: schemas.SiteState, title: 'state of a site: online or offline, sent by its gateway' },
+  siteState: { ...HEALTH, schema: schemas.SiteStateMessage, title: 'state of a site: online or offline, sent by its gateway' },
   siteTelemetry: {
     from: 'gateway',
     qos: 0,

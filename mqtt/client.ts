@@ -27,7 +27,7 @@ export type BrokerTarget = {
   version: 'auto' | '5' | '3.1.1'
 }
 
-export type Incoming = {
+export type IncomingMessage = {
   topic: string
   payload: Uint8Array
   retained: boolean
@@ -44,7 +44,7 @@ export type MqttLinkOptions = {
   subscriptions: { topic: string; qos: 0 | 1 }[]
   /** Seconds that the broker keeps QoS 1 messages for a disconnected client; 0: none. */
   sessionSeconds?: number
-  onMessage(message: Incoming): void
+  onMessage(message: IncomingMessage): void
   /** Subscribed, and ready to publish. */
   onUp?(version: 4 | 5): void
   onDown?(error: GodwitError): void
@@ -299,7 +299,7 @@ function end(client: MqttClient, force: boolean): Promise<void> {
   })
 }
 
-function incomingOf(topic: string, payload: Uint8Array, { retain, properties }: IPublishPacket): Incoming {
+function incomingOf(topic: string, payload: Uint8Array, { retain, properties }: IPublishPacket): IncomingMessage {
   const traceparent = properties?.userProperties?.['traceparent']
   return {
     topic,

@@ -36,7 +36,7 @@ export const GatewayState = z.discriminatedUnion('online', [
   z.object({ online: z.literal(false), ...death }),
 ])
 /** An offline message applies to online messages whose bdSeq is not above its own. */
-export const SiteState = z.discriminatedUnion('online', [
+export const SiteStateMessage = z.discriminatedUnion('online', [
   z.object({
     online: z.literal(true),
     ...death,

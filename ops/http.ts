@@ -46,14 +46,14 @@ export type RequestContext = {
   text(body: string, contentType?: string): void
 }
 
-export type Reply = { status?: number; body?: unknown; headers?: Record<string, string> }
+export type HttpReply = { status?: number; body?: unknown; headers?: Record<string, string> }
 export type Route = {
   method: 'GET' | 'POST' | 'PUT' | 'DELETE'
   /** `/v1/vms/:name`; a parameter is one segment, decoded. */
   path: string
   /** Does not require the token. */
   open?: boolean
-  handle(context: RequestContext): Promise<Reply | undefined> | Reply | undefined
+  handle(context: RequestContext): Promise<HttpReply | undefined> | HttpReply | undefined
 }
 export type UpgradeRoute = {
   path: string

@@ -5,7 +5,7 @@
 // each further deadline.
 
 /** `mark`: a text that changes with progress within the state. */
-export type Stage<State extends string = string> = { state: State; mark?: string }
+export type WatchedState<State extends string = string> = { state: State; mark?: string }
 export type Overdue<T> = {
   item: T
   state: string /** Time without progress, ms. */
@@ -29,7 +29,7 @@ export class Watchdog<T> {
   }
 
   /** `nowMs`: of a monotonic clock (performance.now()). Items that are not in `running` are forgotten. */
-  step(nowMs: number, running: Iterable<{ id: string; item: T; stage: Stage }>): Overdue<T>[] {
+  step(nowMs: number, running: Iterable<{ id: string; item: T; stage: WatchedState }>): Overdue<T>[] {
     const lostMs = Math.max(0, nowMs - (this.#lastMs ?? nowMs) - 2 * WATCH_EVERY_MS)
     this.#lastMs = nowMs
     const overdue: Overdue<T>[] = []
@@ -46,7 +46,7 @@ export class Watchdog<T> {
     return overdue
   }
 
-  #look(id: string, { state, mark = '' }: Stage, nowMs: number, lostMs: number): Seen {
+  #look(id: string, { state, mark = '' }: WatchedState, nowMs: number, lostMs: number): Seen {
     const before = this.#seen.get(id)
     if (before?.state === state && before.mark === mark) {
       before.sinceMs += lostMs

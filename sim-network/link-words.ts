@@ -1,14 +1,14 @@
 // Encodes one direction of a link for the native driver: words that native/link-driver.c reads. Pure. Enters: options
 // and a seed as for createLink. Leaves: one line. Always holds: strtod returns the same double for each number; the
 // seed is hashed here, so both implementations draw the same random numbers.
-import type { LinkOptions } from './link.ts'
+import type { LinkModelOptions } from './link.ts'
 import { createLink } from './link.ts'
 import type { Loss } from './loss.ts'
 import { createRandom, hash32 } from './random.ts'
 import type { Rate } from './server.ts'
 
 /** TypeError for invalid options. */
-export function linkWords(options: LinkOptions, seed: number | string): string {
+export function linkWords(options: LinkModelOptions, seed: number | string): string {
   createLink(options, seed)
   const { rate, delayMs, jitterMs = 0, jitterPeriodMs = 4 * jitterMs, loss, queueBytes, blackouts = [], mtuBytes = 0 } = options
   const words = ['rate', ...rateWords(rate), 'delay', delayMs, 'jitter', jitterMs, jitterPeriodMs, 'loss', ...lossWords(loss)]

@@ -12,7 +12,7 @@ import { createLossModel, type Loss } from './loss.ts'
 import { createRandom, type Random, randomAt } from './random.ts'
 import { createServer, type Rate, type Server } from './server.ts'
 
-export type LinkOptions = {
+export type LinkModelOptions = {
   rate: Rate
   /** Propagation delay of one direction. */
   delayMs: number
@@ -50,7 +50,7 @@ export type LinkCounters = {
 
 export type Delivery<T> = { atMs: number; bytes: number; packet: T }
 
-export type Link<T> = {
+export type LinkModel<T> = {
   /** False if the packet was dropped at once (the queue is full, the packet is too large, or the link is cut). */
   enqueue(nowMs: number, bytes: number, packet: T): boolean
   /** All packets that arrive up to and including `nowMs`, in order. */
@@ -61,7 +61,7 @@ export type Link<T> = {
    * New conditions from now on; queued packets stay, and the packet that is being sent starts again (an error of at
    * most one packet's time).
    */
-  change(nowMs: number, options: Partial<LinkOptions>): void
+  change(nowMs: number, options: Partial<LinkModelOptions>): void
   /** Cuts the link (true): packets in transit are lost and nothing enters; or restores it (false). */
   cut(nowMs: number, isCut: boolean): void
   counters(): LinkCounters
@@ -70,15 +70,15 @@ export type Link<T> = {
 type Waiting<T> = { enteredMs: number; bytes: number; packet: T }
 
 /** A link of these options; equal seeds behave equally. TypeError for invalid options. */
-export const createLink = <T>(options: LinkOptions, seed: number | string): Link<T> => new LinkModel<T>(options, seed)
+export const createLink = <T>(options: LinkModelOptions, seed: number | string): LinkModel<T> => new SeededLink<T>(options, seed)
 
-class LinkModel<T> implements Link<T> {
+class SeededLink<T> implements LinkModel<T> {
   readonly #lossRandom: Random
   readonly #jitterSeed: number
   readonly #queue = createDeque<Waiting<T>>()
   readonly #flight = createDeque<Delivery<T>>()
   readonly #counters = emptyCounters()
-  #options: LinkOptions
+  #options: LinkModelOptions
   #server: Server
   #loss: ReturnType<typeof createLossModel>
   #nowMs = 0
@@ -88,7 +88,7 @@ class LinkModel<T> implements Link<T> {
   #lastArrivalMs = 0
   #isCut = false
 
-  constructor(options: LinkOptions, seed: number | string) {
+  constructor(options: LinkModelOptions, seed: number | string) {
     const random = createRandom(seed)
     this.#lossRandom = random.fork('loss')
     this.#jitterSeed = random.fork('jitter').uint32()
@@ -132,7 +132,7 @@ class LinkModel<T> implements Link<T> {
     return next === Number.POSITIVE_INFINITY ? undefined : next
   }
 
-  change(nowMs: number, changes: Partial<LinkOptions>): void {
+  change(nowMs: number, changes: Partial<LinkModelOptions>): void {
     this.#moveTo(nowMs)
     this.#options = checkOptions({ ...this.#options, ...changes })
     if ('loss' in changes) this.#loss = createLossModel(this.#options.loss, this.#lossRandom)
@@ -200,7 +200,7 @@ class LinkModel<T> implements Link<T> {
  * The deviation of the delay at a moment: linear between random turning points, so it decreases by at most 0.5 ms per
  * ms.
  */
-function jitterAt({ jitterMs = 0, jitterPeriodMs = 4 * jitterMs }: LinkOptions, seed: number, ms: number): number {
+function jitterAt({ jitterMs = 0, jitterPeriodMs = 4 * jitterMs }: LinkModelOptions, seed: number, ms: number): number {
   if (jitterMs === 0) return 0
   const turn = Math.floor(ms / jitterPeriodMs)
   const part = ms / jitterPeriodMs - turn
@@ -209,7 +209,7 @@ function jitterAt({ jitterMs = 0, jitterPeriodMs = 4 * jitterMs }: LinkOptions, 
   return jitterMs * (from + (to - from) * part)
 }
 
-function checkOptions(options: LinkOptions): LinkOptions {
+function checkOptions(options: LinkModelOptions): LinkModelOptions {
   const { delayMs, jitterMs = 0, jitterPeriodMs, queueBytes, blackouts = [], mtuBytes } = options
   if (!(delayMs >= 0 && Number.isFinite(delayMs))) throw new TypeError(`delayMs must not be negative, not ${delayMs}`)
   if (!(jitterMs >= 0 && jitterMs <= delayMs)) throw new TypeError(`jitterMs must be between 0 and delayMs, not ${jitterMs}`)

@@ -48,10 +48,10 @@ export async function ip(...args: string[]): Promise<string> {
 }
 
 /** The command line that runs a command in a namespace. */
-export const within = (name: string, words: readonly string[]): string[] => ['ip', 'netns', 'exec', name, ...words]
+export const inNamespace = (name: string, words: readonly string[]): string[] => ['ip', 'netns', 'exec', name, ...words]
 
 /** Runs a command in a namespace; returns stdout. */
-export const runWithin = async (name: string, ...words: string[]): Promise<string> => await ip('netns', 'exec', name, ...words)
+export const runInNamespace = async (name: string, ...words: string[]): Promise<string> => await ip('netns', 'exec', name, ...words)
 
 /**
  * A new namespace with its loopback up, deleted on disposal (with every device in it). CONFIG_INVALID if the name

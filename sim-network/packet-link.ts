@@ -7,17 +7,17 @@ import type { Readable, Writable } from 'node:stream'
 import { within as before } from '../ops/deadline.ts'
 import { GodwitError } from '../wire/errors.ts'
 import { driverProgram } from './driver-program.ts'
-import type { LinkCounters, LinkOptions } from './link.ts'
+import type { LinkCounters, LinkModelOptions } from './link.ts'
 import { linkWords } from './link-words.ts'
-import { ip, namespacePath, needNamespaces, runWithin } from './namespaces.ts'
+import { ip, namespacePath, needNamespaces, runInNamespace } from './namespaces.ts'
 
 export type PacketLinkOptions = {
   /** Names of the existing namespaces at the ends a and b. */
   between: readonly [a: string, b: string]
   /** From a to b. */
-  up: LinkOptions
+  up: LinkModelOptions
   /** From b to a. */
-  down: LinkOptions
+  down: LinkModelOptions
   seed?: number | string
   /** IPv4 addresses of the ends. Default 10.77.0.1 and 10.77.0.2 of 10.77.0.0/30. */
   addresses?: readonly [a: string, b: string]
@@ -45,7 +45,7 @@ export type PacketLink = AsyncDisposable & {
   readonly failed: Promise<never>
   stats(): Promise<PacketLinkStats>
   /** New conditions of one direction from now on: whole options. */
-  change(direction: 'up' | 'down', options: LinkOptions): void
+  change(direction: 'up' | 'down', options: LinkModelOptions): void
   /** Cuts both directions, or restores them. */
   cut(isCut: boolean): void
   /** Ends the link; returns the last counters. */
@@ -82,7 +82,7 @@ export async function startPacketLink(options: PacketLinkOptions): Promise<Packe
 
 /** IPv6 stays off: its announcements would be counted as traffic. */
 async function furnish(name: string, device: string, mtuBytes: number, own: string, peer: string): Promise<void> {
-  await runWithin(name, 'sh', '-c', `echo 1 >/proc/sys/net/ipv6/conf/${device}/disable_ipv6 2>/dev/null || true`)
+  await runInNamespace(name, 'sh', '-c', `echo 1 >/proc/sys/net/ipv6/conf/${device}/disable_ipv6 2>/dev/null || true`)
   await ip('-n', name, 'addr', 'add', own, 'peer', peer, 'dev', device)
   await ip('-n', name, 'link', 'set', device, 'mtu', String(mtuBytes), 'txqueuelen', String(PACKETS_WAITING), 'up')
 }

@@ -1,21 +1,21 @@
 // Named links. The figures are round numbers in the range of public measurements for each kind of access; no trace is
 // copied. `up` is from the site to the gateway. A queue has about one bandwidth-delay product, more for technologies
 // with known deep queues.
-import type { LinkOptions } from './link.ts'
+import type { LinkModelOptions } from './link.ts'
 import { burstLoss } from './loss.ts'
 
-type Profile = { description: string; up: LinkOptions; down: LinkOptions }
+type Profile = { description: string; up: LinkModelOptions; down: LinkModelOptions }
 
 const mbit = (megabits: number): number => megabits * 1_000_000
 const MTU_BYTES = 1500
 
 type Direction = { mbitPerSecond: number; oneWayMs: number; queueMs: number } & Omit<
-  Partial<LinkOptions>,
+  Partial<LinkModelOptions>,
   'rate' | 'delayMs' | 'queueBytes'
 >
 
 /** A direction of constant rate; the queue holds `queueMs` of it, and at least 32 packets. */
-function direction({ mbitPerSecond, oneWayMs, queueMs, ...rest }: Direction): LinkOptions {
+function direction({ mbitPerSecond, oneWayMs, queueMs, ...rest }: Direction): LinkModelOptions {
   const queueBytes = Math.max(32 * MTU_BYTES, Math.round((mbit(mbitPerSecond) / 8000) * queueMs))
   return { rate: { bitsPerSecond: mbit(mbitPerSecond) }, delayMs: oneWayMs, queueBytes, mtuBytes: MTU_BYTES, ...rest }
 }
@@ -23,7 +23,7 @@ function direction({ mbitPerSecond, oneWayMs, queueMs, ...rest }: Direction): Li
 const symmetric = (description: string, both: Direction): Profile => ({ description, up: direction(both), down: direction(both) })
 
 /** A minute of driving: cells of different strength, each with its own rate. */
-function driving(peakMbit: number): LinkOptions {
+function driving(peakMbit: number): LinkModelOptions {
   const shares = [0.6, 1, 0.75, 0.3, 0.12, 0.45, 0.9, 0.5, 0.2, 0.7, 0.35, 0.8]
   const steps = shares.map((share, at) => ({ atMs: at * 5000, bitsPerSecond: mbit(peakMbit * share) }))
   return {

@@ -10,13 +10,13 @@ export type Rate =
   | { bitsPerSecond: number }
   /** Piecewise constant from 0 ms on; `repeatMs` repeats it with that period. */
   | { steps: RateStep[]; repeatMs?: number }
-  | { trace: Trace }
+  | { trace: RateTrace }
 
 /**
  * Delivery opportunities, one ms each, non-decreasing; each sends 1500 bytes; it repeats after its last (mahimahi's
  * format).
  */
-type Trace = { opportunitiesMs: Uint32Array }
+type RateTrace = { opportunitiesMs: Uint32Array }
 
 export type Server = {
   /**
@@ -39,7 +39,7 @@ const TICK_MS = 1e-6
 /**
  * Reads a mahimahi packet-delivery trace: one integer a line, the ms of an opportunity. CONFIG_INVALID names the line.
  */
-export function parseTrace(text: string): Trace {
+export function parseRateTrace(text: string): RateTrace {
   const lines = text.split('\n')
   if (lines.length > TRACE_LINES_MAX) throw new GodwitError('CONFIG_INVALID', `trace: more than ${TRACE_LINES_MAX} lines`)
   const values: number[] = []
@@ -62,7 +62,7 @@ export function createServer(rate: Rate, blackouts: readonly Blackout[]): Server
 
 type Segment = { bitsPerSecond: number; untilMs: number }
 
-function createRateServer(rate: Exclude<Rate, { trace: Trace }>, blackouts: readonly Blackout[]): Server {
+function createRateServer(rate: Exclude<Rate, { trace: RateTrace }>, blackouts: readonly Blackout[]): Server {
   const segmentOf = scheduleOf(rate)
   const segmentAt = (ms: number): Segment => {
     const heldUntil = blackoutEnd(blackouts, 'hold', ms)
@@ -87,7 +87,7 @@ function createRateServer(rate: Exclude<Rate, { trace: Trace }>, blackouts: read
   }
 }
 
-function scheduleOf(rate: Exclude<Rate, { trace: Trace }>): (ms: number) => Segment {
+function scheduleOf(rate: Exclude<Rate, { trace: RateTrace }>): (ms: number) => Segment {
   if ('bitsPerSecond' in rate) {
     checkRate(rate.bitsPerSecond)
     return () => ({ bitsPerSecond: rate.bitsPerSecond, untilMs: Number.POSITIVE_INFINITY })
@@ -116,7 +116,7 @@ function checkRate(bitsPerSecond: number): void {
     throw new TypeError(`a rate must be finite and not negative, not ${bitsPerSecond}`)
 }
 
-function createTraceServer({ opportunitiesMs }: Trace, blackouts: readonly Blackout[]): Server {
+function createTraceServer({ opportunitiesMs }: RateTrace, blackouts: readonly Blackout[]): Server {
   const periodMs = opportunitiesMs.at(-1)
   if (!periodMs) throw new TypeError('a trace needs an opportunity after 0 ms')
   let base = 0

@@ -8,15 +8,15 @@ import { once } from 'node:events'
 import { isIPv6 } from 'node:net'
 import { GodwitError } from '../wire/errors.ts'
 import { createDeque } from './deque.ts'
-import { createLink, type Link, type LinkCounters, type LinkOptions } from './link.ts'
+import { createLink, type LinkCounters, type LinkModel, type LinkModelOptions } from './link.ts'
 
 export type UdpProxyOptions = {
   listen: { host: string; port: number }
   upstream: { host: string; port: number }
   /** Client to upstream. */
-  up: LinkOptions
+  up: LinkModelOptions
   /** Upstream to client. */
-  down: LinkOptions
+  down: LinkModelOptions
   seed?: number | string
   /** Header bytes of IP and UDP for each datagram in the model. Default 28 (IPv4). */
   headerBytes?: number
@@ -29,7 +29,7 @@ export type UdpProxy = {
   readonly address: { host: string; port: number }
   stats(): { up: LinkCounters; down: LinkCounters; clients: number; refusedClients: number; sendErrors: number }
   /** New conditions from now on. */
-  change(direction: 'up' | 'down', options: Partial<LinkOptions>): void
+  change(direction: 'up' | 'down', options: Partial<LinkModelOptions>): void
   /** Cuts both directions, or restores them. */
   cut(isCut: boolean): void
   /**
@@ -146,20 +146,20 @@ function forgetIdle(clients: Map<string, Client>, beforeMs: number): void {
 }
 
 type Driver = {
-  link: Link<Packet>
+  link: LinkModel<Packet>
   offer(bytes: number, packet: Packet): void
   /** `atMs`: the link's current time, which may be slightly ahead of the clock. */
-  update(change: (link: Link<Packet>, atMs: number) => void): void
+  update(change: (link: LinkModel<Packet>, atMs: number) => void): void
   stop(): void
 }
 
-function burstOf({ rate }: LinkOptions): number {
+function burstOf({ rate }: LinkModelOptions): number {
   const bitsPerSecond = 'trace' in rate ? 0 : 'steps' in rate ? Math.max(...rate.steps.map(step => step.bitsPerSecond)) : rate.bitsPerSecond
   return Math.max(BURST_PACKETS_MIN, Math.ceil((3 * bitsPerSecond) / 8000 / 1400))
 }
 
 /** Runs a link in real time: one timer releases all due packets, up to `burstPackets` a tick. */
-function createDriver(link: Link<Packet>, burstPackets: number, nowMs: () => number, release: (packet: Packet) => void): Driver {
+function createDriver(link: LinkModel<Packet>, burstPackets: number, nowMs: () => number, release: (packet: Packet) => void): Driver {
   const due = createDeque<Packet>()
   let timer: NodeJS.Timeout | undefined
   let isStopped = false

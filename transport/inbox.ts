@@ -2,6 +2,9 @@
 // Leaves: each item once, in order; null for ever after the end. Always holds: at most `limit` items wait; push returns
 // false for more, and the producer disposes of the item.
 
+/** Connections that a listener has accepted and nobody has taken yet. */
+export const BACKLOG_CONNECTIONS = 256
+
 export type Inbox<T> = {
   /** False: the inbox is full or has ended, and the item was not added. */
   push(item: T): boolean

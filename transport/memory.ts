@@ -4,7 +4,7 @@
 // open streams per side; a stream is visible to the peer only after its first write or its end, as with QUIC.
 import { createHash, randomBytes } from 'node:crypto'
 import { GodwitError } from '../wire/errors.ts'
-import { createInbox, type Inbox } from './inbox.ts'
+import { BACKLOG_CONNECTIONS, createInbox, type Inbox } from './inbox.ts'
 import type { CloseReason, Connection, Engine, Listener, PathStats, Stream } from './types.ts'
 
 type MemoryOptions = {
@@ -19,7 +19,6 @@ export type MemoryEngine = Engine & {
   sever(): void
 }
 
-const BACKLOG_CONNECTIONS = 256
 /**
  * A writer and a reader that only wait for each other's promises would starve timers and IO, so some writes wait for
  * the event loop.

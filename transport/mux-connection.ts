@@ -7,7 +7,7 @@ import { createMux, type Lane, type Mux } from './mux.ts'
 import type { Stranger } from './stranger.ts'
 import type { CloseReason, Connection, EngineName, PathStats, Stream } from './types.ts'
 
-export type LinkOptions = {
+export type MuxOptions = {
   /** A peer that sends nothing for this time is lost. Default 15_000. */
   idleTimeoutMs?: number
   /** Default a third of the idle timeout. */
@@ -19,9 +19,9 @@ export type LinkOptions = {
   /** Maximum of open streams of either side on one lane. Default 1024. */
   maxStreams?: number
 }
-export type LinkSettings = Required<LinkOptions>
+export type MuxSettings = Required<MuxOptions>
 
-export function linkSettings(options: LinkOptions): LinkSettings {
+export function muxSettings(options: MuxOptions): MuxSettings {
   const idleTimeoutMs = options.idleTimeoutMs ?? 15_000
   return {
     idleTimeoutMs,
@@ -46,7 +46,7 @@ export type MuxedLane = {
 }
 
 /** A muxer on a lane, with a heartbeat that detects a lost peer. */
-export function createLinkMux(side: 'client' | 'server', lane: Lane, settings: LinkSettings, stranger?: Stranger): Mux {
+export function createLinkMux(side: 'client' | 'server', lane: Lane, settings: MuxSettings, stranger?: Stranger): Mux {
   const mux = createMux({ side, lane, stranger, ...settings })
   let lastTick = performance.now()
   const tick = () => {

@@ -10,7 +10,7 @@ import { GodwitError, toGodwitError } from '../wire/errors.ts'
 import { AcceptSlots } from './accept-slots.ts'
 import { type AddressOptions, connectByName, type Resolve } from './connect-by-name.ts'
 import { createGuard } from './guard.ts'
-import { createInbox } from './inbox.ts'
+import { BACKLOG_CONNECTIONS, createInbox } from './inbox.ts'
 import { InitialGate } from './initial-gate.ts'
 import {
   createIdentity,
@@ -56,7 +56,6 @@ const HANDSHAKE_ENDS = /^(timed out|closed|reset)/
 /** Intervals at which blocked calls are replaced: at rest, and while clients arrive faster. */
 const ACCEPT_LOOK_MS = { rest: 100, busy: 10 }
 const CLOSE_MS = 1_000
-const BACKLOG_CONNECTIONS = 256
 /** UDP socket buffers; the kernel clamps them to net.core.[rw]mem_max. */
 const SOCKET_BUFFER_BYTES = 4 * 1024 * 1024
 

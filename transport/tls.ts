@@ -13,9 +13,9 @@ import { within } from '../ops/deadline.ts'
 import { GodwitError } from '../wire/errors.ts'
 import { createAdmission } from './admission.ts'
 import { type AddressOptions, connectByName, type Resolve } from './connect-by-name.ts'
-import { createInbox, type Inbox } from './inbox.ts'
+import { BACKLOG_CONNECTIONS, createInbox, type Inbox } from './inbox.ts'
 import type { Mux } from './mux.ts'
-import { createLinkMux, createMuxConnection, type LinkOptions, type LinkSettings, linkSettings, type MuxedLane } from './mux-connection.ts'
+import { createLinkMux, createMuxConnection, type MuxedLane, type MuxOptions, type MuxSettings, muxSettings } from './mux-connection.ts'
 import { Pace } from './pace.ts'
 import { createServerCertificate } from './self-signed.ts'
 import { Stranger, type StrangerLimits } from './stranger.ts'
@@ -23,7 +23,7 @@ import { limitPace, limitUnsent, loadTcpInfo, preferBbr, type TcpPath, tcpPath }
 import { decodePreamble, encodePreamble, LANES_MAX, PREAMBLE_BYTES, type Preamble, TOKEN_BYTES } from './tls-preamble.ts'
 import type { Connection, Engine, Listener, ListenOptions } from './types.ts'
 
-type TlsOptions = LinkOptions & {
+type TlsOptions = MuxOptions & {
   /** Parallel TCP connections of one Connection, chosen by the client. 1 to 16; default 4. */
   connections?: number
   /** Resolver of server names. Default: the system's. */
@@ -31,7 +31,6 @@ type TlsOptions = LinkOptions & {
 }
 
 const ALPN = 'godwit/1'
-const BACKLOG_CONNECTIONS = 256
 /** From the TCP connection to the last lane's preamble. */
 const JOIN_MS = 10_000
 /** Interval of the adjustments of the lanes' sockets while they carry data. */
@@ -56,7 +55,7 @@ function joinLanes(
   remoteAddress: string,
   binding: Uint8Array,
   lanes: TlsLane[],
-  { maxStreams }: LinkSettings,
+  { maxStreams }: MuxSettings,
   stranger?: Stranger,
 ): Connection {
   return tend(createMuxConnection({ engine: 'tls', remoteAddress, binding, lanes, maxStreams, ...(stranger && { stranger }) }), lanes)
@@ -107,7 +106,7 @@ function tend(connection: Connection, lanes: TlsLane[]): Connection {
 function createLane(
   socket: tls.TLSSocket,
   side: 'client' | 'server',
-  settings: LinkSettings,
+  settings: MuxSettings,
   { early, stranger }: { early?: Uint8Array; stranger?: Stranger } = {},
 ): TlsLane {
   let trouble = 'the connection failed'
@@ -177,7 +176,7 @@ async function openSocket(
   }
 }
 
-async function connectOne(options: AddressOptions, lanes: number, settings: LinkSettings): Promise<Connection> {
+async function connectOne(options: AddressOptions, lanes: number, settings: MuxSettings): Promise<Connection> {
   const { host, port, timeoutMs, signal } = options
   const what = `TLS to ${host}:${port}`
   const giveUp = new AbortController()
@@ -234,7 +233,7 @@ type Joining = {
 /** Assembles the lanes of each client. */
 function createJoiner(
   binding: Uint8Array,
-  settings: LinkSettings,
+  settings: MuxSettings,
   strangers: StrangerLimits | undefined,
   onConnection: (connection: Connection) => void,
 ) {
@@ -283,7 +282,7 @@ function createJoiner(
   }
 }
 
-async function listen({ host, port, strangers: limits, signal }: ListenOptions, settings: LinkSettings): Promise<Listener> {
+async function listen({ host, port, strangers: limits, signal }: ListenOptions, settings: MuxSettings): Promise<Listener> {
   signal?.throwIfAborted()
   const { keyPem, certificatePem, hash } = createServerCertificate()
   const inbox: Inbox<Connection> = createInbox(BACKLOG_CONNECTIONS)
@@ -352,7 +351,7 @@ async function listen({ host, port, strangers: limits, signal }: ListenOptions, 
 export function createTlsEngine({ connections = 4, resolve, ...options }: TlsOptions = {}): Engine {
   if (!Number.isInteger(connections) || connections < 1 || connections > LANES_MAX)
     throw new TypeError(`connections must be 1 to ${LANES_MAX}`)
-  const settings = linkSettings(options)
+  const settings = muxSettings(options)
   return {
     name: 'tls',
     available: async () => ({ ok: true, detail: `TLS 1.3 by OpenSSL ${process.versions.openssl}, ${connections} TCP connections` }),

@@ -13,8 +13,8 @@ import { within } from '../ops/deadline.ts'
 import { GodwitError } from '../wire/errors.ts'
 import { createAdmission } from './admission.ts'
 import { type AddressOptions, connectByName, type Resolve } from './connect-by-name.ts'
-import { createInbox } from './inbox.ts'
-import { createLinkMux, createMuxConnection, type LinkOptions, type LinkSettings, linkSettings, type MuxedLane } from './mux-connection.ts'
+import { BACKLOG_CONNECTIONS, createInbox } from './inbox.ts'
+import { createLinkMux, createMuxConnection, type MuxedLane, type MuxOptions, type MuxSettings, muxSettings } from './mux-connection.ts'
 import { createServerCertificate } from './self-signed.ts'
 import { Stranger, type StrangerLimits } from './stranger.ts'
 import type { Connection, Engine, Listener, ListenOptions } from './types.ts'
@@ -30,7 +30,7 @@ import {
   type WtStream,
 } from './webtransport-library.ts'
 
-type WebTransportOptions = LinkOptions & {
+type WebTransportOptions = MuxOptions & {
   /** Lanes of a session, chosen by the client. 1 to 16; default 4. */
   lanes?: number
   /** Do not use HTTP/3 even if it is available. */
@@ -38,13 +38,12 @@ type WebTransportOptions = LinkOptions & {
   /** Resolver of server names. Default: the system's. */
   resolve?: Resolve | undefined
 }
-type Settings = LinkSettings & { lanes: number; http2Only: boolean }
+type Settings = MuxSettings & { lanes: number; http2Only: boolean }
 
 const PATH = '/godwit'
 const MAGIC = Buffer.from('GW')
 const PREAMBLE_BYTES = 4
 const LANES_MAX = 16
-const BACKLOG_CONNECTIONS = 256
 /** From the TCP connection to the last lane's preamble. */
 const JOIN_MS = 10_000
 const CLOSE_MS = 1_000
@@ -395,7 +394,7 @@ const gone = (http2: Http2Session) => new Promise<void>(resolve => http2.once('c
 /** An engine over @fails-components/webtransport. Listener.close() also closes its accepted connections. */
 export function createWebTransportEngine({ lanes = 4, http2Only = false, resolve, ...options }: WebTransportOptions = {}): Engine {
   if (!Number.isInteger(lanes) || lanes < 1 || lanes > LANES_MAX) throw new TypeError(`lanes must be 1 to ${LANES_MAX}`)
-  const settings: Settings = { ...linkSettings(options), lanes, http2Only }
+  const settings: Settings = { ...muxSettings(options), lanes, http2Only }
   return {
     name: 'webtransport',
     async available() {

@@ -16,6 +16,9 @@ import type { FrameName } from './types.ts'
 export type Role = { kind: 'control' } | { kind: 'skeleton' } | { kind: 'pages'; n: number }
 type RoleKind = Role['kind']
 
+/** Of the bytes of a relay stream: each direction has its own key and its own end. */
+export type Direction = 'source-to-target' | 'target-to-source'
+
 /**
  * What has a share of the window (edge-node/rate/shares.ts). `urgent`: control and the guest's frames. `pages`: guest
  * memory. `disks`: disk content. `standbys`: copies that no migration waits for.

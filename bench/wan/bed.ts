@@ -5,22 +5,22 @@ import { closeSync, openSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { within as before } from '../../ops/deadline.ts'
-import { createNamespace, runWithin, within } from '../../sim-network/namespaces.ts'
+import { createNamespace, inNamespace, runInNamespace } from '../../sim-network/namespaces.ts'
 import { type PacketLink, startPacketLink } from '../../sim-network/packet-link.ts'
 import type { Cell } from './cells.ts'
 import type { Congestion } from './variants.ts'
 
-export type End = 'a' | 'b'
+export type BedEnd = 'a' | 'b'
 export type Bed = AsyncDisposable & {
   dir: string
-  addresses: Record<End, string>
-  namespaces: Record<End, string>
+  addresses: Record<BedEnd, string>
+  namespaces: Record<BedEnd, string>
   readonly link: PacketLink
   /** Restarts the schedule of the link's blackouts. */
   begin(): Promise<void>
   start(words: string[], options: StartOptions): Started
 }
-type StartOptions = { at: End; log: string; cwd?: string; env?: Record<string, string>; ipc?: boolean }
+type StartOptions = { at: BedEnd; log: string; cwd?: string; env?: Record<string, string>; ipc?: boolean }
 export type Started = { child: ChildProcess; pid: number; ended: Promise<void>; stop(): Promise<void> }
 
 const STOP_MS = 8_000
@@ -40,7 +40,7 @@ export async function layBed(cell: Cell, congestion: Congestion, { dir, seed }: 
   for (const name of Object.values(namespaces)) {
     stack.use(await createNamespace(name))
     stack.defer(() => killWithin(name))
-    await runWithin(name, 'sysctl', '-qw', `net.ipv4.tcp_congestion_control=${congestion}`)
+    await runInNamespace(name, 'sysctl', '-qw', `net.ipv4.tcp_congestion_control=${congestion}`)
   }
   const { blackouts = [], ...calm } = cell.link
   const link = stack.use(await startPacketLink({ between: [namespaces.a, namespaces.b], up: calm, down: calm, seed }))
@@ -78,7 +78,7 @@ function killWithin(namespace: string): void {
  * Removes the namespaces of this benchmark (`pid`), or of dead ones, with all their processes. For a signal, and for a
  * new start.
  */
-export function sweep(isOurs: (pid: number) => boolean): void {
+export function removeRemains(isOurs: (pid: number) => boolean): void {
   const names = execFileSync('ip', ['netns', 'list'], { encoding: 'utf8', timeout: 10_000 }).split('\n')
   for (const name of names.map(line => line.split(' ')[0] ?? '')) {
     const pid = Number(/^gwb-(\d+)-[ab]$/.exec(name)?.[1] ?? 0)
@@ -89,7 +89,7 @@ export function sweep(isOurs: (pid: number) => boolean): void {
 }
 
 function startAt(namespace: string, words: string[], dir: string, { log, cwd = dir, env = {}, ipc = false }: StartOptions): Started {
-  const [program, ...args] = within(namespace, words)
+  const [program, ...args] = inNamespace(namespace, words)
   const file = openSync(join(dir, log), 'a')
   const stdio = ['ignore', file, file, ...(ipc ? (['ipc'] as const) : [])] as ('ignore' | 'ipc' | number)[]
   const child = spawn(program!, args, { cwd, stdio, env: { ...process.env, ...env } })

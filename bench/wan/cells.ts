@@ -3,7 +3,7 @@
 
 import type { GuestOptions } from '../../guest/image.ts'
 import { UsageError } from '../../ops/script.ts'
-import type { LinkOptions } from '../../sim-network/link.ts'
+import type { LinkModelOptions } from '../../sim-network/link.ts'
 import { MIB } from '../../wire/units.ts'
 
 export type Cell = {
@@ -13,11 +13,11 @@ export type Cell = {
   lossRatio: number
   hasBlackout: boolean
   /** Both directions are equal. */
-  link: LinkOptions
+  link: LinkModelOptions
 }
 
 /** A queue of one bandwidth-delay product, at least 32 packets, as a well-provisioned router has. */
-function cellOf(name: string, megabits: number, rttMs: number, more: Partial<LinkOptions> = {}): Cell {
+function cellOf(name: string, megabits: number, rttMs: number, more: Partial<LinkModelOptions> = {}): Cell {
   const bitsPerSecond = megabits * 1e6
   const link = {
     rate: { bitsPerSecond },

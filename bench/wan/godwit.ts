@@ -6,7 +6,7 @@
 import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { createRoot, issueCertificate, issueRevocations, newSerial, type Role, type Root } from '../../crypto/certificate.ts'
+import { createRoot, issueCertificate, issueRevocations, newSerial, type Root, type SubjectRole } from '../../crypto/certificate.ts'
 import { encodeKeys, generateSiteKeys } from '../../crypto/identity.ts'
 import { RUNTIME_FILES, VM_FILES } from '../../edge-node/vm/argv.ts'
 import { guestImage } from '../../guest/image.ts'
@@ -18,7 +18,7 @@ import { toYaml } from '../../ops/yaml.ts'
 import type { GatewayStatus, MigrationRecord } from '../../wire/admin.ts'
 import type { Bed, Started } from './bed.ts'
 import type { MakeMover } from './run-one.ts'
-import { VM } from './spec.ts'
+import { BENCH_VM } from './spec.ts'
 
 /** A separate command, not a part of this one. */
 const GODWIT = join(import.meta.dirname, '..', '..', 'bin', 'godwit.js')
@@ -30,7 +30,7 @@ const READY_MS = 40_000
 const POLL_MS = 20
 const ENDS = ['a', 'b'] as const
 
-async function certify(root: Root, role: Role, id: string, dir: string) {
+async function certify(root: Root, role: SubjectRole, id: string, dir: string) {
   const keys = generateSiteKeys()
   const { signPublic, boxPublic } = keys
   const now = nowSeconds()
@@ -105,7 +105,7 @@ async function startAsking(bed: Bed): Promise<Ask> {
 }
 
 const qemuPidOf = async (bed: Bed, at: 'a' | 'b'): Promise<number> =>
-  Number.parseInt(await readFile(join(bed.dir, at, 'state', 'vms', VM, VM_FILES.run, RUNTIME_FILES.pid), 'utf8'), 10)
+  Number.parseInt(await readFile(join(bed.dir, at, 'state', 'vms', BENCH_VM, VM_FILES.run, RUNTIME_FILES.pid), 'utf8'), 10)
 
 export const makeGodwit: MakeMover = async ({ bed, variant, specText }) => {
   const method = variant.kind === 'godwit' ? variant.method : 'live'
@@ -125,17 +125,17 @@ export const makeGodwit: MakeMover = async ({ bed, variant, specText }) => {
   await eventually(areOnline, { ms: READY_MS, what: 'both sites', everyMs: 100 })
   const api = <T>(method: string, path: string, body: unknown) =>
     requestJson<T>({ socketPath: join(bed.dir, 'a', 'node.sock'), method, path, body, timeoutMs: 60_000 })
-  const logOf = (at: 'a' | 'b') => join(bed.dir, at, 'state', 'vms', VM, VM_FILES.serialLog)
+  const logOf = (at: 'a' | 'b') => join(bed.dir, at, 'state', 'vms', BENCH_VM, VM_FILES.serialLog)
   return {
     logs: { a: logOf('a'), b: logOf('b') },
     boot: async () => {
       await api('POST', '/v1/vms', { spec: specText })
-      await api('POST', `/v1/vms/${VM}/start`, {})
+      await api('POST', `/v1/vms/${BENCH_VM}/start`, {})
     },
     qemuPid: () => qemuPidOf(bed, 'a'),
     pids: async () => [gateway.pid, ...nodes.map(({ pid }) => pid), await qemuPidOf(bed, 'a')],
     async move(signal) {
-      const body = { vm: VM, to: 'b', method }
+      const body = { vm: BENCH_VM, to: 'b', method }
       const { migrationId } = await ask<{ migrationId: string }>({ method: 'POST', path: '/v1/migrations', body })
       for (;;) {
         const record = await ask<MigrationRecord>({ path: `/v1/migrations/${migrationId}` })

@@ -1,7 +1,7 @@
 // The outcome of one run. Pure. Times in ms by the benchmark's own clock, bytes by the link's driver (IP packets on the
 // link).
 
-export type Outcome = {
+export type BenchRun = {
   cell: string
   guest: string
   variant: string

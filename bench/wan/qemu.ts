@@ -12,7 +12,7 @@ import { parseSpec } from '../../edge-node/vm/spec.ts'
 import { guestImage } from '../../guest/image.ts'
 import { eventually, sleep } from '../../ops/deadline.ts'
 import { DOWNTIME_DEFAULT_MS } from '../../wire/admin.ts'
-import type { End, Started } from './bed.ts'
+import type { BedEnd, Started } from './bed.ts'
 import type { MakeMover, MoverOptions } from './run-one.ts'
 import { MULTIFD_CHANNELS, type Variant, XBZRLE_CACHE_BYTES } from './variants.ts'
 
@@ -25,7 +25,7 @@ const COLD_SOCKET = 'cold.sock'
 
 type Machine = { started: Started; commands: QmpCommands; dir: string }
 
-async function startQemu({ bed, specText }: MoverOptions, at: End): Promise<Machine> {
+async function startQemu({ bed, specText }: MoverOptions, at: BedEnd): Promise<Machine> {
   const dir = join(bed.dir, at)
   await mkdir(dir)
   const image = guestImage()!

@@ -2,21 +2,21 @@
 // Always holds: a written line is never changed.
 import { appendFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { dirname } from 'node:path'
-import type { Outcome } from './outcome.ts'
+import type { BenchRun } from './outcome.ts'
 
 export type Results = {
-  all(): readonly Outcome[]
-  has(outcome: Pick<Outcome, 'cell' | 'guest' | 'variant' | 'repetition'>): boolean
-  add(outcome: Outcome): void
+  all(): readonly BenchRun[]
+  has(outcome: Pick<BenchRun, 'cell' | 'guest' | 'variant' | 'repetition'>): boolean
+  add(outcome: BenchRun): void
 }
 
-const keyOf = ({ cell, guest, variant, repetition }: Pick<Outcome, 'cell' | 'guest' | 'variant' | 'repetition'>) =>
+const keyOf = ({ cell, guest, variant, repetition }: Pick<BenchRun, 'cell' | 'guest' | 'variant' | 'repetition'>) =>
   `${cell} ${guest} ${variant} ${repetition}`
 
 export function openResults(path: string): Results {
   mkdirSync(dirname(path), { recursive: true })
   const lines = existsSync(path) ? readFileSync(path, 'utf8').split('\n') : []
-  const outcomes = lines.filter(Boolean).map(line => JSON.parse(line) as Outcome)
+  const outcomes = lines.filter(Boolean).map(line => JSON.parse(line) as BenchRun)
   const keys = new Set(outcomes.map(keyOf))
   return {
     all: () => outcomes,

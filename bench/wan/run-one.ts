@@ -10,7 +10,7 @@ import type { PacketLinkStats } from '../../sim-network/packet-link.ts'
 import { type Bed, layBed } from './bed.ts'
 import type { Cell, GuestKind } from './cells.ts'
 import { busiestThread, meterCpu } from './cpu.ts'
-import type { Outcome } from './outcome.ts'
+import type { BenchRun } from './outcome.ts'
 import { specOf } from './spec.ts'
 import type { Variant } from './variants.ts'
 import { type Watch, watchLogs, workRate } from './watch.ts'
@@ -36,9 +36,9 @@ type Mover = AsyncDisposable & {
 export type MoverOptions = { bed: Bed; variant: Variant; specText: string; cell: Cell }
 export type MakeMover = (options: MoverOptions) => Promise<Mover>
 
-export type RunOptions = { cell: Cell; guest: GuestKind; variant: Variant; repetition: number; timeoutMs: number; keep: boolean }
+export type RunOneOptions = { cell: Cell; guest: GuestKind; variant: Variant; repetition: number; timeoutMs: number; keep: boolean }
 
-export async function runOne(make: MakeMover, options: RunOptions): Promise<Outcome> {
+export async function runOne(make: MakeMover, options: RunOneOptions): Promise<BenchRun> {
   const { cell, guest, variant, repetition, keep } = options
   const dir = await mkdtemp(join(tmpdir(), 'gwb-'))
   const clear = () => keep || rmSync(dir, { recursive: true, force: true })
@@ -62,8 +62,8 @@ async function measure(
   bed: Bed,
   mover: Mover,
   watch: Watch,
-  { cell, guest, variant, repetition, timeoutMs }: RunOptions,
-): Promise<Outcome> {
+  { cell, guest, variant, repetition, timeoutMs }: RunOneOptions,
+): Promise<BenchRun> {
   const qemu = await mover.qemuPid()
   const cpu = meterCpu(await mover.pids(), { pid: qemu, thread: busiestThread(qemu) })
   const before = await bed.link.stats()
@@ -108,7 +108,7 @@ async function measure(
 function difference(
   before: PacketLinkStats,
   after: PacketLinkStats,
-): Pick<Outcome, 'bytesAb' | 'bytesBa' | 'deliveredAb' | 'late1' | 'late5'> {
+): Pick<BenchRun, 'bytesAb' | 'bytesBa' | 'deliveredAb' | 'late1' | 'late5'> {
   const late = (from: number) => {
     const sum = (stats: PacketLinkStats, at: number) =>
       [stats.ab, stats.ba].reduce((total, { lateCount }) => total + lateCount.slice(at).reduce((a, b) => a + b, 0), 0)

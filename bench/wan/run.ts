@@ -11,17 +11,17 @@ import { loadSodium } from '../../crypto/identity.ts'
 import { guestImage } from '../../guest/image.ts'
 import { decimalNumber, readArguments, runScript, wholeNumber } from '../../ops/script.ts'
 import { namespacesMissing } from '../../sim-network/namespaces.ts'
-import { sweep } from './bed.ts'
+import { removeRemains } from './bed.ts'
 import { CELLS, choose, fillBytesOf, GUESTS } from './cells.ts'
 import { makeGodwit } from './godwit.ts'
 import { oracleOf } from './oracle.ts'
-import type { Outcome } from './outcome.ts'
+import type { BenchRun } from './outcome.ts'
 import { plotSvg } from './plot.ts'
 import { makeQemu } from './qemu.ts'
 import { openResults, type Results } from './results.ts'
-import { type RunOptions, runOne } from './run-one.ts'
-import { judge, summarise } from './summary.ts'
-import { table, verdictTable } from './table.ts'
+import { type RunOneOptions, runOne } from './run-one.ts'
+import { judgeGoals, summarise } from './summary.ts'
+import { goalsTable, resultsTable } from './table.ts'
 import { VARIANTS } from './variants.ts'
 
 const RESULTS = fileURLToPath(new URL('../../.cache/bench-wan/results.jsonl', import.meta.url))
@@ -56,9 +56,9 @@ const OPTIONS = {
   plot: { type: 'string', default: PLOT },
 } as const
 
-type Wanted = { runs: readonly RunOptions[]; results: Results }
+type Wanted = { runs: readonly RunOneOptions[]; results: Results }
 
-function select(values: ReturnType<typeof read>): RunOptions[] {
+function select(values: ReturnType<typeof read>): RunOneOptions[] {
   const wish = { ...(values.quick ? QUICK : {}), ...Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) }
   const cells = choose(CELLS, wish.cells, 'cell')
   const guests = choose(GUESTS, wish.guests, 'guest')
@@ -101,7 +101,7 @@ function commitOf(): { commit?: string } {
   }
 }
 
-async function attempt(options: RunOptions): Promise<Outcome> {
+async function attempt(options: RunOneOptions): Promise<BenchRun> {
   const { cell, guest, variant, repetition } = options
   try {
     return await runOne(variant.kind === 'godwit' ? makeGodwit : makeQemu, options)
@@ -112,7 +112,7 @@ async function attempt(options: RunOptions): Promise<Outcome> {
   }
 }
 
-function tellOutcome({ cell, guest, variant, totalMs, downtimeMs, bytesAb, failure, note }: Outcome): string {
+function tellOutcome({ cell, guest, variant, totalMs, downtimeMs, bytesAb, failure, note }: BenchRun): string {
   const figures = failure ?? `${(totalMs! / 1000).toFixed(1)} s, downtime ${downtimeMs} ms`
   return `${cell} ${guest} ${variant}: ${figures}, ${(bytesAb / 1e6).toFixed(1)} MB${note ? ` (${note})` : ''}`
 }
@@ -130,7 +130,7 @@ async function main(): Promise<number> {
   const results = openResults(values.results)
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const)
     process.once(signal, () => {
-      if (!values.report) sweep(pid => pid === process.pid)
+      if (!values.report) removeRemains(pid => pid === process.pid)
       process.exit(130)
     })
   if (!values.report) {
@@ -139,7 +139,7 @@ async function main(): Promise<number> {
       process.stderr.write(`error SETUP_NEEDED: ${missing}\n`)
       return 2
     }
-    sweep(pid => !existsSync(`/proc/${pid}`))
+    removeRemains(pid => !existsSync(`/proc/${pid}`))
     await loadSodium()
     await runAll({ runs, results }, budgetMs)
   }
@@ -147,7 +147,7 @@ async function main(): Promise<number> {
   return 0
 }
 
-async function show(runs: readonly RunOptions[], results: Results, { oracle, json, plot }: ReturnType<typeof read>): Promise<void> {
+async function show(runs: readonly RunOneOptions[], results: Results, { oracle, json, plot }: ReturnType<typeof read>): Promise<void> {
   const wanted = new Set(runs.map(({ cell, guest, variant, repetition }) => `${cell.name} ${guest.name} ${variant.name} ${repetition}`))
   const outcomes = results.all().filter(({ cell, guest, variant, repetition }) => wanted.has(`${cell} ${guest} ${variant} ${repetition}`))
   const rows = summarise(outcomes)
@@ -156,11 +156,11 @@ async function show(runs: readonly RunOptions[], results: Results, { oracle, jso
     cells: runs.map(({ cell }) => cell),
     guests: runs.map(({ guest }) => guest),
   })
-  const verdicts = judge(rows, (cell, guest) => oracles(cell, guest, rows))
+  const verdicts = judgeGoals(rows, (cell, guest) => oracles(cell, guest, rows))
   const fills = [...new Set(runs.map(({ cell }) => `${fillBytesOf(cell) / 1e6} MB at ${cell.name}`))].join(', ')
   console.log(`${cpus().length} processors, load ${loadavg()[0]!.toFixed(1)}; a guest of 384 MiB with ${fills} filled\n`)
-  console.log(table(rows))
-  if (verdicts.length > 0) console.log(`\n${verdictTable(verdicts)}`)
+  console.log(resultsTable(rows))
+  if (verdicts.length > 0) console.log(`\n${goalsTable(verdicts)}`)
   const bad = outcomes.filter(({ badLines }) => badLines > 0)
   for (const { cell, guest, variant } of bad) console.log(`\nBAD memory: ${cell} ${guest} ${variant}: the page check of the guest failed`)
   if (rows.length > 0) {

@@ -1,6 +1,6 @@
 // Medians and ranges of the runs of each (cell, guest, variant), and the goals with their verdicts. Pure.
 import { CELLS, type Cell } from './cells.ts'
-import type { Outcome } from './outcome.ts'
+import type { BenchRun } from './outcome.ts'
 
 export type Spread = { median: number; low: number; high: number }
 export type Row = {
@@ -29,7 +29,7 @@ function spreadOf(values: readonly (number | undefined)[]): Spread | undefined {
   return { median, low: sorted[0]!, high: sorted.at(-1)! }
 }
 
-export function summarise(outcomes: readonly Outcome[]): Row[] {
+export function summarise(outcomes: readonly BenchRun[]): Row[] {
   const groups = Map.groupBy(outcomes, ({ cell, guest, variant }) => `${cell} ${guest} ${variant}`)
   return [...groups.values()].map(runs => {
     const { cell, guest, variant } = runs[0]!
@@ -54,13 +54,13 @@ export function summarise(outcomes: readonly Outcome[]): Row[] {
   })
 }
 
-export type Verdict = { cell: string; guest: string; what: string; isReached: boolean; figure: string }
+export type GoalResult = { cell: string; guest: string; what: string; isReached: boolean; figure: string }
 
 const REPEATS = ['patches']
 const isHeavy = (guest: string) => guest.startsWith('writer-1')
 
 /** Every goal that these rows can decide. `oracleMegabytes`: by cell and guest, see oracle.ts. */
-export function judge(rows: readonly Row[], oracleMegabytes: (cell: Cell, guest: string) => number | undefined): Verdict[] {
+export function judgeGoals(rows: readonly Row[], oracleMegabytes: (cell: Cell, guest: string) => number | undefined): GoalResult[] {
   return CELLS.flatMap(cell =>
     [...new Set(rows.filter(row => row.cell === cell.name).map(({ guest }) => guest))].flatMap(guest => {
       const here = rows.filter(row => row.cell === cell.name && row.guest === guest)
@@ -80,8 +80,8 @@ export function judge(rows: readonly Row[], oracleMegabytes: (cell: Cell, guest:
 
 const isRivalName = (name: string) => /^(multifd|plain|xbzrle)/.test(name)
 
-function judgeCell(cell: Cell, guest: string, ours: Row, rivals: readonly Row[], oracle: number | undefined): Verdict[] {
-  const verdicts: Verdict[] = []
+function judgeCell(cell: Cell, guest: string, ours: Row, rivals: readonly Row[], oracle: number | undefined): GoalResult[] {
+  const verdicts: GoalResult[] = []
   const say = (what: string, isReached: boolean, figure: string) => verdicts.push({ cell: cell.name, guest, what, isReached, figure })
   if (!ours.totalMs || ours.failures.length > 0) {
     say('the move is done', false, ours.failures.join('; '))

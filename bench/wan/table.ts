@@ -1,5 +1,5 @@
 // The results as a table in Markdown. Pure.
-import type { Row, Spread, Verdict } from './summary.ts'
+import type { GoalResult, Row, Spread } from './summary.ts'
 
 const HEAD = [
   'cell',
@@ -37,10 +37,10 @@ function cellsOf(row: Row): string[] {
 const line = (cells: readonly string[]) => `| ${cells.join(' | ')} |`
 
 /** Rows keep their order. */
-export const table = (rows: readonly Row[]): string =>
+export const resultsTable = (rows: readonly Row[]): string =>
   [line(HEAD), line(HEAD.map(() => '---')), ...rows.map(row => line(cellsOf(row)))].join('\n')
 
-export const verdictTable = (verdicts: readonly Verdict[]): string =>
+export const goalsTable = (verdicts: readonly GoalResult[]): string =>
   [
     line(['cell', 'guest', 'target', 'verdict', 'figure']),
     line(['---', '---', '---', '---', '---']),

@@ -11,7 +11,7 @@ import type { EnrolmentView, TokenReply } from '../../wire/admin.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { DAY_MS } from '../../wire/units.ts'
 import { askGateway, loadNodeConfig } from '../client.ts'
-import { type Command, command, shared } from '../command.ts'
+import { type CliCommand, command, shared } from '../command.ts'
 import type { Io } from '../io.ts'
 import { recordIssued } from '../issued.ts'
 import { json, listing, table } from '../output.ts'
@@ -177,4 +177,4 @@ const status = command({
   },
 })
 
-export const enrolCommands: Command[] = [token, request, list, approve, status]
+export const enrolCommands: CliCommand[] = [token, request, list, approve, status]

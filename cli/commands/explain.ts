@@ -1,5 +1,5 @@
 // godwit explain: shows why the policy moves a VM or lets it stay.
-import type { VmExplanation } from '../../gateway/policy/live.ts'
+import type { LiveExplanation } from '../../gateway/policy/live.ts'
 import { askGateway } from '../client.ts'
 import { command, shared } from '../command.ts'
 import { json, table } from '../output.ts'
@@ -13,14 +13,14 @@ export const explain = command({
   examples: ['godwit explain web-1', 'godwit explain web-1 --json'],
   run: async ({ options, args, io }) => {
     const path = `/v1/vms/${encodeURIComponent(args[0] ?? '')}/explain`
-    const answer = await askGateway<VmExplanation>(io, options, { path })
+    const answer = await askGateway<LiveExplanation>(io, options, { path })
     io.out(options.json ? json(answer) : renderExplanation(answer))
     return 0
   },
 })
 
 /** Pure. */
-function renderExplanation({ vm, policy, from, userSite, target, because, gates, inputs, lastMove }: VmExplanation): string {
+function renderExplanation({ vm, policy, from, userSite, target, because, gates, inputs, lastMove }: LiveExplanation): string {
   const where = `${vm}: site ${from ?? 'unknown'}, site of its user ${userSite ?? 'unknown'}, best site ${target ?? 'unknown'} (policy ${policy})\n`
   const number = (value: number | null, unit: string) =>
     value === null ? '-' : `${Math.round(value * 100) / 100}${unit ? ` ${unit}` : ''}`

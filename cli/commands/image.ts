@@ -5,7 +5,7 @@ import type { MigrationProgress } from '../../wire/control.ts'
 import { fromBody } from '../../wire/errors.ts'
 import type { ImageView } from '../../wire/node-api.ts'
 import { askNode } from '../client.ts'
-import { type Command, command, shared } from '../command.ts'
+import { type CliCommand, command, shared } from '../command.ts'
 import { json, listing, table } from '../output.ts'
 import { createProgress } from '../progress.ts'
 
@@ -101,4 +101,4 @@ const remove = command({
   },
 })
 
-export const imageCommands: Command[] = [importImage, list, show, remove]
+export const imageCommands: CliCommand[] = [importImage, list, show, remove]

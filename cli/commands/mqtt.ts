@@ -2,7 +2,7 @@
 // broker, not to the gateway, as an integrator's programs do.
 import { randomBytes, randomUUID } from 'node:crypto'
 import { join } from 'node:path'
-import type { Incoming, MqttLink } from '../../mqtt/client.ts'
+import type { IncomingMessage, MqttLink } from '../../mqtt/client.ts'
 import type { Action, Topics } from '../../mqtt/topics.ts'
 import { EXIT, fromBody, GodwitError } from '../../wire/errors.ts'
 import { mqttTarget } from '../client.ts'
@@ -32,7 +32,11 @@ type Connected = { topics: Topics; link: MqttLink; user: string | undefined }
 async function connect(
   io: Io,
   flags: MqttFlags,
-  o: { subscriptions: (topics: Topics, user: string | undefined) => string[]; onMessage: (message: Incoming) => void; onDown?: () => void },
+  o: {
+    subscriptions: (topics: Topics, user: string | undefined) => string[]
+    onMessage: (message: IncomingMessage) => void
+    onDown?: () => void
+  },
 ): Promise<Connected> {
   const [{ connectMqtt }, { topicsOf }, { silentLog }, { target, tenant, user }] = await Promise.all([
     import('../../mqtt/client.ts'),
@@ -131,7 +135,7 @@ const tail = command({
   },
 })
 
-function lineOf({ topic, retained, payload }: Incoming): string {
+function lineOf({ topic, retained, payload }: IncomingMessage): string {
   const text = new TextDecoder().decode(payload)
   let shown: unknown
   try {
@@ -319,7 +323,7 @@ async function epochOf(inbox: Inbox, topics: Topics, vm: string): Promise<number
 }
 
 type Inbox = {
-  put(message: Incoming): void
+  put(message: IncomingMessage): void
   wait(fits: (topic: string, answer: Answer) => boolean, ms: number, what: string): Promise<Answer>
 }
 

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { nowSeconds } from '../../ops/clock.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { DAY_MS } from '../../wire/units.ts'
-import { type Command, command, shared } from '../command.ts'
+import { type CliCommand, command, shared } from '../command.ts'
 import { readIssued, recordIssued, withTheirKeys } from '../issued.ts'
 import { json, listing } from '../output.ts'
 import { defaultPaths } from '../paths.ts'
@@ -198,4 +198,4 @@ const fence = command({
   },
 })
 
-export const rootCommands: Command[] = [create, sign, rootRenew, revoke, fence, show]
+export const rootCommands: CliCommand[] = [create, sign, rootRenew, revoke, fence, show]

@@ -3,7 +3,7 @@ import { formatBytes } from '../../ops/units.ts'
 import type { VmFacts } from '../../wire/control.ts'
 import { type ErrorBody, GodwitError } from '../../wire/errors.ts'
 import { askNode, nodeTarget } from '../client.ts'
-import { type Command, command, shared } from '../command.ts'
+import { type CliCommand, command, shared } from '../command.ts'
 import type { Io } from '../io.ts'
 import { json, listing, table } from '../output.ts'
 
@@ -178,4 +178,4 @@ async function readStream(stream: AsyncIterable<unknown>): Promise<string> {
   return text
 }
 
-export const vmCommands: Command[] = [create, start, stop, wake, list, show, attach, display, remove]
+export const vmCommands: CliCommand[] = [create, start, stop, wake, list, show, attach, display, remove]

@@ -12,7 +12,7 @@ import { requestJson } from '../../ops/http-client.ts'
 import { MIB } from '../../wire/units.ts'
 import type { Observer } from './observer.ts'
 import { type DemoContext, problemsOf, VM } from './scene.ts'
-import type { Stage } from './stage.ts'
+import type { DemoStage } from './stage.ts'
 
 const DISK_BYTES = 128 * MIB
 const CHECK_MS = 60_000
@@ -24,7 +24,7 @@ export const DISK_SPEC = { mode: 'local', size: `${DISK_BYTES / MIB}MiB`, format
 type DiskCheck = { blocks: number; bad: number; writes: number; inGuest: string; ofFile: string }
 
 /** Stops the VM. */
-export async function examineDisk({ say, signal }: DemoContext, stage: Stage, observer: Observer, site: string): Promise<DiskCheck> {
+export async function examineDisk({ say, signal }: DemoContext, stage: DemoStage, observer: Observer, site: string): Promise<DiskCheck> {
   say('the guest reads its disk back and compares each block with what its memory knows of it, then stops writing ...')
   const [audited, summed] = [observer.next('audit-disk', CHECK_MS), observer.next('disk-sum', CHECK_MS)]
   summed.catch(() => {})

@@ -2,7 +2,7 @@
 // them, the user's requests, the guest's beats. Leaves: figures, lines, problems.
 import type { MigrationRecord } from '../../wire/admin.ts'
 import { table } from '../output.ts'
-import { summarize, type User, type UserRequest, type UserSummary } from './user.ts'
+import { type DemoUser, summarize, type UserRequest, type UserSummary } from './user.ts'
 
 /** Latency is compared over this time before and after a handoff, without the time to settle. */
 const SPAN_MS = 3_000
@@ -11,7 +11,7 @@ export const HANDOFFS_MIN = 2
 /** Extra time beyond the guest's own silence before an unanswered request counts as a fault. */
 const SLACK_MS = 1_000
 
-export type Handoff = {
+export type DriveHandoff = {
   from: string
   to: string
   outcome: string
@@ -34,7 +34,7 @@ export type Handoff = {
   retried: number
 }
 
-export function handoffOf(record: MigrationRecord, user: User, silence: (fromMs: number, toMs: number) => number): Handoff {
+export function handoffOf(record: MigrationRecord, user: DemoUser, silence: (fromMs: number, toMs: number) => number): DriveHandoff {
   const { source: from, target: to, outcome, createdAt, updatedAt, report, error } = record
   const during = user.summary(createdAt, updatedAt + SETTLE_MS)
   return {
@@ -57,7 +57,7 @@ export function handoffOf(record: MigrationRecord, user: User, silence: (fromMs:
   }
 }
 
-type DriveFacts = { handoffs: Handoff[]; user: UserSummary; wrong: string[]; requests: readonly UserRequest[] }
+type DriveFacts = { handoffs: DriveHandoff[]; user: UserSummary; wrong: string[]; requests: readonly UserRequest[] }
 
 /** Checks the requirements; returns the problems. */
 export function judgeDrive({ handoffs, user, wrong, requests }: DriveFacts, deadlineMs: number): string[] {
@@ -76,7 +76,7 @@ export function judgeDrive({ handoffs, user, wrong, requests }: DriveFacts, dead
 const isLost = ({ answeredMs }: UserRequest): boolean => answeredMs === undefined
 
 /** Whether the downtime of this handoff explains a request that exceeded its deadline. */
-function explains({ beganMs, endedMs, silenceMs }: Handoff, { madeMs }: UserRequest, deadlineMs: number): boolean {
+function explains({ beganMs, endedMs, silenceMs }: DriveHandoff, { madeMs }: UserRequest, deadlineMs: number): boolean {
   return silenceMs + SLACK_MS >= deadlineMs && madeMs + deadlineMs >= beganMs && madeMs <= endedMs
 }
 

@@ -9,21 +9,21 @@
 import { randomBytes } from 'node:crypto'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { VmExplanation } from '../../gateway/policy/live.ts'
+import type { LiveExplanation } from '../../gateway/policy/live.ts'
 import { eventually, sleep } from '../../ops/deadline.ts'
 import { requestJson } from '../../ops/http-client.ts'
 import { createRandom } from '../../sim-network/random.ts'
 import type { GatewayStatus, MigrationRecord } from '../../wire/admin.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { MIB } from '../../wire/units.ts'
-import { HANDOFFS_MIN, type Handoff, handoffOf, judgeDrive, reportLines } from './drive-report.ts'
+import { type DriveHandoff, HANDOFFS_MIN, handoffOf, judgeDrive, reportLines } from './drive-report.ts'
 import type { Observer } from './observer.ts'
 import { createRoad, linkAt, ROAD_SITES, type Road } from './road.ts'
 import { boot, type DemoContext, examine, guestLines, judgeGuest, type SceneResult, VM, withStage } from './scene.ts'
-import { freePort, type Stage } from './stage.ts'
-import { connectTelco, type HandoffWord, type Telco } from './telco.ts'
-import { createUser, type User } from './user.ts'
-import { createView, type Scene, type View } from './view.ts'
+import { type DemoStage, freePort } from './stage.ts'
+import { connectTelco, type DemoTelco, type HandoffWord } from './telco.ts'
+import { createUser, type DemoUser } from './user.ts'
+import { createView, type DemoScene, type DemoView } from './view.ts'
 
 const HOST = '127.0.0.1'
 const SERVICE = 'http'
@@ -101,14 +101,14 @@ export async function playDrive(context: DemoContext): Promise<SceneResult> {
   })
 }
 
-async function conclude(context: DemoContext, stage: Stage, observer: Observer, user: User): Promise<SceneResult> {
+async function conclude(context: DemoContext, stage: DemoStage, observer: Observer, user: DemoUser): Promise<SceneResult> {
   const guest = await examine(context, observer)
   const { migrations } = await requestJson<{ migrations: MigrationRecord[] }>({ ...stage.gateway, path: '/v1/migrations' })
   const silence = (fromMs: number, toMs: number) => {
     const offset = performance.timeOrigin
     return observer.silenceBetween(fromMs - offset, toMs - offset)?.ms ?? 0
   }
-  const handoffs: Handoff[] = migrations.toReversed().map(record => handoffOf(record, user, silence))
+  const handoffs: DriveHandoff[] = migrations.toReversed().map(record => handoffOf(record, user, silence))
   const summary = user.summary()
   const drive = { handoffs, user: summary, wrong: [...user.wrong], requests: user.requests }
   const problems = [...judgeDrive(drive, REQUEST_DEADLINE_MS), ...judgeGuest(guest)]
@@ -119,18 +119,18 @@ async function conclude(context: DemoContext, stage: Stage, observer: Observer, 
 /** The drive from before the first site to beyond the last one. */
 class Drive {
   readonly #context: DemoContext
-  readonly #stage: Stage
+  readonly #stage: DemoStage
   readonly #road: Road
-  readonly #view: View
+  readonly #view: DemoView
   readonly #probe: ReturnType<typeof createRandom>
-  #handoff: Scene['handoff']
+  #handoff: DemoScene['handoff']
   #vmSite: string | undefined
   #because: string | undefined
   #isAsking = false
   #completed = 0
   #quietSinceMs = 0
 
-  constructor(context: DemoContext, stage: Stage, road: Road, view: View) {
+  constructor(context: DemoContext, stage: DemoStage, road: Road, view: DemoView) {
     this.#context = context
     this.#stage = stage
     this.#road = road
@@ -158,7 +158,7 @@ class Drive {
     this.#handoff = isOver ? undefined : { ...this.#handoff, from, to, phase }
   }
 
-  async go(user: User, telco: Telco): Promise<void> {
+  async go(user: DemoUser, telco: DemoTelco): Promise<void> {
     const { signal } = this.#context
     const isAnswered = () => user.requests.some(({ answeredMs }) => answeredMs !== undefined) || undefined
     await eventually(isAnswered, { ms: FIRST_ANSWER_MS, what: "the first answer to the user's requests", signal })
@@ -214,8 +214,8 @@ class Drive {
       })
   }
 
-  #explain(): Promise<VmExplanation> {
-    return requestJson<VmExplanation>({ ...this.#stage.gateway, path: `/v1/vms/${VM}/explain`, timeoutMs: 2_000 })
+  #explain(): Promise<LiveExplanation> {
+    return requestJson<LiveExplanation>({ ...this.#stage.gateway, path: `/v1/vms/${VM}/explain`, timeoutMs: 2_000 })
   }
 
   async #announce(from: string, to: string): Promise<void> {
@@ -223,7 +223,7 @@ class Drive {
     this.#view.note(`the policy moves the VM ${from} -> ${to}: ${why?.lastMove?.because ?? 'reason unknown'}`)
   }
 
-  #scene(x: number, user: User): Scene {
+  #scene(x: number, user: DemoUser): DemoScene {
     const road = this.#road
     // The road begins one kilometre before the first site.
     const share = (kilometres: number) => (kilometres + 1) / road.lengthKm

@@ -13,7 +13,7 @@ import { renderReport } from '../report.ts'
 import { DISK_SPEC, diskLines, examineDisk, judgeDisk } from './disk.ts'
 import type { Observer } from './observer.ts'
 import { boot, type DemoContext, examine, guestLines, judgeGuest, problemsOf, type SceneResult, VM, withStage } from './scene.ts'
-import type { Stage } from './stage.ts'
+import type { DemoStage } from './stage.ts'
 
 type Move = { from: string; to: string; method: 'live' | 'cold' }
 const MOVES: Move[] = [
@@ -47,7 +47,7 @@ export async function playMoves(context: DemoContext): Promise<SceneResult> {
 }
 
 /** Does the same as `godwit migrate`, and measures the beats during it. */
-async function migrate({ io, say, signal, isQuiet }: DemoContext, stage: Stage, observer: Observer, move: Move): Promise<Result> {
+async function migrate({ io, say, signal, isQuiet }: DemoContext, stage: DemoStage, observer: Observer, move: Move): Promise<Result> {
   say(`\n$ godwit migrate ${VM} --to ${move.to} --method ${move.method}`)
   const fromMs = performance.now()
   const body = { vm: VM, to: move.to, method: move.method }

@@ -16,7 +16,7 @@
 // Not modelled: cells and handovers within a site's reach, fading, load (sim-network/mobility has them, in virtual
 // time).
 import { createProjection, type GeoPoint, type MapPoint } from '../../planning/geo.ts'
-import type { LinkOptions } from '../../sim-network/link.ts'
+import type { LinkModelOptions } from '../../sim-network/link.ts'
 import { profiles } from '../../sim-network/profiles.ts'
 import { createRandom } from '../../sim-network/random.ts'
 
@@ -90,4 +90,4 @@ function along(path: readonly MapPoint[], share: number): MapPoint {
 }
 
 /** One direction of a site's link when the round trip is this. */
-export const linkAt = (rttMs: number): LinkOptions => ({ ...profiles.demo.up, delayMs: rttMs / 2, jitterMs: JITTER_MS })
+export const linkAt = (rttMs: number): LinkModelOptions => ({ ...profiles.demo.up, delayMs: rttMs / 2, jitterMs: JITTER_MS })

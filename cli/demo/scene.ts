@@ -11,7 +11,7 @@ import { MIB } from '../../wire/units.ts'
 import type { Io } from '../io.ts'
 import { run } from '../run.ts'
 import { type Observer, observe } from './observer.ts'
-import { buildStage, type Stage, type StageOptions } from './stage.ts'
+import { buildStage, type DemoStage, type StageOptions } from './stage.ts'
 
 export const VM = 'demo'
 const READY_MS = 90_000
@@ -49,7 +49,7 @@ async function command({ io, say }: DemoContext, words: string[]): Promise<void>
 export async function withStage<T>(
   context: DemoContext,
   options: Omit<StageOptions, 'dir' | 'godwit'>,
-  use: (stage: Stage, observer: Observer) => Promise<T>,
+  use: (stage: DemoStage, observer: Observer) => Promise<T>,
 ): Promise<T> {
   const stage = await buildStage({ ...options, dir: context.dir, godwit: (...words) => command(context, words) })
   const observer = observe(
@@ -73,7 +73,7 @@ type DemoGuest = GuestOptions & { memoryMiB: number; spec?: Record<string, unkno
 /** Boots the guest at a site; resolves when its program has filled its memory. */
 export async function boot(
   context: DemoContext,
-  stage: Stage,
+  stage: DemoStage,
   observer: Observer,
   site: string,
   { memoryMiB, spec, ...options }: DemoGuest,

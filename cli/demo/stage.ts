@@ -12,7 +12,7 @@ import { guestImage } from '../../guest/image.ts'
 import { eventually, within } from '../../ops/deadline.ts'
 import { type HttpTarget, requestJson } from '../../ops/http-client.ts'
 import { toYaml } from '../../ops/yaml.ts'
-import type { LinkOptions } from '../../sim-network/link.ts'
+import type { LinkModelOptions } from '../../sim-network/link.ts'
 import { startUdpProxy, type UdpProxy } from '../../sim-network/udp-proxy.ts'
 import type { GatewayStatus } from '../../wire/admin.ts'
 import { GodwitError } from '../../wire/errors.ts'
@@ -20,10 +20,10 @@ import { GodwitError } from '../../wire/errors.ts'
 type StageSite = {
   name: string
   /** The emulated link between this site and the gateway; absent: plain loopback. */
-  link?: { up: LinkOptions; down: LinkOptions }
+  link?: { up: LinkModelOptions; down: LinkModelOptions }
 }
 
-export type Stage = {
+export type DemoStage = {
   dir: string
   sites: string[]
   gateway: HttpTarget
@@ -49,7 +49,7 @@ const READY_MS = 150_000
 const STOP_MS = 10_000
 const HOST = '127.0.0.1'
 
-export async function buildStage({ dir, sites, gateway: more = {}, godwit }: StageOptions): Promise<Stage> {
+export async function buildStage({ dir, sites, gateway: more = {}, godwit }: StageOptions): Promise<DemoStage> {
   const ports = { gateway: await freePort(), admin: await freePort() }
   const tokenFile = join(dir, 'admin.token')
   const names = sites.map(({ name }) => name)

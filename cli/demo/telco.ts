@@ -22,7 +22,7 @@ export type HandoffWord =
       etaMs: number | null
     }
 
-export type Telco = {
+export type DemoTelco = {
   latency(site: string, rttMs: number): void
   location(place: GeoPoint): void
   link(from: string, to: string, rttMs: number): void
@@ -31,7 +31,7 @@ export type Telco = {
 
 type TelcoOptions = { url: string; user: string; password: string; vm: string; onHandoff(word: HandoffWord): void }
 
-export async function connectTelco({ url, user, password, vm, onHandoff }: TelcoOptions): Promise<Telco> {
+export async function connectTelco({ url, user, password, vm, onHandoff }: TelcoOptions): Promise<DemoTelco> {
   const topics = topicsOf(TENANT)
   const link = connectMqtt({
     target: { url, username: user, password, version: 'auto' },

@@ -27,7 +27,7 @@ export type UserSummary = {
   maxMs: number
 }
 
-export type User = {
+export type DemoUser = {
   /** All requests made so far, in order. */
   readonly requests: readonly UserRequest[]
   /** Of the requests made in a span of time. */
@@ -45,7 +45,7 @@ const RETRY_MS = 20
 const BODY_MAX = 64 * 1024
 const WRONG_MAX = 20
 
-export function createUser(options: UserOptions): User {
+export function createUser(options: UserOptions): DemoUser {
   const { everyMs, deadlineMs, now } = options
   const requests: UserRequest[] = []
   const wrong: string[] = []

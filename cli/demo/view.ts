@@ -9,7 +9,7 @@ const REDRAW_EVERY_MS = 200
 const PLAIN_EVERY_MS = 4_000
 const MAP_COLUMNS_MAX = 84
 
-export type Scene = {
+export type DemoScene = {
   /** 0 to 1 along the road. */
   user: number
   sites: { name: string; at: number; rttMs: number }[]
@@ -20,7 +20,7 @@ export type Scene = {
 }
 
 /** `--a----->----[b]-----------c--`: sites by name, the VM in brackets, the user an arrow. */
-export function renderMap({ user, sites, vmSite, handoff }: Scene, columns: number): string {
+export function renderMap({ user, sites, vmSite, handoff }: DemoScene, columns: number): string {
   const width = Math.max(20, Math.min(MAP_COLUMNS_MAX, columns))
   const line = new Array<string>(width).fill('-')
   const place = (share: number) => Math.max(1, Math.min(width - 2, Math.round(share * (width - 1))))
@@ -37,27 +37,27 @@ export function renderMap({ user, sites, vmSite, handoff }: Scene, columns: numb
   return line.join('')
 }
 
-const renderLatency = ({ sites, vmSite }: Scene): string =>
+const renderLatency = ({ sites, vmSite }: DemoScene): string =>
   `RTT from the user to the sites: ${sites.map(({ name, rttMs }) => `${name === vmSite ? `[${name}]` : name} ${Math.round(rttMs)} ms`).join('  ')}`
 
-function renderRequests({ requests }: Scene): string {
+function renderRequests({ requests }: DemoScene): string {
   const { made, lost, p50Ms, longestGapMs } = requests
   const answers = Number.isNaN(p50Ms) ? '' : `, median response time ${Math.round(p50Ms)} ms`
   return `user: ${made} requests${answers}, ${lost} lost, longest gap ${Math.round(longestGapMs)} ms`
 }
 
-function renderHandoff({ handoff, because }: Scene): string {
+function renderHandoff({ handoff, because }: DemoScene): string {
   if (!handoff) return `policy: ${because ?? 'no measurements yet'}`
   const { from, to, phase, share, bytes } = handoff
   const bar = share === undefined ? '' : ` ${renderBar(share, 24)} ${Math.floor(share * 100)} %`
   return `handoff ${from} -> ${to}: ${phase}${bar}${bytes === undefined ? '' : ` of ${formatBytes(bytes)}`}`
 }
 
-export const renderScene = (scene: Scene, columns: number): string[] =>
+export const renderScene = (scene: DemoScene, columns: number): string[] =>
   [renderMap(scene, columns), renderLatency(scene), renderRequests(scene), renderHandoff(scene)].map(line => line.slice(0, columns))
 
-export type View = {
-  show(scene: Scene): void
+export type DemoView = {
+  show(scene: DemoScene): void
   /** A line of its own, above the view. */
   note(text: string): void
   finish(): void
@@ -69,7 +69,7 @@ export function createView(
   say: (text: string) => void,
   now: () => number,
   isQuiet: boolean,
-): View {
+): DemoView {
   let drawnMs = Number.NEGATIVE_INFINITY
   let lines = 0
   const wipe = () => {

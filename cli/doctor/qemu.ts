@@ -4,13 +4,12 @@
 import { cgroupProblem } from '../../edge-node/vm/cgroup.ts'
 import { confinementProblem, DEFAULT_USERS } from '../../edge-node/vm/confine.ts'
 import { openGuestFilter } from '../../edge-node/vm/guest-filter.ts'
+import { LIVE_TCG_MINIMUM } from '../../edge-node/vm/preflight.ts'
 import { findQemu, type QemuAbilities, qemuAbilities } from '../../edge-node/vm/qemu.ts'
 import { compareVersions } from '../../edge-node/vm/version.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import type { Check } from './check.ts'
 
-/** First version with correct live pre-copy under TCG: older ones miss dirty pages. */
-const LIVE_TCG_MINIMUM = '9.0'
 const INSTALL = 'apt-get install qemu-system-x86 (on Debian 12: from bookworm-backports, for 9.0 or newer)'
 
 export async function qemuChecks(): Promise<Check[]> {

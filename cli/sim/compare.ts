@@ -1,7 +1,7 @@
 // Compares several policies in the same world, and formats their reports for a terminal. Pure.
 import type { PolicySettingsInput } from '../../gateway/policy/settings.ts'
 import { table } from '../output.ts'
-import type { Report } from './metrics.ts'
+import type { SimulationReport } from './metrics.ts'
 import { type SimulationOptions, simulateAll } from './simulate.ts'
 
 const COMPARED: readonly { label: string; settings: PolicySettingsInput }[] = [
@@ -13,7 +13,7 @@ const COMPARED: readonly { label: string; settings: PolicySettingsInput }[] = [
 ]
 
 /** The reports of the scenario under each policy. */
-export function compare(options: Omit<SimulationOptions, 'label'>): Report[] {
+export function compare(options: Omit<SimulationOptions, 'label'>): SimulationReport[] {
   return simulateAll(COMPARED.map(({ label, settings }) => ({ ...options, settings: merged(options, settings), label })))
 }
 
@@ -25,7 +25,7 @@ function merged({ scenario, settings = {} }: Omit<SimulationOptions, 'label'>, o
 
 const figure = (value: number | null, digits = 1): string => (value === null ? '-' : value.toFixed(digits))
 
-export function renderReports(reports: readonly Report[]): string {
+export function renderReports(reports: readonly SimulationReport[]): string {
   const head = ['POLICY', 'SLO VIOLATION %', 'MIGRATIONS/H', 'PING-PONG %', 'GB/H', 'PAUSE P50/P95 MS', 'STAGED UNUSED %', 'REGRET/OPTIMUM']
   const rows = reports.map(report => [
     report.policy,

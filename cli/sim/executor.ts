@@ -3,13 +3,13 @@
 // begins, drawn within 70 to 100 % of the expected rate, because predictions are never exact. Pure and seeded.
 
 import type { PolicySettings } from '../../gateway/policy/settings.ts'
-import type { Decision, Observation } from '../../gateway/policy/types.ts'
+import type { Observation, VmDecision } from '../../gateway/policy/types.ts'
 import { freshBytes, migrationCost } from '../../planning/cost.ts'
 import type { SiteMap } from '../../sim-network/mobility/map.ts'
 import type { Random } from '../../sim-network/random.ts'
 
 export type SimVm = { name: string; user: number; site: number; memoryBytes: number; dirtyBytesPerSecond: number }
-export type Move = {
+export type SimulatedMove = {
   vm: SimVm
   from: number
   to: number
@@ -22,7 +22,7 @@ export type Move = {
 type Staging = { vm: SimVm; to: number; startMs: number; bytesPerMs: number; doneMs: number; keepMs: number; isReported: boolean }
 
 type ExecutorEvents = {
-  moved(move: Move): void
+  moved(move: SimulatedMove): void
   /** Bytes of a staged copy: sent, and of these never used. */
   staged(vm: SimVm, sentBytes: number, wastedBytes: number): void
   tell(observation: Observation): void
@@ -31,7 +31,7 @@ type ExecutorEvents = {
 const BANDWIDTH_SHARE: [number, number] = [0.7, 1]
 
 export class Executor {
-  readonly moves = new Map<string, Move>()
+  readonly moves = new Map<string, SimulatedMove>()
   readonly #stagings = new Map<string, Staging>()
   readonly #map: SiteMap
   readonly #settings: PolicySettings
@@ -49,7 +49,7 @@ export class Executor {
     this.#busy = new Int32Array(map.sites.length)
   }
 
-  move(decision: Decision & { action: 'move' }, vm: SimVm, to: number): void {
+  move(decision: VmDecision & { action: 'move' }, vm: SimVm, to: number): void {
     const nowMs = decision.atMs
     const staging = this.#stagings.get(vm.name)
     let stagedBytes = 0
@@ -77,7 +77,7 @@ export class Executor {
     })
   }
 
-  stage(decision: Decision & { action: 'prepare' }, vm: SimVm, to: number): void {
+  stage(decision: VmDecision & { action: 'prepare' }, vm: SimVm, to: number): void {
     const before = this.#stagings.get(vm.name)
     if (before) this.#drop(before, decision.atMs, this.#sent(before, decision.atMs))
     const bytesPerMs = this.#bandwidth(vm.site, to) / 1000
@@ -112,7 +112,7 @@ export class Executor {
     if (staging) this.#drop(staging, nowMs, this.#sent(staging, nowMs))
   }
 
-  #arrive(move: Move): void {
+  #arrive(move: SimulatedMove): void {
     this.moves.delete(move.vm.name)
     this.#count(move.from, -1)
     this.#count(move.to, -1)

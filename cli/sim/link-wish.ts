@@ -2,9 +2,9 @@
 // options. Leaves: link options, or USAGE that names the error.
 import { readText } from '../../ops/files.ts'
 import { parseDuration } from '../../ops/units.ts'
-import { createLink, type LinkOptions } from '../../sim-network/link.ts'
+import { createLink, type LinkModelOptions } from '../../sim-network/link.ts'
 import { profileOf, profiles } from '../../sim-network/profiles.ts'
-import { parseTrace, type Rate } from '../../sim-network/server.ts'
+import { parseRateTrace, type Rate } from '../../sim-network/server.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { didYouMean } from '../suggest.ts'
 
@@ -18,7 +18,7 @@ type LinkWish = {
   blackout?: string | undefined
   trace?: string | undefined
 }
-type Both = { up: LinkOptions; down: LinkOptions }
+type Both = { up: LinkModelOptions; down: LinkModelOptions }
 
 const MTU_BYTES = 1500
 const QUEUE_BYTES_MIN = 32 * MTU_BYTES
@@ -47,7 +47,7 @@ function baseOf(name: string): Both {
 
 async function ratesOf({ rate, trace }: LinkWish): Promise<{ up: Rate; down: Rate } | undefined> {
   if (trace !== undefined) {
-    const both = { trace: parseTrace(await readText(trace)) }
+    const both = { trace: parseRateTrace(await readText(trace)) }
     return { up: both, down: both }
   }
   if (rate === undefined) return undefined
@@ -56,7 +56,7 @@ async function ratesOf({ rate, trace }: LinkWish): Promise<{ up: Rate; down: Rat
   return { up: { bitsPerSecond: up! }, down: { bitsPerSecond: down! } }
 }
 
-function direction(wish: LinkWish, base: LinkOptions | undefined, rate: Rate | undefined): LinkOptions {
+function direction(wish: LinkWish, base: LinkModelOptions | undefined, rate: Rate | undefined): LinkModelOptions {
   const chosen = rate ?? base!.rate
   const delayMs = wish.rtt === undefined ? (base?.delayMs ?? 0) : wish.rtt / 2
   const isOwn = base !== undefined && rate === undefined && wish.rtt === undefined
@@ -91,7 +91,7 @@ function numberOf(text: string, option: string, form: string): number {
   return value
 }
 
-function check(options: LinkOptions): void {
+function check(options: LinkModelOptions): void {
   try {
     createLink(options, 1)
   } catch (error) {

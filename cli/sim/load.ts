@@ -2,7 +2,7 @@
 // and parsed traces.
 import { readText } from '../../ops/files.ts'
 import { needsTraces, parseScenario, type Scenario } from '../../sim-network/mobility/scenario.ts'
-import type { Trace } from '../../sim-network/mobility/trace.ts'
+import type { DriveTrace } from '../../sim-network/mobility/trace.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { chooseTraces, readTraces } from './traces.ts'
 
@@ -12,7 +12,7 @@ type LoadOptions = { folder?: string | undefined; only?: string | undefined; see
 export async function loadSimulation(
   path: string,
   { folder, only, seed }: LoadOptions,
-): Promise<{ scenario: Scenario; traces: Trace[]; played: Trace[] }> {
+): Promise<{ scenario: Scenario; traces: DriveTrace[]; played: DriveTrace[] }> {
   const read = parseScenario(await readText(path), path)
   const scenario = seed === undefined ? read : { ...read, seed }
   if (!needsTraces(scenario)) return { scenario, traces: [], played: [] }

@@ -1,12 +1,12 @@
 // The report of a simulated policy. Enters: seconds of users, migrations, staged bytes. Leaves: the report. Pure. SLO
 // violation counts seconds with an RTT above the SLO, and the downtimes of VMs.
 import type { Score } from '../../gateway/policy/calibration.ts'
-import type { Move } from './executor.ts'
+import type { SimulatedMove } from './executor.ts'
 
 /** A -> B -> A within this is a ping-pong: both migrations were useless. */
 const PING_PONG_MS = 120_000
 
-export type Report = {
+export type SimulationReport = {
   policy: string
   userHours: number
   sloViolationPercent: number
@@ -34,7 +34,7 @@ export type Report = {
   sitesBusyMax: number
 }
 
-export class Metrics {
+export class SimulationMetrics {
   seconds = 0
   violatedSeconds = 0
   unavoidableSeconds = 0
@@ -49,7 +49,7 @@ export class Metrics {
   readonly #durationMs: number[] = []
   readonly #left = new Map<string, { site: number; atMs: number }>()
 
-  moved({ vm, from, to, startMs, endMs, bytes, downtimeMs }: Move, priceMsSeconds: number): void {
+  moved({ vm, from, to, startMs, endMs, bytes, downtimeMs }: SimulatedMove, priceMsSeconds: number): void {
     this.migrations++
     this.bytes += bytes
     this.priceMsSeconds += priceMsSeconds
@@ -72,7 +72,7 @@ export class Metrics {
     siteChanges: number
     cellChanges: number
     sitesBusyMax: number
-  }): Report {
+  }): SimulationReport {
     const hours = Math.max(1e-9, this.seconds / 3600)
     const percent = (part: number, whole: number) => (whole > 0 ? (100 * part) / whole : 0)
     const cost = this.regretMsSeconds + this.priceMsSeconds

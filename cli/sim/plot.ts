@@ -1,13 +1,13 @@
 // Draws the policies as an SVG chart: one panel of bars for each figure. Enters: reports. Leaves: SVG text without
 // scripts and external fonts. Pure.
-import type { Report } from './metrics.ts'
+import type { SimulationReport } from './metrics.ts'
 
 type Panel = {
   title: string
   unit: string
-  value(report: Report): number
-  mark?: (report: Report) => number
-  label?: (report: Report) => string
+  value(report: SimulationReport): number
+  mark?: (report: SimulationReport) => number
+  label?: (report: SimulationReport) => string
 }
 
 const PANELS: readonly Panel[] = [
@@ -38,7 +38,7 @@ const TOP = 70
 /** Colours that are distinct for colour-blind people (Okabe and Ito). */
 const COLORS = ['#999999', '#e69f00', '#56b4e9', '#009e73', '#0072b2', '#cc79a7']
 
-export function comparisonSvg(title: string, reports: readonly Report[]): string {
+export function comparisonSvg(title: string, reports: readonly SimulationReport[]): string {
   const width = LABEL_WIDTH + PANELS.length * (PANEL_WIDTH + PANEL_GAP) + PANEL_GAP
   const height = TOP + reports.length * ROW_HEIGHT + 60
   const labels = reports.map(({ policy }, at) => {
@@ -65,7 +65,7 @@ export function comparisonSvg(title: string, reports: readonly Report[]): string
 
 function drawPanel(
   { title, unit, value, mark, label = report => value(report).toFixed(1) }: Panel,
-  reports: readonly Report[],
+  reports: readonly SimulationReport[],
   left: number,
 ): string {
   const most = Math.max(1e-9, ...reports.map(value), ...(mark ? reports.map(mark) : []))

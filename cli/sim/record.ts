@@ -1,6 +1,6 @@
 // Writes simulated routes as replay files, one CSV for each user (sim-network/mobility/trace.ts reads them). Enters:
 // steps. Leaves: texts. Pure.
-import { type Trace, writeTrace } from '../../sim-network/mobility/trace.ts'
+import { type DriveTrace, writeTrace } from '../../sim-network/mobility/trace.ts'
 import type { World } from '../../sim-network/mobility/world.ts'
 
 /** Users beyond this number are not recorded. */
@@ -31,7 +31,7 @@ export class Recorder {
     return this.#rows.map((rows, user) => {
       const column = (at: number) => Float64Array.from({ length: rows.length / 4 }, (_, row) => rows[row * 4 + at]!)
       const rounded = (values: Float64Array, digits: number) => values.map(value => Number(value.toFixed(digits)))
-      const trace: Trace = {
+      const trace: DriveTrace = {
         name: `user-${String(user + 1).padStart(3, '0')}.csv`,
         seconds: column(0),
         lat: rounded(column(1), 6),

@@ -3,16 +3,16 @@
 
 import { HandoffEngine } from '../../gateway/policy/engine.ts'
 import { PolicySettings, type PolicySettingsInput } from '../../gateway/policy/settings.ts'
-import type { Decision } from '../../gateway/policy/types.ts'
+import type { VmDecision } from '../../gateway/policy/types.ts'
 import { migrationCost } from '../../planning/cost.ts'
 import type { Scenario } from '../../sim-network/mobility/scenario.ts'
-import type { Trace } from '../../sim-network/mobility/trace.ts'
+import type { DriveTrace } from '../../sim-network/mobility/trace.ts'
 import { World } from '../../sim-network/mobility/world.ts'
 import { createRandom, type Random } from '../../sim-network/random.ts'
 import { check } from '../../wire/schema.ts'
 import { MIB } from '../../wire/units.ts'
 import { Executor, type SimVm } from './executor.ts'
-import { Metrics, type Report } from './metrics.ts'
+import { SimulationMetrics, type SimulationReport } from './metrics.ts'
 import { Optimum } from './optimum.ts'
 
 /** The SLO in the report for users without an SLO. */
@@ -26,10 +26,10 @@ export type SimulationOptions = {
   /** Shown in the report instead of the policy's name. */
   label?: string
   /** All traces; `played` are those that users replay (default: all). */
-  traces?: readonly Trace[]
-  played?: readonly Trace[]
+  traces?: readonly DriveTrace[]
+  played?: readonly DriveTrace[]
   /** Called with every decision. */
-  onDecision?: (decision: Decision) => void
+  onDecision?: (decision: VmDecision) => void
   /** After each hour of the world. */
   onHour?: (hour: number) => void
   /** After each step. */
@@ -37,10 +37,10 @@ export type SimulationOptions = {
 }
 
 /** Runs a scenario. CONFIG_INVALID when its policy part is wrong. */
-export const simulate = (options: SimulationOptions): Report => simulateAll([options])[0]!
+export const simulate = (options: SimulationOptions): SimulationReport => simulateAll([options])[0]!
 
 /** The same scenario under several policies, in one world: policies do not change the world. */
-export function simulateAll(all: readonly SimulationOptions[]): Report[] {
+export function simulateAll(all: readonly SimulationOptions[]): SimulationReport[] {
   const { scenario, traces = [], played = traces, hours } = all[0]!
   const world = new World(scenario, traces, played)
   const simulations = all.map(options => new Simulation(options, world))
@@ -58,7 +58,7 @@ export class Simulation {
   readonly engine: HandoffEngine
   readonly vms: (SimVm | undefined)[]
   readonly executor: Executor
-  readonly metrics = new Metrics()
+  readonly metrics = new SimulationMetrics()
   readonly #options: SimulationOptions
   readonly #optimum: Optimum
   readonly #random: Random
@@ -121,7 +121,7 @@ export class Simulation {
     this.#options.onStep?.(this)
   }
 
-  finish(): Report {
+  finish(): SimulationReport {
     for (const user of this.vms.keys()) this.#end(user)
     const { world, engine } = this
     const label = this.#options.label ?? engine.settings.policy
@@ -175,7 +175,7 @@ export class Simulation {
     return { violated, unavoidable, regretMs }
   }
 
-  #carryOut(decision: Decision): void {
+  #carryOut(decision: VmDecision): void {
     this.#options.onDecision?.(decision)
     const vm = this.#byName.get(decision.vm)!
     const to = this.engine.sites.indexOf(decision.to)

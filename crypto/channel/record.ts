@@ -4,11 +4,12 @@
 // without its final record is a truncated one, and end() says so; nothing is sealed or opened after the final record.
 import { GodwitError } from '../../wire/errors.ts'
 import { FRAME_HEADER_BYTES, writeFrameHeader } from '../../wire/frame.ts'
+import type { Direction } from '../../wire/roles.ts'
 import { FRAME, ID_PATTERN, RECORD_OVERHEAD_BYTES, RECORD_PLAINTEXT_BYTES_MAX } from '../../wire/types.ts'
 import { concatBytes, fromHex, u8, u32, u64, utf8 } from '../bytes.ts'
 import { type Primitives, STREAM_HEADER_BYTES, STREAM_KEY_BYTES, TAG_FINAL, TAG_MESSAGE, TAG_REKEY } from '../primitives.ts'
 import { fastest, randomBytes } from '../sodium.ts'
-import { type Direction, directionNumber } from './keys.ts'
+import { directionNumber } from './keys.ts'
 
 /**
  * Sizes of padded plaintext, bytes. The layer above cuts a byte stream into full 64 KiB records, so the size of a

@@ -92,16 +92,17 @@ export function readName(bytes: Uint8Array, at: number, length: number): string 
 
 export const nameBytes = (name: string): Uint8Array => Uint8Array.from(name, character => character.charCodeAt(0))
 
-export function u16(value: number): Uint8Array {
+/** Big-endian, without the checks of crypto/bytes.ts: a test may write a wrong stream. */
+export function be16(value: number): Uint8Array {
   return Uint8Array.of(value >>> 8, value & 0xff)
 }
 
-export function u32(value: number): Uint8Array {
+export function be32(value: number): Uint8Array {
   return Uint8Array.of(value >>> 24, (value >>> 16) & 0xff, (value >>> 8) & 0xff, value & 0xff)
 }
 
-export function u64(value: number): Uint8Array {
-  return concat([u32(Math.floor(value / 2 ** 32)), u32(value % 2 ** 32)])
+export function be64(value: number): Uint8Array {
+  return concat([be32(Math.floor(value / 2 ** 32)), be32(value % 2 ** 32)])
 }
 
 /** u8 length, then the name. */
@@ -109,7 +110,7 @@ export const counted = (name: string): Uint8Array => concat([Uint8Array.of(name.
 
 /** The head of a page record: offset and flags, and the block's name unless the flags say CONTINUE. */
 export function pageHead(offset: number, flags: number, name: string): Uint8Array {
-  const head = u64(offset + flags)
+  const head = be64(offset + flags)
   return (flags & RAM_FLAG.continue) === 0 ? concat([head, counted(name)]) : head
 }
 

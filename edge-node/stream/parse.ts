@@ -14,6 +14,7 @@ import { PAGE_BYTES } from '../../wire/types.ts'
 import { readSubsection } from './configuration.ts'
 import {
   BLOCKS_MAX,
+  be32,
   concat,
   EOS_RECORD,
   MACHINE_NAME_BYTES_MAX,
@@ -30,7 +31,6 @@ import {
   SECTION,
   STREAM_MAGIC,
   STREAM_VERSION,
-  u32,
   wrong,
 } from './layout.ts'
 
@@ -501,7 +501,7 @@ class StreamParser implements Parser {
     const head = pageHead(this.#hiddenOffset, page === undefined ? RAM_FLAG.zero : RAM_FLAG.page, block.name)
     const record = concat([head, page ?? Uint8Array.of(0)])
     if (inBody) return record
-    const id = u32(this.#ramId)
+    const id = be32(this.#ramId)
     const footer = this.#footers ? [Uint8Array.of(SECTION.footer), id] : []
     return concat([Uint8Array.of(SECTION.part), id, record, EOS_RECORD, ...footer])
   }

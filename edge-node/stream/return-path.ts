@@ -4,7 +4,7 @@
 // type cannot have is QEMU_STREAM before any payload is kept, so at most 268 bytes are carried over. SHUT(0) is the
 // only proof that the target has loaded everything.
 import { GodwitError } from '../../wire/errors.ts'
-import { concat, RETURN_PATH, readU16, readU32, u16, u32 } from './layout.ts'
+import { be16, be32, concat, RETURN_PATH, readU16, readU32 } from './layout.ts'
 
 export { RETURN_PATH } from './layout.ts'
 
@@ -76,15 +76,15 @@ export function createReturnPathParser(events: ReturnPathEvents): ReturnPathPars
 }
 
 /** The only good last message: 0. Anything else makes the source's QEMU fail the migration and resume its guest. */
-export const encodeShut = (value: number): Uint8Array => encodeReturnPath(RETURN_PATH.shut, u32(value))
+export const encodeShut = (value: number): Uint8Array => encodeReturnPath(RETURN_PATH.shut, be32(value))
 
 /** The answer to the PING of the same value. */
-export const encodePong = (value: number): Uint8Array => encodeReturnPath(RETURN_PATH.pong, u32(value))
+export const encodePong = (value: number): Uint8Array => encodeReturnPath(RETURN_PATH.pong, be32(value))
 
 /** Any message; QEMU_STREAM when the type is not known or cannot have such a payload. */
 export function encodeReturnPath(type: number, payload: Uint8Array): Uint8Array {
   checkLength(type, payload.length)
-  return concat([u16(type), u16(payload.length), payload])
+  return concat([be16(type), be16(payload.length), payload])
 }
 
 /** The number in a SHUT, PONG or RESUME_ACK. */

@@ -1,7 +1,7 @@
 // The tokens of a QEMU migration stream, and the bytes they stand for: the exact inverse of tokenize.ts,
 // `write(tokenize(x))` equals x.
 // Enters: tokens. Leaves: bytes. For tests and tools; the migration itself uses parse.ts, which never builds tokens.
-import { concat, counted, EOS_RECORD, nameBytes, pageHead, RAM_FLAG, SECTION, STREAM_MAGIC, u16, u32, u64 } from './layout.ts'
+import { be16, be32, be64, concat, counted, EOS_RECORD, nameBytes, pageHead, RAM_FLAG, SECTION, STREAM_MAGIC } from './layout.ts'
 
 /** An entry of the MEM_SIZE list. Names have one character per byte. */
 export type BlockEntry = { name: string; usedBytes: number; pageBytes?: number; address?: bigint }
@@ -29,19 +29,19 @@ export const write = (tokens: readonly Token[]): Uint8Array => concat(tokens.map
 export function writeToken(token: Token): Uint8Array {
   switch (token.kind) {
     case 'magic':
-      return concat([u32(STREAM_MAGIC), u32(token.version)])
+      return concat([be32(STREAM_MAGIC), be32(token.version)])
     case 'configuration':
-      return concat([type(SECTION.configuration), u32(token.machine.length), nameBytes(token.machine)])
+      return concat([type(SECTION.configuration), be32(token.machine.length), nameBytes(token.machine)])
     case 'subsection':
-      return concat([type(SECTION.subsection), counted(token.name), u32(token.version), token.fields])
+      return concat([type(SECTION.subsection), counted(token.name), be32(token.version), token.fields])
     case 'command':
-      return concat([type(SECTION.command), u16(token.command), u16(token.payload.length), token.payload])
+      return concat([type(SECTION.command), be16(token.command), be16(token.payload.length), token.payload])
     case 'start':
-      return concat([type(SECTION.start), u32(token.id), counted(token.name), u32(token.instance), u32(token.version)])
+      return concat([type(SECTION.start), be32(token.id), counted(token.name), be32(token.instance), be32(token.version)])
     case 'part':
     case 'end':
     case 'footer':
-      return concat([type(SECTION[token.kind]), u32(token.id)])
+      return concat([type(SECTION[token.kind]), be32(token.id)])
     case 'blocks':
       return writeBlocks(token.list)
     case 'page':
@@ -62,11 +62,11 @@ const head = (offset: number, flag: number, name: string | undefined): Uint8Arra
 
 function writeBlocks(list: readonly BlockEntry[]): Uint8Array {
   const total = list.reduce((sum, block) => sum + block.usedBytes, 0)
-  const parts = [u64(total + RAM_FLAG.memSize)]
+  const parts = [be64(total + RAM_FLAG.memSize)]
   for (const block of list) {
-    parts.push(counted(block.name), u64(block.usedBytes))
-    if (block.pageBytes !== undefined) parts.push(u64(block.pageBytes))
-    if (block.address !== undefined) parts.push(u32(Number(block.address >> 32n)), u32(Number(block.address & 0xffff_ffffn)))
+    parts.push(counted(block.name), be64(block.usedBytes))
+    if (block.pageBytes !== undefined) parts.push(be64(block.pageBytes))
+    if (block.address !== undefined) parts.push(be32(Number(block.address >> 32n)), be32(Number(block.address & 0xffff_ffffn)))
   }
   return concat(parts)
 }

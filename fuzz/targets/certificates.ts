@@ -1,5 +1,6 @@
 // crypto/certificate.ts, request.ts, revocation.ts: unauthenticated bytes, and the same bytes signed by a root by
 // mistake, or by an unknown key.
+
 import { concatBytes } from '../../crypto/bytes.ts'
 import {
   createRequest,
@@ -11,7 +12,7 @@ import {
   verifyRevocations,
 } from '../../crypto/certificate.ts'
 import { loadSodium } from '../../crypto/identity.ts'
-import { signMessage } from '../../crypto/signature.ts'
+import { SIGNATURE_BYTES, signMessage } from '../../crypto/signature.ts'
 import { fixedKeys, fixedRoot } from '../keys.ts'
 import { demand, sameBytes, type Target } from '../target.ts'
 
@@ -23,7 +24,6 @@ let keys: ReturnType<typeof material>
 /** Preparation of an input: unchanged, or signed again so that its content is parsed. */
 const DRESS = ['bare', 'signed'] as const
 const KINDS = ['certificate', 'request', 'revocations'] as const
-const SIGNATURE_BYTES = 64
 
 function dress(kind: (typeof KINDS)[number], how: (typeof DRESS)[number], bytes: Uint8Array): Uint8Array {
   if (how === 'bare') return bytes

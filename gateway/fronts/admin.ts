@@ -18,7 +18,7 @@ import type { Migrations } from '../handoff/migrations.ts'
 import type { Pins } from '../handoff/pins.ts'
 import type { Prestages } from '../handoff/prestages.ts'
 import type { RunningPolicy } from '../policy/policy-loop.ts'
-import type { Services } from '../services/services.ts'
+import type { UserServices } from '../services/services.ts'
 import type { Enrolments } from '../sites/enrolments.ts'
 import type { Renewals } from '../sites/renewals.ts'
 import type { Sites } from '../sites/sites.ts'
@@ -37,7 +37,7 @@ type AdminOptions = {
   /** Absent: no revocation list is kept here. */
   trust: Trust | undefined
   pins: Pins
-  services: Services
+  services: UserServices
   /** Absent: VMs move by command only. */
   policy: RunningPolicy | undefined
   feed: EventFeed

@@ -12,7 +12,7 @@ const SECONDHAND = new Set(['MIGRATION_CANCELLED', 'MIGRATION_FAILED', 'MIGRATIO
 type Conclusion = { outcome: Outcome; error?: ErrorBody; report?: Report }
 
 /** `told`: the error that came with the event itself (a refusal). */
-export function conclude(
+export function concludeMigration(
   record: Pick<StoredMigration, 'results' | 'cancelled'>,
   event: HandoffEventName,
   told: ErrorBody | undefined,

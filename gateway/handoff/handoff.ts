@@ -5,12 +5,12 @@
 // a phase never goes back, and each is reported once.
 import type { MigrationRecord, MigrationState, PrestageRecord } from '../../wire/admin.ts'
 import type { MigrationProgress, Side, SignedCommand } from '../../wire/control.ts'
-import type { SiteLink } from '../sites/sites.ts'
+import type { NodeLink } from '../sites/sites.ts'
 import type { StoredMigration } from '../store/records.ts'
 import type { GatewayEvent, HandoffView } from './events.ts'
 import { PHASES, type Phase, phaseOf } from './phases.ts'
 import type { RoomWish } from './room.ts'
-import { type Effect, type HandoffEventName, type HandoffState, isOver, isPrestaged, step } from './transitions.ts'
+import { type Effect, type HandoffEventName, type HandoffState, isOver, isPrestaged, stepHandoff } from './transitions.ts'
 import type { Watchers } from './watchers.ts'
 
 /** What pre-staging knows: the record that the admin API shows, and the question that is open. */
@@ -24,7 +24,7 @@ export type Room = {
 }
 
 /** What the migration knows. */
-export type Run = {
+export type MigrationRun = {
   /** As it is on the disk, but for the state. */
   record: Omit<StoredMigration, 'state'>
   /** The signed command behind it, for the source; not on the disk: after a restart no source is told any more. */
@@ -36,7 +36,7 @@ export type Run = {
   watchers: Watchers
   progress: MigrationProgress | undefined
   /** The link over which each side was told: as long as it lives, the side's own result is what counts. */
-  told: { source?: SiteLink; target?: SiteLink }
+  told: { source?: NodeLink; target?: NodeLink }
   cancelling: Promise<void>
   queue: Promise<unknown>
   grace: NodeJS.Timeout | undefined
@@ -52,10 +52,10 @@ export type Handoff = {
   /** The phase that was reported last. */
   phase: Phase | undefined
   room: Room | undefined
-  run: Run | undefined
+  run: MigrationRun | undefined
 }
 export type Prestaged = Handoff & { room: Room }
-export type Migrating = Handoff & { run: Run }
+export type Migrating = Handoff & { run: MigrationRun }
 
 const hasRoom = (handoff: Handoff): handoff is Prestaged => handoff.room !== undefined
 const hasRun = (handoff: Handoff): handoff is Migrating => handoff.run !== undefined
@@ -122,7 +122,7 @@ export class HandoffSet {
 
   /** Takes the handoff to its next state. Gives what is to be done now, in order. MIGRATION_LATE, MIGRATION_STATE. */
   step(handoff: Handoff, event: HandoffEventName): Effect[] {
-    const { state, effects } = step(handoff.state, event)
+    const { state, effects } = stepHandoff(handoff.state, event)
     handoff.state = state
     return effects
   }

@@ -12,7 +12,7 @@ import type { Log } from '../../wire/log.ts'
 import type { Sites } from '../sites/sites.ts'
 import type { Records, StoredHome } from '../store/records.ts'
 import { type Home, homeOf, livingVms, withOwner } from './home.ts'
-import { type Alarm, type Binding, decide, type Moving } from './ownership.ts'
+import { type Alarm, type Binding, decideHome, type Moving } from './ownership.ts'
 
 /** As many as a site.state may list. */
 export const NAMES_MAX = 1024
@@ -116,7 +116,7 @@ export async function createHomes(options: HomesOptions): Promise<Homes> {
   }
   const settle = (vm: string, views: VmView[], moving: Moving[], fencingsOf: (site: string) => Fencing[]): string[] => {
     const home = homes.get(vm)
-    const { home: next, alarms } = decide({
+    const { home: next, alarms } = decideHome({
       ...{ vm, home, claims: views, moving },
       owner: home && ownerOf(sites, home.site, vm),
       fencings: views.flatMap(({ site }) => fencingsOf(site)).filter(fencing => fencing.vm === vm),

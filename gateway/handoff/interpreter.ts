@@ -8,14 +8,14 @@ import type { MigrationResult, Plan, Side } from '../../wire/control.ts'
 import { type ErrorBody, GodwitError, hasCode, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import type { Sessions } from '../relay/sessions.ts'
-import type { SiteLink, Sites } from '../sites/sites.ts'
+import type { NodeLink, Sites } from '../sites/sites.ts'
 import type { Records, StoredMigration } from '../store/records.ts'
-import { conclude } from './conclude.ts'
+import { concludeMigration } from './conclude.ts'
 import { beyondLimits } from './ended.ts'
 import type { GatewayEvent } from './events.ts'
 import { type Handoff, type HandoffSet, type Migrating, recordOf, storedOf } from './handoff.ts'
 import { type Effect, type HandoffEventName, type HandoffState, isOver } from './transitions.ts'
-import { judge, type Word, wordOf } from './verdict.ts'
+import { judgeMigration, type SiteWord, wordOf } from './verdict.ts'
 
 const PREPARE_MS = 60_000
 const START_MS = 30_000
@@ -105,7 +105,7 @@ export class Interpreter {
     const effects = this.#options.handoffs.step(handoff, event)
     const { record } = handoff.run
     record.updatedAt = this.#options.clock.now()
-    if (isOver(handoff.state) && !wasOver) Object.assign(record, conclude(record, event, error))
+    if (isOver(handoff.state) && !wasOver) Object.assign(record, concludeMigration(record, event, error))
     return effects
   }
 
@@ -211,7 +211,7 @@ export class Interpreter {
     }
   }
 
-  #bothLinks(plan: Plan): { source: SiteLink; target: SiteLink } {
+  #bothLinks(plan: Plan): { source: NodeLink; target: NodeLink } {
     const link = (site: string) => {
       const found = this.#options.sites.online(site)
       if (!found) throw new GodwitError('SITE_OFFLINE', `site ${site} is no longer connected`)
@@ -236,7 +236,7 @@ export class Interpreter {
     }
   }
 
-  sendCancel({ id: migrationId }: Migrating, link: SiteLink | undefined): void {
+  sendCancel({ id: migrationId }: Migrating, link: NodeLink | undefined): void {
     link?.rpc
       .request('migration.cancel', { migrationId }, { timeoutMs: CANCEL_MS })
       .catch(error => this.#options.log.debug('cancel request failed', { migrationId, site: link.site, error }))
@@ -250,7 +250,7 @@ export class Interpreter {
     if (!JUDGED.has(handoff.state)) return
     const { vm, source, target } = handoff
     const vmAt = (site: string) => this.#options.sites.state(site)?.vms.find(({ name }) => name === vm)
-    const verdict = judge({
+    const verdict = judgeMigration({
       source: this.#wordOf(handoff, 'source'),
       target: this.#wordOf(handoff, 'target'),
       sourceVm: vmAt(source),
@@ -259,7 +259,7 @@ export class Interpreter {
     if (verdict !== null) await this.dispatch(handoff, verdict)
   }
 
-  #wordOf({ id, run, ...sites }: Migrating, side: Side): Word {
+  #wordOf({ id, run, ...sites }: Migrating, side: Side): SiteWord {
     const result = run.record.results[side]
     if (result) return wordOf(result)
     const site = sites[side]

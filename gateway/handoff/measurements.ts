@@ -28,8 +28,8 @@ export type Measurement =
  * signature where one is needed. `forged`: with a signature that does not hold.
  */
 const OUTCOMES = ['taken', 'malformed', 'oversized', 'unknown', 'old', 'future', 'limit', 'estimate', 'unsigned', 'forged'] as const
-export type Outcome = (typeof OUTCOMES)[number]
-type Refusal = Exclude<Outcome, 'taken'>
+export type MeasurementOutcome = (typeof OUTCOMES)[number]
+type Refusal = Exclude<MeasurementOutcome, 'taken'>
 type Taken = { outcome: 'taken'; measurement: Measurement } | { outcome: Refusal; why: string }
 
 /** Users and kinds, and links, whose last measurement is remembered. */

@@ -18,11 +18,11 @@ import type { MigrationProgress, MigrationResult, Plan } from '../../wire/contro
 import { PHASE_COMMITTED } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { commonVersion, FIRST_RANGE, VERSIONS, type Versions } from '../../wire/versions.ts'
-import type { SiteLink } from '../sites/sites.ts'
+import type { NodeLink } from '../sites/sites.ts'
 import { checkRequest } from './checks.ts'
 import { HANDOFF_DEADLINES } from './deadlines.ts'
 import { LEARNED_PER_SITE_MAX } from './ended.ts'
-import { type Handoff, type Migrating, type Run, recordOf, storedOf } from './handoff.ts'
+import { type Handoff, type Migrating, type MigrationRun, recordOf, storedOf } from './handoff.ts'
 import type { Homes } from './homes.ts'
 import { Interpreter, type InterpreterOptions } from './interpreter.ts'
 import type { Moving } from './ownership.ts'
@@ -128,7 +128,7 @@ export class Migrations {
     return commonVersion('migration', [party(source), party(target), { name: 'the gateway', range: versions.migration }])
   }
 
-  #add(facts: Parameters<InterpreterOptions['handoffs']['add']>[0], run: Run): Migrating {
+  #add(facts: Parameters<InterpreterOptions['handoffs']['add']>[0], run: MigrationRun): Migrating {
     return Object.assign(this.#options.handoffs.add(facts), { run })
   }
 
@@ -155,7 +155,7 @@ export class Migrations {
   }
 
   /** `migration.result` of a site; idempotent. */
-  async result(link: SiteLink, result: MigrationResult): Promise<void> {
+  async result(link: NodeLink, result: MigrationResult): Promise<void> {
     const handoff = this.#options.handoffs.migration(result.migrationId)
     if (!handoff) {
       // Our record is lost (a new database): the node's own is right, and needs nothing from us.
@@ -183,7 +183,7 @@ export class Migrations {
     this.#options.onWord?.(handoff.vm)
   }
 
-  progress(link: SiteLink, progress: MigrationProgress): void {
+  progress(link: NodeLink, progress: MigrationProgress): void {
     const { handoffs, onEvent, onWord } = this.#options
     const handoff = handoffs.migration(progress.migrationId)
     if (!handoff || handoff[progress.side] !== link.site || isOver(handoff.state)) return
@@ -210,7 +210,7 @@ export class Migrations {
   }
 
   /** A site has reported its state. `first`: over this connection. */
-  siteState(link: SiteLink, listed: string[], first: boolean): void {
+  siteState(link: NodeLink, listed: string[], first: boolean): void {
     const { handoffs, homes } = this.#options
     for (const handoff of handoffs.migrations()) {
       if (handoff.source !== link.site && handoff.target !== link.site) continue
@@ -376,7 +376,7 @@ const markOf = (progress: MigrationProgress | undefined): string =>
 
 const factsOf = ({ migrationId: id, vm, epoch, source, target }: Plan) => ({ id, vm, epoch, source, target })
 
-const newRun = (record: Run['record'], { command, maxBytes }: Pick<MoveRequest, 'command' | 'maxBytes'> = {}): Run => ({
+const newRun = (record: MigrationRun['record'], { command, maxBytes }: Pick<MoveRequest, 'command' | 'maxBytes'> = {}): MigrationRun => ({
   record,
   command,
   maxBytes,

@@ -43,7 +43,7 @@ const EPOCHS_AT_ONCE = 2
 const isSolid = ({ state }: VmView): boolean => state !== 'incoming' && state !== 'failed'
 const isOpen = ({ outcome }: Moving): boolean => outcome === null
 
-export function decide(situation: Situation): Decision {
+export function decideHome(situation: Situation): Decision {
   const { vm, home, claims } = situation
   const rivals = claims.filter(claim => claim.online && isSolid(claim) && claim.site !== home?.site)
   if (!home) return firstClaim(vm, rivals)

@@ -4,7 +4,7 @@
 // way, never below it; a figure that is not known is null, not a guess.
 import type { MigrationRecord, SiteView } from '../../wire/admin.ts'
 
-export type PathEstimate = { from: string; to: string; rttMs: number | null; availableBps: number | null }
+export type SitePath = { from: string; to: string; rttMs: number | null; availableBps: number | null }
 
 /** A migration says what the way carries for this long. */
 export const GOODPUT_MS = 3_600_000
@@ -15,7 +15,7 @@ const BPS_MAX = 1e13
 /** Ordered pairs in one answer: 32 sites, each to each. Of more sites the first ones. */
 export const PATHS_MAX = 1024
 
-export function estimatePaths(sites: readonly SiteView[], migrations: readonly MigrationRecord[], nowMs: number): PathEstimate[] {
+export function estimatePaths(sites: readonly SiteView[], migrations: readonly MigrationRecord[], nowMs: number): SitePath[] {
   const goodput = new Map<string, number>()
   // Newest first: the first of a pair counts.
   for (const { source, target, outcome, report, updatedAt } of migrations) {
@@ -25,7 +25,7 @@ export function estimatePaths(sites: readonly SiteView[], migrations: readonly M
       goodput.set(pair, Math.min(BPS_MAX, (report.wireBytes * 8000) / report.totalMs))
   }
   const online = sites.filter(site => site.online)
-  const paths: PathEstimate[] = []
+  const paths: SitePath[] = []
   for (const from of online) {
     for (const to of online) {
       if (from === to || paths.length >= PATHS_MAX) continue

@@ -24,7 +24,7 @@ const PRESTAGES_MAX = 256
 /** How long room is held when nobody says otherwise. */
 const HOLD_DEFAULT_MS = 120_000
 
-type Outcome = NonNullable<PrestageRecord['outcome']>
+type PrestageOutcome = NonNullable<PrestageRecord['outcome']>
 
 type PrestagesOptions = {
   handoffs: HandoffSet
@@ -33,7 +33,7 @@ type PrestagesOptions = {
   pinned(vm: string): boolean
   homes: Pick<Homes, 'of' | 'find' | 'vms'>
   onEvent(event: GatewayEvent): void
-  onEnded(outcome: Outcome): void
+  onEnded(outcome: PrestageOutcome): void
   /** The watchdog has found one that stands still. */
   onStuck?: (state: string, action: string) => void
   log: Log
@@ -194,7 +194,7 @@ export class Prestages {
     if (!isPrestaged(handoff.state)) releaseRoom(sites, record, log)
   }
 
-  #end(handoff: Handoff, { record, lease }: Room, outcome: Outcome, error?: GodwitError): void {
+  #end(handoff: Handoff, { record, lease }: Room, outcome: PrestageOutcome, error?: GodwitError): void {
     clearTimeout(lease)
     record.outcome = outcome
     record.updatedAt = this.#options.clock.now()
@@ -210,7 +210,7 @@ export class Prestages {
   }
 }
 
-const OUTCOMES: Partial<Record<HandoffState, Outcome>> = { WASTED: 'wasted', REFUSED: 'refused', WITHDRAWN: 'cancelled' }
+const OUTCOMES: Partial<Record<HandoffState, PrestageOutcome>> = { WASTED: 'wasted', REFUSED: 'refused', WITHDRAWN: 'cancelled' }
 
 /** Whether this is still the question that counts: it was not asked anew, and the handoff has not gone on. */
 const isCurrent = (handoff: Handoff, room: Room): boolean => handoff.room === room && isPrestaged(handoff.state)

@@ -6,7 +6,7 @@ import { HoldResult, NeedsResult, type SignedCommand } from '../../wire/control.
 import { GodwitError, hasCode } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import { check } from '../../wire/schema.ts'
-import type { SiteLink, Sites } from '../sites/sites.ts'
+import type { NodeLink, Sites } from '../sites/sites.ts'
 
 const ASK_MS = 30_000
 const RELEASE_MS = 10_000
@@ -21,7 +21,7 @@ export async function holdRoom(sites: Sites, record: PrestageRecord, { holdMs, m
   const { handoffId: holdId, vm, epoch, source, target, method } = record
   const [from, to] = [linkTo(sites, source), linkTo(sites, target)]
   const facts = { holdId, vm, epoch, method }
-  const certificate = (link: SiteLink) => Buffer.from(link.peer.certificateBytes).toString('base64')
+  const certificate = (link: NodeLink) => Buffer.from(link.peer.certificateBytes).toString('base64')
   const answer = await ask(from, 'prestage.needs', {
     ...{ ...facts, target, targetCertificate: certificate(to) },
     ...(command ? { command } : {}),
@@ -41,14 +41,14 @@ export function releaseRoom(sites: Sites, { handoffId, target, vm }: PrestageRec
   )
 }
 
-function linkTo(sites: Sites, site: string): SiteLink {
+function linkTo(sites: Sites, site: string): NodeLink {
   const link = sites.online(site)
   if (!link) throw new GodwitError('SITE_OFFLINE', `site ${site} is not connected`)
   return link
 }
 
 /** A node of an earlier version does not know the question. */
-async function ask(link: SiteLink | undefined, method: string, params: object, timeoutMs = ASK_MS): Promise<unknown> {
+async function ask(link: NodeLink | undefined, method: string, params: object, timeoutMs = ASK_MS): Promise<unknown> {
   if (!link) throw new GodwitError('SITE_OFFLINE', 'the site is not connected')
   try {
     return await link.rpc.request(method, params, { timeoutMs })

@@ -196,7 +196,7 @@ export const transitions: Record<HandoffState, Partial<Record<HandoffEventName, 
 }
 
 /** The next state and the effects, in order. MIGRATION_LATE, or MIGRATION_STATE for an event that does not fit. */
-export function step(state: HandoffState, event: HandoffEventName): { state: HandoffState; effects: Effect[] } {
+export function stepHandoff(state: HandoffState, event: HandoffEventName): { state: HandoffState; effects: Effect[] } {
   const found = transitions[state][event]
   if (!found) throw new GodwitError('MIGRATION_STATE', `event '${event}' is not valid in state ${state} of a handoff`)
   if ('refuse' in found) throw new GodwitError(found.refuse, found.because)

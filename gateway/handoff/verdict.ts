@@ -9,21 +9,21 @@ import type { HandoffEventName } from './transitions.ts'
  * `busy`: it says it is at it, or was told and has not ended. `silent`: not connected. `gone`: connected anew, and
  * does not know the migration. `doubt`: it ended without knowing who owns the VM (MIGRATION_DOUBT).
  */
-export type Word = 'busy' | 'silent' | 'gone' | 'completed' | 'failed' | 'doubt'
+export type SiteWord = 'busy' | 'silent' | 'gone' | 'completed' | 'failed' | 'doubt'
 
 type Situation = {
-  source: Word
-  target: Word
+  source: SiteWord
+  target: SiteWord
   /** The VM as each site has it now; undefined where it has none, or is not connected. */
   sourceVm: VmFacts | undefined
   targetVm: VmFacts | undefined
 }
 
 /** The word that a result is. */
-export const wordOf = (result: MigrationResult): Word =>
+export const wordOf = (result: MigrationResult): SiteWord =>
   result.outcome === 'completed' ? 'completed' : result.error?.code === 'MIGRATION_DOUBT' ? 'doubt' : 'failed'
 
-export function judge(situation: Situation): HandoffEventName | null {
+export function judgeMigration(situation: Situation): HandoffEventName | null {
   const { source, target } = situation
   switch (source) {
     case 'completed':

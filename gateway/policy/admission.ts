@@ -3,14 +3,14 @@
 // starts are spread by seeded jitter, and the rest wait in the order they became ready (those above their hard limit
 // first). Nothing is queued: a VM that no longer wants to go is gone from here in the next step, so nothing stale is
 // ever started.
-import { hash } from './hash.ts'
+import { seededHash } from './hash.ts'
 import type { Tables } from './view.ts'
 
 export type Wish = { index: number; from: number; to: number; isHard: boolean }
-export type Verdict = 'go' | 'jitter' | 'tokens'
+export type StartVerdict = 'go' | 'jitter' | 'tokens'
 
 /** Calls `decide` for each wish, in the order of admission; takes tokens for those that go. */
-export function admit(tables: Tables, wishes: Wish[], nowMs: number, decide: (wish: Wish, verdict: Verdict) => void): void {
+export function admit(tables: Tables, wishes: Wish[], nowMs: number, decide: (wish: Wish, verdict: StartVerdict) => void): void {
   const { settings, sites, vms } = tables
   const { readySinceMs, dueMs, sequence } = vms.columns
   const wanted = new Int32Array(sites.count)
@@ -22,7 +22,7 @@ export function admit(tables: Tables, wishes: Wish[], nowMs: number, decide: (wi
     if (!Number.isNaN(readySinceMs[index]!)) continue
     readySinceMs[index] = nowMs
     const isCrowded = wanted[from]! > sites.tokensFree(from) || wanted[to]! > sites.tokensFree(to)
-    const share = hash(settings.seed, index, sequence[index]!)
+    const share = seededHash(settings.seed, index, sequence[index]!)
     dueMs[index] = isCrowded && !isHard ? nowMs + share * settings.storm.jitterMs : nowMs
   }
   wishes.sort((a, b) => Number(b.isHard) - Number(a.isHard) || dueMs[a.index]! - dueMs[b.index]! || a.index - b.index)

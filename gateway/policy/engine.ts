@@ -9,14 +9,14 @@
 // Always holds: a VM has at most one move under way, and its `sequence` counts them; tokens are taken with the decision
 // and given back with 'ended', whatever the outcome; a VM whose user is silent or whose site is unknown is never moved.
 import { createProjection, type Projection } from '../../planning/geo.ts'
-import { admit, type Verdict, type Wish } from './admission.ts'
+import { admit, type StartVerdict, type Wish } from './admission.ts'
 import { advance } from './advance.ts'
-import { type ExplainOptions, explain } from './explain.ts'
-import { Predictor } from './predict.ts'
+import { type ExplainOptions, explainVm } from './explain.ts'
+import { NextSitePredictor } from './next-site.ts'
 import { type PrepareWish, settle, spend, wantsPrepare } from './prepare.ts'
 import { POLICY_NAMES, type PolicyName, type PolicySettings, type PolicySettingsInput, policySettings, type VmPolicy } from './settings.ts'
 import { SiteTable } from './sites.ts'
-import { type Decision, type Explanation, GATES, type GateName, type Observation, type PredictionFacts } from './types.ts'
+import { type Explanation, GATES, type GateName, type Observation, type PredictionFacts, type VmDecision } from './types.ts'
 import { Unfit } from './unfit.ts'
 import { gateOf, policyAt, viewOf } from './view.ts'
 import { VmTable } from './vm-table.ts'
@@ -42,7 +42,7 @@ export class HandoffEngine {
   readonly settings: PolicySettings
   readonly sites: SiteTable
   readonly vms = new VmTable()
-  readonly predictor = new Predictor()
+  readonly predictor = new NextSitePredictor()
   readonly unfit = new Unfit()
   readonly counters = { moves: 0, prepares: 0, withdrawn: 0, heldByTokens: 0, heldByJitter: 0 }
   readonly #reportStays: boolean
@@ -64,13 +64,13 @@ export class HandoffEngine {
   }
 
   /** Observations count before the step. `nowMs` never goes back (TypeError). */
-  step(nowMs: number, observations: Iterable<Observation> = []): Decision[] {
+  step(nowMs: number, observations: Iterable<Observation> = []): VmDecision[] {
     if (nowMs < this.#lastMs) throw new TypeError(`time of the policy went back from ${this.#lastMs} ms to ${nowMs} ms`)
     for (const observation of observations)
       this.#attempt('observation', observationName(observation), () => this.observe(nowMs, observation))
     const elapsedMs = Number.isNaN(this.#lastMs) ? 1000 : Math.min(STEP_MAX_MS, nowMs - this.#lastMs)
     this.#lastMs = nowMs
-    const decisions: Decision[] = []
+    const decisions: VmDecision[] = []
     const wishes = this.#judge(advance(this, nowMs, elapsedMs / 1000, this.#reportStays), nowMs, decisions)
     if (wishes.length > 0) admit(this, wishes, nowMs, (wish, verdict) => this.#tryToDecide(wish, verdict, nowMs, decisions))
     if (this.settings.prestage.isEnabled) this.#prepare(nowMs, decisions)
@@ -154,11 +154,11 @@ export class HandoffEngine {
     const index = this.vms.find(vm)
     if (index === undefined) return undefined
     const gate = GATES[this.vms.columns.gate[index]!] ?? 'none'
-    return explain(this, index, nowMs, { gate, prediction: this.#predictions.get(index) ?? null })
+    return explainVm(this, index, nowMs, { gate, prediction: this.#predictions.get(index) ?? null })
   }
 
   /** Asks the gates of those that might move; gives those for whom all are open. */
-  #judge(active: readonly number[], nowMs: number, decisions: Decision[]): Wish[] {
+  #judge(active: readonly number[], nowMs: number, decisions: VmDecision[]): Wish[] {
     const wishes: Wish[] = []
     for (const index of active) {
       this.#attempt('vm', this.vms.names[index] ?? '', () => {
@@ -169,7 +169,7 @@ export class HandoffEngine {
     return wishes
   }
 
-  #judgeOne(index: number, nowMs: number, decisions: Decision[]): Wish | undefined {
+  #judgeOne(index: number, nowMs: number, decisions: VmDecision[]): Wish | undefined {
     const c = this.vms.columns
     const view = viewOf(this, index, nowMs)
     const gate = gateOf(this, index, view)
@@ -183,7 +183,7 @@ export class HandoffEngine {
   }
 
   /** Tokens of a move that cannot be decided are given back. */
-  #tryToDecide(wish: Wish, verdict: Verdict, nowMs: number, decisions: Decision[]): void {
+  #tryToDecide(wish: Wish, verdict: StartVerdict, nowMs: number, decisions: VmDecision[]): void {
     try {
       this.#decide(wish, verdict, nowMs, decisions)
     } catch (error) {
@@ -192,7 +192,7 @@ export class HandoffEngine {
     }
   }
 
-  #hold(index: number, gate: GateName, nowMs: number, decisions: Decision[]): void {
+  #hold(index: number, gate: GateName, nowMs: number, decisions: VmDecision[]): void {
     const c = this.vms.columns
     const code = GATES.indexOf(gate)
     if (c.gate[index] === code) return
@@ -203,7 +203,7 @@ export class HandoffEngine {
     decisions.push({ action: 'stay', vm: explanation.vm, atMs: nowMs, from, to: explanation.target ?? from, gate, explanation })
   }
 
-  #decide({ index, from, to }: Wish, verdict: Verdict, nowMs: number, decisions: Decision[]): void {
+  #decide({ index, from, to }: Wish, verdict: StartVerdict, nowMs: number, decisions: VmDecision[]): void {
     if (verdict !== 'go') {
       if (verdict === 'tokens') this.counters.heldByTokens++
       else this.counters.heldByJitter++
@@ -218,7 +218,7 @@ export class HandoffEngine {
     decisions.push({ action: 'move', ...names, atMs: nowMs, sequence: c.sequence[index]!, explanation })
   }
 
-  #prepare(nowMs: number, decisions: Decision[]): void {
+  #prepare(nowMs: number, decisions: VmDecision[]): void {
     const turns = Math.max(1, Math.round(this.settings.prestage.everyMs / 1000))
     const turn = Math.floor(nowMs / 1000) % turns
     for (let index = turn; index < this.vms.end; index += turns) {
@@ -230,7 +230,7 @@ export class HandoffEngine {
     }
   }
 
-  #stage({ index, from, to, bytes, probability, tauMs, userSite }: PrepareWish, nowMs: number): Decision {
+  #stage({ index, from, to, bytes, probability, tauMs, userSite }: PrepareWish, nowMs: number): VmDecision {
     const c = this.vms.columns
     spend(this, index, bytes, nowMs)
     this.sites.countStaging(from, to, 1)
@@ -245,7 +245,7 @@ export class HandoffEngine {
   }
 
   #explain(index: number, nowMs: number, options: ExplainOptions): Explanation {
-    return explain(this, index, nowMs, { prediction: this.#predictions.get(index) ?? null, ...options })
+    return explainVm(this, index, nowMs, { prediction: this.#predictions.get(index) ?? null, ...options })
   }
 
   #begin(index: number, to: number): void {

@@ -12,7 +12,7 @@ export type ExplainOptions = {
   prediction?: PredictionFacts | null
 }
 
-export function explain(tables: Tables, index: number, nowMs: number, options: ExplainOptions = {}): Explanation {
+export function explainVm(tables: Tables, index: number, nowMs: number, options: ExplainOptions = {}): Explanation {
   const { sites, vms, settings } = tables
   const c = vms.columns
   const view = viewOf(tables, index, nowMs)

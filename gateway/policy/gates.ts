@@ -5,7 +5,7 @@ import type { PolicySettings } from './settings.ts'
 import type { GateLine, GateName } from './types.ts'
 
 /** Everything the gates look at; sites are indexes, -1 for none. NaN: not known. */
-export type View = {
+export type GateInputs = {
   isPinned: boolean
   from: number
   userSite: number
@@ -32,7 +32,7 @@ export type View = {
 
 type Ask = (gate: GateName, isOpen: boolean, rule: string, value?: number, limit?: number, unit?: string) => boolean
 
-export function regretGates(view: View, settings: PolicySettings, lines?: GateLine[]): GateName {
+export function regretGates(view: GateInputs, settings: PolicySettings, lines?: GateLine[]): GateName {
   const { ask, first } = questions(lines)
   const isHard = view.rttMs > view.hardLimitMs
   const { triggerMs } = settings.regret
@@ -63,7 +63,7 @@ export function regretGates(view: View, settings: PolicySettings, lines?: GateLi
   return first()
 }
 
-export function latencyGates(view: View, settings: PolicySettings, lines?: GateLine[]): GateName {
+export function latencyGates(view: GateInputs, settings: PolicySettings, lines?: GateLine[]): GateName {
   const { ask, first } = questions(lines)
   const { hysteresisMs, triggerMs } = settings.latency
   const isHard = view.rttMs > view.hardLimitMs
@@ -85,7 +85,7 @@ export function latencyGates(view: View, settings: PolicySettings, lines?: GateL
 }
 
 /** Wherever the user's site goes: nothing is weighed. */
-export function followGates(view: View, settings: PolicySettings, lines?: GateLine[]): GateName {
+export function followGates(view: GateInputs, settings: PolicySettings, lines?: GateLine[]): GateName {
   const { ask, first } = questions(lines)
   void commonGates(view, settings, ask)
   return first()
@@ -98,7 +98,7 @@ export function noGates(lines?: GateLine[]): GateName {
   return first()
 }
 
-function commonGates(view: View, settings: PolicySettings, ask: Ask): boolean {
+function commonGates(view: GateInputs, settings: PolicySettings, ask: Ask): boolean {
   const isKnown = view.from >= 0 && view.userSite >= 0 && !Number.isNaN(view.regretMs)
   return (
     ask('pinned', !view.isPinned, 'the VM is not pinned') &&
@@ -110,7 +110,7 @@ function commonGates(view: View, settings: PolicySettings, ask: Ask): boolean {
   )
 }
 
-function effortGates(view: View, settings: PolicySettings, ask: Ask): boolean {
+function effortGates(view: GateInputs, settings: PolicySettings, ask: Ask): boolean {
   const { feasibleRatio } = settings.cost
   return (
     ask('feasible', view.ratio < feasibleRatio, 'dirty rate below this share of the bandwidth', view.ratio, feasibleRatio, '') &&

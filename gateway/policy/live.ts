@@ -18,11 +18,11 @@ import { ERRORS, type ErrorBody, fromBody, type GodwitError, toGodwitError } fro
 import type { Log } from '../../wire/log.ts'
 import type { GatewayEvent } from '../handoff/events.ts'
 import type { Measurement } from '../handoff/measurements.ts'
-import type { PathEstimate } from '../handoff/paths.ts'
+import type { SitePath } from '../handoff/paths.ts'
 import type { PolicyConfig } from './config.ts'
 import { type Fault, HandoffEngine } from './engine.ts'
 import { VmPolicy } from './settings.ts'
-import type { Decision, Explanation, Observation } from './types.ts'
+import type { Explanation, Observation, VmDecision } from './types.ts'
 
 /** How much of an RTT's former value stays at each new measurement: one packet's bad luck is no place. */
 const KEEP = 0.6
@@ -54,7 +54,7 @@ export type LiveOptions = {
   config: PolicyConfig
   places?: Record<string, { geo?: { lat: number; lon: number } | undefined }> | undefined
   host: LiveHost
-  onDecision?: (decision: Decision) => void
+  onDecision?: (decision: VmDecision) => void
   /** What was left out of a step. */
   onFault?: (fault: LiveFault) => void
   log: Log
@@ -65,7 +65,7 @@ export type LiveFault = { at: Fault['at'] | 'decision'; name: string; error: unk
 /** A move that the policy has decided. */
 type LastMove = { from: string; to: string; because: string }
 /** GET /v1/vms/:vm/explain. */
-export type VmExplanation = Explanation & { lastMove: LastMove | null }
+export type LiveExplanation = Explanation & { lastMove: LastMove | null }
 
 type Rtt = { rttMs: number; atMs: number }
 /** What was measured of a VM's user. */
@@ -137,7 +137,7 @@ export class LivePolicy {
    * What the gateway knows of the ways by itself. Bandwidth counts at once; an RTT only where nobody has measured one
    * lately or written one down.
    */
-  paths(estimates: readonly PathEstimate[], nowMs: number): void {
+  paths(estimates: readonly SitePath[], nowMs: number): void {
     for (const [pair, untilMs] of this.#links) if (untilMs <= nowMs) this.#links.delete(pair)
     for (const { from, to, rttMs, availableBps } of estimates) {
       const isOurs = !this.#links.has(pairOf(from, to))
@@ -204,7 +204,7 @@ export class LivePolicy {
     }
   }
 
-  #carryOut(decision: Decision): void {
+  #carryOut(decision: VmDecision): void {
     const { log, onDecision } = this.#options
     const { action, vm, from, to, explanation } = decision
     const words = { vm, from, to, because: explanation.because, inputs: explanation.inputs, thresholds: explanation.thresholds }
@@ -249,7 +249,7 @@ export class LivePolicy {
   }
 
   /** Why this VM is where it is, and why it last moved; undefined for one that the policy does not know. */
-  explain(vm: string, nowMs: number): VmExplanation | undefined {
+  explain(vm: string, nowMs: number): LiveExplanation | undefined {
     const now = this.#engine.explain(vm, nowMs)
     return now && { ...now, lastMove: this.#lastMoves.get(vm) ?? null }
   }
@@ -271,7 +271,7 @@ export class LivePolicy {
    * Nothing of the guest is sent ahead yet: the target is asked, and room is held there. What it sends, and its end,
    * come as an event.
    */
-  #prepare(vm: string, to: string, { keepMs, bytes }: Decision & { action: 'prepare' }): void {
+  #prepare(vm: string, to: string, { keepMs, bytes }: VmDecision & { action: 'prepare' }): void {
     const { host, log } = this.#options
     host.prestage({ vm, to, holdMs: Math.min(HOLD_MS_MAX, Math.max(1000, Math.round(keepMs))), maxBytes: bytes }).catch(thrown => {
       const error = toGodwitError(thrown)

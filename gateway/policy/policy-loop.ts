@@ -10,7 +10,7 @@ import type { ControlHost } from '../handoff/host.ts'
 import type { Measurement } from '../handoff/measurements.ts'
 import { estimatePaths } from '../handoff/paths.ts'
 import type { PolicyConfig } from './config.ts'
-import { type LiveOptions, LivePolicy, type VmExplanation } from './live.ts'
+import { type LiveExplanation, type LiveOptions, LivePolicy } from './live.ts'
 
 const STEP_EVERY_MS = 1_000
 const PATHS_EVERY_STEPS = 20
@@ -18,7 +18,7 @@ const PATHS_EVERY_STEPS = 20
 export type RunningPolicy = {
   measured(measurement: Measurement): void
   /** VM_UNKNOWN for a VM that the policy has not seen yet. */
-  explain(vm: string): VmExplanation
+  explain(vm: string): LiveExplanation
   close(): void
 }
 

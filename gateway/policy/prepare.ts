@@ -2,7 +2,7 @@
 // pre-stage, or undefined. P(user at s after the cold transfer time) >= the probability asked for, s would then be
 // better than here by more than H, the copy would be of use (feasible), the VM's byte allowance and both sites' staging
 // tokens suffice.
-import type { Predictor } from './predict.ts'
+import type { NextSitePredictor } from './next-site.ts'
 import { POLICY_NAMES } from './settings.ts'
 import type { Tables } from './view.ts'
 
@@ -10,7 +10,7 @@ const REGRET = POLICY_NAMES.indexOf('regret')
 
 export type PrepareWish = { index: number; from: number; to: number; bytes: number; probability: number; tauMs: number; userSite: number }
 
-export function wantsPrepare(tables: Tables, predictor: Predictor, index: number, nowMs: number): PrepareWish | undefined {
+export function wantsPrepare(tables: Tables, predictor: NextSitePredictor, index: number, nowMs: number): PrepareWish | undefined {
   const { settings, sites, vms } = tables
   const c = vms.columns
   const from = c.site[index]!

@@ -91,7 +91,7 @@ export type Explanation = {
 }
 
 type DecisionBase = { vm: string; atMs: number; from: string; to: string; explanation: Explanation }
-export type Decision =
+export type VmDecision =
   /** `sequence` counts a VM's moves: the next is never decided before the last has ended. */
   | (DecisionBase & { action: 'move'; sequence: number })
   | (DecisionBase & { action: 'prepare'; bytes: number; probability: number; tauMs: number; keepMs: number })

@@ -1,7 +1,7 @@
 // One VM at one moment, gathered for the gates and for the explanation: the same numbers decide and are shown. Pure
 // reading; nothing changes here.
 import { freshBytes, type MigrationCost, migrationCost } from '../../planning/cost.ts'
-import { followGates, latencyGates, noGates, regretGates, type View } from './gates.ts'
+import { followGates, type GateInputs, latencyGates, noGates, regretGates } from './gates.ts'
 import { POLICY_NAMES, type PolicyName, type PolicySettings } from './settings.ts'
 import type { SiteTable } from './sites.ts'
 import type { GateLine, GateName } from './types.ts'
@@ -9,7 +9,7 @@ import type { Unfit } from './unfit.ts'
 import type { VmTable } from './vm-table.ts'
 
 export type Tables = { settings: PolicySettings; sites: SiteTable; vms: VmTable; unfit: Unfit }
-export type FullView = View & { cost: MigrationCost | undefined; bandwidthBytesPerSecond: number; stagedBytes: number }
+export type FullView = GateInputs & { cost: MigrationCost | undefined; bandwidthBytesPerSecond: number; stagedBytes: number }
 
 export const policyAt = ({ vms }: Tables, index: number): PolicyName => POLICY_NAMES[vms.columns.policy[index]!] ?? 'regret'
 
@@ -59,7 +59,7 @@ export function viewOf(tables: Tables, index: number, nowMs: number): FullView {
 }
 
 /** The first gate that is closed for this VM now, as its policy asks them. */
-export function gateOf(tables: Tables, index: number, view: View, lines?: GateLine[]): GateName {
+export function gateOf(tables: Tables, index: number, view: GateInputs, lines?: GateLine[]): GateName {
   const policy = policyAt(tables, index)
   if (policy === 'regret') return regretGates(view, tables.settings, lines)
   if (policy === 'latency') return latencyGates(view, tables.settings, lines)

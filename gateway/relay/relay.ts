@@ -8,11 +8,12 @@ import type { Join } from '../../wire/control.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import { encodeFrame } from '../../wire/frame.ts'
 import type { Log } from '../../wire/log.ts'
+import type { Direction } from '../../wire/roles.ts'
 import { type Placing, placingOf } from '../../wire/roles.ts'
 import { toJson } from '../../wire/schema.ts'
 import { FRAME } from '../../wire/types.ts'
 import type { Sessions } from './sessions.ts'
-import { type Direction, splice } from './splice.ts'
+import { splice } from './splice.ts'
 
 const OPEN_MS = 10_000
 /**

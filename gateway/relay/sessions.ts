@@ -7,8 +7,8 @@
 import type { Clock } from '../../ops/clock.ts'
 import type { Join, Plan } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
+import type { Direction } from '../../wire/roles.ts'
 import { rolesOf } from '../../wire/roles.ts'
-import type { Direction } from './splice.ts'
 
 const SESSIONS_MAX = 1024
 /** Limits of sessions of one source, and of those for hand-overs that the source reports itself. */

@@ -16,8 +16,7 @@
 
 import type { Stream } from '../../transport/types.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
-
-export type Direction = 'source-to-target' | 'target-to-source'
+import type { Direction } from '../../wire/roles.ts'
 
 type SpliceOptions = {
   /** Ends the splice: both sides are reset. */

@@ -6,7 +6,7 @@ import type { Home } from '../handoff/home.ts'
 
 type Place = { site: string } | { site: undefined; error: GodwitError }
 
-export function placeOf(service: string, { vm, why }: Home): Place {
+export function siteForUser(service: string, { vm, why }: Home): Place {
   const none = (error: GodwitError): Place => ({ site: undefined, error })
   if (!vm) return none(why)
   const { name, site, state } = vm

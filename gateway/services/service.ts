@@ -13,12 +13,13 @@ import type { ServiceView } from '../../wire/admin.ts'
 import { ErrorBody } from '../../wire/control.ts'
 import { type ErrorCode, fromBody, GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
+import type { Direction } from '../../wire/roles.ts'
 import { checkJson, toJson } from '../../wire/schema.ts'
 import { allow, FRAME } from '../../wire/types.ts'
 import type { Home } from '../handoff/home.ts'
-import { type Direction, splice } from '../relay/splice.ts'
+import { splice } from '../relay/splice.ts'
 import { type HeldStream, holdFirst } from './held-stream.ts'
-import { placeOf } from './place.ts'
+import { siteForUser } from './place.ts'
 
 export const SERVICE_CONNECTIONS_MAX = 1024
 /**
@@ -76,7 +77,7 @@ export class Service {
 
   facts(): Pick<ServiceView, 'vm' | 'service' | 'site' | 'open' | 'waiting' | 'connections' | 'refused'> {
     const { vm, service, home } = this.#options
-    return { vm, service, site: placeOf(service, home()).site ?? null, open: this.#open, waiting: this.#waiting, ...this.#counts }
+    return { vm, service, site: siteForUser(service, home()).site ?? null, open: this.#open, waiting: this.#waiting, ...this.#counts }
   }
 
   /** Serves one user's connection to its end. Never throws. */
@@ -124,7 +125,7 @@ export class Service {
       for (;;) {
         this.#over.signal.throwIfAborted()
         const change = changed()
-        const place = placeOf(service, home())
+        const place = siteForUser(service, home())
         const answer: Answer = place.site === undefined ? { error: place.error, isUnheard: true } : await this.#ask(place.site, user)
         if ('guest' in answer) return answer.guest
         const { error, isUnheard } = answer

@@ -14,7 +14,7 @@ import { SERVICE_CONNECTIONS_MAX, SERVICE_CONNECTIONS_PER_ADDRESS, Service } fro
 
 export type ServiceAddress = { vm: string; service: string; listen: { host: string; port: number } }
 
-export type Services = {
+export type UserServices = {
   views(): ServiceView[]
   close(): Promise<void>
 }
@@ -31,7 +31,7 @@ type ServicesOptions = {
 }
 
 /** Listens at every address, or at none. CONFIG_INVALID if one is in use. */
-export async function startServices({ list, sites, homes, events, metrics, waitMs, log }: ServicesOptions): Promise<Services> {
+export async function startServices({ list, sites, homes, events, metrics, waitMs, log }: ServicesOptions): Promise<UserServices> {
   const count = createCounters(metrics)
   const changes = createChanges(events)
   const all: { service: Service; server: Server; address: { host: string; port: number } }[] = []

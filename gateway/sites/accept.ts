@@ -26,14 +26,14 @@ import type { Log } from '../../wire/log.ts'
 import { check, checkJson, toJson } from '../../wire/schema.ts'
 import { allow, FRAME } from '../../wire/types.ts'
 import { type Authority, authenticateNode, type ConnectedNode } from './authenticate.ts'
-import type { SiteLink, Sites } from './sites.ts'
+import type { NodeLink, Sites } from './sites.ts'
 import { enrolOf } from './stranger.ts'
 
 const STRANGER_MS = 10_000
 const GOODBYE_MS = 1_000
 const WARM_UP_MS = 20_000
 /** Limit of open streams of one connection of a site, joined or not yet. */
-const STREAMS_MAX = 1024
+const CONNECTION_STREAMS_MAX = 1024
 
 export type AcceptOptions = {
   authority: Authority
@@ -44,9 +44,9 @@ export type AcceptOptions = {
   /** A site requests its next certificate; `certificate` is the one of its link. */
   renew(certificate: Certificate, params: RenewParams): RenewReply
   /** `first`: the first list over this connection. */
-  onState(link: SiteLink, state: SiteState, first: boolean): void | Promise<void>
-  onProgress(link: SiteLink, progress: MigrationProgress): void
-  onResult(link: SiteLink, result: MigrationResult): Promise<void>
+  onState(link: NodeLink, state: SiteState, first: boolean): void | Promise<void>
+  onProgress(link: NodeLink, progress: MigrationProgress): void
+  onResult(link: NodeLink, result: MigrationResult): Promise<void>
   onJoin(join: Join, site: string, stream: Stream): Promise<void>
   onRefused(code: string): void
   /** Unauthenticated connections of all listeners. */
@@ -121,7 +121,7 @@ async function serveSite(peer: ConnectedNode, connection: Connection, frames: Fr
   const site = peer.certificate.id
   const { purpose } = peer.hello
   const log = options.log.child({ site, purpose })
-  const link: SiteLink = {
+  const link: NodeLink = {
     site,
     peer,
     connection,
@@ -154,7 +154,7 @@ async function serveSite(peer: ConnectedNode, connection: Connection, frames: Fr
 }
 
 function createSiteRpc(
-  linkOf: () => SiteLink,
+  linkOf: () => NodeLink,
   frames: FrameStream,
   { certificate, hello }: ConnectedNode,
   options: AcceptOptions,
@@ -193,7 +193,7 @@ async function acceptStreams(
   for (;;) {
     const stream = await connection.acceptStream()
     if (stream === null) return
-    if (open >= STREAMS_MAX) {
+    if (open >= CONNECTION_STREAMS_MAX) {
       onRefused('LIMIT_EXCEEDED')
       stream.reset('too many streams')
       continue

@@ -16,7 +16,7 @@ import type { ConnectedNode } from './authenticate.ts'
 
 const SITES_MAX = 4096
 
-export type SiteLink = {
+export type NodeLink = {
   readonly site: string
   readonly peer: ConnectedNode
   readonly connection: Connection
@@ -24,19 +24,19 @@ export type SiteLink = {
   readonly since: number
 }
 
-type Site = { control: SiteLink | undefined; data: Set<SiteLink>; state: SiteState | undefined; last: StoredSite | undefined }
+type Site = { control: NodeLink | undefined; data: Set<NodeLink>; state: SiteState | undefined; last: StoredSite | undefined }
 
 export type Sites = {
   /**
    * Registers an authenticated connection until it closes. SITE_DUPLICATE, SITE_OFFLINE (data before control),
    * LIMIT_EXCEEDED.
    */
-  attach(link: SiteLink): void
-  detach(link: SiteLink): void
+  attach(link: NodeLink): void
+  detach(link: NodeLink): void
   /** Accepts a report of a site; false if this link was replaced. */
-  update(link: SiteLink, state: SiteState): boolean
+  update(link: NodeLink, state: SiteState): boolean
   /** The control link of a connected site that has sent its state. */
-  online(site: string): SiteLink | undefined
+  online(site: string): NodeLink | undefined
   known(site: string): boolean
   /** Removes a site. SITE_UNKNOWN, SITE_ONLINE. */
   forget(site: string): void
@@ -48,14 +48,14 @@ export type Sites = {
   vms(): VmView[]
   views(): SiteView[]
   view(site: string): SiteView | undefined
-  links(): SiteLink[]
+  links(): NodeLink[]
 }
 
 export function createSites(remembered: StoredSite[], clock: Clock, onChange: (site: string) => void = () => {}): Sites {
   const sites = new Map<string, Site>()
   for (const last of remembered) sites.set(last.site, { control: undefined, data: new Set(), state: undefined, last })
 
-  function attachControl(site: Site, link: SiteLink): void {
+  function attachControl(site: Site, link: NodeLink): void {
     const old = site.control
     if (old && old.peer.hello.incarnation > link.peer.hello.incarnation)
       throw new GodwitError('SITE_DUPLICATE', `a node of site ${link.site} that started later is connected`)
@@ -68,7 +68,7 @@ export function createSites(remembered: StoredSite[], clock: Clock, onChange: (s
     site.data.clear()
   }
 
-  function attachData(site: Site, link: SiteLink): void {
+  function attachData(site: Site, link: NodeLink): void {
     if (site.control?.peer.hello.incarnation !== link.peer.hello.incarnation)
       throw new GodwitError('SITE_OFFLINE', `site ${link.site} has no control link of this incarnation`)
     if (site.data.size >= DATA_CONNECTIONS_MAX)
@@ -137,7 +137,7 @@ export function createSites(remembered: StoredSite[], clock: Clock, onChange: (s
   }
 }
 
-function drop(link: SiteLink, why: string): void {
+function drop(link: NodeLink, why: string): void {
   link.rpc.close(new GodwitError('CONNECTION_LOST', why))
 }
 

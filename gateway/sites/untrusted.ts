@@ -7,7 +7,7 @@ import type { Trust } from '../../identity/trust.ts'
 import { type Clock, unixSeconds } from '../../ops/clock.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
-import type { SiteLink, Sites } from './sites.ts'
+import type { NodeLink, Sites } from './sites.ts'
 
 const LOOK_EVERY_MS = 2_000
 const LIST_MS = 10_000
@@ -29,7 +29,7 @@ type LinkTrust = {
   /** Ends links that are no longer trusted. */
   look(): void
   /** Sends the newest list to a newly connected site. */
-  greet(link: SiteLink): void
+  greet(link: NodeLink): void
   close(): void
 }
 
@@ -37,7 +37,7 @@ type Offer = { state: 'sent' | 'taken' | 'refused'; looks: number }
 
 export function watchLinks({ sites, trust, clock, onEnded, log }: LinkTrustOptions): LinkTrust {
   let sent = trust?.list()?.number
-  const offers = new WeakMap<SiteLink, Offer>()
+  const offers = new WeakMap<NodeLink, Offer>()
   const look = () => {
     const now = unixSeconds(clock)
     const list = trust?.list()
@@ -52,13 +52,13 @@ export function watchLinks({ sites, trust, clock, onEnded, log }: LinkTrustOptio
     sent = list?.number
     for (const link of sites.links()) if (isNew || isDue(link)) greet(link)
   }
-  const isDue = (link: SiteLink): boolean => {
+  const isDue = (link: NodeLink): boolean => {
     const offer = offers.get(link)
     if (offer?.state !== 'refused') return false
     offer.looks += 1
     return offer.looks >= AGAIN_LOOKS
   }
-  const greet = (link: SiteLink) => {
+  const greet = (link: NodeLink) => {
     const list = trust?.signed()
     if (!list || link.peer.hello.purpose !== 'control') return
     const offer: Offer = { state: 'sent', looks: 0 }
@@ -87,7 +87,7 @@ export function watchLinks({ sites, trust, clock, onEnded, log }: LinkTrustOptio
   }
 }
 
-function distrust({ peer: { certificate } }: SiteLink, now: number, list: Revocations | undefined): GodwitError | undefined {
+function distrust({ peer: { certificate } }: NodeLink, now: number, list: Revocations | undefined): GodwitError | undefined {
   const who = `the certificate of ${certificate.role} ${certificate.id}`
   if (list?.serials.has(certificate.serial)) return new GodwitError('CERT_REVOKED', `${who} was revoked (list ${list.number})`)
   if (now > certificate.notAfter) return new GodwitError('CERT_EXPIRED', `${who} has expired`)

@@ -1,6 +1,6 @@
 // Users who move in straight lines from place to place, with pauses. Enters: destinations, steps of time. Leaves:
 // places. Pure.
-import type { Trace } from './trace.ts'
+import type { DriveTrace } from './trace.ts'
 
 export type Point = { x: number; y: number }
 /** Locations of users, written by movers. */
@@ -9,7 +9,7 @@ export type Mover = {
   /** Moves its users from `nowMs - elapsedMs` to `nowMs`. */
   step(nowMs: number, elapsedMs: number): void
   go?(user: number, to: Point, speedMps: number): void
-  traceOf?(user: number): { trace: Trace; seconds: number } | undefined
+  traceOf?(user: number): { trace: DriveTrace; seconds: number } | undefined
 }
 
 /** Straight legs with pauses; `next` returns a user's next leg. */

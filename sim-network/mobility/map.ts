@@ -5,7 +5,7 @@ import { createProjection, type Projection } from '../../planning/geo.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { createRandom } from '../random.ts'
 import type { Scenario } from './scenario.ts'
-import type { Trace } from './trace.ts'
+import type { DriveTrace } from './trace.ts'
 
 type MapSite = { name: string; zone: string; x: number; y: number; tokens: number | undefined; linkBytesPerSecond: number }
 type MapCell = { name: string; site: number; x: number; y: number; dbm: number }
@@ -22,7 +22,7 @@ export type SiteMap = {
 const GRID_CELL_DBM = 43
 const BOX_MARGIN_METERS = 600
 
-export function createMap(scenario: Scenario, traces: readonly Trace[] = []): SiteMap {
+export function createMap(scenario: Scenario, traces: readonly DriveTrace[] = []): SiteMap {
   const { zones, grid, alongTraces, network } = scenario
   const linkBytesPerSecond = (network.linkMbit * 1e6) / 8
   const drawn = zones
@@ -94,7 +94,7 @@ function fromGrid(grid: NonNullable<Scenario['grid']>, seed: number, linkBytesPe
 
 function fromTraces(
   { spacingMeters, zoneMeters }: NonNullable<Scenario['alongTraces']>,
-  traces: readonly Trace[],
+  traces: readonly DriveTrace[],
   linkBytesPerSecond: number,
 ): Drawn {
   const first = traces[0]

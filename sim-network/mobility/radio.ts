@@ -18,7 +18,7 @@ const SUBSTEPS = 4
 /** Half of a place's shadowing is common to all cells (correlation 0.5, 3GPP TR 36.942). */
 const SHARED = Math.SQRT1_2
 
-export class Radio {
+export class RadioModel {
   /** Serving cell of each user, -1 before the first update. */
   readonly serving: Int32Array
   /** When it began to serve. */

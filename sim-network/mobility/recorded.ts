@@ -1,10 +1,10 @@
 // Cell and RTT of a recorded drive. Pure.
-import type { Trace } from './trace.ts'
+import type { DriveTrace } from './trace.ts'
 
 /** A measured RTT is valid for about this time. */
 const MEASURED_S = 5
 
-type Player = { traceOf(user: number): { trace: Trace; seconds: number } | undefined }
+type Player = { traceOf(user: number): { trace: DriveTrace; seconds: number } | undefined }
 
 /**
  * A user whose cell and latency come from the recording: only the variation of its RTT is used, not its level (a
@@ -16,9 +16,9 @@ export class Recorded {
   readonly #users: Player
   readonly #user: number
   readonly #cells: Map<string, number>
-  readonly #floors = new Map<Trace, number>()
+  readonly #floors = new Map<DriveTrace, number>()
   #row = 0
-  #trace: Trace | undefined
+  #trace: DriveTrace | undefined
   #measuredAtS = Number.NEGATIVE_INFINITY
 
   constructor(users: Player, user: number, cells: Map<string, number>) {
@@ -44,7 +44,7 @@ export class Recorded {
     return this.cell !== before
   }
 
-  #begin(trace: Trace): void {
+  #begin(trace: DriveTrace): void {
     this.#trace = trace
     this.#row = 0
     this.#measuredAtS = Number.NEGATIVE_INFINITY
@@ -52,7 +52,7 @@ export class Recorded {
   }
 
   /** The fifth percentile: the RTT of this route under good conditions. */
-  #floorOf(trace: Trace): number {
+  #floorOf(trace: DriveTrace): number {
     const known = this.#floors.get(trace)
     if (known !== undefined) return known
     const sorted = trace.rttMs.filter(rtt => !Number.isNaN(rtt)).sort()

@@ -3,18 +3,18 @@ import { GodwitError } from '../../wire/errors.ts'
 import type { Random } from '../random.ts'
 import type { Mover, Places } from './legs.ts'
 import type { SiteMap } from './map.ts'
-import type { Trace } from './trace.ts'
+import type { DriveTrace } from './trace.ts'
 
 export class ReplayMover implements Mover {
   readonly #users: Places
   readonly #first: number
   readonly #map: SiteMap
-  readonly #traces: readonly Trace[]
+  readonly #traces: readonly DriveTrace[]
   readonly #order: Int32Array
   readonly #startMs: Float64Array
   readonly #row: Int32Array
 
-  constructor(users: Places, count: number, first: number, map: SiteMap, random: Random, traces: readonly Trace[]) {
+  constructor(users: Places, count: number, first: number, map: SiteMap, random: Random, traces: readonly DriveTrace[]) {
     if (traces.length === 0)
       throw new GodwitError('CONFIG_INVALID', 'users of kind replay need traces', { hint: 'give the folder of traces with --traces' })
     this.#users = users
@@ -44,12 +44,12 @@ export class ReplayMover implements Mover {
     }
   }
 
-  traceOf(user: number): { trace: Trace; seconds: number } {
+  traceOf(user: number): { trace: DriveTrace; seconds: number } {
     const at = user - this.#first
     return { trace: this.#traceAt(at), seconds: this.#traceAt(at).seconds[this.#row[at]!]! }
   }
 
-  #traceAt(at: number): Trace {
+  #traceAt(at: number): DriveTrace {
     return this.#traces[this.#order[at]!]!
   }
 

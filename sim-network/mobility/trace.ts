@@ -3,7 +3,7 @@
 // increasing from 0. Pure. Rows without a place are skipped.
 import { GodwitError } from '../../wire/errors.ts'
 
-export type Trace = {
+export type DriveTrace = {
   name: string
   seconds: Float64Array
   lat: Float64Array
@@ -19,7 +19,7 @@ const ROWS_MAX = 200_000
 type Row = { seconds: number; lat: number; lon: number; cell: string; rttMs: number }
 
 /** CONFIG_INVALID if it is not a trace: no known header, fewer than two rows, more than ROWS_MAX. */
-export function parseTrace(name: string, text: string): Trace {
+export function parseDriveTrace(name: string, text: string): DriveTrace {
   const lines = text.split('\n')
   const head = (lines[0] ?? '').trim().split(',')
   const read = head.includes('Timestamp') ? netTrackReader(head) : ownReader(head)
@@ -52,8 +52,8 @@ export function parseTrace(name: string, text: string): Trace {
   }
 }
 
-/** The trace as CSV in the own format: parseTrace(writeTrace(t)) equals t. */
-export function writeTrace({ seconds, lat, lon, cells, rttMs }: Trace): string {
+/** The trace as CSV in the own format: parseDriveTrace(writeTrace(t)) equals t. */
+export function writeTrace({ seconds, lat, lon, cells, rttMs }: DriveTrace): string {
   const rows = Array.from(seconds, (second, at) => {
     const rtt = rttMs[at]!
     return `${second},${lat[at]},${lon[at]},${cells[at]},${Number.isNaN(rtt) ? '' : rtt}\n`

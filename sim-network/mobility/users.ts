@@ -9,12 +9,12 @@ import type { SiteMap } from './map.ts'
 import { RandomMover } from './random-waypoint.ts'
 import { ReplayMover } from './replay.ts'
 import type { Scenario, UserGroup } from './scenario.ts'
-import type { Trace } from './trace.ts'
+import type { DriveTrace } from './trace.ts'
 import { WaypointMover } from './waypoints.ts'
 
 type Group = { name: string; first: number; count: number; mover: Mover }
 
-export class Users {
+export class SimulatedUsers {
   readonly count: number
   readonly x: Float64Array
   readonly y: Float64Array
@@ -24,7 +24,7 @@ export class Users {
   readonly session: Int32Array
   readonly groups: readonly Group[]
 
-  constructor(scenario: Scenario, map: SiteMap, traces: readonly Trace[]) {
+  constructor(scenario: Scenario, map: SiteMap, traces: readonly DriveTrace[]) {
     this.count = scenario.users.reduce((sum, { count }) => sum + count, 0)
     this.x = new Float64Array(this.count)
     this.y = new Float64Array(this.count)
@@ -51,12 +51,12 @@ export class Users {
   }
 
   /** The recording that a user replays, and the position in it. */
-  traceOf(user: number): { trace: Trace; seconds: number } | undefined {
+  traceOf(user: number): { trace: DriveTrace; seconds: number } | undefined {
     const group = this.groups.find(({ first, count }) => user >= first && user < first + count)
     return group?.mover.traceOf?.(user)
   }
 
-  #moverOf(group: UserGroup, first: number, map: SiteMap, random: Random, traces: readonly Trace[]): Mover {
+  #moverOf(group: UserGroup, first: number, map: SiteMap, random: Random, traces: readonly DriveTrace[]): Mover {
     switch (group.kind) {
       case 'waypoints':
         return new WaypointMover(this, group, first, map, random)

@@ -5,11 +5,11 @@
 import { GodwitError } from '../../wire/errors.ts'
 import { createRandom, randomAt } from '../random.ts'
 import { createMap, nearest, type SiteMap } from './map.ts'
-import { Radio } from './radio.ts'
+import { RadioModel } from './radio.ts'
 import { Recorded } from './recorded.ts'
 import type { Scenario, ScenarioEvent } from './scenario.ts'
-import type { Trace } from './trace.ts'
-import { Users } from './users.ts'
+import type { DriveTrace } from './trace.ts'
+import { SimulatedUsers } from './users.ts'
 
 /** Interruption of a user's packets by a change of cell. */
 const HANDOVER_MS = 30
@@ -23,8 +23,8 @@ type SiteChange = { site: number; isEligible: boolean }
 
 export class World {
   readonly map: SiteMap
-  readonly users: Users
-  readonly radio: Radio
+  readonly users: SimulatedUsers
+  readonly radio: RadioModel
   /** The site of the user's serving cell. */
   readonly site: Int32Array
   /** Current round trip from the user to its site. */
@@ -45,12 +45,12 @@ export class World {
   readonly #seenY: Float64Array
   readonly #spikeSeed: number
 
-  constructor(scenario: Scenario, traces: readonly Trace[] = [], played: readonly Trace[] = traces) {
+  constructor(scenario: Scenario, traces: readonly DriveTrace[] = [], played: readonly DriveTrace[] = traces) {
     this.#scenario = scenario
     this.map = createMap(scenario, traces)
-    this.users = new Users(scenario, this.map, played)
+    this.users = new SimulatedUsers(scenario, this.map, played)
     this.stepMs = scenario.stepMs
-    this.radio = new Radio(this.map, scenario.radio, scenario.seed, this.users.count)
+    this.radio = new RadioModel(this.map, scenario.radio, scenario.seed, this.users.count)
     const sites = this.map.sites.length
     this.rttMs = this.map.rttMs.slice()
     this.site = new Int32Array(this.users.count).fill(-1)

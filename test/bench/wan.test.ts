@@ -4,12 +4,12 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { CELLS, choose, GUESTS, guestOptionsOf } from '../../bench/wan/cells.ts'
-import type { Outcome } from '../../bench/wan/outcome.ts'
+import type { BenchRun } from '../../bench/wan/outcome.ts'
 import { plotSvg } from '../../bench/wan/plot.ts'
 import { openResults } from '../../bench/wan/results.ts'
 import { specOf } from '../../bench/wan/spec.ts'
-import { judge, summarise } from '../../bench/wan/summary.ts'
-import { table, verdictTable } from '../../bench/wan/table.ts'
+import { judgeGoals, summarise } from '../../bench/wan/summary.ts'
+import { goalsTable, resultsTable } from '../../bench/wan/table.ts'
 import { VARIANTS } from '../../bench/wan/variants.ts'
 import { watchLogs, workRate } from '../../bench/wan/watch.ts'
 import { parseSpec } from '../../edge-node/vm/spec.ts'
@@ -18,7 +18,7 @@ import { assert, suite } from '../support/suite.ts'
 
 const test = suite('bench: wan')
 
-const outcome = (variant: string, totalMs: number | undefined, more: Partial<Outcome> = {}): Outcome => ({
+const outcome = (variant: string, totalMs: number | undefined, more: Partial<BenchRun> = {}): BenchRun => ({
   ...{ cell: '100/80', guest: 'mixed', variant, repetition: 1, bytesAb: 100e6, bytesBa: 2e6, deliveredAb: 98e6, cpuSeconds: 5 },
   ...{ late1: 0.01, late5: 0, steal: 0.02, badLines: 0, slowdown: 0.1 },
   ...(totalMs === undefined ? { failure: 'not done in 120 s' } : { totalMs, downtimeMs: 400, isAtSwitchover: true }),
@@ -62,16 +62,16 @@ test('targets are held against the best variant of QEMU alone', () => {
       outcome('xbzrle-bbr', undefined),
     ].map(run => ({ ...run, guest: 'patches' })),
   )
-  const verdicts = judge(rows, () => 90)
+  const verdicts = judgeGoals(rows, () => 90)
   const of = (start: string) => verdicts.find(({ what }) => what.startsWith(start))
   assert.is(of('total time')?.isReached, false)
   assert.match(of('total time')?.figure ?? '', /multifd-zstd1-bbr 12\.0 s: 1\.20 times/)
   assert.is(of('downtime below')?.isReached, false)
   assert.is(of('goodput')?.isReached, false)
   assert.is(of('bytes')?.isReached, true)
-  const alone = judge(summarise([outcome('godwit', 10_000), outcome('plain-bbr', undefined)]), () => undefined)
+  const alone = judgeGoals(summarise([outcome('godwit', 10_000), outcome('plain-bbr', undefined)]), () => undefined)
   assert.is(alone.find(({ what }) => what.startsWith('total'))?.isReached, true)
-  const lost = judge(summarise([outcome('godwit', undefined), outcome('plain-bbr', 9000)]), () => undefined)
+  const lost = judgeGoals(summarise([outcome('godwit', undefined), outcome('plain-bbr', 9000)]), () => undefined)
   assert.equal(
     lost.map(({ isReached }) => isReached),
     [false],
@@ -80,10 +80,10 @@ test('targets are held against the best variant of QEMU alone', () => {
 
 test('the table has a line for every row, and the picture shows all of them', () => {
   const rows = summarise([outcome('godwit', 10_000), outcome('plain-bbr', undefined)])
-  assert.is(table(rows).split('\n').length, 4)
-  assert.ok(table(rows).includes('1x not done in 120 s'))
+  assert.is(resultsTable(rows).split('\n').length, 4)
+  assert.ok(resultsTable(rows).includes('1x not done in 120 s'))
   assert.ok(
-    verdictTable(judge(rows, () => undefined))
+    goalsTable(judgeGoals(rows, () => undefined))
       .split('\n')
       .every(line => line.startsWith('|')),
   )

@@ -1,8 +1,8 @@
 import { judgeDisk } from '../../cli/demo/disk.ts'
-import { type Handoff, handoffOf, judgeDrive, reportLines } from '../../cli/demo/drive-report.ts'
+import { type DriveHandoff, handoffOf, judgeDrive, reportLines } from '../../cli/demo/drive-report.ts'
 import { createRoad, linkAt, ROAD_SITES } from '../../cli/demo/road.ts'
-import { summarize, type User, type UserRequest } from '../../cli/demo/user.ts'
-import { createView, renderMap, renderScene, type Scene } from '../../cli/demo/view.ts'
+import { type DemoUser, summarize, type UserRequest } from '../../cli/demo/user.ts'
+import { createView, type DemoScene, renderMap, renderScene } from '../../cli/demo/view.ts'
 import { type DemoWish, parseDemo } from '../../cli/demo.ts'
 import type { MigrationRecord } from '../../wire/admin.ts'
 import { assert, codeOf, suite } from '../support/suite.ts'
@@ -52,7 +52,7 @@ test('a step of the way is as long as any other', () => {
   assert.ok(steps.every(step => step <= longest && step > longest * 0.8))
 })
 
-const scene = (more: Partial<Scene> = {}): Scene => ({
+const scene = (more: Partial<DemoScene> = {}): DemoScene => ({
   user: 0.5,
   sites: [
     { name: 'a', at: 0.1, rttMs: 12.4 },
@@ -124,7 +124,7 @@ function drive(more: UserRequest[] = []) {
         1e9,
       ),
     stop: async () => {},
-  } satisfies User
+  } satisfies DemoUser
   const record = { source: 'a', target: 'b', outcome: 'completed', createdAt: 10_000, updatedAt: 15_000 } as MigrationRecord
   return { requests, user, handoff: handoffOf(record, user, () => 1_000) }
 }
@@ -148,7 +148,7 @@ test('a disk that differs, has bad blocks, or was never written to is a problem'
 
 test('fewer than two handoffs, failures, losses and wrong answers are problems', () => {
   const { handoff, requests, user } = drive()
-  const judge = (handoffs: Handoff[], lost: UserRequest[] = [], wrong: string[] = []) =>
+  const judge = (handoffs: DriveHandoff[], lost: UserRequest[] = [], wrong: string[] = []) =>
     judgeDrive({ handoffs, user: user.summary(), wrong, requests: [...requests, ...lost] }, 5_000)
   assert.equal(judge([handoff, handoff]), [])
   assert.match(judge([handoff])[0]!, '1 times, expected 2')

@@ -1,4 +1,4 @@
-import { createRoot, issueCertificate, newSerial, type Role, verifyCertificate } from '../../crypto/certificate.ts'
+import { createRoot, issueCertificate, newSerial, type SubjectRole, verifyCertificate } from '../../crypto/certificate.ts'
 import { generateSiteKeys } from '../../crypto/identity.ts'
 import { type LinkTranscript, signLink, verifyLink } from '../../crypto/link-auth.ts'
 import { loadSodium, randomBytes } from '../../crypto/sodium.ts'
@@ -10,7 +10,7 @@ await loadSodium()
 const NOW = 1_800_000_000
 const root = createRoot()
 
-function party(role: Role, id: string) {
+function party(role: SubjectRole, id: string) {
   const keys = generateSiteKeys()
   const certificate = issueCertificate(root, { role, id, ...keys, notBefore: NOW, notAfter: NOW + 10, serial: newSerial() })
   return { keys, certificate, verified: verifyCertificate(certificate, { rootPublic: root.signPublic, now: NOW }) }

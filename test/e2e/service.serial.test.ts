@@ -1,6 +1,6 @@
 // A user reaches a service in a real guest through the gateway's stable address while the guest moves between sites.
 import { connect } from 'node:net'
-import { createUser, summarize, type User } from '../../cli/demo/user.ts'
+import { createUser, type DemoUser, summarize } from '../../cli/demo/user.ts'
 import { findForward } from '../../edge-node/vm/forward.ts'
 import { eventually } from '../../ops/deadline.ts'
 import type { ServiceView } from '../../wire/admin.ts'
@@ -21,7 +21,7 @@ async function viewOf(lab: Lab): Promise<ServiceView> {
 }
 
 /** A user whose requests have begun to be answered. */
-async function userOf(lab: Lab): Promise<User> {
+async function userOf(lab: Lab): Promise<DemoUser> {
   const { listen } = await viewOf(lab)
   const user = createUser({ ...listen, everyMs: 50, deadlineMs: 60_000, now: () => performance.now() })
   await eventually(() => user.requests.some(({ answeredMs }) => answeredMs !== undefined) || undefined, { ms: 60_000, what: 'an answer' })

@@ -3,7 +3,7 @@
 import { commandTopicsOf, generateCommandKey, signCommand } from '../../crypto/command-keys.ts'
 import { createAlerts } from '../../edge-node/alerts.ts'
 import { NodeConfig, nodeDefaults } from '../../edge-node/config.ts'
-import { createRelease, type MoveRequest, type ReleaseOptions } from '../../edge-node/release.ts'
+import { type AskedMove, createRelease, type ReleaseOptions } from '../../edge-node/release.ts'
 import { openStore } from '../../ops/store.ts'
 import type { Action } from '../../wire/command.ts'
 import { silentLog } from '../../wire/log.ts'
@@ -16,7 +16,7 @@ const NOW_MS = Date.parse('2026-11-30T12:00:00Z')
 const key = generateCommandKey('noc-1')
 const topics = commandTopicsOf('main')
 const KEYS = { 'noc-1': { publicKey: key.publicKey, actions: ['start', 'prestage'] as Action[] } }
-const MOVE: MoveRequest = {
+const MOVE: AskedMove = {
   action: 'start',
   migrationId: '0123456789abcdef0123456789abcdef',
   vm: 'web-1',
@@ -37,7 +37,7 @@ const draft = (more: object = {}) => ({
   ...more,
 })
 const signed = (more: object = {}, by = key, action: Action = 'start') =>
-  signCommand(by, topics, action, draft(more)) as unknown as NonNullable<MoveRequest['command']>
+  signCommand(by, topics, action, draft(more)) as unknown as NonNullable<AskedMove['command']>
 
 type Fields = Partial<Pick<NodeConfig, 'release' | 'commandKeys' | 'commandTenant'>>
 
@@ -54,8 +54,8 @@ async function site(fields: Fields, more: Partial<ReleaseOptions> = {}) {
   return {
     raised,
     open,
-    code: (move: Partial<MoveRequest>) => codeOf(() => release.check({ ...MOVE, ...move })),
-    check: (move: Partial<MoveRequest>) => release.check({ ...MOVE, ...move }),
+    code: (move: Partial<AskedMove>) => codeOf(() => release.check({ ...MOVE, ...move })),
+    check: (move: Partial<AskedMove>) => release.check({ ...MOVE, ...move }),
     async [Symbol.asyncDispose]() {
       await store.close()
       await folder[Symbol.asyncDispose]()
@@ -84,7 +84,7 @@ test('with keys the command must be there, signed, in time, and say what the pla
   assert.is(await s.code({}), 'COMMAND_REQUIRED')
   await s.check({ command: signed() })
   await s.check({ command: signed({ method: 'live', fromSite: 'berlin-1', constraints: { maxDowntimeMs: 300 } }) })
-  const code = (more: object, move: Partial<MoveRequest> = {}) => s.code({ command: signed(more), ...move })
+  const code = (more: object, move: Partial<AskedMove> = {}) => s.code({ command: signed(more), ...move })
   assert.is(await s.code({ command: signed({}, generateCommandKey('noc-1')) }), 'COMMAND_FORGED')
   assert.is(await s.code({ command: signed({}, generateCommandKey('other')) }), 'COMMAND_FORGED')
   assert.is(await s.code({ command: { ...signed(), toSite: 'hamburg-1' }, target: 'hamburg-1' }), 'COMMAND_FORGED')

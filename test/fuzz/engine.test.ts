@@ -1,5 +1,5 @@
 import { startCoverage } from '../../fuzz/coverage.ts'
-import { type EngineOptions, fuzz } from '../../fuzz/engine.ts'
+import { type FuzzOptions, fuzz } from '../../fuzz/engine.ts'
 import { mutate } from '../../fuzz/mutate.ts'
 import { mutateJson } from '../../fuzz/mutate-json.ts'
 import { shrink } from '../../fuzz/shrink.ts'
@@ -16,7 +16,7 @@ const target = (run: Target['run'], more: Partial<Target> = {}): Target => ({
   seeds: () => [Uint8Array.from({ length: 40 }, (_, i) => i)],
   ...more,
 })
-const findings = async (options: EngineOptions, executions = 4000) => (await fuzz(options, { executions })).findings
+const findings = async (options: FuzzOptions, executions = 4000) => (await fuzz(options, { executions })).findings
 
 test('a planted bug is found, and shrunk to the bytes that matter', async () => {
   const broken = target(input => demand(!(input.includes(200) && input.length > 20), 'planted'))
@@ -79,7 +79,7 @@ test('coverage leads to what chance does not: three bytes that are checked one a
   const { guarded } = await import('./guarded.ts')
   const reached: number[] = []
   const deep = target(input => void reached.push(guarded(input)), { seeds: () => [new Uint8Array(3)], bytesMax: 3 })
-  const deepest = async (options: Partial<EngineOptions>) => {
+  const deepest = async (options: Partial<FuzzOptions>) => {
     reached.length = 0
     await fuzz({ target: deep, seed: 3, ...options }, { executions: 30_000 })
     return Math.max(...reached)

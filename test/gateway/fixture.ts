@@ -1,6 +1,6 @@
 // A gateway and nodes in one process over the memory engine, with certificates of a fresh root. Not a test itself.
 
-import { createRoot, decodeCertificate, issueCertificate, newSerial, type Role, type Root } from '../../crypto/certificate.ts'
+import { createRoot, decodeCertificate, issueCertificate, newSerial, type Root, type SubjectRole } from '../../crypto/certificate.ts'
 import { generateSiteKeys, loadSodium, type SiteKeys } from '../../crypto/identity.ts'
 import type { LinkIdentity } from '../../crypto/link-auth.ts'
 import { connectLink, type Dial, type Link, type LinkHandlers, type LinkOptions } from '../../edge-node/link/link.ts'
@@ -37,7 +37,7 @@ const host: HostFacts = { accelerators: ['tcg'], memoryFreeBytes: 1e9, diskFreeB
 
 export function identityOf(
   root: Root,
-  role: Role,
+  role: SubjectRole,
   id: string,
   {
     notBefore = NOW_SECONDS - 7200,

@@ -1,5 +1,5 @@
 // What stands still is found by its state's deadline, with time passed in.
-import { type Stage, WATCH_EVERY_MS, Watchdog } from '../../ops/watchdog.ts'
+import { WATCH_EVERY_MS, Watchdog, type WatchedState } from '../../ops/watchdog.ts'
 import { assert, suite } from '../support/suite.ts'
 
 const test = suite('ops/watchdog')
@@ -7,7 +7,7 @@ const test = suite('ops/watchdog')
 const DEADLINES: Record<string, number> = { A: 60_000, B: 600_000 }
 
 /** Steps every WATCH_EVERY_MS up to `toMs`; gives when something was overdue. */
-function watch(dog: Watchdog<string>, fromMs: number, toMs: number, stageAt: (ms: number) => Stage | undefined) {
+function watch(dog: Watchdog<string>, fromMs: number, toMs: number, stageAt: (ms: number) => WatchedState | undefined) {
   const found: { atMs: number; state: string; times: number; forMs: number }[] = []
   for (let atMs = fromMs; atMs <= toMs; atMs += WATCH_EVERY_MS) {
     const stage = stageAt(atMs)

@@ -1,18 +1,21 @@
 // The link model in virtual time: what it promises, by seed, with no waiting.
-import { createLink, type Delivery, type Link, type LinkOptions } from '../../sim-network/link.ts'
+import { createLink, type Delivery, type LinkModel, type LinkModelOptions } from '../../sim-network/link.ts'
 import { burstLoss } from '../../sim-network/loss.ts'
 import { profileOf, profiles } from '../../sim-network/profiles.ts'
-import { parseTrace } from '../../sim-network/server.ts'
+import { parseRateTrace } from '../../sim-network/server.ts'
 import { assert, codeOf, suite } from '../support/suite.ts'
 
 const test = suite('sim-network: link model')
 
 const PACKET_BYTES = 1250 // 10_000 bits: 1 ms at 10 Mbit/s
-const base: LinkOptions = { rate: { bitsPerSecond: 10_000_000 }, delayMs: 20, queueBytes: 1_000_000 }
-const link = (options: Partial<LinkOptions> = {}, seed: number | string = 1) => createLink<number>({ ...base, ...options }, seed)
+const base: LinkModelOptions = { rate: { bitsPerSecond: 10_000_000 }, delayMs: 20, queueBytes: 1_000_000 }
+const link = (options: Partial<LinkModelOptions> = {}, seed: number | string = 1) => createLink<number>({ ...base, ...options }, seed)
 
 /** Offers `bitsPerSecond` of equal packets for `ms` and gives all arrivals. */
-function offer(target: Link<number>, { bitsPerSecond, ms, bytes = PACKET_BYTES }: { bitsPerSecond: number; ms: number; bytes?: number }) {
+function offer(
+  target: LinkModel<number>,
+  { bitsPerSecond, ms, bytes = PACKET_BYTES }: { bitsPerSecond: number; ms: number; bytes?: number },
+) {
   const gapMs = ((bytes * 8) / bitsPerSecond) * 1000
   const arrivals: Delivery<number>[] = []
   for (let at = 0, number = 0; at < ms; at += gapMs) {
@@ -185,7 +188,7 @@ test('a rate of nothing for ever keeps the packet and asks for no timer', () => 
 })
 
 test('a trace lets 1500 bytes out at each of its moments, and starts anew', () => {
-  const trace = parseTrace('1\n1\n5\n10\n')
+  const trace = parseRateTrace('1\n1\n5\n10\n')
   const traced = link({ rate: { trace }, delayMs: 0 })
   for (let number = 0; number < 6; number++) traced.enqueue(0, 1500, number)
   assert.equal(
@@ -202,7 +205,7 @@ test('a trace lets 1500 bytes out at each of its moments, and starts anew', () =
 })
 
 test('an opportunity inside a blackout is lost', () => {
-  const traced = link({ rate: { trace: parseTrace('2\n4\n6\n') }, delayMs: 0, blackouts: [{ startMs: 3, durationMs: 6 }] })
+  const traced = link({ rate: { trace: parseRateTrace('2\n4\n6\n') }, delayMs: 0, blackouts: [{ startMs: 3, durationMs: 6 }] })
   traced.enqueue(0, 1500, 0)
   traced.enqueue(0, 1500, 1)
   assert.equal(
@@ -212,16 +215,16 @@ test('an opportunity inside a blackout is lost', () => {
 })
 
 test('a trace all of whose moments are blacked out ends as never, not as a hang', () => {
-  const never = link({ rate: { trace: parseTrace('10\n') }, blackouts: [{ startMs: 5, durationMs: 9, everyMs: 10 }] })
+  const never = link({ rate: { trace: parseRateTrace('10\n') }, blackouts: [{ startMs: 5, durationMs: 9, everyMs: 10 }] })
   never.enqueue(0, 100, 1)
   assert.is(never.nextMs(), undefined)
 })
 
 test('a trace file that is wrong is refused with its line', async () => {
   for (const text of ['', '0\n', '1\nx\n', '5\n3\n', '-1\n', '1.5\n']) {
-    assert.is(await codeOf(() => parseTrace(text)), 'CONFIG_INVALID', JSON.stringify(text))
+    assert.is(await codeOf(() => parseRateTrace(text)), 'CONFIG_INVALID', JSON.stringify(text))
   }
-  assert.throws(() => parseTrace('1\n\n7\n2\n'), /line 4/)
+  assert.throws(() => parseRateTrace('1\n\n7\n2\n'), /line 4/)
 })
 
 test('conditions can change while packets are under way', () => {
@@ -265,7 +268,7 @@ test('time never goes back, and wrong options are named', () => {
   const forward = link()
   forward.enqueue(10, 100, 1)
   assert.throws(() => forward.enqueue(9, 100, 2), /go back/)
-  const wrong: [Partial<LinkOptions>, RegExp][] = [
+  const wrong: [Partial<LinkModelOptions>, RegExp][] = [
     [{ delayMs: -1 }, /delayMs/],
     [{ jitterMs: 21 }, /jitterMs/],
     [{ queueBytes: 0 }, /queueBytes/],

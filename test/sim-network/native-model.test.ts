@@ -2,7 +2,7 @@
 // to the last bit.
 import { spawn } from 'node:child_process'
 import { driverProgram } from '../../sim-network/driver-program.ts'
-import { createLink, type LinkOptions } from '../../sim-network/link.ts'
+import { createLink, type LinkModelOptions } from '../../sim-network/link.ts'
 import { linkWords } from '../../sim-network/link-words.ts'
 import { burstLoss } from '../../sim-network/loss.ts'
 import { profiles } from '../../sim-network/profiles.ts'
@@ -19,7 +19,7 @@ const missing = await driverProgram().then(
  * Random operations on a link, done on the TypeScript model here; gives what the native one is told, and what it has to
  * answer.
  */
-function script(options: LinkOptions, seed: string, packets: number): { told: string; expected: string } {
+function script(options: LinkModelOptions, seed: string, packets: number): { told: string; expected: string } {
   const random = createRandom(`script/${seed}`)
   const link = createLink<number>(options, seed)
   const told = [linkWords(options, seed)]
@@ -58,7 +58,7 @@ function script(options: LinkOptions, seed: string, packets: number): { told: st
   return { told: told.join(''), expected: expected.join('\n') }
 }
 
-const changeOf = (random: Random): Partial<LinkOptions> => ({
+const changeOf = (random: Random): Partial<LinkModelOptions> => ({
   loss: random.chance(0.5) ? { ratio: random.between(0, 0.2) } : burstLoss(random.between(0, 0.1), random.between(1, 9)),
   queueBytes: 1500 + random.uint32() / 50_000,
 })
@@ -86,10 +86,10 @@ function assertSame(actual: string, expected: string, what: string): void {
   assert.unreachable(`${what}: answer ${at} is '${left[at]}', not '${right[at]}' (${left.length} and ${right.length} answers)`)
 }
 
-const base: LinkOptions = { rate: { bitsPerSecond: 10_000_000 }, delayMs: 20, queueBytes: 100_000 }
+const base: LinkModelOptions = { rate: { bitsPerSecond: 10_000_000 }, delayMs: 20, queueBytes: 100_000 }
 const steps = [5, 35, 0, 5.5].map((megabits, at) => ({ atMs: at * 777.7, bitsPerSecond: megabits * 1e6 }))
 const trace = Uint32Array.from({ length: 500 }, (_, at) => Math.floor(at * 1.7 + (at % 7) * 0.2))
-const links: Record<string, LinkOptions> = {
+const links: Record<string, LinkModelOptions> = {
   'rate, delay and queue': base,
   'a rate that divides nothing': { ...base, rate: { bitsPerSecond: 7_777_777.77 }, delayMs: 33.3333 },
   jitter: { ...base, jitterMs: 10 },

@@ -3,8 +3,8 @@
 import { execFile, execFileSync, spawn } from 'node:child_process'
 import { promisify } from 'node:util'
 import { eventually } from '../../ops/deadline.ts'
-import type { LinkOptions } from '../../sim-network/link.ts'
-import { createNamespace, ip, namespacesMissing, within } from '../../sim-network/namespaces.ts'
+import type { LinkModelOptions } from '../../sim-network/link.ts'
+import { createNamespace, inNamespace, ip, namespacesMissing } from '../../sim-network/namespaces.ts'
 import { type PacketLink, type PacketLinkOptions, startPacketLink } from '../../sim-network/packet-link.ts'
 import { assert, codeOf, suite } from '../support/suite.ts'
 
@@ -32,7 +32,7 @@ function programMissing(): string | undefined {
 
 const missing = namespacesMissing() ?? programMissing()
 
-const direction = (megabits: number, oneWayMs: number, more: Partial<LinkOptions> = {}): LinkOptions => ({
+const direction = (megabits: number, oneWayMs: number, more: Partial<LinkModelOptions> = {}): LinkModelOptions => ({
   rate: { bitsPerSecond: megabits * 1e6 },
   delayMs: oneWayMs,
   queueBytes: Math.max(96_000, (megabits * 1e6 * Math.max(20, 2 * oneWayMs)) / 8000),
@@ -50,7 +50,7 @@ async function lay(options: Pick<PacketLinkOptions, 'up' | 'down'>): Promise<Bed
   return {
     ...{ link, a, b },
     in: async (end, ...words) => {
-      const [program, ...args] = within(end === 'a' ? a : b, words)
+      const [program, ...args] = inNamespace(end === 'a' ? a : b, words)
       return (await execute(program!, args, { timeout: 60_000 })).stdout
     },
     [Symbol.asyncDispose]: () => stack.disposeAsync(),
@@ -69,7 +69,7 @@ const UDP_BYTES = 1448
 
 /** What iperf3's receiver at b counted in 3 s, as bits of IP packets a second. */
 async function flow(bed: Bed, kind: 'udp' | 'tcp', megabits: number): Promise<number> {
-  const server = spawn('ip', within(bed.b, ['iperf3', '-s', '-1']).slice(1), { stdio: ['ignore', 'pipe', 'ignore'] })
+  const server = spawn('ip', inNamespace(bed.b, ['iperf3', '-s', '-1']).slice(1), { stdio: ['ignore', 'pipe', 'ignore'] })
   const ended = new Promise<void>(resolve => server.once('close', () => resolve()))
   try {
     const listens = async () => ((await bed.in('b', 'cat', '/proc/net/tcp6')).includes(':1451') ? true : undefined)

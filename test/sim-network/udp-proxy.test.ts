@@ -3,13 +3,13 @@
 import { createSocket, type Socket } from 'node:dgram'
 import { once } from 'node:events'
 import { eventually, sleep } from '../../ops/deadline.ts'
-import type { LinkOptions } from '../../sim-network/link.ts'
+import type { LinkModelOptions } from '../../sim-network/link.ts'
 import { startUdpProxy, type UdpProxyOptions } from '../../sim-network/udp-proxy.ts'
 import { assert, codeOf, suite } from '../support/suite.ts'
 
 const test = suite('sim-network: UDP proxy', { ms: 20_000 })
 
-const fast: LinkOptions = { rate: { bitsPerSecond: 100e6 }, delayMs: 5, queueBytes: 1_000_000 }
+const fast: LinkModelOptions = { rate: { bitsPerSecond: 100e6 }, delayMs: 5, queueBytes: 1_000_000 }
 
 async function socketAt(port = 0): Promise<Socket & AsyncDisposable> {
   const socket = createSocket('udp4')

@@ -11,7 +11,7 @@ import { guestAppend } from '../../guest/image.ts'
 import { eventually } from '../../ops/deadline.ts'
 import { requestUpgrade } from '../../ops/http-client.ts'
 import { toYaml } from '../../ops/yaml.ts'
-import type { LinkOptions } from '../../sim-network/link.ts'
+import type { LinkModelOptions } from '../../sim-network/link.ts'
 import { startUdpProxy, type UdpProxy } from '../../sim-network/udp-proxy.ts'
 import type { VmFacts } from '../../wire/control.ts'
 import { MIB } from '../../wire/units.ts'
@@ -31,7 +31,7 @@ const READY_MS = 180_000
 const LOOK_MS = 50
 const LOOPBACK = { host: '127.0.0.1', port: 0 }
 /** A clean link between a site and the gateway. */
-export const CLEAN: LinkOptions = { rate: { bitsPerSecond: 400e6 }, delayMs: 2, queueBytes: 4 * MIB, loss: undefined }
+export const CLEAN: LinkModelOptions = { rate: { bitsPerSecond: 400e6 }, delayMs: 2, queueBytes: 4 * MIB, loss: undefined }
 const SITES = ['a', 'b', 'c'] as const
 
 export type SoakVm = {

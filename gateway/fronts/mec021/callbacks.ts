@@ -4,22 +4,22 @@
 // redirects are not followed (they would lead past the list of allowed hosts); nothing waits for a subscriber.
 import { sleep } from '../../../ops/deadline.ts'
 import type { Log } from '../../../wire/log.ts'
-import type { Delivery } from './mec021.ts'
+import type { Notification } from './mec021.ts'
 
 const QUEUE_MAX = 100
 const ATTEMPTS = 3
 const ANSWER_MS = 5_000
 const AGAIN_MS = 500
 
-type Callbacks = { deliver(delivery: Delivery): void; close(): Promise<void> }
+type Callbacks = { deliver(delivery: Notification): void; close(): Promise<void> }
 type CallbacksOptions = { onOutcome(outcome: 'delivered' | 'failed' | 'dropped'): void; log: Log }
 
 export function createCallbacks({ onOutcome, log }: CallbacksOptions): Callbacks {
-  const queues = new Map<string, Delivery[]>()
+  const queues = new Map<string, Notification[]>()
   const over = new AbortController()
   const working = new Set<Promise<void>>()
 
-  async function post({ url, body }: Delivery): Promise<void> {
+  async function post({ url, body }: Notification): Promise<void> {
     const signal = AbortSignal.any([over.signal, AbortSignal.timeout(ANSWER_MS)])
     const headers = { 'content-type': 'application/json' }
     const response = await fetch(url, { method: 'POST', headers, body: JSON.stringify(body), redirect: 'error', signal })
@@ -27,7 +27,7 @@ export function createCallbacks({ onOutcome, log }: CallbacksOptions): Callbacks
     if (!response.ok) throw new Error(`status ${response.status}`)
   }
 
-  async function attempt(delivery: Delivery): Promise<void> {
+  async function attempt(delivery: Notification): Promise<void> {
     for (let at = 1; ; at++) {
       try {
         await post(delivery)
@@ -42,7 +42,7 @@ export function createCallbacks({ onOutcome, log }: CallbacksOptions): Callbacks
     }
   }
 
-  async function work(id: string, queue: Delivery[]): Promise<void> {
+  async function work(id: string, queue: Notification[]): Promise<void> {
     for (let delivery = queue.shift(); delivery && !over.signal.aborted; delivery = queue.shift()) await attempt(delivery)
     queues.delete(id)
   }

@@ -75,7 +75,7 @@ type Subscription = z.output<typeof Subscription>
 type Style = 'numbers' | 'names'
 
 /** Who asks, by the token of the request. */
-export type Client = {
+export type Mec021Client = {
   name: string
   /** Sees and alters everybody's. */
   isOperator: boolean
@@ -83,8 +83,8 @@ export type Client = {
   vms?: readonly string[] | undefined
 }
 
-type Kept<T> = { id: string; owner: Client; value: T; style: Style; expiresAtMs: number }
-export type Delivery = { subscriptionId: string; url: string; body: object }
+type Kept<T> = { id: string; owner: Mec021Client; value: T; style: Style; expiresAtMs: number }
+export type Notification = { subscriptionId: string; url: string; body: object }
 
 type Mec021Options = {
   clock: Clock
@@ -106,11 +106,11 @@ export class Mec021 {
   // --- Registrations
   // ---
 
-  register(who: Client, body: unknown): object {
+  register(who: Mec021Client, body: unknown): object {
     return this.#register(who, body, randomUUID())
   }
 
-  #register(owner: Client, body: unknown, id: string): object {
+  #register(owner: Mec021Client, body: unknown, id: string): object {
     const value = check(RegistrationInfo, body, { what: 'RegistrationInfo', code: 'CONFIG_INVALID' })
     mayName(owner, value.serviceConsumerId.appInstanceId)
     this.#expire()
@@ -122,29 +122,29 @@ export class Mec021 {
     return registrationView(kept)
   }
 
-  registration = (who: Client, id: string): object => registrationView(this.#registration(who, id))
-  registrations = (who: Client): object[] => {
+  registration = (who: Mec021Client, id: string): object => registrationView(this.#registration(who, id))
+  registrations = (who: Mec021Client): object[] => {
     this.#expire()
     return [...this.#registrations.values()].filter(kept => isOf(kept, who)).map(registrationView)
   }
-  deregister(who: Client, id: string): void {
+  deregister(who: Mec021Client, id: string): void {
     this.#registration(who, id)
     this.#registrations.delete(id)
   }
-  update(who: Client, id: string, body: unknown): object {
+  update(who: Mec021Client, id: string, body: unknown): object {
     return this.#register(this.#registration(who, id).owner, body, id)
   }
 
-  #registration = (who: Client, id: string) => this.#get(this.#registrations, who, id, 'application mobility service')
+  #registration = (who: Mec021Client, id: string) => this.#get(this.#registrations, who, id, 'application mobility service')
 
   // --- Subscriptions
   // ---
 
-  subscribe(who: Client, body: unknown): { id: string; view: object } {
+  subscribe(who: Mec021Client, body: unknown): { id: string; view: object } {
     return this.#subscribe(who, body, randomUUID())
   }
 
-  #subscribe(owner: Client, body: unknown, id: string): { id: string; view: object } {
+  #subscribe(owner: Mec021Client, body: unknown, id: string): { id: string; view: object } {
     const type = (body as { subscriptionType?: unknown } | undefined)?.subscriptionType
     if (type === 'AdjacentAppInfoSubscription') throw new GodwitError('NOT_AVAILABLE', 'adjacent application instances are not supported')
     const value = check(Subscription, body, { what: 'MobilityProcedureSubscription', code: 'CONFIG_INVALID' })
@@ -160,16 +160,16 @@ export class Mec021 {
     return { id, view: this.#subscriptionView(kept) }
   }
 
-  subscription = (who: Client, id: string): object => this.#subscriptionView(this.#get(this.#subscriptions, who, id, 'subscription'))
-  resubscribe(who: Client, id: string, body: unknown): object {
+  subscription = (who: Mec021Client, id: string): object => this.#subscriptionView(this.#get(this.#subscriptions, who, id, 'subscription'))
+  resubscribe(who: Mec021Client, id: string, body: unknown): object {
     return this.#subscribe(this.#get(this.#subscriptions, who, id, 'subscription').owner, body, id).view
   }
-  unsubscribe(who: Client, id: string): void {
+  unsubscribe(who: Mec021Client, id: string): void {
     this.#get(this.#subscriptions, who, id, 'subscription')
     this.#subscriptions.delete(id)
   }
   /** SubscriptionLinkList. */
-  subscriptions(who: Client): object {
+  subscriptions(who: Mec021Client): object {
     this.#expire()
     const own = [...this.#subscriptions.values()].filter(kept => isOf(kept, who))
     const subscription = own.map(({ id, style }) => ({
@@ -183,7 +183,7 @@ export class Mec021 {
   // ---
 
   /** A handoff has come to a new phase: changes what is registered, and gives the notifications for subscribers. */
-  handoff({ vm, phase, before }: { vm: string; phase: Phase; before: Phase | undefined }): Delivery[] {
+  handoff({ vm, phase, before }: { vm: string; phase: Phase; before: Phase | undefined }): Notification[] {
     const { over, mec021 } = PHASES[phase]
     // Nobody was notified that it began.
     if (over && (!before || PHASES[before].seq < PHASES.precopy.seq)) return []
@@ -202,7 +202,7 @@ export class Mec021 {
     vm: string,
     status: (typeof STATUS)[number],
     registered: Kept<RegistrationInfo>[],
-  ): Delivery[] {
+  ): Notification[] {
     const own = registered.filter(kept => isOf(kept, owner))
     if (!owner.isOperator && own.length === 0) return []
     const all = own.flatMap(kept => kept.value.deviceInformation ?? []).map(({ associateId }) => associateId)
@@ -242,7 +242,7 @@ export class Mec021 {
     return `${this.#options.base()}/subscriptions/${id}`
   }
 
-  #get<T>(from: Map<string, Kept<T>>, who: Client, id: string, what: string): Kept<T> {
+  #get<T>(from: Map<string, Kept<T>>, who: Mec021Client, id: string, what: string): Kept<T> {
     this.#expire()
     const found = from.get(id)
     if (!found || !isOf(found, who)) throw new GodwitError('RESOURCE_UNKNOWN', `no ${what} '${id}'`)
@@ -256,10 +256,10 @@ export class Mec021 {
   }
 }
 
-const isOf = ({ owner }: Kept<unknown>, who: Client): boolean => who.isOperator || owner.name === who.name
+const isOf = ({ owner }: Kept<unknown>, who: Mec021Client): boolean => who.isOperator || owner.name === who.name
 
 /** The operator's rule which VMs a client may name. RESOURCE_FORBIDDEN. */
-function mayName({ name, vms }: Client, vm: string | undefined): void {
+function mayName({ name, vms }: Mec021Client, vm: string | undefined): void {
   if (vms && vm !== undefined && !vms.includes(vm))
     throw new GodwitError('RESOURCE_FORBIDDEN', `client ${name} may not use VM ${vm} (mec021.clients)`)
 }
@@ -267,7 +267,7 @@ function mayName({ name, vms }: Client, vm: string | undefined): void {
 function bound<T>(
   kept: Map<string, Kept<T>>,
   id: string,
-  owner: Client,
+  owner: Mec021Client,
   { total, each, what }: { total: number; each: number; what: string },
 ): void {
   if (kept.has(id)) return

@@ -1,6 +1,6 @@
 // The MEC 021 front on a port of its own, with a token of its own: MEC applications are not operators.
 // Paths are those of ETSI GS MEC 021 V2, `amsi/v1`; errors are RFC 9457 problem details, as ETSI GS MEC 009 wants them.
-import { type HttpServer, type Reply, type Route, startHttpServer } from '../../../ops/http.ts'
+import { type HttpReply, type HttpServer, type Route, startHttpServer } from '../../../ops/http.ts'
 import type { Metrics } from '../../../ops/metrics.ts'
 import type { TlsFiles } from '../../../ops/tls-files.ts'
 import { GodwitError, toGodwitError } from '../../../wire/errors.ts'
@@ -8,7 +8,7 @@ import type { Log } from '../../../wire/log.ts'
 import type { ControlHost } from '../../handoff/host.ts'
 import { problemOf } from '../../handoff/problems.ts'
 import { createCallbacks } from './callbacks.ts'
-import { type Client, Mec021 } from './mec021.ts'
+import { Mec021, type Mec021Client } from './mec021.ts'
 
 export type Mec021Listen = {
   host: string
@@ -62,7 +62,7 @@ export async function startMec021(
   }
 }
 
-type Clients = ReadonlyMap<string, Client & { token: string }>
+type Clients = ReadonlyMap<string, Mec021Client & { token: string }>
 
 /**
  * The operator has no name that a client may have. CONFIG_INVALID for two of one token: who asks would not be known.
@@ -77,7 +77,7 @@ function clientsOf({ token, clients = [] }: Mec021Listen): Clients {
   return all
 }
 
-type Handle = (params: Record<string, string>, who: Client, json: () => Promise<unknown>) => Reply | Promise<Reply>
+type Handle = (params: Record<string, string>, who: Mec021Client, json: () => Promise<unknown>) => HttpReply | Promise<HttpReply>
 
 function routes(service: Mec021, clients: Clients): Route[] {
   const route = (method: Route['method'], path: string, handle: Handle): Route => ({
@@ -95,7 +95,7 @@ function routes(service: Mec021, clients: Clients): Route[] {
     },
   })
   const id = (params: Record<string, string>) => params['id'] ?? ''
-  const gone: Reply = { status: 204 }
+  const gone: HttpReply = { status: 204 }
   const services = '/app_mobility_services'
   const create: Handle = async (_params, who, json) => {
     const body = service.register(who, await json()) as { appMobilityServiceId: string }

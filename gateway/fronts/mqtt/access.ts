@@ -10,7 +10,7 @@ import type { TopicKind, Topics } from '../../../mqtt/topics.ts'
  */
 export const RIGHTS = ['measure', 'command', 'observe'] as const
 type Right = (typeof RIGHTS)[number]
-export type User = { name: string; may: readonly Right[] }
+export type UserRights = { name: string; may: readonly Right[] }
 
 const PUBLISH: Partial<Record<TopicKind, Right>> = {
   latency: 'measure',
@@ -35,13 +35,13 @@ const READ: Partial<Record<TopicKind, Right[]>> = {
   reply: ['command'],
 }
 
-export function mayPublish(topics: Topics, { may }: User, topic: string): boolean {
+export function mayPublish(topics: Topics, { may }: UserRights, topic: string): boolean {
   const kind = topics.parse(topic)?.kind
   const needed = kind && PUBLISH[kind]
   return needed !== undefined && may.includes(needed)
 }
 
-export function mayRead(topics: Topics, { name, may }: User, topic: string): boolean {
+export function mayRead(topics: Topics, { name, may }: UserRights, topic: string): boolean {
   const found = topics.parse(topic)
   if (!found || !READ[found.kind]?.some(right => may.includes(right))) return false
   // A user name has no dot: what stands before it is the user's own.

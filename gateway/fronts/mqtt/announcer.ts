@@ -13,7 +13,7 @@ import { birthOf, rfc3339, type SitePlace } from './facts.ts'
 
 export type Say = (kind: TopicKind, parameters: Parameters, payload: object | null, extra?: { traceparent?: string | undefined }) => void
 
-const USERS_PER_VM_MAX = 8
+const ANNOUNCED_USERS_MAX = 8
 const USER_SILENCE_MS = 10 * 60_000
 /** What others have measured of a way stands for this long. */
 const MEASURED_MS = 60_000
@@ -124,7 +124,7 @@ export class Announcer {
     this.#rtts.set(vmId, rtts)
     rtts.delete(targetSite)
     rtts.set(targetSite, rttMs)
-    if (rtts.size > USERS_PER_VM_MAX) rtts.delete(rtts.keys().next().value!)
+    if (rtts.size > ANNOUNCED_USERS_MAX) rtts.delete(rtts.keys().next().value!)
     return this.#heardOf(vmId, ueKey, nowMs)
   }
 
@@ -140,7 +140,7 @@ export class Announcer {
     users.delete(ueKey)
     users.set(ueKey, nowMs)
     const [longestSilent, heardAtMs] = users.entries().next().value!
-    if (users.size > USERS_PER_VM_MAX || nowMs - heardAtMs > USER_SILENCE_MS) users.delete(longestSilent)
+    if (users.size > ANNOUNCED_USERS_MAX || nowMs - heardAtMs > USER_SILENCE_MS) users.delete(longestSilent)
     return isNew
   }
 

@@ -8,12 +8,12 @@ import { createAdmission } from '../../../transport/admission.ts'
 /** Connections in all, and of one user. */
 export const CLIENTS_MAX = 512
 export const CLIENTS_PER_USER_MAX = 128
-/** Connections that have not shown a password: STRANGER_MS each. */
-export const STRANGERS = { total: 128, perAddress: 32 }
+/** Connections that have not shown a password: BROKER_STRANGER_MS each. */
+export const BROKER_STRANGERS = { total: 128, perAddress: 32 }
 /** How long one has to show its password, TLS included, ms. */
-export const STRANGER_MS = 10_000
+export const BROKER_STRANGER_MS = 10_000
 /** Subscriptions of one connection. */
-export const SUBSCRIPTIONS_MAX = 64
+export const BROKER_SUBSCRIPTIONS_MAX = 64
 /** QoS 2 messages of one connection that wait for its PUBREL: each may have 64 KiB. */
 export const INBOUND_MAX = 16
 /** Packets of one connection that wait for its CONNACK. */
@@ -41,7 +41,7 @@ export type BrokerLimits = {
 type Member = { user?: string; socket: Socket; filters: Set<string> }
 
 export function createBrokerLimits(now: () => number = () => performance.now()): BrokerLimits {
-  const strangers = createAdmission(STRANGERS)
+  const strangers = createAdmission(BROKER_STRANGERS)
   /** By address and port: TLS shows another socket than the one that knocked. */
   const places = new Map<string, () => void>()
   const members = new WeakMap<object, Member>()
@@ -61,7 +61,7 @@ export function createBrokerLimits(now: () => number = () => performance.now()):
       const giveBack = strangers.enter(socket.remoteAddress ?? '')
       if (!giveBack) return false
       const name = nameOf(socket)
-      const late = setTimeout(() => socket.destroy(), STRANGER_MS)
+      const late = setTimeout(() => socket.destroy(), BROKER_STRANGER_MS)
       const leave = () => {
         clearTimeout(late)
         giveBack()
@@ -90,7 +90,7 @@ export function createBrokerLimits(now: () => number = () => performance.now()):
     },
     subscribes(client, filter) {
       const filters = members.get(client)?.filters
-      if (!filters || (filters.size >= SUBSCRIPTIONS_MAX && !filters.has(filter))) return false
+      if (!filters || (filters.size >= BROKER_SUBSCRIPTIONS_MAX && !filters.has(filter))) return false
       filters.add(filter)
       return true
     },

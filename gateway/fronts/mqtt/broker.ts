@@ -10,14 +10,14 @@ import { Duplex, pipeline } from 'node:stream'
 import { createServer as createTlsServer } from 'node:tls'
 import { Aedes, type AedesOptions, type Client, type PublishPacket } from 'aedes'
 import { PACKET_BYTES_MAX } from '../../../mqtt/channels.ts'
-import type { Incoming } from '../../../mqtt/client.ts'
+import type { IncomingMessage } from '../../../mqtt/client.ts'
 import { PacketLimitStream } from '../../../mqtt/packet-limit.ts'
 import { pipePair } from '../../../mqtt/pipe.ts'
 import { isAction, type Topics } from '../../../mqtt/topics.ts'
 import { quietly } from '../../../ops/quiet-log.ts'
 import { GodwitError } from '../../../wire/errors.ts'
 import type { Log } from '../../../wire/log.ts'
-import { mayPublish, mayRead, maySubscribe, type User } from './access.ts'
+import { mayPublish, mayRead, maySubscribe, type UserRights } from './access.ts'
 import { type BrokerLimits, CLIENTS_MAX, createBrokerLimits, DRAIN_MS, INBOUND_MAX, QUEUED_BEFORE_CONNACK_MAX } from './broker-limits.ts'
 
 const CLIENT_ID = /^[A-Za-z0-9_.-]{1,64}$/
@@ -29,7 +29,7 @@ const HANDSHAKE_MS = 10_000
 const CONNECT_MS = 60_000
 const KEEPALIVE_MAX_SECONDS = 600
 
-export type BrokerUser = User & { password: string }
+export type BrokerUser = UserRights & { password: string }
 type BrokerOptions = {
   listen: { host: string; port: number }
   /** PEM texts. Without it the broker speaks plain TCP: for the loopback. */
@@ -37,7 +37,7 @@ type BrokerOptions = {
   topics: Topics
   users: BrokerUser[]
   onRefused?: (why: BrokerRefusal) => void
-  onRetainedCommand?: (message: Incoming) => void
+  onRetainedCommand?: (message: IncomingMessage) => void
   log: Log
 }
 type BrokerRefusal = 'credentials' | 'topic' | 'packet' | 'strangers' | 'clients' | 'subscriptions' | 'slow'
@@ -125,7 +125,7 @@ function rules(
   limits: BrokerLimits,
   isOwn: (client: Client | null) => boolean,
 ): Rules {
-  const known = new WeakMap<object, User>()
+  const known = new WeakMap<object, UserRights>()
   const find = credentials(users)
   const userOf = (client: Client | null) => (client ? known.get(client) : undefined)
   /** By client id: who holds it. An entry of a client that has gone is as good as none. */
@@ -212,12 +212,12 @@ const shown = (name: string | undefined): string | undefined => name?.slice(0, 6
 export const OWN_ID = 'godwit-gateway'
 
 /** Compares digests of all users, so that the time taken tells neither name nor password. */
-function credentials(users: BrokerUser[]): (name: string | undefined, password: Buffer | undefined) => User | undefined {
+function credentials(users: BrokerUser[]): (name: string | undefined, password: Buffer | undefined) => UserRights | undefined {
   const digest = (name: string, password: Buffer | string) => createHash('sha256').update(`${name}\n`).update(password).digest()
   const table = users.map(({ name, may, password }) => ({ user: { name, may }, digest: digest(name, password) }))
   return (name, password) => {
     const given = digest(name ?? '', password ?? '')
-    let found: User | undefined
+    let found: UserRights | undefined
     for (const entry of table) if (timingSafeEqual(entry.digest, given)) found = entry.user
     return found
   }

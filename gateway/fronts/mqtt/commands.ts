@@ -18,7 +18,7 @@ const REMEMBERED_MAX = 10_000
 export type { AllowedKey } from '../../../crypto/command-check.ts'
 export type CommandMessage = { action: Action; payload: Uint8Array; retained: boolean; responseTopic?: string | undefined }
 
-export type Verdict =
+export type CommandVerdict =
   | { verdict: 'accepted'; command: Command; replyTo: string | undefined; settle(reply: Promise<Reply>): void }
   | { verdict: 'duplicate'; commandId: string; replyTo: string | undefined; original: Promise<Reply> }
   | { verdict: 'rejected'; commandId: string | null; replyTo: string | undefined; error: GodwitError }
@@ -26,7 +26,7 @@ export type Verdict =
 type Remembered = { digest: string; reply: Promise<Reply>; untilMs: number }
 
 export type Commands = {
-  take(message: CommandMessage, nowMs: number): Verdict
+  take(message: CommandMessage, nowMs: number): CommandVerdict
   /** Ids that are remembered now. */
   remembered(): number
 }
@@ -48,7 +48,7 @@ export function createCommands({ topics, keys, rememberedMax = REMEMBERED_MAX }:
     }
   }
 
-  function remember(command: Command, nowMs: number, replyTo: string | undefined): Verdict {
+  function remember(command: Command, nowMs: number, replyTo: string | undefined): CommandVerdict {
     const { commandId, sig } = command
     const id = `${sig.key} ${commandId}`
     const digest = createHash('sha256').update(`${command.action} ${sig.value}`).digest('base64')

@@ -21,7 +21,7 @@ export function birthOf(
   facts: SiteLinkFacts,
   place: SitePlace | undefined,
   { gatewayId, heldBytes }: { gatewayId: string; heldBytes: number },
-): z.input<typeof schemas.SiteState> {
+): z.input<typeof schemas.SiteStateMessage> {
   return {
     online: true,
     timestamp: rfc3339(view.since),
@@ -37,7 +37,7 @@ export function birthOf(
 
 type HandoffNotes = { traceparent?: string | undefined }
 
-export function statusOf(handoff: HandoffView, notes: HandoffNotes = {}): z.input<typeof schemas.Status> {
+export function statusMessage(handoff: HandoffView, notes: HandoffNotes = {}): z.input<typeof schemas.Status> {
   const { id, vm, epoch, source, target, phase, updatedAt, untilMs, error } = handoff
   return {
     handoffId: id,
@@ -57,7 +57,7 @@ export function statusOf(handoff: HandoffView, notes: HandoffNotes = {}): z.inpu
 
 const bits = (bytesPerSecond: number | undefined) => (bytesPerSecond === undefined ? undefined : bytesPerSecond * 8)
 
-export function progressOf(progress: MigrationProgress, nowMs: number): z.input<typeof schemas.Progress> {
+export function progressMessage(progress: MigrationProgress, nowMs: number): z.input<typeof schemas.Progress> {
   const { round, bytesSent, bytesTotal, wireBytes, rateBytesPerSecond, dirtyBytesPerSecond, etaMs } = progress
   const predicted = progress['predictedDowntimeMs']
   const fields = {
@@ -75,7 +75,7 @@ export function progressOf(progress: MigrationProgress, nowMs: number): z.input<
 
 export type RoundTrips = { rttBeforeMs: number | null; rttAfterMs: number | null }
 
-export function resultOf(
+export function resultMessage(
   record: MigrationRecord,
   { source, rtt, notes = {} }: { source: string; rtt: RoundTrips; notes?: HandoffNotes },
 ): z.input<typeof schemas.Result> {

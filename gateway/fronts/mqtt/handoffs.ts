@@ -9,7 +9,7 @@ import type { HandoffView } from '../../handoff/events.ts'
 import type { ControlHost } from '../../handoff/host.ts'
 import { PHASES } from '../../handoff/phases.ts'
 import type { Say } from './announcer.ts'
-import { progressOf, type RoundTrips, resultOf, statusOf } from './facts.ts'
+import { progressMessage, type RoundTrips, resultMessage, statusMessage } from './facts.ts'
 
 const STATUS_KEPT_MS = 24 * 3_600_000
 const PROGRESS_EVERY_MS = 1_000
@@ -53,7 +53,7 @@ export class Handoffs {
     if (!migration || !PHASES[phase].over) return
     const { say, source, rtts } = this.#options
     const { traceparent } = this.#of(id)
-    say('result', { handoffId: id }, resultOf(migration, { source, rtt: rtts(migration), notes: { traceparent } }), { traceparent })
+    say('result', { handoffId: id }, resultMessage(migration, { source, rtt: rtts(migration), notes: { traceparent } }), { traceparent })
   }
 
   progress(record: MigrationRecord, progress: MigrationProgress): void {
@@ -63,7 +63,7 @@ export class Handoffs {
     const nowMs = host.clock.now()
     if (nowMs - notes.progressAtMs < PROGRESS_EVERY_MS - SLACK_MS) return
     notes.progressAtMs = nowMs
-    say('progress', { handoffId: record.migrationId }, progressOf(progress, nowMs))
+    say('progress', { handoffId: record.migrationId }, progressMessage(progress, nowMs))
   }
 
   /** Its record is gone. */
@@ -92,6 +92,6 @@ export class Handoffs {
     const { id, phase, updatedAt } = handoff
     if (PHASES[phase].over) this.#ended.set(id, updatedAt)
     const traceparent = this.#notes.get(id)?.traceparent
-    this.#options.say('status', { handoffId: id }, statusOf(handoff, { traceparent }), { traceparent })
+    this.#options.say('status', { handoffId: id }, statusMessage(handoff, { traceparent }), { traceparent })
   }
 }

@@ -7,10 +7,10 @@ import type { MqttMessage } from '../../../mqtt/message.ts'
 
 type DropReason = 'full' | 'stale' | 'offline' | 'refused'
 
-export const WAITING_MAX = 2_000
+export const MESSAGES_WAITING_MAX = 2_000
 const RETAINED_MAX = 200_000
 
-export class Outbox {
+export class MqttOutbox {
   /** What the broker shall have. */
   readonly #retained = new Map<string, MqttMessage>()
   /** Retained topics whose latest text it has not got yet. */
@@ -42,7 +42,7 @@ export class Outbox {
       return up
     }
     this.#waiting.push(message)
-    if (this.#waiting.length > WAITING_MAX) {
+    if (this.#waiting.length > MESSAGES_WAITING_MAX) {
       this.#waiting.shift()
       this.#onDropped('full')
     }

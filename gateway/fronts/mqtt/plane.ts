@@ -6,7 +6,7 @@
 // the commander can read it.
 
 import { CHANNELS, schemaName } from '../../../mqtt/channels.ts'
-import { type BrokerTarget, connectMqtt, type Incoming, type MqttLink, type MqttLinkOptions } from '../../../mqtt/client.ts'
+import { type BrokerTarget, connectMqtt, type IncomingMessage, type MqttLink, type MqttLinkOptions } from '../../../mqtt/client.ts'
 import type { MqttMessage } from '../../../mqtt/message.ts'
 import type { Command, Reply } from '../../../mqtt/schemas.ts'
 import { ACTIONS, type Action, isAction, MEASURED, type Parameters, type Topic, type TopicKind, type Topics } from '../../../mqtt/topics.ts'
@@ -21,8 +21,8 @@ import {
   isMeasured,
   type Measurement,
   type MeasurementKey,
+  type MeasurementOutcome,
   type Measurements,
-  type Outcome,
 } from '../../handoff/measurements.ts'
 import { problemOf } from '../../handoff/problems.ts'
 import { Announcer } from './announcer.ts'
@@ -31,7 +31,7 @@ import { type AllowedKey, type Commands, createCommands } from './commands.ts'
 import { rfc3339, type SitePlace } from './facts.ts'
 import { Handoffs } from './handoffs.ts'
 import { createKnown, type Known } from './known.ts'
-import { Outbox } from './outbox.ts'
+import { MqttOutbox } from './outbox.ts'
 
 const IN_FLIGHT_MAX = 64
 const CARRYING_OUT_MAX = 256
@@ -83,7 +83,7 @@ export class Plane {
   readonly #commands: Commands
   readonly #measurements: Measurements
   readonly #known: Known
-  readonly #outbox: Outbox
+  readonly #outbox: MqttOutbox
   readonly #announcer: Announcer
   readonly #handoffs: Handoffs
   readonly #link: MqttLink
@@ -108,7 +108,7 @@ export class Plane {
     const { isSite, isVm } = this.#known
     this.#measurements = createMeasurements({ topics, keys: measurementKeys, isSignatureNeeded, isSite, isVm })
     this.#refusals = quietly(log)
-    this.#outbox = new Outbox(reason => metrics.dropped.inc({ reason }))
+    this.#outbox = new MqttOutbox(reason => metrics.dropped.inc({ reason }))
     const say = this.#say.bind(this)
     this.#announcer = new Announcer(host, say, places)
     const rtts = ({ vm, source, target }: { vm: string; source: string; target: string }) => ({
@@ -325,7 +325,7 @@ export class Plane {
   // --------------------------------------------------------------------------------------------------------------
 
   /** A message of the broker, or of one in this process. Never throws. */
-  receive(message: Incoming): void {
+  receive(message: IncomingMessage): void {
     const topic = this.#options.topics.parse(message.topic)
     if (!topic) return
     try {
@@ -336,7 +336,7 @@ export class Plane {
     }
   }
 
-  #measured(topic: Topic, { payload, retained }: Incoming): void {
+  #measured(topic: Topic, { payload, retained }: IncomingMessage): void {
     const { metrics, onMeasurement, host } = this.#options
     const isLink = topic.kind === 'siteLink'
     // Our own word comes back to us.
@@ -358,13 +358,13 @@ export class Plane {
   }
 
   /** Operators must see what they have to act upon; what any sender may cause is for the counter and the debug log. */
-  #refused({ kind, parameters }: Topic, { outcome, why }: { outcome: Outcome; why: string }): void {
+  #refused({ kind, parameters }: Topic, { outcome, why }: { outcome: MeasurementOutcome; why: string }): void {
     const fields = { kind, ...parameters, outcome, why }
     if (outcome === 'unsigned' || outcome === 'forged' || outcome === 'limit') this.#refusals.warn('measurement rejected', fields)
     else this.#options.log.debug('measurement rejected', fields)
   }
 
-  #command(action: Action, message: Incoming): void {
+  #command(action: Action, message: IncomingMessage): void {
     const { host, topics, metrics } = this.#options
     // What takes a retained command away: ours, or an operator's.
     if (message.payload.length === 0) return
@@ -418,7 +418,7 @@ export class Plane {
     }
   }
 
-  #reply(replyTo: string | undefined, reply: Reply, { correlationData, traceparent }: Incoming): void {
+  #reply(replyTo: string | undefined, reply: Reply, { correlationData, traceparent }: IncomingMessage): void {
     const clientId = replyTo === undefined ? undefined : this.#options.topics.parse(replyTo)?.parameters.clientId
     if (clientId !== undefined) this.#say('reply', { clientId }, reply, { correlationData, traceparent })
   }

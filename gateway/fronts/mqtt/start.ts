@@ -2,7 +2,7 @@
 // file has been read.
 
 import { publicKeyOf } from '../../../crypto/command-keys.ts'
-import type { BrokerTarget, Incoming, MqttLinkOptions } from '../../../mqtt/client.ts'
+import type { BrokerTarget, IncomingMessage, MqttLinkOptions } from '../../../mqtt/client.ts'
 import { type Action, type MeasuredKind, topicsOf } from '../../../mqtt/topics.ts'
 import type { Metrics } from '../../../ops/metrics.ts'
 import { withoutCredentials } from '../../../ops/redact.ts'
@@ -76,7 +76,7 @@ export async function startMqtt({ options, host, metrics, onMeasurement, hasPoli
   if (options.broker.mode === 'embedded') {
     const { listen, tls, users } = options.broker
     const onRefused = (why: string) => counters.refused.inc({ why })
-    const onRetainedCommand = (message: Incoming) => running.plane?.receive(message)
+    const onRetainedCommand = (message: IncomingMessage) => running.plane?.receive(message)
     broker = await startBroker({ listen, tls, topics, users, onRefused, onRetainedCommand, log })
     target = { attach: broker.attach, version: '3.1.1' }
   } else target = options.broker.target

@@ -11,7 +11,7 @@ import { guestAppend } from '../../../guest/image.ts'
 import { eventually } from '../../../ops/deadline.ts'
 import { requestUpgrade } from '../../../ops/http-client.ts'
 import { toYaml } from '../../../ops/yaml.ts'
-import type { LinkOptions } from '../../../sim-network/link.ts'
+import type { LinkModelOptions } from '../../../sim-network/link.ts'
 import { startUdpProxy, type UdpProxy } from '../../../sim-network/udp-proxy.ts'
 import type { MigrationRecord, MigrationRequest } from '../../../wire/admin.ts'
 import { MIB } from '../../../wire/units.ts'
@@ -32,7 +32,7 @@ type SceneOptions = {
   b?: Partial<SiteWish>
   guest?: { dirtyBytesPerSecond?: number; spec?: Record<string, unknown>; memoryMiB?: number }
   /** A link between these sites and the gateway that a case may spoil. */
-  links?: Partial<Record<'a' | 'b', { up: LinkOptions; down: LinkOptions }>>
+  links?: Partial<Record<'a' | 'b', { up: LinkModelOptions; down: LinkModelOptions }>>
   lab?: Partial<LabOptions>
   /** Before the sites are furnished. */
   beforeSites?: (lab: Lab) => Promise<void>
@@ -69,7 +69,7 @@ export type Scene = AsyncDisposable & {
   log(): Promise<string>
 }
 
-export const FAST: LinkOptions = { rate: { bitsPerSecond: 400e6 }, delayMs: 1, queueBytes: 4 * MIB }
+export const FAST: LinkModelOptions = { rate: { bitsPerSecond: 400e6 }, delayMs: 1, queueBytes: 4 * MIB }
 
 export async function openScene(options: SceneOptions = {}): Promise<Scene> {
   const qemuBinary = await qemuWithEyes()

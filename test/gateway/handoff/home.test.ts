@@ -7,7 +7,7 @@ import { type Home, homeOf, livingVms, vmAt, withOwner } from '../../../gateway/
 import type { ControlHost } from '../../../gateway/handoff/host.ts'
 import { PolicyConfig } from '../../../gateway/policy/config.ts'
 import { LivePolicy } from '../../../gateway/policy/live.ts'
-import { placeOf } from '../../../gateway/services/place.ts'
+import { siteForUser } from '../../../gateway/services/place.ts'
 import type { Command } from '../../../mqtt/schemas.ts'
 import { eventually } from '../../../ops/deadline.ts'
 import type { ServiceView, VmView } from '../../../wire/admin.ts'
@@ -99,8 +99,8 @@ test("MQTT's fence is held against it", async () => {
 })
 
 test('a service is placed by it', () => {
-  assert.equal(placeOf('http', { vm: ODD }), { site: 'far' })
-  assert.equal(placeOf('http', { vm: undefined, why: UNLIKE }), { site: undefined, error: UNLIKE })
+  assert.equal(siteForUser('http', { vm: ODD }), { site: 'far' })
+  assert.equal(siteForUser('http', { vm: undefined, why: UNLIKE }), { site: undefined, error: UNLIKE })
 })
 
 const SERVICE = { vm: 'vm-1', service: 'http', listen: { host: '127.0.0.1', port: 0 } }
@@ -158,7 +158,7 @@ test('a VM that is stopped at epoch 5 and paused elsewhere at epoch 4 lives at t
   assert.equal([asked, await codeOf(() => w.api('POST', '/v1/plans', { vm: 'vm-1', to: 'b' }))], [['a'], 'SITE_SAME'])
   // Services: nobody serves a VM that is stopped.
   assert.is((await w.api<{ services: ServiceView[] }>('GET', '/v1/services')).services[0]?.site, null)
-  assert.is(placeOf('http', control.find('vm-1')).site, undefined)
+  assert.is(siteForUser('http', control.find('vm-1')).site, undefined)
   // The policy.
   const host = { ...control, isPinned: () => false }
   const live = new LivePolicy({ config: PolicyConfig.parse({}), host, log: silentLog })

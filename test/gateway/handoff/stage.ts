@@ -5,7 +5,7 @@ import { homeOf } from '../../../gateway/handoff/home.ts'
 import { Migrations } from '../../../gateway/handoff/migrations.ts'
 import { Prestages } from '../../../gateway/handoff/prestages.ts'
 import { createSessions } from '../../../gateway/relay/sessions.ts'
-import { createSites, type SiteLink } from '../../../gateway/sites/sites.ts'
+import { createSites, type NodeLink } from '../../../gateway/sites/sites.ts'
 import { createRecords, type Records } from '../../../gateway/store/records.ts'
 import { openStore } from '../../../ops/store.ts'
 import { WATCH_EVERY_MS } from '../../../ops/watchdog.ts'
@@ -38,7 +38,7 @@ export async function stage(answers: string[], { saves }: { saves?: Records['sav
         close() {},
       },
       since: 0,
-    } as unknown as SiteLink
+    } as unknown as NodeLink
     sites.attach(link)
     sites.update(link, { site, incarnation: 1, version: '1', host, vms: site === 'a' ? [vm('vm-1')] : [], migrations: [] })
   }

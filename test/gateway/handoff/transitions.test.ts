@@ -1,6 +1,6 @@
 // The table and the verdict: every pair of state and event, every pair of words.
-import { type HandoffEventName, type HandoffState, isOver, step, transitions } from '../../../gateway/handoff/transitions.ts'
-import { judge, type Word } from '../../../gateway/handoff/verdict.ts'
+import { type HandoffEventName, type HandoffState, isOver, stepHandoff, transitions } from '../../../gateway/handoff/transitions.ts'
+import { judgeMigration, type SiteWord } from '../../../gateway/handoff/verdict.ts'
 import { MigrationState } from '../../../wire/admin.ts'
 import type { VmFacts } from '../../../wire/control.ts'
 import { GodwitError } from '../../../wire/errors.ts'
@@ -16,7 +16,7 @@ test('every pair of state and event gives a step or a coded refusal, and an end 
   for (const state of states)
     for (const event of events) {
       try {
-        const next = step(state, event)
+        const next = stepHandoff(state, event)
         if (isOver(state)) {
           assert.is(next.state, state, `${state} ${event}`)
           assert.equal(
@@ -64,11 +64,11 @@ test('room that may be held is given back wherever a handoff ends without its us
 })
 
 test('after the commit nothing cancels', () => {
-  assert.throws(() => step('COMMIT_SEEN', 'cancel'), /handed over/)
-  assert.throws(() => step('DONE', 'cancel'), /handed over/)
+  assert.throws(() => stepHandoff('COMMIT_SEEN', 'cancel'), /handed over/)
+  assert.throws(() => stepHandoff('DONE', 'cancel'), /handed over/)
 })
 
-const words: Word[] = ['busy', 'silent', 'gone', 'completed', 'failed', 'doubt']
+const words: SiteWord[] = ['busy', 'silent', 'gone', 'completed', 'failed', 'doubt']
 const places: [VmFacts | undefined, VmFacts | undefined][] = [
   [vm('x'), undefined],
   [undefined, vm('x', { epoch: 2 })],
@@ -81,9 +81,9 @@ test('every verdict is an event that a running migration knows; done only when t
   for (const source of words)
     for (const target of words)
       for (const [sourceVm, targetVm] of places) {
-        const verdict = judge({ source, target, sourceVm, targetVm })
+        const verdict = judgeMigration({ source, target, sourceVm, targetVm })
         if (verdict === null) continue
-        for (const state of ['STREAMING', 'COMMIT_SEEN'] as const) step(state, verdict)
+        for (const state of ['STREAMING', 'COMMIT_SEEN'] as const) stepHandoff(state, verdict)
         const what = `${source}/${target} ${sourceVm ? 'S' : '-'}${targetVm ? 'T' : '-'}: ${verdict}`
         if (verdict === 'bothCompleted') assert.ok(target === 'completed' || targetVm, what)
         if (verdict === 'sourceFailed') assert.ok(target !== 'completed', what)
@@ -91,14 +91,14 @@ test('every verdict is an event that a running migration knows; done only when t
 })
 
 test('two running copies are a contradiction, never an outcome', () => {
-  assert.is(judge({ source: 'failed', target: 'completed', sourceVm: vm('x'), targetVm: vm('x') }), 'contradiction')
-  assert.is(judge({ source: 'gone', target: 'gone', sourceVm: vm('x'), targetVm: vm('x') }), 'contradiction')
-  assert.is(judge({ source: 'gone', target: 'completed', sourceVm: vm('x'), targetVm: vm('x') }), 'contradiction')
+  assert.is(judgeMigration({ source: 'failed', target: 'completed', sourceVm: vm('x'), targetVm: vm('x') }), 'contradiction')
+  assert.is(judgeMigration({ source: 'gone', target: 'gone', sourceVm: vm('x'), targetVm: vm('x') }), 'contradiction')
+  assert.is(judgeMigration({ source: 'gone', target: 'completed', sourceVm: vm('x'), targetVm: vm('x') }), 'contradiction')
 })
 
 test("a VM whose QEMU has died is still its site's: where it was handed over counts, not whether it lives", () => {
   const dead = (epoch: number) => vm('x', { state: 'failed', epoch })
-  const cases: [Word, Word, VmFacts | undefined, VmFacts | undefined, HandoffEventName][] = [
+  const cases: [SiteWord, SiteWord, VmFacts | undefined, VmFacts | undefined, HandoffEventName][] = [
     ['completed', 'gone', undefined, dead(2), 'bothCompleted'],
     ['completed', 'doubt', undefined, dead(2), 'bothCompleted'],
     ['gone', 'gone', undefined, dead(2), 'bothCompleted'],
@@ -109,13 +109,13 @@ test("a VM whose QEMU has died is still its site's: where it was handed over cou
     ['gone', 'gone', dead(1), vm('x', { state: 'incoming' }), 'sourceFailed'],
   ]
   for (const [source, target, sourceVm, targetVm, verdict] of cases)
-    assert.is(judge({ source, target, sourceVm, targetVm }), verdict, `${source}/${target} ${sourceVm?.state} ${targetVm?.state}`)
+    assert.is(judgeMigration({ source, target, sourceVm, targetVm }), verdict, `${source}/${target} ${sourceVm?.state} ${targetVm?.state}`)
 })
 
 test('silence decides nothing while the source lives', () => {
   for (const target of ['busy', 'silent'] as const)
-    assert.is(judge({ source: 'busy', target, sourceVm: vm('x'), targetVm: undefined }), null)
-  assert.is(judge({ source: 'silent', target: 'failed', sourceVm: undefined, targetVm: undefined }), null)
+    assert.is(judgeMigration({ source: 'busy', target, sourceVm: vm('x'), targetVm: undefined }), null)
+  assert.is(judgeMigration({ source: 'silent', target: 'failed', sourceVm: undefined, targetVm: undefined }), null)
 })
 
 test.run()

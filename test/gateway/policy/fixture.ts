@@ -1,7 +1,7 @@
 // A small network for policy tests: sites in a row, RTT by distance, one second a step.
 import { HandoffEngine } from '../../../gateway/policy/engine.ts'
 import type { PolicySettingsInput, VmPolicy } from '../../../gateway/policy/settings.ts'
-import type { Decision, Observation } from '../../../gateway/policy/types.ts'
+import type { Observation, VmDecision } from '../../../gateway/policy/types.ts'
 
 export const GIB = 1024 ** 3
 
@@ -34,9 +34,9 @@ export function drive(
     vm?: string
     more?: (second: number) => Observation[]
   },
-): Decision[] {
+): VmDecision[] {
   const { fromS = 1, seconds, siteAt, rttAt = () => 10, moveS = 8, vm = 'vm', more = () => [] } = options
-  const decisions: Decision[] = []
+  const decisions: VmDecision[] = []
   let endS: number | undefined
   for (let second = fromS; second < fromS + seconds; second++) {
     const observations: Observation[] = [{ kind: 'user', vm, site: siteAt(second), rttMs: rttAt(second) }, ...more(second)]
@@ -52,4 +52,4 @@ export function drive(
   return decisions
 }
 
-export const moves = (decisions: readonly Decision[]) => decisions.filter(decision => decision.action === 'move')
+export const moves = (decisions: readonly VmDecision[]) => decisions.filter(decision => decision.action === 'move')

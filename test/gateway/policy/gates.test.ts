@@ -1,4 +1,4 @@
-import { followGates, latencyGates, noGates, regretGates, type View } from '../../../gateway/policy/gates.ts'
+import { followGates, type GateInputs, latencyGates, noGates, regretGates } from '../../../gateway/policy/gates.ts'
 import { policySettings } from '../../../gateway/policy/settings.ts'
 import type { GateLine, GateName } from '../../../gateway/policy/types.ts'
 import { assert, suite } from '../../support/suite.ts'
@@ -7,7 +7,7 @@ const test = suite('policy: gates')
 const settings = policySettings()
 
 /** All gates open. */
-const open: View = {
+const open: GateInputs = {
   isPinned: false,
   from: 0,
   userSite: 1,
@@ -29,7 +29,7 @@ const open: View = {
   priceMsSeconds: 200,
 }
 
-const closing: [GateName, Partial<View>][] = [
+const closing: [GateName, Partial<GateInputs>][] = [
   ['pinned', { isPinned: true }],
   ['unknown', { from: -1 }],
   ['unknown', { userSite: -1 }],

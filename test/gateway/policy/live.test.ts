@@ -3,7 +3,7 @@ import { livingVms } from '../../../gateway/handoff/home.ts'
 import type { Measurement } from '../../../gateway/handoff/measurements.ts'
 import { PolicyConfig } from '../../../gateway/policy/config.ts'
 import { type LiveFault, type LiveHost, LivePolicy } from '../../../gateway/policy/live.ts'
-import type { Decision } from '../../../gateway/policy/types.ts'
+import type { VmDecision } from '../../../gateway/policy/types.ts'
 import type { MigrationRecord, PrestageRecord, VmView } from '../../../wire/admin.ts'
 import { GodwitError } from '../../../wire/errors.ts'
 import { silentLog } from '../../../wire/log.ts'
@@ -22,7 +22,7 @@ const QUICK = { smoothing: 0.5, regret: { triggerMs: 2_000, residenceMs: 2_000 }
 /** A gateway in virtual time: sites a, b, c, one VM at a, its user, and migrations that end when the test says so. */
 function stage(given: object = {}) {
   let nowMs = 0
-  const decisions: Decision[] = []
+  const decisions: VmDecision[] = []
   const started: string[] = []
   const prepared: string[] = []
   const vm = { name: 'vm', state: 'running', epoch: 1, memoryBytes: 128 * MIB, vcpus: 1, site: 'a', online: true } as VmView
@@ -58,7 +58,7 @@ function stage(given: object = {}) {
   const places = { a: { geo: { lat: 52, lon: 13 } }, b: { geo: { lat: 52, lon: 13.1 } } }
   const faults: LiveFault[] = []
   const onFault = (fault: LiveFault) => faults.push(fault)
-  const onDecision = (decision: Decision) => {
+  const onDecision = (decision: VmDecision) => {
     if (decision.vm === world.broken) throw new TypeError('a test')
     decisions.push(decision)
   }

@@ -1,7 +1,7 @@
 // Every policy through a live gateway: what users measure comes by MQTT, what is decided becomes a migration at the
 // nodes.
 import { PolicyConfig } from '../../../gateway/policy/config.ts'
-import type { VmExplanation } from '../../../gateway/policy/live.ts'
+import type { LiveExplanation } from '../../../gateway/policy/live.ts'
 import { eventually } from '../../../ops/deadline.ts'
 import { assert, suite } from '../../support/suite.ts'
 import { vm, world } from '../fixture.ts'
@@ -37,7 +37,7 @@ async function drive(given: object, more: { vm?: object; pin?: boolean; command?
       await telco.publish(topics.build('latency', { ueKey: 'u1' }), { seq: ++seq, vmId: 'vm-1', targetSite, rttMs }, { qos: 0 })
     await new Promise(resolve => setTimeout(resolve, 1_000))
   }
-  const why = await w.api<VmExplanation>('GET', '/v1/vms/vm-1/explain')
+  const why = await w.api<LiveExplanation>('GET', '/v1/vms/vm-1/explain')
   if (more.command) {
     await w.api('POST', '/v1/migrations', { vm: 'vm-1', to: 'b' })
     await eventually(() => a.started.length || undefined, { ms: 5_000, what: 'the move by command' })

@@ -1,6 +1,6 @@
 import { connect, type Socket } from 'node:net'
 import { homeOf } from '../../../gateway/handoff/home.ts'
-import { placeOf } from '../../../gateway/services/place.ts'
+import { siteForUser } from '../../../gateway/services/place.ts'
 import { SERVICE_CONNECTIONS_PER_ADDRESS } from '../../../gateway/services/service.ts'
 import { eventually, within } from '../../../ops/deadline.ts'
 import { requestText } from '../../../ops/http-client.ts'
@@ -218,7 +218,7 @@ test('a gateway that shuts down ends its users, and an address that is taken sto
 test('a service is reached where its VM lives, if it runs there', () => {
   const at = (site: string, epoch: number, more: Partial<VmView> = {}): VmView => ({ ...web(epoch), site, online: true, ...more })
   const place = (...views: VmView[]) => {
-    const found = placeOf('http', homeOf('vm-1', views, undefined))
+    const found = siteForUser('http', homeOf('vm-1', views, undefined))
     return found.site ?? found.error.code
   }
   assert.is(place(at('a', 1)), 'a')

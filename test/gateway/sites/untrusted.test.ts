@@ -1,6 +1,6 @@
 // Links that are open: revocation and expiry reach them, and lists reach the nodes. The clock is passed in.
 import { createRoot, decodeCertificate } from '../../../crypto/certificate.ts'
-import type { SiteLink } from '../../../gateway/sites/sites.ts'
+import type { NodeLink } from '../../../gateway/sites/sites.ts'
 import { watchLinks } from '../../../gateway/sites/untrusted.ts'
 import { openTrust, REVOCATIONS_MAX_AGE_SECONDS, type Trust } from '../../../identity/trust.ts'
 import { eventually } from '../../../ops/deadline.ts'
@@ -80,7 +80,7 @@ test('a list that a node could not take (its clock was behind, its disk full) is
   }
   const { certificate } = identityOf(at.w.root, 'site', 'a')
   const peer = { certificate: decodeCertificate(certificate), hello: { purpose: 'control' } }
-  const link = { site: 'a', peer, rpc: { request } } as unknown as SiteLink
+  const link = { site: 'a', peer, rpc: { request } } as unknown as NodeLink
   const watch = watchLinks({ sites: { links: () => [link] }, trust: at.trust, clock: at.clock, onEnded() {}, log: silentLog })
   watch.greet(link)
   await new Promise(setImmediate)

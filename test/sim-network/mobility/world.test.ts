@@ -1,7 +1,7 @@
 import { createMap } from '../../../sim-network/mobility/map.ts'
-import { Radio } from '../../../sim-network/mobility/radio.ts'
+import { RadioModel } from '../../../sim-network/mobility/radio.ts'
 import { parseScenario, type Scenario } from '../../../sim-network/mobility/scenario.ts'
-import { parseTrace, writeTrace } from '../../../sim-network/mobility/trace.ts'
+import { parseDriveTrace, writeTrace } from '../../../sim-network/mobility/trace.ts'
 import { World } from '../../../sim-network/mobility/world.ts'
 import { assert, codeOf, suite, thrown } from '../../support/suite.ts'
 
@@ -72,7 +72,7 @@ test('the cell changes once on a straight way when nothing shadows, past the mid
 test('A3 waits for TTT: a neighbour that is better for less is not handed over to', () => {
   const scenario = scenarioOf(`${TWO_SITES}${walker()}radio: { shadowingDb: 0, triggerMs: 5000 }\n`)
   const map = createMap(scenario)
-  const radio = new Radio(map, scenario.radio, 1, 1)
+  const radio = new RadioModel(map, scenario.radio, 1, 1)
   const far = map.sites[1]!.x * 0.8
   radio.update(0, 0, 0, 0)
   for (const [second, x] of [0, far, far, far, 0, far, far, far, far].entries()) assert.not.ok(radio.update(0, (second + 1) * 1000, x, 0))
@@ -84,9 +84,9 @@ test('shadowing has the deviation and the reach that were asked for, and is a pr
   const scenario = scenarioOf(`${TWO_SITES}${walker()}radio: { shadowingDb: 6, decorrelationMeters: 50 }\n`)
   const map = createMap(scenario)
   const [radio, again, bare] = [
-    new Radio(map, scenario.radio, 3, 1),
-    new Radio(map, scenario.radio, 3, 1),
-    new Radio(map, { ...scenario.radio, shadowingDb: 0 }, 3, 1),
+    new RadioModel(map, scenario.radio, 3, 1),
+    new RadioModel(map, scenario.radio, 3, 1),
+    new RadioModel(map, { ...scenario.radio, shadowingDb: 0 }, 3, 1),
   ]
   const at = (x: number, y: number) => radio.rsrp(0, x, y) - bare.rsrp(0, x, y)
   const places = Array.from({ length: 4000 }, (_, index) => ({ x: (index % 80) * 137, y: Math.floor(index / 80) * 173 + 300 }))
@@ -155,12 +155,12 @@ events:
 })
 
 test('a trace is read in both forms, repeated seconds and rows without a place left out, and written again', async () => {
-  const own = parseTrace('own', 'seconds,lat,lon,cell,rttMs\n5,48,2,x/1,20\n6,48.001,2,x/1,\n6,48.002,2,,\n9,48.003,2,x/2,31\n')
+  const own = parseDriveTrace('own', 'seconds,lat,lon,cell,rttMs\n5,48,2,x/1,20\n6,48.001,2,x/1,\n6,48.002,2,,\n9,48.003,2,x/2,31\n')
   assert.equal([...own.seconds], [0, 1, 4])
   assert.equal([own.lat[1], own.cells, own.rttMs[2]], [48.002, ['x/1', '', 'x/2'], 31])
-  assert.is(writeTrace(parseTrace('own', writeTrace(own))), writeTrace(own))
+  assert.is(writeTrace(parseDriveTrace('own', writeTrace(own))), writeTrace(own))
   const head = 'Timestamp,Longitude,Latitude,Speed,NODEHEX,CELLHEX,PINGAVG'
-  const recorded = parseTrace(
+  const recorded = parseDriveTrace(
     'r',
     `${head}\n2020.01.01_10.00.00,2,48,3,A,1,-\n2020.01.01_10.00.02,2.1,48,3,-,1,80.5\n2020.01.01_10.00.03,-,-,3,A,2,-\n`,
   )
@@ -174,18 +174,18 @@ test('a trace is read in both forms, repeated seconds and rows without a place l
   assert.is(recorded.rttMs[1], 80.5)
   assert.ok(Number.isNaN(recorded.rttMs[0]))
   for (const text of ['', 'a,b\n1,2\n', 'seconds,lat,lon\n1,48,2\n', 'seconds,lat,lon\n1,98,2\n2,99,2\n']) {
-    assert.is(await codeOf(() => parseTrace('bad', text)), 'CONFIG_INVALID')
+    assert.is(await codeOf(() => parseDriveTrace('bad', text)), 'CONFIG_INVALID')
   }
 })
 
 test('a replayed drive is where it was, belongs to the recorded cell, and is followed by the next as another session', () => {
   const row = (second: number, lon: number, cell: string, rtt = '') => `${second},48,${lon},${cell},${rtt}\n`
   const head = 'seconds,lat,lon,cell,rttMs\n'
-  const east = parseTrace(
+  const east = parseDriveTrace(
     'east',
     head + Array.from({ length: 61 }, (_, s) => row(s, 2 + s * 0.0005, s < 30 ? 'one' : 'two', s === 10 ? '70' : '50')).join(''),
   )
-  const west = parseTrace('west', head + row(0, 2.03, 'two') + row(40, 2, 'one'))
+  const west = parseDriveTrace('west', head + row(0, 2.03, 'two') + row(40, 2, 'one'))
   const scenario = scenarioOf('alongTraces: { spacingMeters: 1500 }\nusers: [{ kind: replay, count: 1 }]\nnetwork: { accessMs: 10 }\n')
   const world = new World(scenario, [east, west])
   assert.is(world.map.sites.length, 2)

@@ -1,6 +1,6 @@
 // One small world: two or three sites, a gateway, a VM. Enters: orders and faults. Leaves: what production makes of
 // them, watched by the invariants.
-import { createRoot, issueCertificate, newSerial, type Role } from '../../../crypto/certificate.ts'
+import { createRoot, issueCertificate, newSerial, type SubjectRole } from '../../../crypto/certificate.ts'
 import { generateSiteKeys, loadSodium } from '../../../crypto/identity.ts'
 import type { Plan } from '../../../wire/control.ts'
 import { Agent, GatewayProcess, listenToGateway, type Production, resetEars } from './agents.ts'
@@ -37,7 +37,7 @@ export type World = {
 
 let identities: Map<string, Host['identity']> | undefined
 
-async function identityOf(name: string, role: Role): Promise<Host['identity']> {
+async function identityOf(name: string, role: SubjectRole): Promise<Host['identity']> {
   await loadSodium()
   identities ??= new Map()
   const known = identities.get(name)

@@ -1,6 +1,6 @@
 import { createServer } from 'node:http'
 import { isCallbackAllowed, parseCallbackHost } from '../../../../gateway/fronts/mec021/callback-hosts.ts'
-import { type Client, type Delivery, Mec021, PER_CLIENT } from '../../../../gateway/fronts/mec021/mec021.ts'
+import { Mec021, type Mec021Client, type Notification, PER_CLIENT } from '../../../../gateway/fronts/mec021/mec021.ts'
 import { eventually } from '../../../../ops/deadline.ts'
 import { assert, codeOf, suite } from '../../../support/suite.ts'
 import { world } from '../../fixture.ts'
@@ -8,9 +8,9 @@ import { actOut, stage } from '../mqtt/support.ts'
 
 const test = suite('gateway/fronts/mec021: ETSI MEC 021')
 
-const OPERATOR: Client = { name: '', isOperator: true }
-const SHOP: Client = { name: 'shop', isOperator: false }
-const TAXI: Client = { name: 'taxi', isOperator: false, vms: ['vm-2'] }
+const OPERATOR: Mec021Client = { name: '', isOperator: true }
+const SHOP: Mec021Client = { name: 'shop', isOperator: false }
+const TAXI: Mec021Client = { name: 'taxi', isOperator: false, vms: ['vm-2'] }
 
 const registration = (more: object = {}) => ({
   serviceConsumerId: { appInstanceId: 'vm-1' },
@@ -29,7 +29,7 @@ function service() {
   return { clock, mec: new Mec021({ clock, base: () => 'http://gw/amsi/v1', callbackHosts: ['127.0.0.1', '::1'] }) }
 }
 const phases = ['proposed', 'precopy', 'switchover', 'completed'] as const
-const statuses = (deliveries: Delivery[]) => deliveries.map(({ body }) => (body as { mobilityStatus: unknown }).mobilityStatus)
+const statuses = (deliveries: Notification[]) => deliveries.map(({ body }) => (body as { mobilityStatus: unknown }).mobilityStatus)
 
 test('a handoff is told in its phases, and registered devices learn the state of their context', () => {
   const { mec } = service()
@@ -126,7 +126,10 @@ test('what a client has registered or subscribed to, nobody but it and the opera
     () => mec.unsubscribe(TAXI, subscribed),
   ])
     assert.is(await codeOf(attack), 'RESOURCE_UNKNOWN', attack.toString())
-  const lengths = (who: Client) => [mec.registrations(who).length, (mec.subscriptions(who) as { subscription: [] }).subscription.length]
+  const lengths = (who: Mec021Client) => [
+    mec.registrations(who).length,
+    (mec.subscriptions(who) as { subscription: [] }).subscription.length,
+  ]
   assert.equal(
     [lengths(TAXI), lengths(SHOP), lengths(OPERATOR)],
     [

@@ -3,7 +3,12 @@
 import { once } from 'node:events'
 import { connect as dial, type Socket } from 'node:net'
 import { startBroker } from '../../../../gateway/fronts/mqtt/broker.ts'
-import { CLIENTS_PER_USER_MAX, STRANGER_MS, STRANGERS, SUBSCRIPTIONS_MAX } from '../../../../gateway/fronts/mqtt/broker-limits.ts'
+import {
+  BROKER_STRANGER_MS,
+  BROKER_STRANGERS,
+  BROKER_SUBSCRIPTIONS_MAX,
+  CLIENTS_PER_USER_MAX,
+} from '../../../../gateway/fronts/mqtt/broker-limits.ts'
 import { connectMqtt } from '../../../../mqtt/client.ts'
 import { eventually, sleep, within } from '../../../../ops/deadline.ts'
 import { createLog } from '../../../../ops/log.ts'
@@ -64,7 +69,7 @@ const subscribePacket = (filter: string) => packet(0x82, number(1), text(filter)
 test('those who have shown no password take few places from one address, and others still come in', async () => {
   await using b = await brokerWith()
   const sockets = []
-  for (let at = 0; at < STRANGERS.perAddress; at++) sockets.push(await b.socket())
+  for (let at = 0; at < BROKER_STRANGERS.perAddress; at++) sockets.push(await b.socket())
   const ended = once(await b.socket(), 'close')
   await within(ended, { ms: MS, what: 'the end of one too many' })
   assert.equal(b.refused, ['strangers'])
@@ -85,7 +90,7 @@ test('who shows no password is sent away; the gateway itself is not, however lon
     onMessage() {},
     log: createLog({ level: 'warn', write: line => void lines.push(line) }),
   })
-  const untilMs = performance.now() + STRANGER_MS + 1_000
+  const untilMs = performance.now() + BROKER_STRANGER_MS + 1_000
   while (performance.now() < untilMs);
   await within(new Promise(resolve => (silent.closed ? resolve(undefined) : silent.once('close', resolve))), { ms: MS, what: 'its end' })
   await gateway.whenUp({ timeoutMs: MS })
@@ -119,11 +124,11 @@ test('a connection has so many subscriptions and no more; one that is given back
     })
     return answer.filter(qos => qos < 128).length
   }
-  assert.is(await granted(0, 1000), SUBSCRIPTIONS_MAX)
+  assert.is(await granted(0, 1000), BROKER_SUBSCRIPTIONS_MAX)
   assert.is(await granted(0, 1), 1, 'one that it has already')
   await eye.client.unsubscribeAsync(filter(0))
   assert.is(await granted(2000, 2010), 1)
-  assert.ok(b.refused.every(why => why === 'subscriptions') && b.refused.length === 1000 - SUBSCRIPTIONS_MAX + 9)
+  assert.ok(b.refused.every(why => why === 'subscriptions') && b.refused.length === 1000 - BROKER_SUBSCRIPTIONS_MAX + 9)
 })
 
 test('a flood of wrong passwords fills no log', async () => {

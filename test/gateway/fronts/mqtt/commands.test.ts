@@ -1,6 +1,6 @@
 import { AHEAD_MAX_MS, SKEW_MS } from '../../../../crypto/command-check.ts'
 import { decodeCommandKey, encodeCommandKey, generateCommandKey, publicKeyOf, signCommand } from '../../../../crypto/command-keys.ts'
-import { createCommands, type Verdict } from '../../../../gateway/fronts/mqtt/commands.ts'
+import { type CommandVerdict, createCommands } from '../../../../gateway/fronts/mqtt/commands.ts'
 import type { Reply } from '../../../../mqtt/schemas.ts'
 import { type Action, topicsOf } from '../../../../mqtt/topics.ts'
 import { canonicalJson } from '../../../../wire/canonical.ts'
@@ -44,7 +44,7 @@ const take = (
   const { retained = false, action = 'start', nowMs = NOW, responseTopic } = more
   return to.take({ action, payload: payload instanceof Uint8Array ? payload : bytes(payload), retained, responseTopic }, nowMs)
 }
-const codeIn = (verdict: Verdict) => (verdict.verdict === 'rejected' ? verdict.error.code : verdict.verdict)
+const codeIn = (verdict: CommandVerdict) => (verdict.verdict === 'rejected' ? verdict.error.code : verdict.verdict)
 const reply: Reply = { commandId: 'command-0001', status: 'accepted', at: iso(NOW) }
 
 test('canonical JSON sorts keys, keeps arrays, and writes each value in one way', () => {

@@ -3,7 +3,7 @@
 import { generateCommandKey, publicKeyOf, signPayload } from '../../../../crypto/command-keys.ts'
 import { mayPublish, mayRead, maySubscribe } from '../../../../gateway/fronts/mqtt/access.ts'
 import { createKnown } from '../../../../gateway/fronts/mqtt/known.ts'
-import { Outbox, WAITING_MAX } from '../../../../gateway/fronts/mqtt/outbox.ts'
+import { MESSAGES_WAITING_MAX, MqttOutbox } from '../../../../gateway/fronts/mqtt/outbox.ts'
 import type { ControlHost } from '../../../../gateway/handoff/host.ts'
 import { createMeasurements, SILENCE_MS } from '../../../../gateway/handoff/measurements.ts'
 import { PHASES, phaseOf } from '../../../../gateway/handoff/phases.ts'
@@ -19,7 +19,7 @@ const topics = topicsOf('acme')
 const bytes = (value: unknown) => new TextEncoder().encode(JSON.stringify(value))
 const retained = (topic: string, payload: string): MqttMessage => ({ topic, payload, qos: 1, retained: true })
 const event = (payload: string, more: Partial<MqttMessage> = {}): MqttMessage => ({ topic: 'e', payload, qos: 1, retained: false, ...more })
-const drain = (box: Outbox, nowMs = 0) => {
+const drain = (box: MqttOutbox, nowMs = 0) => {
   const out: string[] = []
   for (let m = box.next(nowMs); m; m = box.next(nowMs)) {
     out.push(`${m.topic}=${m.payload}`)
@@ -29,7 +29,7 @@ const drain = (box: Outbox, nowMs = 0) => {
 }
 
 test('of a retained topic only the latest is said, the same text once, everything again after a replay', () => {
-  const box = new Outbox()
+  const box = new MqttOutbox()
   assert.ok(box.put(retained('a', '1'), false))
   assert.ok(box.put(retained('a', '2'), false))
   assert.not.ok(box.put(retained('a', '2'), false))
@@ -43,9 +43,9 @@ test('of a retained topic only the latest is said, the same text once, everythin
 
 test('what must arrive waits in order and bounded; what is stale or fleeting does not', () => {
   const dropped: string[] = []
-  const box = new Outbox(why => dropped.push(why))
-  for (let i = 0; i < WAITING_MAX + 2; i++) box.put(event(String(i)), false)
-  assert.is(box.size.waiting, WAITING_MAX)
+  const box = new MqttOutbox(why => dropped.push(why))
+  for (let i = 0; i < MESSAGES_WAITING_MAX + 2; i++) box.put(event(String(i)), false)
+  assert.is(box.size.waiting, MESSAGES_WAITING_MAX)
   assert.is(drain(box)[0], 'e=2')
   box.put(event('old', { staleAtMs: 5 }), false)
   box.put({ ...event('telemetry'), qos: 0 }, false)
@@ -57,7 +57,7 @@ test('what must arrive waits in order and bounded; what is stale or fleeting doe
 })
 
 test('a message that did not arrive is said again, unless a newer one stands', () => {
-  const box = new Outbox()
+  const box = new MqttOutbox()
   box.put(retained('a', '1'), true)
   const lost = box.next(0)!
   box.put(retained('a', '2'), true)

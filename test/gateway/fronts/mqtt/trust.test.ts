@@ -2,7 +2,7 @@
 import { generateCommandKey, signPayload } from '../../../../crypto/command-keys.ts'
 import type { MqttOptions } from '../../../../gateway/fronts/mqtt/start.ts'
 import { PolicyConfig } from '../../../../gateway/policy/config.ts'
-import type { VmExplanation } from '../../../../gateway/policy/live.ts'
+import type { LiveExplanation } from '../../../../gateway/policy/live.ts'
 import { MEASURED } from '../../../../mqtt/topics.ts'
 import { eventually, sleep } from '../../../../ops/deadline.ts'
 import { assert, suite } from '../../../support/suite.ts'
@@ -36,7 +36,7 @@ async function drive(telco: TestClient, good: () => unknown, seconds: number, se
   }
 }
 
-const explain = (w: World) => w.api<VmExplanation>('GET', '/v1/vms/vm-1/explain')
+const explain = (w: World) => w.api<LiveExplanation>('GET', '/v1/vms/vm-1/explain')
 const outcomes = (w: World, kind: string, outcome: string) => counted(w, 'mqtt_measurements_total', { kind, outcome })
 const until = (probe: () => unknown, what: string) => eventually(async () => (await probe()) || undefined, { ms: MS, everyMs: 20, what })
 

@@ -28,7 +28,7 @@ const SAMPLE_MS = 10_000
 const MIX_RATE = 0.02
 const UNKNOWN = -1
 
-export class Predictor {
+export class NextSitePredictor {
   readonly motion = new Motion()
   readonly coverage = new Coverage()
   readonly #markov = new Markov()

@@ -3,7 +3,7 @@ import { Coverage } from '../../../gateway/policy/coverage.ts'
 import { HandoffEngine } from '../../../gateway/policy/engine.ts'
 import { Markov } from '../../../gateway/policy/markov.ts'
 import { Motion } from '../../../gateway/policy/motion.ts'
-import { Predictor } from '../../../gateway/policy/predict.ts'
+import { NextSitePredictor } from '../../../gateway/policy/next-site.ts'
 import type { Observation } from '../../../gateway/policy/types.ts'
 import { createProjection } from '../../../planning/geo.ts'
 import { createRandom } from '../../../sim-network/random.ts'
@@ -71,7 +71,7 @@ test('calibration corrects a forecaster who is too sure', () => {
 
 /** Users who drive from site to site along a row, at speeds of their own, and turn round at random places. */
 function drivers(seed: number, seconds: number) {
-  const predictor = new Predictor()
+  const predictor = new NextSitePredictor()
   const sites = 6
   for (let at = 0; at < sites; at++) predictor.coverage.addSite(at, at * 1000, 0)
   const random = createRandom(seed)
