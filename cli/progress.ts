@@ -1,6 +1,6 @@
 // The progress of a migration on a terminal (one line that is redrawn) or in a log (a line at each change, and every
 // few seconds). The renderer is pure; createProgress writes.
-import { formatBytes, formatDuration, formatRate } from '../ops/units.ts'
+import { formatBytes, formatEta, formatRate } from '../ops/units.ts'
 import type { MigrationProgress } from '../wire/control.ts'
 import type { Io } from './io.ts'
 
@@ -10,18 +10,19 @@ const BAR_MAX = 30
 
 /**
  * One line of at most `columns` characters: phase, round, bar, bytes, rates, ETA; parts that do not fit are dropped
- * from the right.
+ * from the right. A rate of 0 has not been measured yet; QEMU measures the dirty rate from round 2 on.
  */
 export function renderProgress(progress: MigrationProgress, columns: number): string {
   const { phase, round, bytesTotal = 0, bytesSent = 0 } = progress
   const share = bytesTotal > 0 ? Math.min(1, bytesSent / bytesTotal) : undefined
   const head = `${phase.padEnd(10)}${round === undefined ? '' : ` round ${String(round).padEnd(2)}`}`
+  const isDirtyKnown = progress.dirtyBytesPerSecond !== undefined && (progress.dirtyBytesPerSecond > 0 || (round ?? 0) > 1)
   const figures = [
     share === undefined ? undefined : `${String(Math.floor(share * 100)).padStart(3)} %`,
     bytesTotal > 0 ? `${formatBytes(bytesSent)} of ${formatBytes(bytesTotal)}` : undefined,
-    progress.rateBytesPerSecond === undefined ? undefined : formatRate(progress.rateBytesPerSecond),
-    progress.dirtyBytesPerSecond === undefined ? undefined : `dirty ${formatRate(progress.dirtyBytesPerSecond)}`,
-    progress.etaMs == null ? undefined : `ETA ${formatDuration(progress.etaMs)}`,
+    progress.rateBytesPerSecond ? formatRate(progress.rateBytesPerSecond) : undefined,
+    isDirtyKnown ? `dirty ${formatRate(progress.dirtyBytesPerSecond ?? 0)}` : undefined,
+    progress.etaMs == null ? undefined : `ETA ${formatEta(progress.etaMs)}`,
   ].filter(figure => figure !== undefined)
   const tail = figures.join('  ')
   const room = columns - head.length - tail.length - 4

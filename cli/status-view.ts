@@ -1,5 +1,5 @@
 // The gateway's status as a person reads it. Enters: a status, the time. Leaves: tables. Pure.
-import { formatBytes, formatDuration } from '../ops/units.ts'
+import { formatBytes, formatDuration, formatEta } from '../ops/units.ts'
 import type { GatewayStatus, MigrationRecord } from '../wire/admin.ts'
 import type { MigrationProgress } from '../wire/control.ts'
 import { table } from './output.ts'
@@ -58,7 +58,7 @@ const row =
 /** 'hashing 12 %, ETA 3 min'. */
 function renderStep({ phase, bytesTotal = 0, bytesSent = 0, etaMs }: MigrationProgress): string {
   const share = bytesTotal > 0 ? ` ${Math.floor(Math.min(1, bytesSent / bytesTotal) * 100)} %` : ''
-  return `${phase}${share}${etaMs == null ? '' : `, ETA ${formatDuration(etaMs)}`}`
+  return `${phase}${share}${etaMs == null ? '' : `, ETA ${formatEta(etaMs)}`}`
 }
 
 /** `notAfter`: Unix seconds. */

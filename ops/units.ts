@@ -46,6 +46,9 @@ export function formatDuration(ms: number): string {
   return `${Math.round(minutes / 1440)} d`
 }
 
+/** The time to an end that is foreseen: '2 min 05 s'; below a second '< 1 s', for no forecast is that exact. */
+export const formatEta = (ms: number): string => (ms < 1000 ? '< 1 s' : formatDuration(ms))
+
 /** '0 B', '12.4 KiB', '384 MiB': three or four figures. */
 export function formatBytes(bytes: number): string {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB']

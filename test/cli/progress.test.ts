@@ -39,6 +39,16 @@ test('the progress line, from wide to narrow', () => {
   assert.is(renderProgress({ ...progress, bytesSent: 500 * MIB, etaMs: null, dirtyBytesPerSecond: undefined }, 100).includes('100 %'), true)
 })
 
+test('a figure is left out until there is one, and an ETA below a second is not exact', () => {
+  const first = { migrationId: ID, side: 'source', bytesTotal: 4 * MIB, bytesSent: 0 } as const
+  const hashing = renderProgress({ ...first, phase: 'hashing', rateBytesPerSecond: 0, etaMs: null }, 80)
+  assert.match(hashing, /^hashing +\[-+\] +0 % {2}0 B of 4 MiB$/)
+  const still = { ...progress, dirtyBytesPerSecond: 0 }
+  assert.not.ok(renderProgress({ ...still, round: 1 }, 130).includes('dirty'))
+  assert.ok(renderProgress(still, 130).includes('dirty 0 bit/s'))
+  assert.ok(renderProgress({ ...progress, etaMs: 0 }, 130).endsWith('  ETA < 1 s'))
+})
+
 test('a line is never wider than the terminal, and a bar never wider than it is', () => {
   for (let columns = 1; columns <= 200; columns++) assert.ok(renderProgress(progress, columns).length <= columns)
   assert.equal([renderBar(0, 4), renderBar(0.5, 4), renderBar(1, 4), renderBar(7, 4)], ['[----]', '[##--]', '[####]', '[####]'])
