@@ -28,7 +28,7 @@ import { type MqttOptions, type RunningMqtt, startMqtt } from './fronts/mqtt/sta
 import { createEvents } from './handoff/events.ts'
 import { HandoffSet } from './handoff/handoff.ts'
 import { type Claimed, createHomes, type Homes } from './handoff/homes.ts'
-import type { ControlHost } from './handoff/host.ts'
+import type { FrontHost } from './handoff/host.ts'
 import type { Measurement } from './handoff/measurements.ts'
 import { Migrations } from './handoff/migrations.ts'
 import { createPins } from './handoff/pins.ts'
@@ -94,7 +94,7 @@ export type Gateway = {
   readonly adminUrl: string
   readonly listeners: { engine: EngineName; host: string; port: number }[]
   /** For those who decide and watch: see, start, cancel, pin, listen. */
-  readonly control: ControlHost
+  readonly control: FrontHost
   /** The broker's address, and whether it is connected; undefined when MQTT is off. */
   readonly mqtt: { readonly url: string; readonly up: boolean } | undefined
   readonly mec021Url: string | undefined
@@ -344,8 +344,8 @@ function createFeed({ events, sites, migrations, metrics }: Parts, clock: Clock)
 /** What the fronts (MQTT, standards, policies) may ask. */
 function controlHost(
   { sites, homes, handoffs, migrations, prestages, events, pins, total }: Parts,
-  facts: Pick<ControlHost, 'gatewayId' | 'version' | 'startedAt' | 'clock'>,
-): ControlHost {
+  facts: Pick<FrontHost, 'gatewayId' | 'version' | 'startedAt' | 'clock'>,
+): FrontHost {
   return {
     ...facts,
     events,

@@ -6,7 +6,7 @@ import type { Home } from './home.ts'
 import type { MoveRequest } from './migrations.ts'
 import type { Pins } from './pins.ts'
 
-export type ControlHost = {
+export type FrontHost = {
   readonly gatewayId: string
   readonly version: string
   /** Unix ms. */

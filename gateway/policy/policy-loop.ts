@@ -6,7 +6,7 @@ import type { Metrics } from '../../ops/metrics.ts'
 import { quietly } from '../../ops/quiet-log.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
-import type { ControlHost } from '../handoff/host.ts'
+import type { FrontHost } from '../handoff/host.ts'
 import type { Measurement } from '../handoff/measurements.ts'
 import { estimatePaths } from '../handoff/paths.ts'
 import type { PolicyConfig } from './config.ts'
@@ -25,7 +25,7 @@ export type RunningPolicy = {
 type PolicyLoopOptions = {
   config: PolicyConfig
   places: LiveOptions['places']
-  host: ControlHost
+  host: FrontHost
   metrics: Metrics
   log: Log
 }

@@ -5,7 +5,7 @@ import type { Metrics } from '../../../ops/metrics.ts'
 import type { TlsFiles } from '../../../ops/tls-files.ts'
 import { GodwitError, toGodwitError } from '../../../wire/errors.ts'
 import type { Log } from '../../../wire/log.ts'
-import type { ControlHost } from '../../handoff/host.ts'
+import type { FrontHost } from '../../handoff/host.ts'
 import { problemOf } from '../../handoff/problems.ts'
 import { createCallbacks } from './callbacks.ts'
 import { Mec021, type Mec021Client } from './mec021.ts'
@@ -27,7 +27,7 @@ const ROOT = '/amsi/v1'
 
 export async function startMec021(
   listen: Mec021Listen,
-  host: ControlHost,
+  host: FrontHost,
   { metrics, log }: { metrics: Metrics; log: Log },
 ): Promise<RunningMec021> {
   const count = metrics.counter('mec021_notifications_total', 'MEC 021 notifications, by outcome.', ['outcome'])

@@ -7,7 +7,7 @@
 import type { Latency } from '../../../mqtt/schemas.ts'
 import type { Parameters, TopicKind } from '../../../mqtt/topics.ts'
 import type { SiteView, VmView } from '../../../wire/admin.ts'
-import type { ControlHost } from '../../handoff/host.ts'
+import type { FrontHost } from '../../handoff/host.ts'
 import { estimatePaths, PATHS_MAX } from '../../handoff/paths.ts'
 import { birthOf, rfc3339, type SitePlace } from './facts.ts'
 
@@ -21,7 +21,7 @@ const MEASURED_MS = 60_000
 type Placed = { site: string; epoch: number; sinceMs: number }
 
 export class Announcer {
-  readonly #host: ControlHost
+  readonly #host: FrontHost
   readonly #say: Say
   readonly #places: Record<string, SitePlace>
   /** bdSeq of the birth that was said last; a site that is not here has none. */
@@ -35,7 +35,7 @@ export class Announcer {
   readonly #traffic = new Map<string, { atMs: number; ingressBytes: number; egressBytes: number }>()
   #telemetrySeq = 0
 
-  constructor(host: ControlHost, say: Say, places: Record<string, SitePlace>) {
+  constructor(host: FrontHost, say: Say, places: Record<string, SitePlace>) {
     this.#host = host
     this.#say = say
     this.#places = places

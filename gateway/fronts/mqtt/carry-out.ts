@@ -6,14 +6,14 @@ import type { VmView } from '../../../wire/admin.ts'
 import type { SignedCommand } from '../../../wire/control.ts'
 import { GodwitError } from '../../../wire/errors.ts'
 import { vmAt } from '../../handoff/home.ts'
-import type { ControlHost } from '../../handoff/host.ts'
+import type { FrontHost } from '../../handoff/host.ts'
 import { PHASES } from '../../handoff/phases.ts'
 import type { Handoffs } from './handoffs.ts'
 
 type Of<A extends Command['action']> = Extract<Command, { action: A }>
 
 /** The id of the handoff, if there is one. EPOCH_STALE, NOT_AVAILABLE, and the codes that refuse a migration. */
-export async function carryOut(command: Command, host: ControlHost, handoffs: Handoffs): Promise<string | undefined> {
+export async function carryOut(command: Command, host: FrontHost, handoffs: Handoffs): Promise<string | undefined> {
   switch (command.action) {
     case 'start':
       return start(command, host, handoffs)
@@ -34,7 +34,7 @@ function signedOf({ action: _, ...signed }: Command): SignedCommand {
 }
 
 /** The VM as the commander believes it to be. */
-function fenced({ vmId, fromSite, expectedEpoch }: Command, host: ControlHost): VmView {
+function fenced({ vmId, fromSite, expectedEpoch }: Command, host: FrontHost): VmView {
   const vm = vmAt(host.find(vmId))
   if (vm.epoch !== expectedEpoch)
     throw new GodwitError('EPOCH_STALE', `VM ${vmId} is at epoch ${vm.epoch} (site ${vm.site}), not at epoch ${expectedEpoch}`)
@@ -44,7 +44,7 @@ function fenced({ vmId, fromSite, expectedEpoch }: Command, host: ControlHost): 
 }
 
 /** The target has said that it could take the VM, and holds room for it. */
-async function prestage(command: Of<'prestage'>, host: ControlHost): Promise<string> {
+async function prestage(command: Of<'prestage'>, host: FrontHost): Promise<string> {
   const { vmId, toSite, constraints } = command
   fenced(command, host)
   const maxBytes = constraints?.maxBytes
@@ -52,7 +52,7 @@ async function prestage(command: Of<'prestage'>, host: ControlHost): Promise<str
     .handoffId
 }
 
-async function start(command: Of<'start'>, host: ControlHost, handoffs: Handoffs): Promise<string> {
+async function start(command: Of<'start'>, host: FrontHost, handoffs: Handoffs): Promise<string> {
   const { vmId, toSite, method, constraints, traceparent } = command
   fenced(command, host)
   const handoffId = await host.start({
@@ -67,7 +67,7 @@ async function start(command: Of<'start'>, host: ControlHost, handoffs: Handoffs
   return handoffId
 }
 
-async function cancel({ vmId, handoffId, expectedEpoch, fromSite }: Of<'cancel'>, host: ControlHost): Promise<string> {
+async function cancel({ vmId, handoffId, expectedEpoch, fromSite }: Of<'cancel'>, host: FrontHost): Promise<string> {
   const all = host.handoffs().filter(({ vm }) => vm === vmId)
   const found = handoffId ? all.find(({ id }) => id === handoffId) : all.find(({ phase }) => !PHASES[phase].over)
   if (!found)

@@ -6,7 +6,7 @@
 import type { MigrationRecord } from '../../../wire/admin.ts'
 import type { MigrationProgress } from '../../../wire/control.ts'
 import type { HandoffView } from '../../handoff/events.ts'
-import type { ControlHost } from '../../handoff/host.ts'
+import type { FrontHost } from '../../handoff/host.ts'
 import { PHASES } from '../../handoff/phases.ts'
 import type { Say } from './announcer.ts'
 import { progressMessage, type RoundTrips, resultMessage, statusMessage } from './facts.ts'
@@ -18,7 +18,7 @@ const SLACK_MS = 150
 
 type Notes = { progressAtMs: number; traceparent: string | undefined }
 
-type HandoffsOptions = { host: ControlHost; say: Say; source: string; rtts: (record: MigrationRecord) => RoundTrips }
+type HandoffsOptions = { host: FrontHost; say: Say; source: string; rtts: (record: MigrationRecord) => RoundTrips }
 
 export class Handoffs {
   readonly #options: HandoffsOptions

@@ -2,7 +2,7 @@
 // Leaves: yes or no.
 // Always holds: what has come is known at once; what is gone, within a second. Lists are made anew only when a site has
 // said something new of itself.
-import type { ControlHost } from '../../handoff/host.ts'
+import type { FrontHost } from '../../handoff/host.ts'
 
 export type Known = {
   isSite(name: string): boolean
@@ -13,7 +13,7 @@ export type Known = {
 
 const OLD_MS = 1_000
 
-export function createKnown({ sites, vms, clock }: Pick<ControlHost, 'sites' | 'vms' | 'clock'>): Known {
+export function createKnown({ sites, vms, clock }: Pick<FrontHost, 'sites' | 'vms' | 'clock'>): Known {
   let names = { sites: new Set<string>(), vms: new Set<string>() }
   let madeAtMs = Number.NEGATIVE_INFINITY
   let isChanged = true

@@ -15,7 +15,7 @@ import { quietly } from '../../../ops/quiet-log.ts'
 import { GodwitError, hasCode, toGodwitError } from '../../../wire/errors.ts'
 import type { Log } from '../../../wire/log.ts'
 import type { GatewayEvent } from '../../handoff/events.ts'
-import type { ControlHost } from '../../handoff/host.ts'
+import type { FrontHost } from '../../handoff/host.ts'
 import {
   createMeasurements,
   isMeasured,
@@ -45,7 +45,7 @@ const REPLY_GOOD_MS = 60_000
 const NOT_RETAINED = { outcome: 'old', why: 'the broker retained it' } as const
 
 type PlaneOptions = {
-  host: ControlHost
+  host: FrontHost
   topics: Topics
   target: BrokerTarget
   clientId: string

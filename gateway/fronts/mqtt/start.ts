@@ -7,7 +7,7 @@ import { type Action, type MeasuredKind, topicsOf } from '../../../mqtt/topics.t
 import type { Metrics } from '../../../ops/metrics.ts'
 import { withoutCredentials } from '../../../ops/redact.ts'
 import type { Log } from '../../../wire/log.ts'
-import type { ControlHost } from '../../handoff/host.ts'
+import type { FrontHost } from '../../handoff/host.ts'
 import type { Measurement } from '../../handoff/measurements.ts'
 import { type Broker, type BrokerUser, OWN_ID, startBroker } from './broker.ts'
 import type { SitePlace } from './facts.ts'
@@ -49,7 +49,7 @@ const UNSIGNED_HINT =
 
 type StartMqttOptions = {
   options: MqttOptions
-  host: ControlHost
+  host: FrontHost
   metrics: Metrics
   onMeasurement?: ((measurement: Measurement) => void) | undefined
   /** Measurements may move VMs. */

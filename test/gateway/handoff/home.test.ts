@@ -4,7 +4,7 @@ import { carryOut } from '../../../gateway/fronts/mqtt/carry-out.ts'
 import type { Handoffs } from '../../../gateway/fronts/mqtt/handoffs.ts'
 import { checkRequest } from '../../../gateway/handoff/checks.ts'
 import { type Home, homeOf, livingVms, vmAt, withOwner } from '../../../gateway/handoff/home.ts'
-import type { ControlHost } from '../../../gateway/handoff/host.ts'
+import type { FrontHost } from '../../../gateway/handoff/host.ts'
 import { PolicyConfig } from '../../../gateway/policy/config.ts'
 import { LivePolicy } from '../../../gateway/policy/live.ts'
 import { siteForUser } from '../../../gateway/services/place.ts'
@@ -89,7 +89,7 @@ const command = (more: object) => ({ action: 'pin', vmId: 'vm-1', pinned: true, 
 test("MQTT's fence is held against it", async () => {
   const pinned: string[] = []
   const pins = { set: async (name: string) => void pinned.push(name) }
-  const host = { find: (): Home => ({ vm: ODD }), vms: () => [at('a', 1, 'running')], pins } as unknown as ControlHost
+  const host = { find: (): Home => ({ vm: ODD }), vms: () => [at('a', 1, 'running')], pins } as unknown as FrontHost
   const handoffs = {} as Handoffs
   await carryOut(command({ expectedEpoch: 77, fromSite: 'far' }), host, handoffs)
   assert.equal(pinned, ['vm-1'])

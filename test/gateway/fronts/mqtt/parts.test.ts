@@ -4,7 +4,7 @@ import { generateCommandKey, publicKeyOf, signPayload } from '../../../../crypto
 import { mayPublish, mayRead, maySubscribe } from '../../../../gateway/fronts/mqtt/access.ts'
 import { createKnown } from '../../../../gateway/fronts/mqtt/known.ts'
 import { MESSAGES_WAITING_MAX, MqttOutbox } from '../../../../gateway/fronts/mqtt/outbox.ts'
-import type { ControlHost } from '../../../../gateway/handoff/host.ts'
+import type { FrontHost } from '../../../../gateway/handoff/host.ts'
 import { createMeasurements, SILENCE_MS } from '../../../../gateway/handoff/measurements.ts'
 import { PHASES, phaseOf } from '../../../../gateway/handoff/phases.ts'
 import { USERS_PER_VM_MAX } from '../../../../gateway/handoff/users.ts'
@@ -198,7 +198,7 @@ test('what names a site, a VM or a user that is not here is not taken, and leave
 test('what has come is known at once, what is gone within a second, and nobody who asks makes the lists anew for nothing', () => {
   const world = { nowMs: 0, sites: ['a'], vms: ['vm-1'], made: 0 }
   const known = createKnown({
-    clock: { now: () => world.nowMs } as ControlHost['clock'],
+    clock: { now: () => world.nowMs } as FrontHost['clock'],
     sites: () => {
       world.made += 1
       return world.sites.map(site => ({ site })) as SiteView[]
