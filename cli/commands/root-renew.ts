@@ -36,6 +36,7 @@ export const rootRenew = command({
     json: shared.json,
     gateway: shared.gateway,
     'token-file': shared.tokenFile,
+    'gateway-ca': shared.gatewayCa,
   },
   examples: ['godwit root renew --gateway http://127.0.0.1:7445 --token-file admin.token'],
   run: async ({ options, io }) => {

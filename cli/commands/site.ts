@@ -5,11 +5,11 @@ import { askGateway } from '../client.ts'
 import { command, shared } from '../command.ts'
 import { json } from '../output.ts'
 
-const options = { json: shared.json, gateway: shared.gateway, 'token-file': shared.tokenFile }
+const options = { json: shared.json, gateway: shared.gateway, 'token-file': shared.tokenFile, 'gateway-ca': shared.gatewayCa }
 
 const forget = command({
   name: 'site forget',
-  summary: 'remove a site that does not come back from the gateway',
+  summary: 'remove from the gateway a site that will not come back',
   details:
     'Deletes the last report of the site, frees the names of its VMs for other sites that have such VMs, and ends its unfinished migrations ' +
     '(with MIGRATION_DOUBT if a VM was being handed over: run godwit recover at the other site). Fails with SITE_ONLINE while the site is connected. A site with ' +

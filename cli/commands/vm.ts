@@ -158,7 +158,7 @@ const display = command({
 const remove = command({
   name: 'vm delete',
   summary: 'delete a stopped VM',
-  details: 'Removes its specification and state from the node. Images are kept.',
+  details: 'Removes its specification, its state and its local disks from the node. Images are kept.',
   positionals: [name],
   options: common,
   examples: ['godwit vm delete web-1'],

@@ -1,7 +1,7 @@
 import { command } from '../../cli/command.ts'
 import { parseOptions } from '../../cli/options.ts'
 import { didYouMean, editDistance } from '../../cli/suggest.ts'
-import { formatBytes, formatDuration, formatRate, parseDuration, parseSize } from '../../ops/units.ts'
+import { formatBytes, formatDuration, formatEta, formatRate, parseDuration, parseSize } from '../../ops/units.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { assert, suite, thrown } from '../support/suite.ts'
 
@@ -135,6 +135,10 @@ test('durations, bytes and rates as they are shown', () => {
   assert.is(formatRate(11_775_000), '94.2 Mbit/s')
   assert.is(formatRate(0), '0 bit/s')
   assert.is(formatRate(125_000_000), '1.0 Gbit/s')
+})
+
+test('a time to the end below a second is not exact', () => {
+  assert.equal([0, 999, 1000, 90_000].map(formatEta), ['< 1 s', '< 1 s', '1.0 s', '1 min 30 s'])
 })
 
 test('a slip is one edit or two away, a swap counts once', () => {

@@ -46,6 +46,13 @@ test('godwit --help lists every command; groups list theirs', async () => {
   assert.equal([(await godwit()).code, (await godwit('vm')).code], [2, 2])
 })
 
+test('every command that asks the gateway can be given its address, token and authority', () => {
+  const asking = commands.filter(({ options }) => options['gateway'] !== undefined)
+  assert.ok(asking.length >= 10, `only ${asking.length} commands ask the gateway`)
+  for (const { name, options } of asking)
+    for (const option of ['token-file', 'gateway-ca']) assert.ok(options[option] !== undefined, `godwit ${name} has no --${option}`)
+})
+
 test('--version prints the version of package.json and nothing else', async () => {
   assert.equal(await godwit('--version'), { code: 0, out: `${version}\n`, err: '' })
 })
