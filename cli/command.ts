@@ -58,17 +58,21 @@ export function command<const O extends OptionSpecs>(
 /** Options that many commands share. */
 export const shared = {
   json: { kind: 'flag', help: 'print one JSON value on stdout, units in the names; errors as {"error": {code, message, hint}}' },
+  socket: { kind: 'path', value: 'FILE', help: "the node's unix socket (GODWIT_SOCKET)" },
+  config: { kind: 'path', value: 'FILE', help: 'configuration file (GODWIT_CONFIG)' },
+} as const satisfies OptionSpecs
+
+/** How a command that asks the gateway reaches it (gatewayTarget of config.ts). */
+export const gatewayOptions = {
   gateway: { kind: 'text', value: 'URL', help: "the gateway's admin API (GODWIT_GATEWAY; default http://127.0.0.1:7445)" },
-  gatewayCa: {
-    kind: 'path',
-    value: 'FILE',
-    help: "certificate authority (PEM) for an https:// gateway (GODWIT_GATEWAY_CA; default: the system's authorities)",
-  },
-  tokenFile: {
+  'token-file': {
     kind: 'path',
     value: 'FILE',
     help: "file with the gateway's admin token (GODWIT_TOKEN_FILE, or the token itself in GODWIT_TOKEN)",
   },
-  socket: { kind: 'path', value: 'FILE', help: "the node's unix socket (GODWIT_SOCKET)" },
-  config: { kind: 'path', value: 'FILE', help: 'configuration file (GODWIT_CONFIG)' },
+  'gateway-ca': {
+    kind: 'path',
+    value: 'FILE',
+    help: "certificate authority (PEM) for an https:// gateway (GODWIT_GATEWAY_CA; default: the system's authorities)",
+  },
 } as const satisfies OptionSpecs

@@ -11,14 +11,14 @@ import type { EnrolmentView, TokenReply } from '../../wire/admin.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { DAY_MS } from '../../wire/units.ts'
 import { askGateway, loadNodeConfig } from '../client.ts'
-import { type CliCommand, command, shared } from '../command.ts'
+import { type CliCommand, command, gatewayOptions, shared } from '../command.ts'
 import type { Io } from '../io.ts'
 import { recordIssued } from '../issued.ts'
 import { json, listing, table } from '../output.ts'
 import { defaultPaths } from '../paths.ts'
 import { describeFile, issue, loadCrypto, readRoot } from '../signing.ts'
 
-const admin = { json: shared.json, gateway: shared.gateway, 'token-file': shared.tokenFile, 'gateway-ca': shared.gatewayCa } as const
+const admin = { json: shared.json, ...gatewayOptions } as const
 
 const token = command({
   name: 'enrol token',

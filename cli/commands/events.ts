@@ -1,7 +1,7 @@
 // godwit events: what happens in the gateway, as it happens.
 import { EXIT } from '../../wire/errors.ts'
 import { gatewayTarget } from '../client.ts'
-import { command, shared } from '../command.ts'
+import { command, gatewayOptions } from '../command.ts'
 import { clean } from '../output.ts'
 
 export const events = command({
@@ -12,9 +12,7 @@ export const events = command({
   options: {
     after: { kind: 'text', value: 'ID', help: 'show events after this id first (ids: see --json)' },
     json: { kind: 'flag', help: 'print one JSON object in each line, with the id of the event' },
-    gateway: shared.gateway,
-    'token-file': shared.tokenFile,
-    'gateway-ca': shared.gatewayCa,
+    ...gatewayOptions,
   },
   examples: ['godwit events', 'godwit events --after 4f1c2d3e-17 --json'],
   run: async ({ options, io }) => {

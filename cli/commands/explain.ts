@@ -1,7 +1,7 @@
 // godwit explain: shows why the policy moves a VM or lets it stay.
 import type { LiveExplanation } from '../../gateway/policy/live.ts'
 import { askGateway } from '../client.ts'
-import { command, shared } from '../command.ts'
+import { command, gatewayOptions, shared } from '../command.ts'
 import { json, table } from '../output.ts'
 
 export const explain = command({
@@ -9,7 +9,7 @@ export const explain = command({
   summary: 'show why the policy moves a VM or lets it stay',
   details: 'Shows each gate that a handoff must pass, in order, with its current value and its limit.',
   positionals: [{ name: 'VM', help: 'name of the VM' }],
-  options: { json: shared.json, gateway: shared.gateway, 'token-file': shared.tokenFile, 'gateway-ca': shared.gatewayCa },
+  options: { json: shared.json, ...gatewayOptions },
   examples: ['godwit explain web-1', 'godwit explain web-1 --json'],
   run: async ({ options, args, io }) => {
     const path = `/v1/vms/${encodeURIComponent(args[0] ?? '')}/explain`

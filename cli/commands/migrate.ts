@@ -4,7 +4,7 @@
 import type { MigrationRecord } from '../../wire/admin.ts'
 import { EXIT, fromBody, GodwitError, toGodwitError } from '../../wire/errors.ts'
 import { askGateway, gatewayTarget } from '../client.ts'
-import { command, shared } from '../command.ts'
+import { command, gatewayOptions, shared } from '../command.ts'
 import type { ClientFlags } from '../config.ts'
 import type { Io } from '../io.ts'
 import { json, showError } from '../output.ts'
@@ -33,9 +33,7 @@ export const migrate = command({
     tenant: { kind: 'text', value: 'NAME', help: 'tenant of the signature by --key (GODWIT_MQTT_TENANT; default main)' },
     detach: { kind: 'flag', help: 'start the migration, print its id, and do not wait' },
     json: shared.json,
-    gateway: shared.gateway,
-    'token-file': shared.tokenFile,
-    'gateway-ca': shared.gatewayCa,
+    ...gatewayOptions,
   },
   examples: [
     'godwit migrate web-1 --to hamburg-1',

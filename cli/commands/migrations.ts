@@ -2,7 +2,7 @@
 import type { MigrationsPage } from '../../wire/admin.ts'
 import { EXIT } from '../../wire/errors.ts'
 import { askGateway } from '../client.ts'
-import { command, shared } from '../command.ts'
+import { command, gatewayOptions, shared } from '../command.ts'
 import { json } from '../output.ts'
 import { migrationTable } from '../status-view.ts'
 
@@ -20,9 +20,7 @@ export const migrations = command({
     limit: { kind: 'integer', value: 'N', min: 1, max: 1000, help: 'maximum number of migrations (default 100)' },
     cursor: { kind: 'text', value: 'CURSOR', help: 'cursor of the next page' },
     json: shared.json,
-    gateway: shared.gateway,
-    'token-file': shared.tokenFile,
-    'gateway-ca': shared.gatewayCa,
+    ...gatewayOptions,
   },
   examples: ['godwit migrations', 'godwit migrations --vm web-1 --limit 5', 'godwit migrations --state PREPARING,STREAMING --json'],
   run: async ({ options, io }) => {

@@ -2,7 +2,7 @@
 import { formatDuration } from '../../ops/units.ts'
 import type { Prediction } from '../../wire/control.ts'
 import { askGateway } from '../client.ts'
-import { command, shared } from '../command.ts'
+import { command, gatewayOptions, shared } from '../command.ts'
 import { json, table } from '../output.ts'
 
 const ASK_MS = 40_000
@@ -19,9 +19,7 @@ export const plan = command({
     to: { kind: 'text', value: 'SITE', help: 'target site', required: true },
     downtime: { kind: 'duration', value: 'TIME', help: 'longest acceptable downtime (default 300ms)' },
     json: shared.json,
-    gateway: shared.gateway,
-    'token-file': shared.tokenFile,
-    'gateway-ca': shared.gatewayCa,
+    ...gatewayOptions,
   },
   examples: ['godwit plan web-1 --to hamburg-1', 'godwit plan web-1 --to hamburg-1 --downtime 100ms --json'],
   run: async ({ options, args, io }) => {

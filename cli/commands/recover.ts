@@ -4,7 +4,7 @@ import type { Doubt } from '../../edge-node/doubts.ts'
 import { formatDuration } from '../../ops/units.ts'
 import type { GatewayStatus } from '../../wire/admin.ts'
 import { askGateway, askNode } from '../client.ts'
-import { command, shared } from '../command.ts'
+import { command, gatewayOptions, shared } from '../command.ts'
 import { json, listing } from '../output.ts'
 
 type Copy = { site: string; online: boolean; state: string; epoch: number }
@@ -30,9 +30,7 @@ export const recover = command({
     },
     json: shared.json,
     socket: shared.socket,
-    gateway: shared.gateway,
-    'token-file': shared.tokenFile,
-    'gateway-ca': shared.gatewayCa,
+    ...gatewayOptions,
   },
   examples: ['godwit recover', 'godwit recover web-1 --fencing web-1-2.fencing'],
   run: async ({ options, args, io }) => {

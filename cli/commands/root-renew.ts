@@ -8,7 +8,7 @@ import type { RenewalView, RevocationsView } from '../../wire/admin.ts'
 import { EXIT, toGodwitError } from '../../wire/errors.ts'
 import { DAY_MS } from '../../wire/units.ts'
 import { askGateway } from '../client.ts'
-import { command, shared } from '../command.ts'
+import { command, gatewayOptions, shared } from '../command.ts'
 import type { Io } from '../io.ts'
 import { readIssued, recordIssued, withTheirKeys } from '../issued.ts'
 import { json, table } from '../output.ts'
@@ -34,9 +34,7 @@ export const rootRenew = command({
     list: { kind: 'path', value: 'FILE', help: 'the revocation list (default: revocations in the configuration folder)' },
     'valid-for': { kind: 'duration', value: 'TIME', help: 'validity of a new certificate (default 30d)' },
     json: shared.json,
-    gateway: shared.gateway,
-    'token-file': shared.tokenFile,
-    'gateway-ca': shared.gatewayCa,
+    ...gatewayOptions,
   },
   examples: ['godwit root renew --gateway http://127.0.0.1:7445 --token-file admin.token'],
   run: async ({ options, io }) => {

@@ -2,10 +2,10 @@
 // answer.
 import type { ForgottenSite } from '../../wire/admin.ts'
 import { askGateway } from '../client.ts'
-import { command, shared } from '../command.ts'
+import { command, gatewayOptions, shared } from '../command.ts'
 import { json } from '../output.ts'
 
-const options = { json: shared.json, gateway: shared.gateway, 'token-file': shared.tokenFile, 'gateway-ca': shared.gatewayCa }
+const options = { json: shared.json, ...gatewayOptions }
 
 const forget = command({
   name: 'site forget',

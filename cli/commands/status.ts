@@ -1,7 +1,7 @@
 // godwit status: sites, VMs and migrations that the gateway knows of.
 import type { GatewayStatus } from '../../wire/admin.ts'
 import { askGateway } from '../client.ts'
-import { command, shared } from '../command.ts'
+import { command, gatewayOptions, shared } from '../command.ts'
 import { json } from '../output.ts'
 import { renderStatus } from '../status-view.ts'
 
@@ -13,9 +13,7 @@ export const status = command({
   options: {
     watch: { kind: 'flag', short: 'w', help: 'update the view until Ctrl-C' },
     json: shared.json,
-    gateway: shared.gateway,
-    'token-file': shared.tokenFile,
-    'gateway-ca': shared.gatewayCa,
+    ...gatewayOptions,
   },
   examples: ['godwit status', 'godwit status --watch', 'godwit status --json'],
   run: async ({ options, io }) => {
