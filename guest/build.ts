@@ -1,7 +1,7 @@
-// Builds the guest image: node bin/run.js guest/build.ts --parts FOLDER --out FOLDER Enters: a folder with `vmlinuz`,
-// `busybox` and `modules/*.ko` (scripts/setup.js puts them there), the sources beside this file, a C compiler (CC, or
-// cc). Leaves: `vmlinuz` and `initrd.img` in the out folder, each written completely and then renamed. The image
-// contains no library of the host.
+// Builds the guest image: node bin/run.js guest/build.ts --parts FOLDER --out FOLDER
+// Enters: a folder with `vmlinuz`, `busybox` and `modules/*.ko` (scripts/setup.js puts them there), the sources beside
+// this file, a C compiler (CC, or cc). Leaves: `vmlinuz` and `initrd.img` in the out folder, each written completely
+// and then renamed. The image contains no library of the host.
 import { execFileSync } from 'node:child_process'
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'

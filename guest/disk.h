@@ -1,15 +1,15 @@
-// The guest program's disk, /dev/vda: a process of its own rewrites blocks of it, durably, at a rate. Part of guest.c,
-// which has what is used here.
+// The guest program's disk, /dev/vda: a process of its own rewrites blocks of it, durably, at a given rate. A part of
+// guest.c, which defines the functions used here.
 //
 // Enters: godwit.disk (bytes that are filled and rewritten), godwit.diskrate (bytes a second), commands `disk` and
 // `sum`. Leaves: AUDIT-DISK; after `sum` a line of sha256sum, and no more writes; with godwit.work, the time that each
 // write took.
-// Always holds: only memory knows what each block must hold, so disk and memory of different instants are found; what
-// is compared is read from the disk, not from the page cache; a write counts when it is durable.
+// Always holds: the expected content of each block is only in memory, so a disk and a memory of different moments are
+// detected. The compared blocks are read from the disk, not from the page cache. A write counts when it is durable.
 
 enum { SYS_fsync = 74, SYS_pread = 17, SYS_pwrite = 18, SYS_execve = 59, SYS_wait4 = 61, O_WRONLY = 1, O_DSYNC = 0x1000 };
 
-#define DISK_INDEX (1ul << 31)  // blocks and pages of memory differ in content
+#define DISK_INDEX (1ul << 31)  // so blocks and pages of memory differ in content
 
 static u64 diskBlocks, diskRate;
 static s64 diskFile;
@@ -101,7 +101,7 @@ static void auditDisk(void) {
   send();
 }
 
-// By a program that is not ours, over the whole disk.
+// Computed by a program that is not part of this project, over the whole disk.
 static void sumDisk(void) {
   forgetCache();
   const char *words[] = {"busybox", "sha256sum", "/dev/vda", 0}, *none[] = {0};
@@ -125,7 +125,7 @@ static void obeyDisk(int isLast) {
   else writer->hold = 0;
 }
 
-// Before READY is said: writes every block once.
+// Runs before READY is printed: writes every block once.
 static void openDisk(void) {
   diskBlocks = sizeParameter("godwit.disk", 0) / PAGE;
   diskRate = sizeParameter("godwit.diskrate", 128ul << 10);

@@ -1,14 +1,15 @@
-// The guest program of tests and demo: a witness inside the VM. It fills memory with pages whose content is a pure
-// function of (seed, page, version), keeps rewriting some of them, checks all of them over and over, beats on the
-// serial line from a process of its own, serves the beat over HTTP, and writes to a disk (disk.h).
+// The guest program of tests and demo. It shows from inside the VM whether memory and disk stay correct and how long
+// the guest does not run. It fills memory with pages whose content is a pure function of (seed, page, version),
+// rewrites some of them and checks all of them all the time, prints beats on the serial line from a process of its own,
+// serves the beat over HTTP, and writes to a disk (disk.h).
 //
 // Enters: godwit.* on the kernel command line, commands on the serial line. Leaves: lines on the serial line
 // (guest/beats.ts reads them).
-// Always holds: a page that is not what its version says is reported (BAD) at once and at every later pass until it is
-// rewritten; a lost write is seen too, because versions are kept apart from the pages, in a table with a running sum of
-// its own. Beats depend on nothing but the timer.
+// Always holds: a page that differs from the content of its version is reported (BAD) at once, and in every later pass
+// until it is rewritten. A lost write is found too, because the versions are in a table apart from the pages, with a
+// running sum of its own. Beats depend only on the timer.
 //
-// No C library: any C compiler builds it, with no header of the host (Linux on x86-64 only).
+// It uses no C library and no header of the host, so any C compiler builds it (Linux on x86-64 only).
 #ifndef __x86_64__
 #error "the guest program is for x86-64"
 #endif
@@ -50,7 +51,7 @@ static u64 now_ns(void) {
   return (u64)t.seconds * 1000000000ul + (u64)t.nanoseconds;
 }
 
-// The compiler may call these by itself.
+// The compiler inserts calls of these functions.
 void *memset(void *to, int value, u64 count) {
   void *start = to;
   __asm__ volatile("rep stosb" : "+D"(to), "+c"(count) : "a"(value) : "memory");
@@ -62,7 +63,7 @@ void *memcpy(void *to, const void *from, u64 count) {
   return start;
 }
 
-// ---- Lines: each leaves in one write, so that lines of the two processes never mix ----
+// ---- Lines: each is one write, so that lines of different processes never mix ----
 
 static char line[256];
 static u32 lineLength;
@@ -130,11 +131,11 @@ enum { ZERO, DUPLICATE, TEXT, RANDOM };
 
 static u64 seed, pages, hotPages, writes, badEver;
 static u32 mix[4] = {20, 10, 45, 25};
-static u32 patchWords;   // what a rewrite changes of a page besides its header; 0: all of it
-enum { PATCHES = 16 };   // then the page is written anew
+static u32 patchWords;   // words that a rewrite changes, beside the page's header; 0: all
+enum { PATCHES = 16 };   // after so many patches the whole page is written again
 static u64 *memory;      // the pages
 static u32 *versions;    // what each page must hold
-static u64 versionsSum;  // over the table: a stale part of the table shows
+static u64 versionsSum;  // sum over the table: shows a stale part of the table
 static u64 templates[TEMPLATES][WORDS];
 static u64 scratch[WORDS];
 static u64 dice;
@@ -152,8 +153,8 @@ static u64 shift(u64 x) {
 static u64 hashOf(u64 index, u64 version) { return stir(seed + stir(index * 0x9e3779b97f4a7c15ul + version * 0xd1b54a32d192ed03ul + 1)); }
 static u64 tableTerm(u64 index, u32 version) { return stir(index << 32 | version); }
 
-// Now and then a rewrite changes what kind of page it is: from zero to data and back are the transitions where a
-// migration may go wrong.
+// Some rewrites change the kind of a page. Zero to data and data to zero are the transitions in which a migration may
+// fail.
 static u32 kindOf(u64 index, u32 version) {
   u32 roll = (u32)(hashOf(index, version / (patchWords ? PATCHES : 4)) % 100);
   for (u32 kind = ZERO; kind < RANDOM; kind++) {
@@ -174,7 +175,7 @@ static const char words[32][8] = {"the ",    "of ",    "site ",   "edge ",  "mem
                                   "\"name\" ", "error ", "info ", "GET /v1", " 200 OK", "http://", "user ",  "node-",   "link ",  "queue ", "return ",
                                   "if (x) ",  "{\n  ",  "}\n",     "for ",   "count ",  "packet ", "00000000", "\t\t",    "static ", "packed "};
 
-// Text and log-like words with numbers between: compresses to about a third.
+// Words as in text and logs, with numbers between them. Compresses to about a third.
 static void writeText(u64 *page, u64 state) {
   char *at = (char *)page, *end = (char *)page + PAGE;
   while (at < end - 16) {
@@ -204,7 +205,7 @@ static void writeRecords(u64 *page, u64 state) {
   }
 }
 
-// The version at which all of the page was last written.
+// The version in which the whole page was written last.
 static u32 wholeOf(u32 version) { return patchWords ? version / PATCHES * PATCHES : version; }
 
 static void writeHeader(u64 *page, u64 index, u32 version, u32 kind) {
@@ -214,7 +215,7 @@ static void writeHeader(u64 *page, u64 index, u32 version, u32 kind) {
   page[3] = checksum(page);
 }
 
-// A few values beside each other, as a program changes a record.
+// Changes a few adjacent values, as a program that updates a record.
 static void writePatch(u64 *page, u64 index, u32 version, u32 kind) {
   u64 state = hashOf(index, version) | 1;
   u64 *at = page + 4 + (state >> 20) % (WORDS - 4 - patchWords);
@@ -270,7 +271,7 @@ static u64 badLines;
 
 static void bad(u64 index, const char *why, u64 have) {
   badEver++;
-  if (badLines++ > 200) return;  // Do not drown the beats: the counts go on.
+  if (badLines++ > 200) return;  // Too many lines would delay the beats; the counts continue.
   field("BAD page=", index);
   text(" why=");
   text(why);
@@ -306,13 +307,13 @@ static void rewrite(u64 index) {
   writes++;
 }
 
-// Three of four rewrites fall into the hot part: a working set, as programs have it.
+// Three of four rewrites are in the hot part: the working set of a program.
 static void rewriteSome(void) {
   dice = shift(dice);
   rewrite((dice >> 8) % (dice & 3 ? hotPages : pages));
 }
 
-// ---- The audit that goes on all the time, and the full one ----
+// ---- The continuous audit, and the full one ----
 
 static u64 pass, passIndex, passBad, audited;
 
@@ -330,7 +331,7 @@ static void auditSome(void) {
   passIndex = passBad = 0;
 }
 
-// What it has done so far, for who wants to know how much a migration slows it.
+// Prints the work done so far: a reader computes from it how much a migration slows the guest.
 static u64 workNs, nextWork;
 
 static void tellWork(u64 now) {
@@ -342,7 +343,7 @@ static void tellWork(u64 now) {
   send();
 }
 
-// Every page made anew from (seed, page, version) and compared whole: trusts no header.
+// Generates every page again from (seed, page, version) and compares all of it, whatever its header contains.
 static void auditFull(void) {
   u64 badNow = 0, versionsTotal = 0, digest = 0;
   for (u32 i = 0; i < TEMPLATES; i++) {
@@ -390,7 +391,7 @@ static void obey(const char *command) {
     text("REBOOT");
     send();
     sys(SYS_reboot, REBOOT_MAGIC, REBOOT_MAGIC2, REBOOT_RESTART, 0, 0, 0);
-  } else if (after(command, "panic")) {  // what the pvpanic driver does when a kernel panics
+  } else if (after(command, "panic")) {  // the same as the pvpanic driver in a kernel panic
     text("PANIC");
     send();
     sys(SYS_iopl, 3, 0, 0, 0, 0, 0);
@@ -413,13 +414,13 @@ static void obey(const char *command) {
     field("TOUCHED pages=", pages);
     field(" writes=", writes);
     send();
-  } else if ((rest = after(command, "corrupt "))) {  // to see that the audit sees: one bit of one page
+  } else if ((rest = after(command, "corrupt "))) {  // a test of the audit: flips one bit of one page
     u64 index = parseSize(rest, 0) % pages;
     memory[index * WORDS + 100] ^= 1;
     field("CORRUPTED page=", index);
     send();
   } else if ((rest = after(command, "forget "))) {
-    // The same for a lost write: the version counts, the page stays as it was.
+    // The same for a lost write: the version rises, the page keeps its content.
     u64 index = parseSize(rest, 0) % pages;
     rewrite(index);
     writePage(memory + index * WORDS, index, versions[index] - 1);
@@ -450,7 +451,7 @@ static void takeInput(void) {
 
 // ---- Start ----
 
-// Raw: no echo, no translation, at a speed that does not matter to an emulated port but keeps the driver's timeouts
+// Raw mode: no echo, no translation. An emulated port ignores the speed, but a high one keeps the driver's timeouts
 // short.
 static void openSerial(void) {
   s64 fd = sys(SYS_open, (s64) "/dev/ttyS0", O_RDWR | O_NOCTTY | O_NONBLOCK, 0, 0, 0, 0);
@@ -466,12 +467,12 @@ static void openSerial(void) {
 
 // ---- The service: a page over HTTP, where the machine has a network card ----
 //
-// Not busybox's httpd: its accept queue holds nine, and users who waited while the VM was between two sites come all at
-// once. It also forks for each request, which costs an emulated CPU 4 ms.
+// busybox's httpd is not enough: its accept queue holds nine connections, and all users who waited during a hand-over
+// arrive at once. It also forks for each request, which costs an emulated CPU 4 ms.
 
 enum { WORKERS = 16, BACKLOG = 1024, REQUEST_MAX = 4096, PATIENCE_SECONDS = 2 };
 
-static char *served;  // shared by all processes: two numbers in it are rewritten at every beat
+static char *served;  // shared by all processes; each beat rewrites two numbers in it
 static char *beatDigits, *uptimeDigits;
 
 static char *placeOf(const char *name) {
@@ -507,7 +508,7 @@ static void writeServed(void) {
   uptimeDigits = placeOf("uptimeMs=");
 }
 
-// Copies the page until two copies are the same: a number that is being rewritten is never given away half.
+// Copies the page until two copies are equal, so a number that is being rewritten is never sent in part.
 static u32 copyServed(char *to) {
   u32 length = 0;
   for (int isSame = 0; !isSame;) {
@@ -540,7 +541,7 @@ static void answer(s64 user) {
   sys(SYS_write, user, (s64)reply, end - reply + pageLength, 0, 0, 0);
 }
 
-// A user who says nothing, or whose other end stayed behind at another site, costs one of the workers two seconds.
+// A user who sends nothing, or whose connection was cut by a migration, holds one worker for two seconds.
 static void serveForEver(s64 listener) {
   int priority = 10;
   sys(SYS_sched_setscheduler, 0, SCHED_FIFO, (s64)&priority, 0, 0, 0);
@@ -574,7 +575,7 @@ static void openService(void) {
   sys(SYS_close, listener, 0, 0, 0, 0, 0);
 }
 
-// Late beats are not made up for: a silence in the guest is a silence outside, and never a burst.
+// A late beat is not sent afterwards: a pause of the guest is a pause for the observer, never a burst.
 static void beatForEver(u64 periodNs) {
   int priority = 50;
   sys(SYS_sched_setscheduler, 0, SCHED_FIFO, (s64)&priority, 0, 0, 0);
@@ -650,7 +651,7 @@ static u64 readParameters(void) {
 static struct pollfd polled[5];  // the serial line, then input devices
 static u32 buttons;
 
-// Before READY is said: a press of the power button that nobody listens for is lost.
+// Runs before READY is printed: a press of the power button is lost if no process has opened the input device.
 static void openInputs(void) {
   polled[0] = (struct pollfd){tty, POLLIN, 0};
   for (char path[] = "/dev/input/event0"; buttons < 4; path[sizeof path - 2]++) {
@@ -661,8 +662,8 @@ static void openInputs(void) {
 }
 
 static void workForEver(void) {
-  // In byte-nanoseconds, so that slow rates are exact. Budgets are capped: a rate that the CPU cannot reach must not
-  // pile up as debt.
+  // Budgets are in byte-nanoseconds, so that slow rates are exact. They are capped: a rate that the CPU cannot reach
+  // must not accumulate.
   u64 last = now_ns(), dirtyBudget = 0, auditBudget = 0;
   const u64 cost = PAGE * 1000000000ul;
   for (;;) {
