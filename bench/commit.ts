@@ -120,8 +120,8 @@ async function move(bed: Bed, n: number, durable: boolean): Promise<{ downtimeMs
     })
     bed.setTarget(target)
     const source = startSource({
-      ...{ ...shared, keys: keys.source, peerBoxPublic: keys.target.boxPublic, dir: from.runDir, record: journal('source') },
-      ...{ offer: { type: 'OFFER', needs: {} }, qmp: from.qmp, qemuExited: from.exited, transport: 'quic' },
+      ...{ ...shared, keys: keys.source, peerBoxPublic: keys.target.boxPublic, record: journal('source') },
+      ...{ offer: { type: 'OFFER', needs: {} }, qemu: { qmp: from.qmp, exited: from.exited, dir: from.runDir }, transport: 'quic' },
       async openStream(index, attempt) {
         const stream = await bed.connection.openStream()
         await stream.write(encodeFrame(FRAME.JOIN, toJson({ sessionId: plan.migrationId, index, attempt })))

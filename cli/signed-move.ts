@@ -10,11 +10,17 @@ import type { Io } from './io.ts'
 const GOOD_FOR_MS = 60_000
 
 type SignedMoveOptions = ClientFlags & { key: string; tenant?: string | undefined }
-export type WantedMove = { vm: string; to: string; method?: 'live' | 'cold' | undefined; downtimeMs?: number | undefined }
+export type WantedMove = {
+  vm: string
+  to: string
+  method?: 'live' | 'cold' | undefined
+  downtimeMs?: number | undefined
+  start?: boolean | undefined
+}
 type Seen = { name: string; site: string; epoch: number; state: string; online: boolean }
 
 /** CONFIG_UNREADABLE, CONFIG_INVALID (the key), VM_UNKNOWN, and errors of the gateway. */
-export async function signMove(io: Io, options: SignedMoveOptions, { vm, to, method, downtimeMs }: WantedMove): Promise<object> {
+export async function signMove(io: Io, options: SignedMoveOptions, { vm, to, method, downtimeMs, start }: WantedMove): Promise<object> {
   const [{ commandTopicsOf, decodeCommandKey, signCommand }, { readSecret }, { commandTenant }] = await Promise.all([
     import('../crypto/command-keys.ts'),
     import('../ops/files.ts'),
@@ -35,6 +41,7 @@ export async function signMove(io: Io, options: SignedMoveOptions, { vm, to, met
     reason: 'godwit migrate',
     notAfter: new Date(Date.now() + GOOD_FOR_MS).toISOString(),
     ...(method === undefined ? {} : { method }),
+    ...(start ? { start } : {}),
     ...(downtimeMs === undefined ? {} : { constraints: { maxDowntimeMs: downtimeMs } }),
   }
   return signCommand(key, commandTopicsOf(tenant), 'start', command)

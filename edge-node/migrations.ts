@@ -141,14 +141,15 @@ async function start(options: Options, slots: Slots, { plan, targetCertificate, 
   const target = await verifySite(trust, plan.target, targetCertificate)
   await slots.take(plan, 'source', async () => {
     // The slot may have waited for the end of an earlier migration, which changes the epoch.
-    const { epoch } = registry.get(plan.vm)
+    const { epoch, state } = registry.get(plan.vm)
     if (epoch !== plan.epoch) throw new GodwitError('EPOCH_STALE', `${plan.vm} is at epoch ${epoch}, the plan has epoch ${plan.epoch}`)
     if (registry.spec(plan.vm).compression === 'off' && plan.compression !== 'off')
       throw new GodwitError('MIGRATION_STATE', `${plan.vm} forbids compression, but the plan uses it`)
     await release.check({ ...plan, action: 'start', command })
     await checkNew(options, plan, 'source')
-    const vm = await registry.beginMigration(plan.vm)
-    return runSource(options, plan, target, vm)
+    if (state !== 'stopped' || plan.method === 'live') return runSource(options, plan, target, await registry.beginMigration(plan.vm))
+    await registry.beginStopped(plan.vm)
+    return runSource(options, plan, target, undefined)
   })
   link().announce()
   log.info('outgoing migration', { migrationId: plan.migrationId, vm: plan.vm, to: plan.target, method: plan.method })

@@ -28,6 +28,8 @@ export type AskedMove = {
   method: (typeof Method.options)[number]
   /** The pause that the plan allows, ms. */
   downtimeMs?: number
+  /** A VM that does not run starts at the target. */
+  start?: boolean | undefined
   command?: SignedCommand | undefined
 }
 
@@ -83,7 +85,7 @@ export async function createRelease({ config, store, alerts, now, rememberedMax 
 }
 
 /** The plan is what was signed: nothing of it is the gateway's own. */
-function checkFits(command: Command, { vm, target, epoch, method, downtimeMs }: AskedMove, site: string): void {
+function checkFits(command: Command, { vm, target, epoch, method, start = false, downtimeMs }: AskedMove, site: string): void {
   if (command.action !== 'start' && command.action !== 'prestage')
     throw new GodwitError('COMMAND_MISMATCH', `the command ${command.action} does not move a VM`)
   const mismatch = (what: string, signed: string, asked: string) =>
@@ -95,6 +97,8 @@ function checkFits(command: Command, { vm, target, epoch, method, downtimeMs }: 
     throw new GodwitError('EPOCH_STALE', `the command is for epoch ${command.expectedEpoch}, ${vm} is at epoch ${epoch}`)
   const signedMethod = command.action === 'start' ? command.method : undefined
   if (signedMethod !== undefined && signedMethod !== method) throw mismatch('method', signedMethod, method)
+  const isToStart = command.action === 'start' && command.start === true
+  if (start && !isToStart) throw mismatch('start', 'false', 'true')
   const { maxDowntimeMs } = command.constraints ?? {}
   if (maxDowntimeMs !== undefined && downtimeMs !== undefined && downtimeMs > maxDowntimeMs)
     throw mismatch('downtime', `${maxDowntimeMs} ms`, `${downtimeMs} ms`)

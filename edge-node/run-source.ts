@@ -19,14 +19,15 @@ import type { RunningVm } from './vm/machine.ts'
 import { needsToJson, type VmNeeds } from './vm/preflight.ts'
 
 /** Begins at once. */
-export const runSource = (options: RunOptions, plan: Plan, target: VerifiedSite, vm: RunningVm): SlotEntry =>
+export const runSource = (options: RunOptions, plan: Plan, target: VerifiedSite, vm: RunningVm | undefined): SlotEntry =>
   new SourceSlot(options, plan, target, vm).begin()
 
 class SourceSlot {
   readonly #options: RunOptions
   readonly #plan: Plan
   readonly #target: VerifiedSite
-  readonly #vm: RunningVm
+  /** Absent: it does not run. */
+  readonly #vm: RunningVm | undefined
   readonly #asked = createAsked()
   #source: SourceMigration | undefined
   #isEnding = false
@@ -35,7 +36,7 @@ class SourceSlot {
   /** What the prediction found in the guest's memory. */
   #contentBytes: number | undefined
 
-  constructor(options: RunOptions, plan: Plan, target: VerifiedSite, vm: RunningVm) {
+  constructor(options: RunOptions, plan: Plan, target: VerifiedSite, vm: RunningVm | undefined) {
     this.#options = options
     this.#plan = plan
     this.#target = target
@@ -76,12 +77,11 @@ class SourceSlot {
 
   #sourceOptions(): SourceOptions {
     const { config, identity, link, waits, stop, log } = this.#options
-    const plan = this.#plan
+    const [plan, vm] = [this.#plan, this.#vm]
     return {
       plan,
       offer: how => this.#offer(how),
-      qmp: this.#vm.qmp,
-      qemuExited: this.#vm.exited,
+      qemu: vm && { qmp: vm.qmp, exited: vm.exited, dir: vm.runDir },
       keys: identity.keys,
       sourceCertificate: identity.certificate,
       targetCertificate: this.#target.bytes,
@@ -90,8 +90,7 @@ class SourceSlot {
       record: this.#options.journal.recorder(plan, 'source', this.#target.bytes),
       onBreach: onBreach(this.#options, plan, 'source'),
       onProgress: progress => this.#progressed(progress),
-      dir: this.#vm.runDir,
-      disks: () => this.#options.registry.leavingDisks(plan.vm, { withBlocks: mayName(plan), signal: stop }),
+      disks: () => this.#options.registry.leavingDisks(plan.vm, { withBlocks: vm !== undefined && mayName(plan), signal: stop }),
       stop,
       patience: { reconnectMs: 1000 * config.limits.reconnectSeconds, switchoverMs: 1000 * config.limits.switchoverSeconds },
       patienceMs: waits?.answerMs,
@@ -109,7 +108,7 @@ class SourceSlot {
   async #offer(how: HashOptions): Promise<Offered> {
     const { registry, known } = this.#options
     const plan = this.#plan
-    const needs = await registry.needs(plan.vm, plan.method, how)
+    const needs = await registry.needs(plan.vm, plan.method, { ...how, start: plan.start })
     this.#files = needs.files
     return { offer: { type: 'OFFER', needs: needsToJson(needs) }, isKnownThere: known.has(plan.target, this.#files) }
   }
@@ -150,6 +149,7 @@ class SourceSlot {
    */
   async #predict(): Promise<Report['prediction']> {
     const { vm, target, downtimeMs, method } = this.#plan
+    if (!this.#vm) return null
     try {
       const prediction = await this.#options.predictor?.predict({ vm, target, downtimeMs })
       if (prediction) this.#contentBytes = contentOf(prediction.facts)

@@ -7,13 +7,13 @@ import { decodeCertificate } from '../crypto/certificate.ts'
 import type { VerifiedSite } from '../identity/peer.ts'
 import { sleep } from '../ops/deadline.ts'
 import type { Plan } from '../wire/control.ts'
-import { GodwitError } from '../wire/errors.ts'
+import { type ErrorBody, GodwitError, toGodwitError } from '../wire/errors.ts'
 import type { OwnershipRecord } from './migration/journal.ts'
 import { type LoadedWaiting, ownCertificate } from './migration/recover.ts'
 import { startTarget, type TargetOptions } from './migration/target.ts'
 import { onBreach, type RunOptions, resultOf } from './runs.ts'
 import type { SlotEntry } from './slots.ts'
-import { parseNeeds } from './vm/preflight.ts'
+import { parseNeeds, type VmNeeds } from './vm/preflight.ts'
 
 const LOOK_MS = 2_000
 
@@ -37,6 +37,8 @@ export const waitOn = (options: RunOptions, earlier: LoadedWaiting): Promise<Slo
 
 function targetOptions(options: RunOptions, plan: Plan, source: VerifiedSite, last?: OwnershipRecord): TargetOptions {
   const { identity, registry, link, log } = options
+  /** Of a VM that does not run. */
+  let stopped: VmNeeds['stopped']
   return {
     plan,
     keys: identity.keys,
@@ -49,16 +51,21 @@ function targetOptions(options: RunOptions, plan: Plan, source: VerifiedSite, la
         throw new GodwitError('MIGRATION_STATE', `the source offers ${needs.spec.name}, the plan is for ${plan.vm}`)
       if (needs.method !== plan.method)
         throw new GodwitError('MIGRATION_STATE', `the source offers method ${needs.method}, the plan has ${plan.method}`)
+      stopped = needs.stopped
       await registry.checkIncoming(needs, how)
-      const vm = await registry.reserveIncoming(needs.spec, plan.epoch + 1, needs.accelerator, how.signal)
+      const epoch = plan.epoch + 1
+      const vm = stopped
+        ? await registry.reserveStopped(needs.spec, epoch)
+        : await registry.reserveIncoming(needs.spec, epoch, needs.accelerator, how.signal)
       // Its names may have led to other files since they were read.
       await registry.checkHeld(plan.vm, needs, how)
-      return vm
+      return vm ?? undefined
     },
     openDisks: () => registry.comingDisks(plan.vm),
     checkFiles: () => registry.assertFilesUnchanged(plan.vm),
     drop: () => registry.dropIncoming(plan.vm),
     commit: epoch => registry.commitIncoming(plan.vm, epoch),
+    start: () => (stopped === 'starts' ? startHere(options, plan) : Promise.resolve(undefined)),
     record: options.journal.recorder(plan, 'target', source.bytes, last),
     onBreach: onBreach(options, plan, 'target'),
     onProgress: progress => link().progress(progress),
@@ -68,5 +75,17 @@ function targetOptions(options: RunOptions, plan: Plan, source: VerifiedSite, la
     grantPatienceMs: options.waits?.grantMs,
     silenceMs: options.waits?.silenceMs,
     ...(options.onLoaded ? { onLoaded: options.onLoaded } : {}),
+  }
+}
+
+/** The VM is this site's already: why it does not start is for people to read, and changes nothing of that. */
+async function startHere({ registry, log }: RunOptions, { vm, migrationId }: Plan): Promise<ErrorBody | undefined> {
+  try {
+    await registry.start(vm)
+    return undefined
+  } catch (thrown) {
+    const error = toGodwitError(thrown)
+    log.error('VM has moved, but does not start', { migrationId, vm, error })
+    return error.toJSON()
   }
 }

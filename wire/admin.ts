@@ -30,6 +30,8 @@ export const MigrationRequest = z.strictObject({
   method: Method.optional(),
   downtimeMs: z.number().int().min(1).max(3_600_000).optional(),
   streams: z.number().int().min(1).max(STREAMS_MAX).optional(),
+  /** Of a stopped VM (method cold): it starts at the target. Default: it stays stopped. */
+  start: z.boolean().optional(),
   /** The signed command for this request, for a source that requires one. */
   command: SignedCommand.optional(),
 })

@@ -62,7 +62,13 @@ const command = {
   sig: Signature,
 }
 export const COMMANDS = {
-  start: z.strictObject({ ...command, toSite: Id, method: z.enum(['live', 'cold']).optional(), constraints: Constraints.optional() }),
+  start: z.strictObject({
+    ...command,
+    toSite: Id,
+    method: z.enum(['live', 'cold']).optional(),
+    start: z.boolean().optional().meta({ description: 'a stopped VM starts at the target (default: it stays stopped)' }),
+    constraints: Constraints.optional(),
+  }),
   prestage: z.strictObject({ ...command, toSite: Id, constraints: Constraints.optional() }),
   cancel: z.strictObject({ ...command, handoffId: MigrationId.optional() }),
   pin: z.strictObject({ ...command, pinned: z.boolean() }),

@@ -166,6 +166,8 @@ const PlanFields = z.object({
   downtimeMs: count.min(1).max(3_600_000),
   /** The operator requested this downtime: Godwit meets it, or the migration fails. */
   downtimeAsked: z.boolean().optional(),
+  /** A VM that does not run starts at the target; default: it stays stopped. */
+  start: z.boolean().optional(),
   /** Number of page streams, without control and skeleton. */
   streams: count.min(1).max(STREAMS_MAX),
   attempt: count.min(1),

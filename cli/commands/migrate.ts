@@ -17,13 +17,14 @@ export const migrate = command({
   summary: 'move a VM to another site',
   details:
     'live: pre-copy; the VM keeps running and pauses only for the hand-over. cold: stop, copy, start; works with every QEMU and accelerator. ' +
-    'The default method is live.\n\n' +
+    'The default method is live. A VM that is stopped moves with --method cold: its disks travel, and it stays stopped.\n\n' +
     'Ctrl-C cancels the migration and waits for the outcome; a second Ctrl-C exits without waiting (exit code 7).',
   positionals: [{ name: 'VM', help: 'name of the VM (see godwit status)' }],
   options: {
     to: { kind: 'text', value: 'SITE', help: 'target site', required: true },
     method: { kind: 'choice', choices: ['live', 'cold'], help: 'migration method (default live)' },
     downtime: { kind: 'duration', value: 'TIME', help: 'longest acceptable downtime (default 300ms)' },
+    start: { kind: 'flag', help: 'start a VM that is stopped at the target (default: it stays stopped)' },
     streams: { kind: 'integer', value: 'N', min: 1, max: 128, help: 'parallel page streams (default 4)' },
     key: {
       kind: 'path',
@@ -38,10 +39,17 @@ export const migrate = command({
   examples: [
     'godwit migrate web-1 --to hamburg-1',
     'godwit migrate web-1 --to hamburg-1 --method cold --json',
+    'godwit migrate stopped-1 --to hamburg-1 --method cold --start',
     'godwit migrate web-1 --to hamburg-1 --key noc-1.key',
   ],
   run: async ({ options, args, io }) => {
-    const move = { vm: args[0]!, to: options.to, method: options.method, downtimeMs: wholeMs(options.downtime) }
+    const move = {
+      vm: args[0]!,
+      to: options.to,
+      method: options.method,
+      downtimeMs: wholeMs(options.downtime),
+      ...(options.start ? { start: true } : {}),
+    }
     const body = { ...move, streams: options.streams, ...(await signature(io, options, move)) }
     const { migrationId } = await askGateway<{ migrationId: string }>(io, options, { method: 'POST', path: '/v1/migrations', body })
     if (options.detach) {

@@ -10,18 +10,15 @@ import { GodwitError, hasCode } from '../../wire/errors.ts'
 import type { QmpClient } from '../qmp/client.ts'
 import type { QmpObject } from '../qmp/codec.ts'
 import { connectUnix } from '../qmp/socket.ts'
-import { ChunkSet, chunksOf } from './chunk-set.ts'
+import type { ChunkSet } from './chunk-set.ts'
 import { CHUNK_BYTES } from './chunk-tree.ts'
+import { CONTENT_CONTEXTS, marked, ownContent } from './extents.ts'
 import type { Leaves } from './leaves.ts'
-import { ALLOCATION_CONTEXT, bitmapContext, type NbdClient, openNbd } from './nbd/client.ts'
-import { ALLOCATION, DIRTY } from './nbd/codec.ts'
+import { bitmapContext, type NbdClient, openNbd } from './nbd/client.ts'
+import { DIRTY } from './nbd/codec.ts'
 import type { DiskReaders } from './sender.ts'
 
-/** Layers of a disk: 1 is the disk's own file, more are its image. `qemu:allocation-depth` of QEMU docs/interop/nbd. */
-const DEPTH_CONTEXT = 'qemu:allocation-depth'
-const OWN_LAYER = 1
 const NBD_SOCKET = 'nbd.sock'
-const STATUS_BYTES_MAX = 1024 * 1024 * 1024
 const DELETED_MS = 30_000
 /** How long QEMU may be silent while clients connect: at the first try, at the last. */
 const SILENT_FIRST_MS = 250
@@ -106,29 +103,6 @@ export async function openQemuReader({
   }
 }
 
-/** What a disk has in its own layer, but zeros where its base has zeros too: holes of a large disk are not read. */
-async function ownContent(client: NbdClient, base: Leaves): Promise<ChunkSet> {
-  const own = await marked(client, DEPTH_CONTEXT, flags => flags === OWN_LAYER)
-  const data = await marked(client, ALLOCATION_CONTEXT, flags => (flags & ALLOCATION.ZERO) === 0)
-  const content = new ChunkSet(own.chunks)
-  for (const { first, count } of own.runs())
-    for (let chunk = first; chunk < first + count; chunk++) if (data.has(chunk) || !base.isZero(chunk)) content.add(chunk)
-  return content
-}
-
-/** Chunks that an extent with such flags touches. */
-async function marked(client: NbdClient, context: string, isMarked: (flags: number) => boolean): Promise<ChunkSet> {
-  const set = new ChunkSet(chunksOf(client.sizeBytes))
-  for (let at = 0; at < client.sizeBytes; ) {
-    const length = Math.min(STATUS_BYTES_MAX, client.sizeBytes - at)
-    for (const extent of await client.status(context, at, length)) {
-      if (isMarked(extent.flags)) set.addBytes(at, extent.length)
-      at += extent.length
-    }
-  }
-  return set
-}
-
 async function ourBitmaps(qmp: QmpClient, disks: readonly QemuDisk[]): Promise<{ node: string; name: string }[]> {
   const nodes = await qmp.execute<QmpObject[]>('query-named-block-nodes', { flat: true })
   return nodes.flatMap(found => {
@@ -177,7 +151,7 @@ function createExports(qmp: QmpClient, runDir: string, disks: readonly QemuDisk[
    * connection, QEMU is asked after the last, and connections to a QEMU that is silent are closed and made again.
    */
   const open = async (bitmap: string | undefined): Promise<NbdClient[]> => {
-    const contexts = bitmap === undefined ? [DEPTH_CONTEXT, ALLOCATION_CONTEXT] : [bitmapContext(bitmap)]
+    const contexts = bitmap === undefined ? CONTENT_CONTEXTS : [bitmapContext(bitmap)]
     for (let ms = SILENT_FIRST_MS; ; ms *= 2) {
       for (const disk of disks) await addExport(disk, bitmap)
       try {

@@ -1,5 +1,5 @@
 // qemu-nbd over the file of a disk that no running guest has active: the target writes through it what comes from the
-// source.
+// source, and the source of a stopped VM reads through it.
 // Enters: a file, its named format, its image. Leaves: a client of it. Source: qemu-nbd(8).
 // Always holds: formats and the image are named here, never taken from the file; only the folder's owner reaches the
 // socket; the process ends with close(), or with this process; what was flushed is in the file.
@@ -20,7 +20,7 @@ const GROWN = 1.01
 const SPARE_BYTES = 256 * 1024 * 1024
 const TEXT_MAX = 4096
 
-type ServedDisk = {
+export type ServedDisk = {
   /** A file of `dir`. */
   file: string
   format: 'raw' | 'qcow2'
@@ -35,14 +35,26 @@ export type DiskServer = {
   close(): Promise<void>
 }
 
-/** `dir`: the folder of the disks, which is the agent's alone. PREFLIGHT_QEMU_MISSING, NBD_*, TIMEOUT. */
-export async function serveDisk(dir: string, { file, format, sizeBytes, image }: ServedDisk): Promise<DiskServer> {
+/**
+ * `dir`: the folder of the disks, which is the agent's alone. `contexts`: what a reader wants to know of it; then
+ * nothing can be written. PREFLIGHT_QEMU_MISSING, NBD_*, TIMEOUT.
+ */
+export async function serveDisk(
+  dir: string,
+  { file, format, sizeBytes, image }: ServedDisk,
+  contexts?: readonly string[],
+): Promise<DiskServer> {
   const socket = join(dir, `${file}.sock`)
   await rm(socket, { force: true })
-  const node = { driver: format, file: { driver: 'file', filename: join(dir, file), locking: 'off' }, discard: 'unmap' }
+  const node = {
+    driver: format,
+    file: { driver: 'file', filename: join(dir, file), locking: 'off' },
+    ...(contexts ? {} : { discard: 'unmap' }),
+  }
   const base = image === undefined ? null : { driver: 'raw', 'read-only': true, file: { driver: 'file', filename: image } }
   const options = format === 'qcow2' ? { ...node, backing: base } : node
-  const args = ['--persistent', `--socket=${socket}`, `--export-name=${EXPORT}`, '--discard=unmap', `json:${JSON.stringify(options)}`]
+  const access = contexts ? ['--read-only', '-A'] : ['--discard=unmap']
+  const args = ['--persistent', `--socket=${socket}`, `--export-name=${EXPORT}`, ...access, `json:${JSON.stringify(options)}`]
   const command = cagedTool('qemu-nbd', args, Math.ceil(sizeBytes * GROWN) + SPARE_BYTES)
   const child = spawn(command.file, command.args, { cwd: dir, env: cleanEnvironment(), stdio: ['ignore', 'ignore', 'pipe'] })
   const ended = endOf(child)
@@ -61,7 +73,7 @@ export async function serveDisk(dir: string, { file, format, sizeBytes, image }:
     const connect = () => connectUnix(socket, START_MS).catch(() => undefined)
     const connected = eventually(connect, { ms: START_MS, what: `qemu-nbd of ${file}`, everyMs: 10, signal: stop.signal })
     connected.catch(() => {})
-    const client = await openNbd(await Promise.race([connected, died]), { export: EXPORT })
+    const client = await openNbd(await Promise.race([connected, died]), { export: EXPORT, ...(contexts && { contexts }) })
     if (client.sizeBytes !== sizeBytes) throw new GodwitError('NBD_REFUSED', `${file} has ${client.sizeBytes} bytes, not ${sizeBytes}`)
     return {
       client,

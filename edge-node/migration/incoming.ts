@@ -23,7 +23,7 @@ import type { DiskBlocks } from '../pages/place.ts'
 import { createReturnPathParser, decodeValue, encodeReturnPath, RETURN_PATH } from '../stream/return-path.ts'
 import type { Peer } from './peer.ts'
 
-const WHOLE_TIMEOUT_MS = 120_000
+export const WHOLE_TIMEOUT_MS = 120_000
 
 type IncomingOptions = {
   /** Page streams that the plan names. */
@@ -184,9 +184,14 @@ async function write(socket: Socket, bytes: Uint8Array): Promise<void> {
 }
 
 /** All streams have ended whole over one meeting, and are what the source sent over that meeting. MANIFEST_MISMATCH. */
-export async function wholeManifest(incoming: Incoming, peer: Peer, signal: AbortSignal): Promise<Manifest> {
+export async function wholeManifest(
+  incoming: Pick<Incoming, 'ended'>,
+  peer: Peer,
+  signal: AbortSignal,
+  ms = WHOLE_TIMEOUT_MS,
+): Promise<Manifest> {
   for (;;) {
-    const { attempt, streams } = await peer.expect(['EOS'], { ms: WHOLE_TIMEOUT_MS, what: 'the manifest' })
+    const { attempt, streams } = await peer.expect(['EOS'], { ms, what: 'the manifest' })
     const deadline = { ms: WHOLE_TIMEOUT_MS, what: 'the end of all streams', code: 'MANIFEST_MISMATCH' as const, signal }
     const manifest = await within(incoming.ended(attempt), deadline)
     // Of a meeting that was lost: the source repeats it over the next one.

@@ -47,7 +47,8 @@ const Message = z.discriminatedUnion('type', [
   z.object({ type: z.literal('DISKS'), roots: z.array(hash).min(1).max(8) }),
   z.object({ type: z.literal('LOADED'), manifestHash: hash, stateMs: ms, loadMs: ms }),
   z.object({ type: z.literal('GRANT'), vm: Id, epoch: count, migrationId: z.string().max(64), manifestHash: hash }),
-  z.object({ type: z.literal('RUNNING'), resumeMs: ms }),
+  /** The VM is the target's. `startError`: it is stopped there, and could not be started as the plan wants. */
+  z.object({ type: z.literal('RUNNING'), resumeMs: ms, startError: ErrorBody.optional() }),
   z.object({ type: z.literal('ABORT'), error: ErrorBody }),
   /**
    * Source: the first word of a later meeting, before the commit. `taken`: of the target's messages (peer.ts), how many

@@ -31,7 +31,7 @@ import { createEndWatch } from './stream-end.ts'
 const SKELETON_FRAME_BYTES = 64 * 1024
 const SKELETON_WAITING_BYTES_MAX = 1024 * 1024
 
-type OutgoingOptions = {
+export type OutgoingOptions = {
   /** Of the first meeting: the key of the page hashes, or of the proofs for pages from disks, comes of it. */
   rootKey: Uint8Array
   pageStreams: number
@@ -39,7 +39,7 @@ type OutgoingOptions = {
   level: number | 'auto'
   workers: number
   /** The blocks of disks that the target has, and the hasher of them and of pages. Asked when the pages begin. */
-  held?: () => { blocks: HeldBlocks; hasher: PageHasher } | undefined
+  held?: (() => { blocks: HeldBlocks; hasher: PageHasher } | undefined) | undefined
   /** Told once which blocks travel as pages, before the first of them is sent. */
   onBlocks: (blocks: { name: string; bytes: number }[]) => void
   /** RAM is complete: all after it is device state. */

@@ -19,7 +19,7 @@ import { createSteering } from './steering.ts'
 const SAMPLE_MS = 100
 const PROGRESS_MS = 500
 /** No acknowledgement for this long while bytes are on the way: the path or the target is gone. */
-const STALL_MS = 30_000
+export const STALL_MS = 30_000
 
 export type MeterOptions = {
   plan: Plan

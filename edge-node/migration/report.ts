@@ -38,8 +38,18 @@ type ReportInput = {
     etaError(): { medianRatio: number; worstRatio: number } | null
   }
   disks?: Report['disks']
+  /** The guest ran: there was a downtime. */
+  hasGuest: boolean
   talk: { wireBytes: number; changeOvers: number; lost: { reconnects: number; awayMs: number } }
 }
+
+/** Of a VM that did not run. */
+const NO_GUEST = {
+  guestBytes: 0,
+  deltaBytes: 0,
+  pages: { zero: 0, duplicate: 0, unchanged: 0, delta: 0, fromDisk: 0, compressed: 0, raw: 0 },
+}
+const NOTE_MAX = 1024
 
 const round = (ms: number) => Math.max(0, Math.round(ms * 10) / 10)
 
@@ -48,15 +58,16 @@ const round = (ms: number) => Math.max(0, Math.round(ms * 10) / 10)
  * after that; `commit` is LOADED's way back, the durable record and GRANT's way (one RTT and an fsync); `resume` is
  * `cont` there; `finalPages` is the rest: pages, and draining the path.
  */
-export function createReport({ plan, transport, life, loaded, running, outgoing, meter, talk, disks }: ReportInput): Report {
+export function createReport({ plan, transport, life, loaded, running, outgoing, meter, talk, disks, hasGuest }: ReportInput): Report {
   const { timeline } = life
   const { stopMs = timeline.startMs, loadedMs = 0, runningMs = 0 } = timeline
-  const stats = outgoing.pipeline!.stats()
+  const stats = outgoing.pipeline?.stats() ?? NO_GUEST
   const halfRttMs = meter.rttMs / 2
   const grantMs = Math.max(0, runningMs - loadedMs - running.resumeMs - halfRttMs)
   const commitMs = halfRttMs + grantMs
   const finalPagesMs = Math.max(0, loadedMs - stopMs - halfRttMs - loaded.stateMs - loaded.loadMs)
   const wireBytes = outgoing.wireBytes + talk.wireBytes
+  const ofGuest = (ms: number) => (hasGuest ? round(ms) : null)
   return {
     migrationId: plan.migrationId,
     vm: plan.vm,
@@ -66,13 +77,13 @@ export function createReport({ plan, transport, life, loaded, running, outgoing,
     outcome: 'completed',
     startedAt: life.startedAt,
     totalMs: round(runningMs - timeline.startMs),
-    downtimeMs: round(finalPagesMs + loaded.stateMs + loaded.loadMs + commitMs + running.resumeMs),
+    downtimeMs: ofGuest(finalPagesMs + loaded.stateMs + loaded.loadMs + commitMs + running.resumeMs),
     downtimeParts: {
-      finalPagesMs: round(finalPagesMs),
-      deviceStateMs: round(loaded.stateMs),
-      loadMs: round(loaded.loadMs),
-      commitMs: round(commitMs),
-      resumeMs: round(running.resumeMs),
+      finalPagesMs: ofGuest(finalPagesMs),
+      deviceStateMs: ofGuest(loaded.stateMs),
+      loadMs: ofGuest(loaded.loadMs),
+      commitMs: ofGuest(commitMs),
+      resumeMs: ofGuest(running.resumeMs),
     },
     downtimeAskedMs: plan.downtimeMs,
     guestBytes: stats.guestBytes,
@@ -92,7 +103,7 @@ export function createReport({ plan, transport, life, loaded, running, outgoing,
     bytesRaw: stats.pages.raw * PAGE_BYTES,
     ...(disks && { disks }),
     wireBytes,
-    ratio: wireBytes > 0 ? Math.round((stats.guestBytes / wireBytes) * 100) / 100 : null,
+    ratio: hasGuest && wireBytes > 0 ? Math.round((stats.guestBytes / wireBytes) * 100) / 100 : null,
     rounds: meter.rounds,
     rttMs: round(meter.rttMs),
     rateBytesPerSecond: Math.round(meter.rateBytesPerSecond),
@@ -103,6 +114,8 @@ export function createReport({ plan, transport, life, loaded, running, outgoing,
     awayMs: round(talk.lost.awayMs),
     etaError: meter.etaError(),
     decisions: [...meter.changes],
-    notes: [],
+    notes: running.startError
+      ? [`the VM did not start at the target: ${running.startError.code} ${running.startError.message}`.slice(0, NOTE_MAX)]
+      : [],
   }
 }

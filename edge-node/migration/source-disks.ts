@@ -1,7 +1,7 @@
 // The local disks of a VM at the source of its migration: rounds while the guest runs, one last round while it stands
 // still.
-// Enters: QEMU's QMP connection, the disks with what both sides have of them. Leaves: DISK frames on the page streams,
-// the roots of the disks.
+// Enters: the VM's QEMU, or none where it does not run; the disks with what both sides have of them. Leaves: DISK
+// frames on the page streams, the roots of the disks.
 // Always holds: a chunk travels on one page stream only, so a later version of it never overtakes an earlier one; as
 // frames of a page stream they are applied before the target's QEMU reads device state (the barrier there); bitmaps and
 // exports are gone before QEMU's migration goes on. What the target has of the disks is known block by block, for pages
@@ -13,13 +13,14 @@ import { DISK_HEADER_BYTES, readDiskBody, readDiskHeader, regionOf } from '../di
 import { type BlockHasher, type BlockHashes, type ChunkHashes, hashBlocks } from '../disks/block-hashes.ts'
 import { BlockIndex } from '../disks/block-index.ts'
 import { CHUNK_BYTES } from '../disks/chunk-tree.ts'
+import { type FileDisk, openFileReader } from '../disks/file-reader.ts'
 import type { Leaves } from '../disks/leaves.ts'
 import { openQemuReader, type QemuDisk, type QemuReader } from '../disks/qemu-reader.ts'
 import { createDiskSender, type DiskFigures, type DiskSender, type DiskWatch } from '../disks/sender.ts'
 import type { CompressJob, CompressResult } from '../pages/compress.ts'
 import type { PageHasher } from '../pages/hasher.ts'
 import { createThreadPool, type Pool } from '../pages/pool.ts'
-import type { QmpClient } from '../qmp/client.ts'
+import type { RunningQemu } from './source-options.ts'
 
 /** A round of so little is sent within the switch-over. */
 const SMALL_CHUNKS = 32
@@ -31,17 +32,16 @@ const PAUSE_MS = 250
 const AT_ONCE = 4
 const LEVEL = 3
 
-/** By disk: QEMU's node, its size, and what it stands on at both sites; `blocks`: of the image. */
-type LocalDiskSource = QemuDisk & { blocks?: BlockHashes | undefined }
+/** By disk: QEMU's node, its file, its size, and what it stands on at both sites; `blocks`: of the image. */
+type LeavingDisk = QemuDisk & FileDisk & { blocks?: BlockHashes | undefined }
 
 /** `hasher`: of the blocks, and of the pages that are compared with them; absent: pages are not compared with disks. */
-export type LocalDiskSources = { disks: readonly LocalDiskSource[]; hasher?: PageHasher | undefined }
+export type LeavingDisks = { disks: readonly LeavingDisk[]; hasher?: PageHasher | undefined }
 
 type SourceDisksOptions = {
-  qmp: QmpClient
-  /** The working folder of the VM's QEMU. */
-  dir: string
-  sources: LocalDiskSources
+  /** Absent: the VM does not run. */
+  qemu: RunningQemu | undefined
+  sources: LeavingDisks
   pageStreams: number
   compression: 'zstd' | 'off'
   send: (pageStream: number, payload: Uint8Array) => Promise<void>
@@ -65,9 +65,9 @@ export type SourceDisks = {
 }
 
 export async function openSourceDisks(options: SourceDisksOptions): Promise<SourceDisks> {
-  const { sources, signal, log } = options
+  const { qemu, sources, signal, log } = options
   const { disks, hasher } = sources
-  const readers = await openQemuReader({ qmp: options.qmp, runDir: options.dir, disks })
+  const readers = await (qemu ? openQemuReader({ qmp: qemu.qmp, runDir: qemu.dir, disks }) : openFileReader(disks))
   const pool = createThreadPool<CompressJob, CompressResult>(1, { role: 'compress' }, { log })
   const held = disks.map(({ base }) => base.copy())
   const known = hasher && { blocks: indexOf(disks, held), hasher }
@@ -83,7 +83,7 @@ export async function openSourceDisks(options: SourceDisksOptions): Promise<Sour
 }
 
 /** The blocks that the target begins with. */
-function indexOf(disks: readonly LocalDiskSource[], held: readonly Leaves[]): BlockIndex {
+function indexOf(disks: readonly LeavingDisk[], held: readonly Leaves[]): BlockIndex {
   const index = new BlockIndex(disks.length)
   for (const [disk, { blocks, base }] of disks.entries())
     if (blocks) index.begin(disk, blocks, chunk => chunk < base.chunks && held[disk]!.get(chunk).equals(base.get(chunk)))

@@ -11,15 +11,22 @@ import type { MachineExit } from '../vm/exit.ts'
 import type { KeyLifetime, Patience } from './conversation.ts'
 import type { SourceStage, StuckAction } from './deadlines.ts'
 import type { MessageOf } from './messages.ts'
-import type { LocalDiskSources } from './source-disks.ts'
+import type { LeavingDisks } from './source-disks.ts'
 import type { SourceState } from './states.ts'
+
+export type RunningQemu = {
+  qmp: QmpClient
+  /** Settles when it has ended. */
+  exited: Promise<MachineExit>
+  /** Its working folder: for the sockets that it writes to. */
+  dir: string
+}
 
 export type SourceOptions = {
   plan: Plan
   offer: MessageOf<'OFFER'> | ((options: HashOptions) => Promise<Offered>)
-  qmp: QmpClient
-  /** Settles when the VM's QEMU has ended. */
-  qemuExited: Promise<MachineExit>
+  /** Absent: the VM does not run. Its disks travel, and it is stopped at its owner's site afterwards. */
+  qemu?: RunningQemu | undefined
   keys: SiteKeys
   sourceCertificate: Uint8Array
   targetCertificate: Uint8Array
@@ -30,10 +37,8 @@ export type SourceOptions = {
   /** Called at once when sealed bytes or a handshake are not what they must be. */
   onBreach?: ((error: GodwitError) => void) | undefined
   onProgress: (progress: MigrationProgress) => void
-  /** The working folder of the VM's QEMU: for the sockets that it writes to. */
-  dir: string
   /** Its local disks; absent or empty: none. Their images may have to be read first. */
-  disks?: (() => Promise<LocalDiskSources>) | undefined
+  disks?: (() => Promise<LeavingDisks>) | undefined
   transport: string
   /** What the engine that carries the pages says of its way; absent: nothing. */
   bulk?: (() => Bulk | null) | undefined

@@ -10,12 +10,12 @@ import { eventually, sleep, within } from '../../ops/deadline.ts'
 import type { Plan } from '../../wire/control.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
-import type { QmpClient } from '../qmp/client.ts'
 import { type QmpCommands, qmpCommands } from '../qmp/commands.ts'
 import { RUNTIME_FILES } from '../vm/argv.ts'
-import { exitError, type MachineExit } from '../vm/exit.ts'
+import { exitError } from '../vm/exit.ts'
 import { listenForQemu, type Outgoing } from './outgoing.ts'
 import { resumeSource } from './resume.ts'
+import type { RunningQemu } from './source-options.ts'
 
 const QEMU = "the source's QEMU"
 /** From the end of its QMP connection to its own. */
@@ -23,13 +23,8 @@ const END_MS = 2_000
 const CONNECT_TIMEOUT_MS = 10_000
 const POSTMIGRATE_TIMEOUT_MS = 15_000
 
-type SourceQemuOptions = {
+type SourceQemuOptions = RunningQemu & {
   plan: Plan
-  qmp: QmpClient
-  /** The working folder of the VM's QEMU. */
-  dir: string
-  /** Settles when the VM's QEMU has ended: that fails the migration. */
-  qemuExited: Promise<MachineExit>
   log: Log
   signal: AbortSignal
   fail: (error: GodwitError) => void
@@ -43,7 +38,7 @@ export class SourceQemu {
   constructor(options: SourceQemuOptions) {
     this.#options = options
     this.#commands = qmpCommands(options.qmp)
-    void options.qemuExited.then(exit => options.fail(exitError(QEMU, exit)))
+    void options.exited.then(exit => options.fail(exitError(QEMU, exit)))
   }
 
   /**
@@ -121,13 +116,13 @@ export class SourceQemu {
 
   /** Lets the VM run here again after a failed migration; gives the migration's error. */
   async resume(error: GodwitError): Promise<GodwitError> {
-    const { qmp, qemuExited, log } = this.#options
+    const { qmp, exited, log } = this.#options
     try {
       await resumeSource(qmp)
       return error
     } catch (cause) {
       // A QMP connection ends before QEMU's exit is known; then the VM has failed, which its registry must learn first.
-      const exit = await Promise.race([qemuExited, sleep(END_MS)])
+      const exit = await Promise.race([exited, sleep(END_MS)])
       if (exit) return exitError(QEMU, exit)
       log.error('the VM could not be resumed at the source', { error: cause as Error })
       return new GodwitError('MIGRATION_FAILED', `${error.message}; and the VM could not be resumed`, { cause })

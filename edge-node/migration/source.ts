@@ -6,32 +6,32 @@
 // The pages of a live migration follow the offer without waiting for the answer; nothing counts before the answer has
 // come. A link that is lost between accept and LOADED is waited for, and the migration continues from what the target
 // has (conversation.ts).
-// Enters: a plan, a running QEMU, a way to open relay streams. Leaves: a report, or a coded error with the VM running
-// here.
+// A VM that does not run has no QEMU: its disks travel in the place of pages and state, and the rest is the same.
+// Enters: a plan, a running QEMU or none, a way to open relay streams. Leaves: a report, or a coded error with the VM
+// here as it was.
 // Always holds: until the record RELINQUISHED is durable every failure ends with the VM running at the source; after
 // it the source never lets the guest run again unless the target refuses; the guest runs at the target only after
 // GRANT. QEMU `completed` and `postmigrate` come first.
-import { toHex } from '../../crypto/bytes.ts'
-import { manifestHash } from '../../crypto/channel/manifest.ts'
 import { raceAbort, sleep, within } from '../../ops/deadline.ts'
 import { PHASE_COMMITTED, type Report } from '../../wire/control.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
-import { CHUNK_BYTES } from '../disks/chunk-tree.ts'
 import type { DiskFigures } from '../disks/sender.ts'
 import { type Conversation, openConversation } from './conversation.ts'
+import { type Corridor, createCorridor } from './corridor.ts'
 import { SOURCE_DEADLINES, type SourceStage } from './deadlines.ts'
+import { createDiskMeter, diskBytes } from './disk-meter.ts'
 import { durably } from './durable.ts'
 import { type GuestWatch, watchGuest } from './guest-watch.ts'
 import { handOver } from './hand-over.ts'
 import { expectAfterHashing, whileHashed, whileHashing } from './hashing.ts'
 import type { MessageOf } from './messages.ts'
-import { createOutgoing, manifestToMessage, type Outgoing } from './outgoing.ts'
+import type { Outgoing } from './outgoing.ts'
 import { Ownership } from './ownership.ts'
-import { isLoss, type Peer } from './peer.ts'
+import type { Peer } from './peer.ts'
 import { createMeter, type Meter } from './progress.ts'
 import { createReport, type Timeline } from './report.ts'
 import { diskReport, openSourceDisks, type SourceDisks } from './source-disks.ts'
-import type { Offered, SourceMigration, SourceOptions } from './source-options.ts'
+import type { Offered, RunningQemu, SourceMigration, SourceOptions } from './source-options.ts'
 import { SourceQemu } from './source-qemu.ts'
 import { SOURCE, type SourceState, sourceMayResume } from './states.ts'
 
@@ -66,7 +66,8 @@ class SourceRun {
   readonly #options: SourceOptions
   readonly #failure = new AbortController()
   readonly #signal = this.#failure.signal
-  readonly #qemu: SourceQemu
+  /** Absent: the VM does not run. */
+  readonly #qemu: SourceQemu | undefined
   readonly #startedAt = Date.now()
   readonly #timeline: Timeline = { startMs: performance.now() }
   /** How far the reading of files here is. */
@@ -96,7 +97,7 @@ class SourceRun {
       signal,
       fail,
     })
-    this.#qemu = new SourceQemu({ ...given, signal, fail })
+    this.#qemu = given.qemu && new SourceQemu({ ...given, ...given.qemu, signal, fail })
     this.done = this.#run().finally(() => {
       this.#isDone = true
       clearTimeout(this.#failSoon)
@@ -148,7 +149,7 @@ class SourceRun {
       throw failed
     } finally {
       this.#guest?.stop()
-      this.#qemu.close()
+      this.#qemu?.close()
     }
   }
 
@@ -156,7 +157,7 @@ class SourceRun {
     const { own } = this
     const options = this.#options
     const signal = this.#signal
-    await this.#watchGuest()
+    if (options.qemu) await this.#watchGuest(options.qemu)
     await own.advance('offer')
     options.onProgress({ migrationId: options.plan.migrationId, side: 'source', phase: 'preflight' })
     const offered = this.#makeOffer()
@@ -182,13 +183,19 @@ class SourceRun {
     const disks = await this.#openDisks(outgoing)
     if (disks) {
       await onAccepted()
-      await disks.converge(figures => this.#disksProgressed(figures))
+      // What waits for room on the path ends only with the corridor, which a failure of the migration closes.
+      await raceAbort(
+        disks.converge(figures => this.#disksProgressed(figures)),
+        signal,
+      )
       // A guest that is about to stop writes little more; and QEMU stops at once where nobody reads its disks.
       if (options.plan.method === 'live') disks.follow(this.#fail)
     }
-    const onPaused = disks && (async () => void (await peer.send({ type: 'DISKS', roots: await disks.last() })))
-    await this.#qemu.migrateInto(outgoing, () => this.#reached('qemuMs'), onPaused)
+    const sendLast = disks && (async () => void (await peer.send({ type: 'DISKS', roots: await disks.last() })))
+    if (this.#qemu) await this.#streamGuest(this.#qemu, talk, outgoing, sendLast)
+    else if (sendLast) await raceAbort(sendLast(), signal)
     if (!disks) await onAccepted()
+    if (!this.#qemu) outgoing.finish()
 
     await allSent
     await own.advance('quiesced')
@@ -197,7 +204,7 @@ class SourceRun {
     talk.settle()
     if (!sent.has(loaded.manifestHash)) throw new GodwitError('MANIFEST_MISMATCH', 'the target loaded something else than was sent')
     this.#manifestHash = loaded.manifestHash
-    await this.#qemu.postmigrate()
+    await this.#qemu?.postmigrate()
 
     await options.checkPeer?.()
     // In one step with the beginning of the commit: a cancel counts here, or is too late.
@@ -205,7 +212,18 @@ class SourceRun {
     const running = await this.#commit(talk, loaded.manifestHash)
     meter.stop()
     const life = { startedAt: this.#startedAt, timeline: this.#timeline }
-    return createReport({ ...options, disks: disks && diskReport(disks.figures), life, loaded, running, outgoing, meter, talk })
+    const hasGuest = this.#qemu !== undefined
+    return createReport({ ...options, hasGuest, disks: disks && diskReport(disks.figures), life, loaded, running, outgoing, meter, talk })
+  }
+
+  /** From QEMU's first byte on; `onPaused`: see migrateInto. */
+  async #streamGuest(qemu: SourceQemu, { peer }: Conversation, outgoing: Outgoing, onPaused?: () => Promise<void>): Promise<void> {
+    // The target's QEMU has read to the end: so has ours, even where the end could not be seen in the bytes.
+    void peer.expect(['SHUT'], { ms: LOAD_TIMEOUT_MS, what: 'SHUT' }).then(
+      () => outgoing.finish(),
+      () => {},
+    )
+    await qemu.migrateInto(outgoing, () => this.#reached('qemuMs'), onPaused)
   }
 
   #reached(step: keyof Timeline): void {
@@ -213,26 +231,26 @@ class SourceRun {
   }
 
   async #openDisks(outgoing: Outgoing): Promise<SourceDisks | undefined> {
-    const { qmp, dir, plan, log } = this.#options
+    const { qemu, plan, log } = this.#options
     const sources = await this.#options.disks?.()
     if (!sources || sources.disks.length === 0) return undefined
     this.#disks = await openSourceDisks({
-      ...{ qmp, dir, sources, pageStreams: plan.streams, compression: plan.compression, log, signal: this.#signal },
+      ...{ qemu, sources, pageStreams: plan.streams, compression: plan.compression, log, signal: this.#signal },
       send: (stream, payload) => outgoing.disk(stream, payload),
       passed: async interval => await outgoing.pipeline?.passed(interval),
     })
     return this.#disks
   }
 
-  #disksProgressed({ sentChunks, pendingChunks, zeroChunks, heldChunks }: DiskFigures): void {
-    const done = (sentChunks + zeroChunks + heldChunks) * CHUNK_BYTES
-    const progress = { bytesSent: done, bytesTotal: done + pendingChunks * CHUNK_BYTES }
-    this.#options.onProgress({ migrationId: this.#options.plan.migrationId, side: 'source', phase: 'disks', ...progress })
+  #disksProgressed(figures: DiskFigures): void {
+    const { plan, onProgress } = this.#options
+    const { done, total } = diskBytes(figures)
+    onProgress({ migrationId: plan.migrationId, side: 'source', phase: 'disks', bytesSent: done, bytesTotal: total })
   }
 
   /** From the commit on the guest is the target's: events of its old QEMU count no more. */
-  async #watchGuest(): Promise<void> {
-    const { plan, qmp } = this.#options
+  async #watchGuest({ qmp }: RunningQemu): Promise<void> {
+    const { plan } = this.#options
     const onEnd = (error: GodwitError) => {
       if (this.own.isCommitting) return
       this.#isGuestOver ||= error.code !== 'GUEST_SUSPENDED'
@@ -261,7 +279,7 @@ class SourceRun {
     this.#talk = await openConversation({
       ...this.#options,
       stoppedAtMs: () => (plan.method === 'live' ? this.#timeline.stopMs : undefined),
-      onReturnPath: this.#qemu.onReturnPath,
+      onReturnPath: bytes => this.#qemu?.onReturnPath(bytes),
       signal: this.#signal,
       fail: this.#fail,
     })
@@ -274,51 +292,24 @@ class SourceRun {
     return accepted
   }
 
-  /**
-   * What runs beside the story: the corridor, and EOS over every meeting in which all streams end, until one of them
-   * gets through.
-   */
-  #createCorridor(talk: Conversation) {
-    const { plan, log, compressionLevel = 'auto', workers = 1 } = this.#options
-    const { peer, rootKey } = talk
-    /** Hashes of the manifests that were sent: one for each meeting in which all streams ended. */
-    const sent = new Set<string>()
-    const end = Promise.withResolvers<void>()
-    const failUnlessLost = (error: unknown) => {
-      const coded = toGodwitError(error)
-      if (!isLoss(coded)) this.#fail(coded)
-    }
-    const outgoing = createOutgoing({
-      rootKey,
-      pageStreams: plan.streams,
-      compression: plan.compression,
-      level: compressionLevel,
-      workers,
-      held: () => this.#disks?.held,
-      log,
-      onBlocks: blocks => void peer.send({ type: 'PAGES', blocks }).catch(failUnlessLost),
-      onRamEnd: () => this.#reached('ramEndMs'),
-      onEnd: manifest => {
-        this.#reached('endMs')
-        sent.add(toHex(manifestHash(manifest)))
-        peer.send({ type: 'EOS', attempt: talk.attempt, streams: manifestToMessage(manifest) }).then(end.resolve, failUnlessLost)
-      },
-      onOpaque: reason => log.warn('unknown part of the QEMU stream: the rest passes unchanged', { reason }),
-      onLost: error => talk.onLost(error),
-      fail: this.#fail,
+  /** What runs beside the story. */
+  #createCorridor(talk: Conversation): Corridor {
+    const [signal, fail] = [this.#signal, this.#fail]
+    const corridor = createCorridor({
+      ...{ ...this.#options, talk, signal, fail, held: () => this.#disks?.held },
+      reached: step => this.#reached(step),
     })
-    // The target's QEMU has read to the end: so has ours, even where the end could not be seen in the bytes.
-    void peer.expect(['SHUT'], { ms: LOAD_TIMEOUT_MS, what: 'SHUT' }).then(
-      () => outgoing.finish(),
-      () => {},
-    )
-    this.#outgoing = outgoing
-    return { outgoing, sent, allSent: raceAbort(end.promise, this.#signal) }
+    this.#outgoing = corridor.outgoing
+    return corridor
   }
 
   #startMeter(talk: Conversation, outgoing: Outgoing): Meter {
+    const { qemu } = this.#options
     const [timeline, signal, fail] = [this.#timeline, this.#signal, this.#fail]
-    this.#meter = createMeter({ ...this.#options, talk, outgoing, timeline, signal, fail })
+    const options = { ...this.#options, talk, outgoing, signal, fail }
+    this.#meter = qemu
+      ? createMeter({ ...options, qmp: qemu.qmp, timeline })
+      : createDiskMeter({ ...options, figures: () => this.#disks?.figures })
     return this.#meter
   }
 
@@ -374,8 +365,8 @@ class SourceRun {
       log.error('VM stays paused at the source: the record of its hand-over is uncertain', { migrationId: plan.migrationId, error })
       return new GodwitError('MIGRATION_DOUBT', `the record of the hand-over could not be written: ${error.message}`, { cause: error })
     }
-    // Its registry ends the QEMU: there is nothing to let run.
-    return this.#isGuestOver ? error : await this.#qemu.resume(error)
+    // Its registry ends a QEMU whose guest is over: there is nothing to let run.
+    return this.#isGuestOver || !this.#qemu ? error : await this.#qemu.resume(error)
   }
 
   /**

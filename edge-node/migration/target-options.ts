@@ -2,7 +2,7 @@
 import type { SiteKeys } from '../../crypto/identity.ts'
 import type { Stream } from '../../transport/types.ts'
 import type { MigrationProgress, Plan } from '../../wire/control.ts'
-import type { GodwitError } from '../../wire/errors.ts'
+import type { ErrorBody, GodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import type { HashOptions } from '../disks/digests.ts'
 import type { DiskBlocks } from '../pages/place.ts'
@@ -18,12 +18,12 @@ export type TargetOptions = {
   targetCertificate: Uint8Array
   peerBoxPublic: Uint8Array
   /**
-   * Checks the offer against this host (PREFLIGHT_*, VM_EXISTS) and starts the waiting QEMU. Its files may have to be
-   * read first.
+   * Checks the offer against this host (PREFLIGHT_*, VM_EXISTS) and starts the waiting QEMU; undefined for a VM that
+   * does not run. Its files may have to be read first.
    */
-  reserve: (offer: MessageOf<'OFFER'>, plan: Plan, options: HashOptions) => Promise<RunningVm>
+  reserve: (offer: MessageOf<'OFFER'>, plan: Plan, options: HashOptions) => Promise<RunningVm | undefined>
   /** Of the VM that was reserved: its local disks, ready to be written; absent or undefined: it has none. */
-  openDisks?: ((vm: RunningVm) => Promise<TargetDisks | undefined>) | undefined
+  openDisks?: (() => Promise<TargetDisks | undefined>) | undefined
   /** Throws when a file of the VM has changed since then: asked once more before LOADED. */
   checkFiles?: (() => Promise<void>) | undefined
   /** Ends the waiting QEMU and forgets the VM. */
@@ -33,6 +33,8 @@ export type TargetOptions = {
    * back.
    */
   commit: (epoch: number) => Promise<void>
+  /** Of a VM that came without a QEMU and is ours now: starts it if that is wanted; gives why it does not start. */
+  start?: (() => Promise<ErrorBody | undefined>) | undefined
   /** Makes a state durable before what follows from it (fsync). */
   record: (state: TargetState, epoch: number, facts?: { manifestHash?: string | undefined }) => Promise<void>
   /** Told at once when sealed bytes or a handshake are not what they must be. */

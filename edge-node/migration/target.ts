@@ -24,7 +24,8 @@ import { TARGET_DEADLINES, type TargetStage } from './deadlines.ts'
 import { durably } from './durable.ts'
 import { checkGrant, refusal } from './hand-over.ts'
 import { expectAfterHashing, whileHashed, whileHashing } from './hashing.ts'
-import { createIncoming, type Incoming, wholeManifest } from './incoming.ts'
+import { createIncoming, type Incoming, WHOLE_TIMEOUT_MS, wholeManifest } from './incoming.ts'
+import { createIncomingDisks, type TakenCorridor } from './incoming-disks.ts'
 import { answerSource, type TargetMeeting } from './meeting.ts'
 import type { MessageOf } from './messages.ts'
 import { Ownership } from './ownership.ts'
@@ -81,7 +82,7 @@ class TargetRun {
   readonly #settled: Promise<void>
   /** How far the reading of files here is. */
   readonly #read: { hashedBytes?: number } = {}
-  #incoming: Incoming | undefined
+  #incoming: TakenCorridor | undefined
   #disks: TargetDisks | undefined
   /** Frames of the data streams: grows as long as anything arrives. */
   #arrived = 0
@@ -171,15 +172,18 @@ class TargetRun {
     this.#isReserved = true
     const hashing = { plan, side: 'target', peer: () => peer, onProgress, signal: this.#signal } as const
     const vm = await whileHashing(hashing, how => options.reserve(offer, plan, how))
-    this.#watchQemu(vm)
-    this.#disks = await options.openDisks?.(vm)
-    const incoming = await this.#openIncoming(peer, vm, session.rootKey)
-    incoming.meet(session, this.#talk.attempt)
-    for (const { index, attempt, stream: data } of this.#waiting.splice(0)) incoming.accept(index, attempt, data)
+    if (vm) this.#watchQemu(vm)
+    this.#disks = await options.openDisks?.()
+    const incoming = vm && (await this.#openIncoming(peer, vm, session.rootKey))
+    const corridor = incoming ?? createIncomingDisks(this.#corridorOptions(peer))
+    this.#incoming = corridor
+    corridor.meet(session, this.#talk.attempt)
+    for (const { index, attempt, stream: data } of this.#waiting.splice(0)) corridor.accept(index, attempt, data)
     this.#talk.isAccepted = true
     await peer.send({ type: 'ACCEPT' })
 
-    await this.#receive(incoming, peer, vm)
+    const shut = incoming ? await this.#load(incoming, peer, vm!) : await own.advance('pages')
+    await this.#receive(corridor, peer, vm, shut || undefined)
     await this.#takeOver(vm)
   }
 
@@ -197,54 +201,67 @@ class TargetRun {
     void vm.exited.then(exit => this.#fail(exitError("the target's QEMU", exit)))
   }
 
+  /** What every corridor is given. */
+  #corridorOptions(peer: Peer) {
+    const { plan } = this.#options
+    return {
+      pageStreams: plan.streams,
+      disk: this.#disks && ((payload: Uint8Array) => this.#disks!.apply(payload)),
+      onAck: (total: number, taken: number[]) => {
+        this.#arrived = taken.reduce((sum, frames) => sum + frames, 0)
+        peer.sendRaw(FRAME.ACK, encodeAck(total, taken)).catch(() => {})
+      },
+      onLost: (error: GodwitError) => this.#talk.onLost(error),
+      fail: this.#fail,
+    }
+  }
+
   /** QEMU listens, we connect, guest memory is opened: ready for the first byte. */
   async #openIncoming(peer: Peer, vm: RunningVm, rootKey: Uint8Array): Promise<Incoming> {
     const { plan, log, workers = 1 } = this.#options
     const qemu = await connectIncoming(vm)
-    const quietly = (sent: Promise<void>) => void sent.catch(() => {})
-    this.#incoming = createIncoming({
-      pageStreams: plan.streams,
+    return createIncoming({
+      ...this.#corridorOptions(peer),
       qemu,
       memory: { fd: await vm.memoryFd(), bytes: vm.memoryBytes },
       workers,
-      disk: this.#disks && (payload => this.#disks!.apply(payload)),
       disks: this.#disks && plan.version >= DISK_PAGES_VERSION ? { blocks: this.#disks.blocks, rootKey } : undefined,
       log,
-      onAck: (total, taken) => {
-        this.#arrived = taken.reduce((sum, frames) => sum + frames, 0)
-        quietly(peer.sendRaw(FRAME.ACK, encodeAck(total, taken)))
-      },
-      onReturnPath: bytes => quietly(peer.sendRaw(FRAME.RETURN_PATH, bytes)),
-      onLost: error => this.#talk.onLost(error),
+      onReturnPath: bytes => void peer.sendRaw(FRAME.RETURN_PATH, bytes).catch(() => {}),
       // A QEMU that dies closes its socket first: its own exit says more.
       fail: error => void (error.code === 'QEMU_LOAD' ? setTimeout(() => this.#fail(error), QEMU_END_MS) : this.#fail(error)),
     })
-    return this.#incoming
   }
 
-  /** Everything until LOADED is sent: pages in memory, device state in QEMU, every stream whole. */
-  async #receive(incoming: Incoming, peer: Peer, vm: RunningVm): Promise<void> {
-    const { own } = this
-    const { plan, onProgress, checkFiles, onLoaded } = this.#options
+  /** Until QEMU has loaded the guest; gives its SHUT, which the source gets when all is whole. */
+  async #load(incoming: Incoming, peer: Peer, vm: RunningVm): Promise<Uint8Array> {
+    const { plan, onProgress } = this.#options
     const { blocks } = await peer.expect(['PAGES'], { ms: STREAM_TIMEOUT_MS, what: "the source's memory layout" })
-    await own.advance('pages')
+    await this.own.advance('pages')
     incoming.begin(blocks)
     onProgress({ migrationId: plan.migrationId, side: 'target', phase: 'receiving' })
-
     const deadline = { ms: STREAM_TIMEOUT_MS, what: "QEMU's load", code: 'QEMU_LOAD', signal: this.#signal } as const
     const verdict = await within(incoming.shut, deadline)
     if (verdict.code !== 0) throw await loadError(vm)
     await peer.send({ type: 'SHUT', code: verdict.code })
-    const hash = toHex(manifestHash(await wholeManifest(incoming, peer, this.#signal)))
+    return verdict.bytes
+  }
+
+  /** Everything until LOADED is sent: every stream whole, disks written; of a VM that ran, its guest in QEMU. */
+  async #receive(incoming: TakenCorridor, peer: Peer, vm: RunningVm | undefined, shut: Uint8Array | undefined): Promise<void> {
+    const { own } = this
+    const { checkFiles, onLoaded } = this.#options
+    const ms = vm ? WHOLE_TIMEOUT_MS : STREAM_TIMEOUT_MS
+    const hash = toHex(manifestHash(await wholeManifest(incoming, peer, this.#signal, ms)))
     if (this.#disks) await this.#finishDisks(this.#disks, peer)
     this.#isWhole = true
     this.#manifestHash = hash
-    await notInMigrate(vm)
+    if (vm) await notInMigrate(vm)
     await checkFiles?.()
-    await onLoaded?.(vm)
+    if (vm) await onLoaded?.(vm)
     await own.advance('loaded')
     this.#talk.stopWaiting()
-    await peer.sendRaw(FRAME.RETURN_PATH, verdict.bytes)
+    if (shut) await peer.sendRaw(FRAME.RETURN_PATH, shut)
     await peer.send({ type: 'LOADED', manifestHash: hash, stateMs: incoming.stateMs(), loadMs: incoming.loadMs() })
   }
 
@@ -253,19 +270,19 @@ class TargetRun {
     await disks.finish(roots)
   }
 
-  /** GRANT -> RESUMING -> cont -> RUNNING. */
-  async #takeOver(vm: RunningVm): Promise<void> {
+  /** GRANT -> RESUMING -> cont -> RUNNING. Without a QEMU the VM is ours and stopped, or starts if that is wanted. */
+  async #takeOver(vm: RunningVm | undefined): Promise<void> {
     const { own } = this
     const { plan, log, grantPatienceMs: patienceMs = GRANT_PATIENCE_MS } = this.#options
     const signal = this.#signal
-    const end = guestEnd(plan.vm, guestState((await vm.commands.queryStatus()).status))
+    const end = vm && guestEnd(plan.vm, guestState((await vm.commands.queryStatus()).status))
     this.#expectGrant(this.#talk.peer, patienceMs)
     const grant = await within(this.#grant.promise, { ms: patienceMs, what: 'GRANT from the source', code: 'MIGRATION_TIMEOUT', signal })
     checkGrant(plan, this.#manifestHash, grant)
     if (own.state !== 'GRANTED') await own.advance('grant')
     const startMs = performance.now()
     // A disk that another process holds locked shows here, while the VM can still be given back.
-    await vm.commands.activateDisks()
+    await vm?.commands.activateDisks()
     // In one step: a cancel, or a QEMU that has died, counts here, or is too late.
     signal.throwIfAborted()
     own.isCommitting = true
@@ -273,14 +290,15 @@ class TargetRun {
     await this.#becomeOwner()
     // One that had ended at the source is ours all the same: the registry stops it here.
     if (end) log.warn('VM arrived with a guest that has ended', { vm: plan.vm, code: end.code })
-    else await vm.commands.cont()
+    else await vm?.commands.cont()
+    const startError = vm ? undefined : await this.#options.start?.()
     const resumeMs = performance.now() - startMs
     // If this does not arrive the source asks again.
     this.#talk.isRunningSent = true
     await this.#talk.peer
-      ?.send({ type: 'RUNNING', resumeMs })
+      ?.send({ type: 'RUNNING', resumeMs, startError })
       .catch(error => log.warn('RUNNING could not be sent; the source will ask again', { error }))
-    await vm.commands.announceSelf().catch(error => log.warn('announcement to switches failed', { error }))
+    await vm?.commands.announceSelf().catch(error => log.warn('announcement to switches failed', { error }))
     await own.advance('running').catch(error => log.error('RUNNING could not be recorded', { error: error as Error }))
     await this.#talk.peer?.finish().catch(() => {})
   }

@@ -102,6 +102,7 @@ async function adoptUnknown(spec: VmSpec, dir: string, log: Log): Promise<Adopte
 async function endedRecord(spec: VmSpec, dir: string, record: VmRecord, rebooted: boolean): Promise<VmRecord> {
   // A VM that ended in the middle of a migration may run at the target: only a person may start it anew here.
   const doubt = record.doubt || record.state === 'migrating'
+  if (record.stopped) return { ...record, state: 'stopped', stopped: undefined, resumePending: false, doubt }
   if (rebooted) return { ...record, state: 'stopped', resumePending: false, doubt }
   const failure = exitError(`QEMU of ${spec.name}`, { code: null, signal: null, logTail: await qemuLogTail(dir) }).toJSON()
   return { ...record, state: 'failed', resumePending: false, doubt, failure }

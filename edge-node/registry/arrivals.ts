@@ -45,7 +45,9 @@ export class Arrivals {
   }
 
   async checkHeld(name: string, needs: VmNeeds, options: HashOptions): Promise<void> {
-    const held = await this.#options.files.heldBy(this.#entries.get(name), this.#entries.machine(name), options)
+    const { files } = this.#options
+    const entry = this.#entries.get(name)
+    const held = needs.stopped ? await files.namedBy(entry, options) : await files.heldBy(entry, this.#entries.machine(name), options)
     const problem = fileProblem(needs, held, true)
     if (problem) throw problem
   }
@@ -67,14 +69,9 @@ export class Arrivals {
   }
 
   async reserve(spec: VmSpec, epoch: number, accelerator: Accelerator, signal?: AbortSignal): Promise<RunningVm> {
-    const { launcher, files, capacity } = this.#options
+    const { launcher, capacity } = this.#options
     const { name } = spec
-    this.#assertAbsent(name)
-    const highest = await this.#assertNewEpoch(name, epoch)
-    await files.check(spec)
-    // The record has the epoch before: a reservation may end without the VM ever having been ours, and the same offer
-    // may come again.
-    const entry = await this.#entries.insert(spec, { state: 'incoming', epoch: highest })
+    const { entry, highest } = await this.#insert(spec, epoch)
     return this.#entries.inTurn(name, async () => {
       try {
         entry.vm = await launcher.launch(entry, { incoming: true, accelerator, signal })
@@ -85,6 +82,20 @@ export class Arrivals {
         throw error
       }
     })
+  }
+
+  async reserveStopped(spec: VmSpec, epoch: number): Promise<void> {
+    await this.#insert(spec, epoch, true)
+    this.#options.capacity.release({ vm: spec.name })
+  }
+
+  async #insert(spec: VmSpec, epoch: number, stopped?: true) {
+    this.#assertAbsent(spec.name)
+    const highest = await this.#assertNewEpoch(spec.name, epoch)
+    await this.#options.files.check(spec)
+    // The record has the epoch before: a reservation may end without the VM ever having been ours, and the same offer
+    // may come again.
+    return { entry: await this.#entries.insert(spec, { state: 'incoming', epoch: highest, stopped }), highest }
   }
 
   async drop(name: string): Promise<void> {
@@ -98,8 +109,10 @@ export class Arrivals {
 
   async commit(name: string, epoch: number): Promise<void> {
     await this.#entries.inTurn(name, async entry => {
-      if (entry.record.state !== 'incoming' || !entry.vm?.alive) throw this.#entries.wrongState(name, 'is not reserved at this site')
+      const { state, stopped } = entry.record
+      if (state !== 'incoming' || !(stopped || entry.vm?.alive)) throw this.#entries.wrongState(name, 'is not reserved at this site')
       if (epoch <= entry.record.epoch) throw new GodwitError('EPOCH_STALE', `${name}: epoch ${epoch} is not above ${entry.record.epoch}`)
+      if (stopped) return await this.#entries.update(entry, { state: 'stopped', stopped: undefined, epoch })
       await this.#entries.update(entry, { state: 'running', epoch, resumePending: true })
       // QEMU ended during that write, while it still counted as a reservation: the VM is ours, and has failed.
       if (!entry.vm?.alive) {

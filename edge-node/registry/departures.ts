@@ -8,40 +8,62 @@ import { type ErrorBody, GodwitError } from '../../wire/errors.ts'
 import type { HashOptions } from '../disks/digests.ts'
 import type { RunningVm } from '../vm/machine.ts'
 import type { VmNeeds } from '../vm/preflight.ts'
+import { workingAccelerator } from '../vm/qemu.ts'
 import { canMoveSuspended } from '../vm/run-state.ts'
 import type { Entries } from './entries.ts'
 import type { VmEntry } from './entry.ts'
 import type { Guests } from './guests.ts'
 import type { VmRecord } from './records.ts'
 import type { SiteFiles } from './site-files.ts'
+import type { SiteHost } from './site-host.ts'
+
+/** `start`: a VM that does not run starts at the target. */
+export type NeedsOptions = HashOptions & { start?: boolean | undefined }
 
 export class Departures {
   readonly #entries: Entries
   readonly #guests: Guests
   readonly #files: SiteFiles
 
-  constructor({ entries, guests, files }: { entries: Entries; guests: Guests; files: SiteFiles }) {
+  readonly #host: SiteHost
+
+  constructor({ entries, guests, files, host }: { entries: Entries; guests: Guests; files: SiteFiles; host: SiteHost }) {
     this.#entries = entries
     this.#guests = guests
     this.#files = files
+    this.#host = host
   }
 
-  async needs(name: string, method: Method, options: HashOptions): Promise<VmNeeds> {
+  async needs(name: string, method: Method, { start = false, ...options }: NeedsOptions): Promise<VmNeeds> {
     const entry = this.#entries.get(name)
     const { spec, vm } = entry
+    if (!vm && entry.record.stopped && method === 'cold') return await this.#needsOfStopped(entry, start, options)
     if (!vm) throw this.#entries.wrongState(name, 'cannot be migrated: it does not run')
     const files = await this.#files.heldBy(entry, vm, options)
     const { qemuVersion, accelerator } = vm
     return { spec, qemuVersion, accelerator, method, files, ...(await this.#files.shared(spec)) }
   }
 
+  async #needsOfStopped(entry: VmEntry, start: boolean, options: HashOptions): Promise<VmNeeds> {
+    const { spec } = entry
+    const { qemuVersion, accelerators } = await this.#host.info(spec)
+    if (qemuVersion === undefined) throw new GodwitError('PREFLIGHT_QEMU_MISSING', 'this site has no QEMU')
+    const accelerator = workingAccelerator(spec.accelerator, accelerators) ?? 'tcg'
+    const files = await this.#files.namedBy(entry, options)
+    const stopped = start ? 'starts' : 'stays'
+    return { spec, qemuVersion, accelerator, method: 'cold', files, stopped, ...(await this.#files.shared(spec)) }
+  }
+
   async begin(name: string): Promise<RunningVm> {
     return this.#entries.inTurn(name, async entry => {
-      if (entry.record.state === 'migrating') throw new GodwitError('MIGRATION_BUSY', `${name} is already migrating`)
-      if (entry.record.doubt) throw new GodwitError('MIGRATION_DOUBT', `it is not certain that ${name} belongs to this site`)
+      this.#assertSettled(entry)
       const { state } = this.#entries.facts(name)
       if ((state !== 'running' && state !== 'suspended') || !entry.vm)
-        throw this.#entries.wrongState(name, 'cannot be migrated: it does not run', 'run godwit vm start')
+        throw this.#entries.wrongState(
+          name,
+          'cannot be migrated: it does not run',
+          'run godwit vm start; a stopped VM moves with --method cold',
+        )
       if (state === 'suspended' && !canMoveSuspended(entry.vm.qemuVersion))
         throw new GodwitError(
           'GUEST_SUSPENDED',
@@ -52,16 +74,30 @@ export class Departures {
     })
   }
 
+  async beginStopped(name: string): Promise<void> {
+    await this.#entries.inTurn(name, async entry => {
+      this.#assertSettled(entry)
+      if (entry.record.state !== 'stopped') throw this.#entries.wrongState(name, 'cannot be moved as a stopped VM')
+      await this.#entries.update(entry, { state: 'migrating', stopped: true })
+    })
+  }
+
+  #assertSettled({ spec, record }: VmEntry): void {
+    if (record.state === 'migrating') throw new GodwitError('MIGRATION_BUSY', `${spec.name} is already migrating`)
+    if (record.doubt) throw new GodwitError('MIGRATION_DOUBT', `it is not certain that ${spec.name} belongs to this site`)
+  }
+
   async end(name: string, outcome: 'moved' | 'kept' | 'doubt', epoch?: number): Promise<void> {
     await this.#entries.inTurn(name, async entry => {
-      const { state, epoch: known } = entry.record
+      const { state, epoch: known, stopped } = entry.record
       // QEMU ended meanwhile: the VM is ours all the same, at the epoch that the migration's end gave it.
       if (state === 'failed' && outcome === 'kept')
         return await this.#entries.update(entry, { doubt: false, epoch: Math.max(known, epoch ?? 0) })
       if (state !== 'migrating' && state !== 'failed') throw this.#entries.wrongState(name, 'is not migrating')
       if (outcome === 'moved') return await this.#leave(entry, epoch ?? known + 1)
-      if (outcome === 'doubt') return await this.#entries.update(entry, inDoubt())
-      await this.#entries.update(entry, { state: 'running', epoch: epoch ?? known })
+      const after = stopped ? 'stopped' : outcome === 'doubt' ? 'paused' : 'running'
+      if (outcome === 'doubt') return await this.#entries.update(entry, { ...inDoubt(), state: after, stopped: undefined })
+      await this.#entries.update(entry, { state: after, stopped: undefined, epoch: epoch ?? known })
       await this.#guests.look(entry)
     })
   }
@@ -83,10 +119,10 @@ export class Departures {
   }
 }
 
-/** Handed over without an answer: the VM stays paused, with its memory, until it is known where it runs. */
+/** Handed over without an answer: the VM stays as it is, paused with its memory or stopped, till its owner is known. */
 const inDoubt = (): Partial<VmRecord> => {
   const failure = new GodwitError('MIGRATION_DOUBT', 'handed over, and the other site has not confirmed it', { hint: 'run godwit recover' })
-  return { state: 'paused', doubt: true, failure: failure.toJSON() }
+  return { doubt: true, failure: failure.toJSON() }
 }
 
 const keptAfterDoubt = ({ state, failure, epoch: known }: VmRecord, hasQemu: boolean, epoch: number): Partial<VmRecord> => ({

@@ -9,7 +9,7 @@ import type { Log } from '../../wire/log.ts'
 import type { RunningVm } from '../vm/machine.ts'
 import type { VmSpec } from '../vm/spec.ts'
 import { factsOf, type LocalVmFacts, newEntry, type VmEntry } from './entry.ts'
-import { highestEpoch, removeRecord, type VmRecord, type VmRecordState, writeRecord } from './records.ts'
+import { highestEpoch, removeRecord, type VmRecord, writeRecord } from './records.ts'
 import type { Resources } from './resources.ts'
 
 type EntriesOptions = {
@@ -107,11 +107,11 @@ export class Entries {
   /**
    * A VM that is new here, with its record and what it has at this site. VM_EXISTS, LIMIT_EXCEEDED, CONFIG_UNREADABLE.
    */
-  async insert(spec: VmSpec, { state, epoch }: { state: VmRecordState; epoch: number }): Promise<VmEntry> {
+  async insert(spec: VmSpec, { state, epoch, stopped }: Pick<VmRecord, 'state' | 'epoch' | 'stopped'>): Promise<VmEntry> {
     const { store, resources, heldBesides } = this.#options
     if (this.#entries.has(spec.name)) throw new GodwitError('VM_EXISTS', `a VM named ${spec.name} exists at this site`)
     if (this.#entries.size + heldBesides(spec.name) >= MAX_VMS) throw new GodwitError('LIMIT_EXCEEDED', `${MAX_VMS} VMs exist at this site`)
-    const entry = newEntry(spec, { version: 1, state, epoch, resumePending: false, doubt: false })
+    const entry = newEntry(spec, { version: 1, state, epoch, resumePending: false, doubt: false, stopped })
     this.#entries.set(spec.name, entry) // before the first await: two orders of one name must not both pass
     try {
       // The record first: a folder without one would look like a VM whose record is lost.

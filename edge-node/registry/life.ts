@@ -35,6 +35,7 @@ type LifeOptions = {
   closing: AbortSignal
 }
 
+const MIGRATES = 'cancel the migration first, or wait for its end'
 const STOP_TIMEOUT_MS = 120_000
 /** The power button is pressed again after this: a guest that boots or wakes misses the first time. */
 const PRESS_AGAIN_MS = 5_000
@@ -65,7 +66,8 @@ export class Life {
   async start(name: string, { force = false, signal }: StartVmOptions): Promise<void> {
     await this.#entries.inTurn(name, async entry => {
       const { state } = this.#entries.facts(name)
-      if (!['stopped', 'failed', 'paused', 'suspended'].includes(state)) throw this.#entries.wrongState(name, 'cannot be started')
+      if (!['stopped', 'failed', 'paused', 'suspended'].includes(state))
+        throw this.#entries.wrongState(name, 'cannot be started', state === 'migrating' ? MIGRATES : undefined)
       if (entry.record.doubt)
         throw new GodwitError(force ? 'FENCING_REQUIRED' : 'MIGRATION_DOUBT', `${name} may run at another site`, {
           hint: 'run godwit recover',
@@ -94,7 +96,7 @@ export class Life {
   async stop(name: string, { force = false, timeoutMs = STOP_TIMEOUT_MS, signal }: StopVmOptions): Promise<void> {
     const asked = await this.#entries.inTurn(name, async entry => {
       if (entry.record.state === 'migrating' || entry.record.state === 'incoming')
-        throw this.#entries.wrongState(name, 'cannot be stopped: it migrates', 'cancel the migration first, or wait for its end')
+        throw this.#entries.wrongState(name, 'cannot be stopped: it migrates', MIGRATES)
       if (!force && entry.vm) return await this.#askToStop(entry, entry.vm)
       await this.#guests.end(entry, vm => vm.stop())
       if (entry.record.state !== 'stopped')

@@ -13,7 +13,7 @@ import { createImageLeaves } from '../disks/image-leaves.ts'
 import type { Images } from '../disks/images.ts'
 import { Leaves } from '../disks/leaves.ts'
 import { createDiskReceiver, type DiskReceiver } from '../disks/receiver.ts'
-import { type DiskServer, serveDisk } from '../disks/server.ts'
+import { type DiskServer, type ServedDisk, serveDisk } from '../disks/server.ts'
 import { inflate, loadZstd } from '../pages/compress.ts'
 import type { PageHasher } from '../pages/hasher.ts'
 import { diskNode, localDiskPath, VM_FILES } from '../vm/argv.ts'
@@ -34,15 +34,16 @@ export class LocalDisks {
   }
 
   /**
-   * QEMU's nodes of the local disks, and what each began with; `withBlocks`: block by block, and how to compare pages
-   * with it. IMAGE_*; the signal's reason.
+   * The local disks of a VM whose folder is `dir`: QEMU's nodes, files, what each began with; `withBlocks`: block by
+   * block, and how to compare pages with it. IMAGE_*; the signal's reason.
    */
-  async source(spec: VmSpec, { withBlocks, signal }: { withBlocks: boolean; signal?: AbortSignal | undefined }) {
+  async source(spec: VmSpec, dir: string, { withBlocks, signal }: { withBlocks: boolean; signal?: AbortSignal | undefined }) {
     const known = withBlocks ? this.#comparison() : undefined
     const disks = localDisksOf(spec).map(async ({ index, disk, sizeBytes }) => {
       const image = await this.#imageOf(disk)
       const base = await this.#baseOf(disk, sizeBytes, signal)
-      return { node: diskNode(index), sizeBytes, base, blocks: image && (await known?.images.of(image, signal)) }
+      const served = { dir: join(dir, VM_FILES.disks), ...(await this.#servedOf(dir, { index, disk, sizeBytes })) }
+      return { node: diskNode(index), sizeBytes, base, served, blocks: image && (await known?.images.of(image, signal)) }
     })
     return { disks: await Promise.all(disks), hasher: known?.hasher }
   }
@@ -69,9 +70,7 @@ export class LocalDisks {
       const received = []
       for (const { index, disk, sizeBytes } of disks) {
         const held = await this.#baseOf(disk, sizeBytes)
-        const image = (await this.#imageOf(disk))?.path
-        const file = basename(localDiskPath(dir, index, disk))
-        const server = await serveDisk(join(dir, VM_FILES.disks), { file, format: disk.format, sizeBytes, image })
+        const server = await serveDisk(join(dir, VM_FILES.disks), await this.#servedOf(dir, { index, disk, sizeBytes }))
         servers.push(server)
         received.push({ sizeBytes, writer: server.client, held })
       }
@@ -83,6 +82,11 @@ export class LocalDisks {
       await Promise.all(servers.map(server => server.close()))
       throw error
     }
+  }
+
+  async #servedOf(dir: string, { index, disk, sizeBytes }: Disk): Promise<ServedDisk> {
+    const image = (await this.#imageOf(disk))?.path
+    return { file: basename(localDiskPath(dir, index, disk)), format: disk.format, sizeBytes, image }
   }
 
   async #baseOf(disk: LocalDisk, sizeBytes: number, signal?: AbortSignal): Promise<Leaves> {

@@ -16,6 +16,8 @@ export type VmRecord = {
   resumePending: boolean
   /** It is not certain that this site owns the VM: it runs only when a person decides so. */
   doubt: boolean
+  /** It migrates without a QEMU: it is stopped at the site that owns it in the end. */
+  stopped?: boolean | undefined
   failure?: ErrorBody | undefined
 }
 

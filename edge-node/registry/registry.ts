@@ -29,7 +29,7 @@ import { openUsers, type VmUsers } from '../vm/users.ts'
 import { adoptAll } from './adoption.ts'
 import { Arrivals } from './arrivals.ts'
 import { Capacity, promisedBytes } from './capacity.ts'
-import { Departures } from './departures.ts'
+import { Departures, type NeedsOptions } from './departures.ts'
 import { Entries } from './entries.ts'
 import { type LocalVmFacts, runsHere } from './entry.ts'
 import { Guests } from './guests.ts'
@@ -231,13 +231,14 @@ export class Registry {
    * read now, which takes as long as it takes. VM_STATE when it does not run; PREFLIGHT_FILE_CHANGED; the signal's
    * reason.
    */
-  needs(name: string, method: Method, options: HashOptions = {}): Promise<VmNeeds> {
+  needs(name: string, method: Method, options: NeedsOptions = {}): Promise<VmNeeds> {
     return this.#parts.departures.needs(name, method, options)
   }
 
-  /** QEMU's nodes of the VM's local disks, and what each began with. IMAGE_*; the signal's reason. */
-  leavingDisks(name: string, options: Parameters<LocalDisks['source']>[1]): ReturnType<LocalDisks['source']> {
-    return this.#parts.localDisks.source(this.spec(name), options)
+  /** The VM's local disks, and what each began with. IMAGE_*; the signal's reason. */
+  leavingDisks(name: string, options: Parameters<LocalDisks['source']>[2]): ReturnType<LocalDisks['source']> {
+    const { localDisks, resources } = this.#parts
+    return localDisks.source(this.spec(name), resources.folder(name), options)
   }
 
   /**
@@ -248,8 +249,13 @@ export class Registry {
     return this.#parts.departures.begin(name)
   }
 
+  /** Marks a stopped VM as migrating (durably): nobody can start it. VM_STATE, MIGRATION_BUSY, MIGRATION_DOUBT. */
+  beginStopped(name: string): Promise<void> {
+    return this.#parts.departures.beginStopped(name)
+  }
+
   /**
-   * 'kept': the VM stays (the engine has made sure that the guest runs again). 'moved': another site owns it with
+   * 'kept': the VM stays (the engine has made sure that a running guest runs on). 'moved': another site owns it with
    * `epoch` (default: this one's + 1); its QEMU is killed and nothing stays here but the epoch. 'doubt': handed over,
    * and the other site has not answered: it stays paused here, with its memory, until a person decides where it runs.
    */
@@ -298,6 +304,11 @@ export class Registry {
     return this.#parts.arrivals.reserve(spec, epoch, accelerator, signal)
   }
 
+  /** Makes room for a VM that comes without a QEMU: its folder and its disks. EPOCH_STALE, VM_EXISTS, DISK_FULL. */
+  reserveStopped(spec: VmSpec, epoch: number): Promise<void> {
+    return this.#parts.arrivals.reserveStopped(spec, epoch)
+  }
+
   /** The local disks of a VM that is reserved here, ready to be written; undefined when it has none. */
   comingDisks(name: string): ReturnType<LocalDisks['target']> {
     const { localDisks, resources } = this.#parts
@@ -316,7 +327,8 @@ export class Registry {
 
   /**
    * Makes the reserved VM ours at this epoch: durable when it resolves. Only after that may the engine send `cont` (an
-   * agent that dies in between sends it when it is back). VM_STATE when it is not reserved or its QEMU has ended.
+   * agent that dies in between sends it when it is back); one that was reserved without a QEMU is stopped. VM_STATE
+   * when it is not reserved or its QEMU has ended.
    */
   commitIncoming(name: string, epoch: number): Promise<void> {
     return this.#parts.arrivals.commit(name, epoch)
@@ -328,7 +340,8 @@ export class Registry {
    */
   async assertFilesUnchanged(name: string): Promise<void> {
     const { entries, files } = this.#parts
-    await files.assertUnchanged(entries.get(name), entries.machine(name))
+    const entry = entries.get(name)
+    await files.assertUnchanged(entry, entry.record.stopped ? undefined : entries.machine(name))
   }
 
   // --- the agent's beginning and end ---
@@ -376,7 +389,7 @@ function assemble(options: RegistryOptions, { store, users, files, images }: Ope
   const launcher = new Launcher({ host, capacity, resources, files, guests, users: options.users, filter, closing, log })
   const life = new Life({ entries, guests, launcher, host, files, resources, closing })
   const arrivals = new Arrivals({ entries, guests, launcher, host, files, capacity })
-  const departures = new Departures({ entries, guests, files })
+  const departures = new Departures({ entries, guests, files, host })
   const imports = createImports(images, log)
   const localDisks = new LocalDisks(images)
   return { store, files, images, imports, localDisks, resources, entries, host, guests, launcher, life, arrivals, departures, log }

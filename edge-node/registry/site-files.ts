@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { createFileDigests, type FileDigests, type HashOptions } from '../disks/digests.ts'
 import type { ArgvPaths } from '../vm/argv.ts'
 import { checkSpecFiles, sharedFolderId, specFileFacts } from '../vm/files.ts'
-import { assertUnchanged, heldFacts } from '../vm/held-files.ts'
+import { assertNamedUnchanged, assertUnchanged, heldFacts, namedFiles } from '../vm/held-files.ts'
 import type { RunningVm } from '../vm/machine.ts'
 import type { FileFacts, VmSpec } from '../vm/spec.ts'
 import type { VmEntry } from './entry.ts'
@@ -39,9 +39,19 @@ export class SiteFiles {
     return facts
   }
 
-  /** That the files of a VM are those which the last heldBy() saw. Takes no time. PREFLIGHT_FILE_CHANGED. */
-  async assertUnchanged(entry: VmEntry, vm: RunningVm): Promise<void> {
-    await assertUnchanged(vm, entry.seen ?? [])
+  /** Of a VM without a QEMU: by name, as it would open them. PREFLIGHT_FILE_CHANGED; the signal's reason. */
+  async namedBy(entry: VmEntry, options: HashOptions): Promise<Facts> {
+    const facts = await this.factsOf(entry.spec, options)
+    entry.seen = await namedFiles(entry.spec, this.paths)
+    return facts
+  }
+
+  /**
+   * That the files of a VM are those which the last heldBy() or namedBy() saw. Takes no time. PREFLIGHT_FILE_CHANGED.
+   */
+  async assertUnchanged({ spec, seen = [] }: VmEntry, vm: RunningVm | undefined): Promise<void> {
+    if (vm) await assertUnchanged(vm, seen)
+    else await assertNamedUnchanged(spec, seen)
   }
 
   /** The id of the shared folder, for a VM that has a disk there. */

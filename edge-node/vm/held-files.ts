@@ -1,8 +1,8 @@
-// The files of a VM that runs, as its QEMU has them open. A name may lead to another file by now; the guest does not
-// know that.
+// The files of a VM that runs, as its QEMU has them open (a name may lead to another file by now; the guest does not
+// know that), and by name those of one that does not run.
 // Enters: a running QEMU, its spec. Leaves: facts of what it holds; PREFLIGHT_FILE_CHANGED, which names the file.
-// Always holds: nothing is said of a file by its name alone; a fixed file that was written to since QEMU opened it has
-// no facts; what was found is looked at again before the VM changes hands (assertUnchanged).
+// Always holds: nothing is said of a running VM's file by its name alone; a fixed file that was written to since QEMU
+// opened it has no facts; what was found is looked at again before the VM changes hands (assertUnchanged).
 import { closeSync, fstatSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import { GodwitError } from '../../wire/errors.ts'
@@ -76,6 +76,30 @@ export async function assertUnchanged(vm: Machine, seen: readonly SeenFile[]): P
   }
 }
 
+/** The files of a VM that does not run, by name. PREFLIGHT_FILE_CHANGED when one is missing. */
+export async function namedFiles(spec: VmSpec, paths: ArgvPaths): Promise<SeenFile[]> {
+  const looked = specFiles(spec).map(async item => {
+    const path = specFilePath(item, paths)!
+    return { item, path, identity: await namedIdentity(spec, item, path) }
+  })
+  return await Promise.all(looked)
+}
+
+/** That the names lead to the files which namedFiles saw. PREFLIGHT_FILE_CHANGED. */
+export async function assertNamedUnchanged(spec: VmSpec, seen: readonly SeenFile[]): Promise<void> {
+  for (const { item, path, identity } of seen) {
+    const now = await namedIdentity(spec, item, path)
+    const isSame = isFixedUse(item.use) ? isSameIdentity(now, identity) : now.dev === identity.dev && now.ino === identity.ino
+    if (!isSame) throw changed(spec, item, 'was replaced or changed during the migration')
+  }
+}
+
+async function namedIdentity(spec: VmSpec, item: SpecFile, path: string): Promise<FileIdentity> {
+  const found = await stat(path, { bigint: true }).catch(() => undefined)
+  if (!found) throw changed(spec, item, 'no longer exists')
+  return identityOf(found)
+}
+
 /**
  * What it was when QEMU was given it. Where an earlier agent did not write that down, the name has to do, if QEMU has
  * open what it leads to.
@@ -105,5 +129,5 @@ async function assertStillNamed(vm: Machine, item: SpecFile, path: string, { dev
   throw changed(vm, item, named ? 'was replaced after the VM opened it' : 'no longer exists')
 }
 
-const changed = ({ name }: Machine, { file, use }: SpecFile, how: string): GodwitError =>
+const changed = ({ name }: Pick<Machine, 'name'>, { file, use }: SpecFile, how: string): GodwitError =>
   new GodwitError('PREFLIGHT_FILE_CHANGED', `${file} (${use} of ${name}) ${how}`)

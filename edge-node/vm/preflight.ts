@@ -29,6 +29,11 @@ export type VmNeeds = {
   files: Record<string, FileFacts>
   /** The id of the source's shared folder, when the VM has a shared disk. */
   sharedId?: string | undefined
+  /**
+   * The VM does not run: nothing of a QEMU moves, and it stays stopped at the target or starts there. `qemuVersion` and
+   * `accelerator` are then what a start at the source would use.
+   */
+  stopped?: 'stays' | 'starts' | undefined
 }
 
 export type HostInfo = {
@@ -58,13 +63,14 @@ export const preflight = (needs: VmNeeds, host: HostInfo): GodwitError | undefin
 export const preflightProblems = (needs: VmNeeds, host: HostInfo): GodwitError[] =>
   RULES.map(rule => rule(needs, host)).filter(problem => problem !== undefined)
 
-const qemuVersion: Rule = ({ qemuVersion: source, accelerator, method }, { qemuVersion: target }) => {
+const qemuVersion: Rule = ({ qemuVersion: source, accelerator, method, stopped }, { qemuVersion: target }) => {
   if (target === undefined) return new GodwitError('PREFLIGHT_QEMU_MISSING', 'the target has no QEMU')
   const tooOld = [source, target].find(version => compareVersions(version, QEMU_MINIMUM, 2) < 0)
   if (tooOld)
     return new GodwitError('PREFLIGHT_QEMU_OLD', `QEMU ${tooOld} is older than ${QEMU_MINIMUM}`, {
       hint: `use QEMU >= ${QEMU_MINIMUM} at both sites`,
     })
+  if (stopped) return undefined
   if (compareVersions(target, source, 2) < 0)
     return new GodwitError('PREFLIGHT_QEMU_DOWNGRADE', `the source has QEMU ${source}, the target ${target}`)
   if (method === 'cold' || accelerator === 'kvm') return undefined
@@ -77,8 +83,14 @@ const qemuVersion: Rule = ({ qemuVersion: source, accelerator, method }, { qemuV
   )
 }
 
-const accelerator: Rule = ({ accelerator: source }, { accelerators }) =>
-  accelerators.includes(source)
+/** What the VM would run under at the host: a stopped one is bound to no accelerator that its spec does not name. */
+const acceleratorAt = ({ accelerator: source, stopped, spec }: VmNeeds, { accelerators }: HostInfo): Accelerator =>
+  !stopped ? source : spec.accelerator === 'auto' ? (accelerators[0] ?? source) : spec.accelerator
+
+const accelerator: Rule = (needs, host) => {
+  const { accelerators } = host
+  const source = acceleratorAt(needs, host)
+  return accelerators.includes(source)
     ? undefined
     : new GodwitError('PREFLIGHT_ACCELERATOR', `the VM runs under ${source}; the target has ${accelerators.join(' and ') || 'none'}`, {
         hint:
@@ -86,13 +98,17 @@ const accelerator: Rule = ({ accelerator: source }, { accelerators }) =>
             ? 'choose a site with KVM, or stop the VM and start it with accelerator: tcg'
             : 'choose a site whose QEMU has TCG',
       })
+}
 
 const machine: Rule = ({ spec }, { machines }) =>
   machines.includes(spec.machine)
     ? undefined
     : new GodwitError('PREFLIGHT_MACHINE', `the target's QEMU does not know the machine type ${spec.machine}`)
 
-const cpu: Rule = ({ spec, accelerator: source }, { cpus }) => {
+const cpu: Rule = (needs, host) => {
+  const { spec } = needs
+  const { cpus } = host
+  const source = acceleratorAt(needs, host)
   const missing = cpus[source]?.[spec.cpu]
   if (missing === undefined) return new GodwitError('PREFLIGHT_CPU', `the target's QEMU does not know the CPU model ${spec.cpu}`)
   // TCG emulates what it can of any model, alike on every host; the default model is the baseline of every KVM host
@@ -109,7 +125,8 @@ const writableDisk: Rule = ({ spec }) => {
   })
 }
 
-const memory: Rule = ({ spec }, { memoryFreeBytes }) => {
+const memory: Rule = ({ spec, stopped }, { memoryFreeBytes }) => {
+  if (stopped === 'stays') return undefined
   const needed = spec.memoryBytes + MEMORY_OVERHEAD_BYTES
   if (memoryFreeBytes >= needed) return undefined
   const [want, have] = [needed, memoryFreeBytes].map(bytes => formatSize(Math.max(0, Math.floor(bytes / MIB)) * MIB))
@@ -184,6 +201,7 @@ const needsSchema = z.strictObject({
     }),
   ),
   sharedId: z.string().max(64).optional(),
+  stopped: z.enum(['stays', 'starts']).optional(),
 })
 
 /** The needs as a JSON value for the other site. */

@@ -19,7 +19,7 @@ type Known = {
 }
 
 /** The VM to move, with its site. VM_*, SITE_*, MIGRATION_BUSY, VM_PINNED. */
-export function checkRequest({ vm, to }: Pick<MigrationRequest, 'vm' | 'to'>, known: Known): VmView {
+export function checkRequest({ vm, to, method }: Pick<MigrationRequest, 'vm' | 'to' | 'method'>, known: Known): VmView {
   const busy = known.migrationOf(vm)
   if (busy) throw new GodwitError('MIGRATION_BUSY', `VM ${vm} is in migration ${busy}`)
   if (!known.knownSite(to)) throw new GodwitError('SITE_UNKNOWN', `site '${to}' has never connected to this gateway`)
@@ -30,12 +30,14 @@ export function checkRequest({ vm, to }: Pick<MigrationRequest, 'vm' | 'to'>, kn
   if (!found.online) throw new GodwitError('SITE_OFFLINE', `site ${source} of VM ${vm} is not connected`)
   if (!known.onlineSite(to)) throw new GodwitError('SITE_OFFLINE', `the target site ${to} is not connected`)
   if (found.state === 'migrating') throw new GodwitError('MIGRATION_BUSY', `VM ${vm} is migrating at site ${source}`)
-  // Either method moves a guest that runs: one that is stopped has no memory to move.
-  if (found.state === 'failed' || found.state === 'stopped')
-    throw new GodwitError('VM_STATE', `VM ${vm} is ${found.state} at site ${source}`, {
-      hint: `${found.state === 'stopped' ? 'start it first' : `find the reason (godwit vm show ${vm}), then start it`}, at site ${source}: godwit vm start ${vm}`,
-    })
+  if (found.state === 'failed' || (found.state === 'stopped' && method !== 'cold'))
+    throw new GodwitError('VM_STATE', `VM ${vm} is ${found.state} at site ${source}`, { hint: hintFor(found) })
   if (known.vms.some(other => other.name === vm && other.site === to && other.online))
     throw new GodwitError('VM_EXISTS', `site ${to} has another VM with the name ${vm}`)
   return found
 }
+
+const hintFor = ({ name, site, state }: VmView): string =>
+  state === 'stopped'
+    ? `move it as it is with --method cold, or start it first, at site ${site}: godwit vm start ${name}`
+    : `find the reason (godwit vm show ${name}), then start it, at site ${site}: godwit vm start ${name}`

@@ -114,6 +114,7 @@ export class Migrations {
       method: request.method ?? 'live',
       downtimeMs: request.downtimeMs ?? DOWNTIME_DEFAULT_MS,
       ...(request.downtimeMs === undefined ? {} : { downtimeAsked: true }),
+      ...(request.start ? { start: true } : {}),
       streams: request.streams ?? STREAMS_DEFAULT,
       attempt: 1,
       compression: vm.compression ?? 'zstd',

@@ -131,7 +131,7 @@ async function setStage(options: PairOptions) {
     onProgress: () => {},
   }
   const offer = { type: 'OFFER', needs: {} } as const
-  const qemuSide = { qmp: sourceVm.qmp, qemuExited: sourceVm.exited, offer, transport: 'memory' }
+  const qemuSide = { qemu: { qmp: sourceVm.qmp, exited: sourceVm.exited, dir: sourceVm.runDir }, offer, transport: 'memory' }
   const hooks = {
     async reserve() {
       targetVm = await machine('t', true)
@@ -150,7 +150,7 @@ async function setStage(options: PairOptions) {
     sourceVm,
     targetVm: () => targetVm,
     committedEpoch: () => committed,
-    onSource: { ...shared, ...qemuSide, keys: keys.source, peerBoxPublic: keys.target.boxPublic, dir: sourceVm.runDir },
+    onSource: { ...shared, ...qemuSide, keys: keys.source, peerBoxPublic: keys.target.boxPublic },
     onTarget: { ...shared, ...hooks, keys: keys.target, peerBoxPublic: keys.source.boxPublic },
   }
 }

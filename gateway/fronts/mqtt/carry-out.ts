@@ -53,13 +53,14 @@ async function prestage(command: Of<'prestage'>, host: FrontHost): Promise<strin
 }
 
 async function start(command: Of<'start'>, host: FrontHost, handoffs: Handoffs): Promise<string> {
-  const { vmId, toSite, method, constraints, traceparent } = command
+  const { vmId, toSite, method, start: isToStart, constraints, traceparent } = command
   fenced(command, host)
   const handoffId = await host.start({
     vm: vmId,
     to: toSite,
     command: signedOf(command),
     ...(method ? { method } : {}),
+    ...(isToStart ? { start: true } : {}),
     ...(constraints?.maxDowntimeMs === undefined ? {} : { downtimeMs: constraints.maxDowntimeMs }),
     maxBytes: constraints?.maxBytes,
   })

@@ -86,8 +86,8 @@ async function migrate({ at, act, method = 'live', major = 10, loadsAs }: Wish) 
     record: recorder('target'),
   })
   const source: SourceMigration = startSource({
-    ...{ ...shared, plan, keys: keys.source, peerBoxPublic: keys.target.boxPublic, dir: dir('s') },
-    ...{ offer: { type: 'OFFER', needs: {} }, qmp: from.qmp, qemuExited: new Promise(() => {}), transport: 'memory' },
+    ...{ ...shared, plan, keys: keys.source, peerBoxPublic: keys.target.boxPublic },
+    ...{ offer: { type: 'OFFER', needs: {} }, qemu: { qmp: from.qmp, exited: new Promise(() => {}), dir: dir('s') }, transport: 'memory' },
     openStream: link.openStream,
     record: recorder('source'),
   })

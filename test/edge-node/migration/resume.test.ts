@@ -110,14 +110,13 @@ async function migrate(
     ...{
       keys: keys.source,
       peerBoxPublic: keys.target.boxPublic,
-      dir: dir('s'),
       patience,
       renewal,
       ...(bulk ? { bulk: () => bulk(carries) } : {}),
       ...(compressionLevel === undefined ? {} : { compressionLevel }),
       patienceMs: altered ? 1_500 : 10_000,
     },
-    ...{ offer: { type: 'OFFER', needs: {} }, qmp: from.qmp, qemuExited: new Promise(() => {}), transport: 'memory' },
+    ...{ offer: { type: 'OFFER', needs: {} }, qemu: { qmp: from.qmp, exited: new Promise(() => {}), dir: dir('s') }, transport: 'memory' },
     openStream: over(link.openStream),
     record: async state => void states.source.push(state),
   })

@@ -61,6 +61,18 @@ test('the target may not be older than the source by a minor version; a patch le
   assert.is(code({}, { qemuVersion: '10.10.0' }), 'none')
 })
 
+test('a stopped VM takes no device state with it: older QEMU, other accelerator, and memory only where it starts', () => {
+  const stopped = { method: 'cold', stopped: 'stays' } as const
+  assert.is(code(stopped, { qemuVersion: '9.2.4' }), 'none')
+  assert.is(code(stopped, { qemuVersion: '6.2.0' }), 'PREFLIGHT_QEMU_OLD')
+  assert.is(code(stopped, { memoryFreeBytes: MIB }), 'none')
+  assert.is(code({ ...stopped, stopped: 'starts' }, { memoryFreeBytes: MIB }), 'PREFLIGHT_MEMORY')
+  assert.is(code({ ...stopped, accelerator: 'kvm' }, { accelerators: ['tcg'] }), 'none')
+  assert.is(code({ ...stopped, spec: { ...spec, accelerator: 'kvm' } }, { accelerators: ['tcg'] }), 'PREFLIGHT_ACCELERATOR')
+  assert.is(code(stopped, { machines: ['pc-i440fx-7.2'] }), 'PREFLIGHT_MACHINE')
+  assert.is(code(stopped, { files: {} }), 'PREFLIGHT_FILE_MISSING')
+})
+
 test('a CPU model counts as runnable under KVM only with all its features; TCG emulates', () => {
   const icelake = { ...spec, cpu: 'Icelake-Server' }
   assert.is(code({ spec: icelake }), 'none')

@@ -20,7 +20,12 @@ const hang = (name: string, says: string, file: string, statement: string): Muta
 }
 
 export const HANGS: Mutant[] = [
-  hang('hang-needs', "the source's reading of files", RUN_SOURCE, 'const needs = await registry.needs(plan.vm, plan.method, how)'),
+  hang(
+    'hang-needs',
+    "the source's reading of files",
+    RUN_SOURCE,
+    'const needs = await registry.needs(plan.vm, plan.method, { ...how, start: plan.start })',
+  ),
   hang('hang-offered', "the source's opening of the conversation", SOURCE, 'const talk = await this.#openTalk()'),
   hang('hang-streaming', 'the source while it streams', SOURCE, 'await allSent'),
   hang('hang-quiesced', 'the source before the commit', SOURCE, 'await options.checkPeer?.()'),
