@@ -110,7 +110,8 @@ export async function startNode(options: NodeOptions): Promise<Node> {
     const left = await recoverMigrations({ journal, registry, keys: identity.keys, certificate: identity.certificate, log })
     let link: Link | undefined
     const predictor = createCostPredictor({
-      running: name => registry.machine(name),
+      running: name => (registry.get(name).state === 'stopped' ? undefined : registry.machine(name)),
+      diskBytes: name => registry.travellingBytes(name),
       linkStats: () => link?.stats().control ?? null,
       now: Date.now,
     })

@@ -3,7 +3,7 @@
 // one recommended. The formula is planning/cost.ts, which the gateway's policy uses too.
 // Always holds: nothing is sent and the guest is not stopped; what was assumed and not measured is named; figures of an
 // earlier migration count for an hour, and only while the link is as it was then.
-import { type MigrationPlan, type PlanFacts, planMigration } from '../planning/cost.ts'
+import { type MigrationPlan, type PlanFacts, planMigration, planStopped } from '../planning/cost.ts'
 import type { PathStats } from '../transport/types.ts'
 import type { PredictParams, Report } from '../wire/control.ts'
 import { loadZstd } from './pages/compress.ts'
@@ -21,8 +21,10 @@ type NodePrediction = MigrationPlan & {
 }
 
 type PredictorOptions = {
-  /** A VM that runs here. VM_UNKNOWN, VM_STATE. */
-  running: (name: string) => RunningVm
+  /** The QEMU of a VM of this site; undefined: it is stopped. VM_UNKNOWN, VM_STATE. */
+  running: (name: string) => RunningVm | undefined
+  /** What a target may lack of its local disks. Default: nothing. */
+  diskBytes?: (name: string) => Promise<number>
   /** The link to the gateway now. */
   linkStats: () => PathStats | null
   now: () => number
@@ -36,6 +38,8 @@ export type CostPredictor = {
 
 /** Where nothing was measured: a common uplink of an edge site. */
 const ASSUMED_BYTES_PER_SECOND = 12_500_000
+/** Of a VM that does not run. */
+const NO_MEMORY = { memoryBytes: 0, zeroShare: 0, duplicateShare: 0, compressedShare: 1, dirtyBytesPerSecond: 0 }
 const TARGETS_MAX = 256
 
 /** Other traffic changes a path: figures that are older than this are not used. */
@@ -48,7 +52,7 @@ const RTT_NOISE_MS = 5
 type Conditions = { rttMs: number | undefined; congestion: string | undefined }
 type Known = { bytesPerSecond: number; rttMs: number; at: number; conditions: Conditions }
 
-export function createCostPredictor({ running, linkStats, now }: PredictorOptions): CostPredictor {
+export function createCostPredictor({ running, diskBytes = async () => 0, linkStats, now }: PredictorOptions): CostPredictor {
   const paths = new Map<string, Known>()
   const measure = sharedMeasure()
   const conditions = (): Conditions => ({ rttMs: linkStats()?.rttMs, congestion: linkStats()?.congestion })
@@ -56,15 +60,16 @@ export function createCostPredictor({ running, linkStats, now }: PredictorOption
   return {
     async predict({ vm: name, target, downtimeMs }) {
       const vm = running(name)
-      const { dirtyBytesPerSecond, ...sample } = await measure(vm)
       const last = paths.get(target)
       const known = last && usable(last) ? last : undefined
       const path = known ?? { bytesPerSecond: ASSUMED_BYTES_PER_SECOND, rttMs: linkStats()?.rttMs ?? 0 }
       const { bytesPerSecond, rttMs } = path
-      const facts = { memoryBytes: vm.memoryBytes, ...sample, dirtyBytesPerSecond, path: { bytesPerSecond, rttMs }, downtimeMs }
       const from = known
         ? ({ pathFrom: 'the last migration there', pathAgeMs: Math.max(0, now() - known.at) } as const)
         : ({ pathFrom: 'an assumption' } as const)
+      const way = { diskBytes: await diskBytes(name), path: { bytesPerSecond, rttMs }, downtimeMs }
+      if (!vm) return { vm: name, target, ...planStopped(way), facts: { ...NO_MEMORY, ...way }, ...from }
+      const facts = { memoryBytes: vm.memoryBytes, ...(await measure(vm)), ...way }
       return { vm: name, target, ...planMigration(facts), facts, ...from }
     },
     learn({ target, rttMs, rateBytesPerSecond }) {

@@ -59,6 +59,8 @@ export type PlanFacts = {
   /** What content becomes by zstd 1, as a share of it. */
   compressedShare: number
   dirtyBytesPerSecond: number
+  /** Of its local disks, what the target may lack; they travel before the guest stops. Default 0. */
+  diskBytes?: number
   path: { bytesPerSecond: number; rttMs: number }
   downtimeMs: number
 }
@@ -95,6 +97,7 @@ export function planMigration(facts: PlanFacts): MigrationPlan {
   const bandwidth = path.bytesPerSecond / share
   const setupMs = SETUP_MS + SETUP_ROUND_TRIPS * path.rttMs
   const switchMs = 1.5 * path.rttMs + SWITCH_MS
+  const disks = diskCost(facts)
   const live = (throttle: number): PlanMethod => {
     const inputs = {
       memoryBytes: contentBytes,
@@ -106,21 +109,35 @@ export function planMigration(facts: PlanFacts): MigrationPlan {
     return {
       method: throttle > 0 ? 'live, throttled' : 'live',
       isPossible: cost.ratio < 1 && cost.downtimeMs <= downtimeMs,
-      totalMs: setupMs + cost.totalMs,
+      totalMs: setupMs + disks.totalMs + cost.totalMs,
       downtimeMs: cost.downtimeMs,
-      wireBytes: cost.bytes * share,
+      wireBytes: disks.wireBytes + cost.bytes * share,
       throttlePercent: Math.round(throttle * 100),
     }
   }
   const needed = 1 - (CONVERGES * bandwidth) / Math.max(1, facts.dirtyBytesPerSecond)
   const coldMs = (contentBytes / bandwidth) * 1000 + switchMs
-  const cold = { method: 'cold', isPossible: coldMs <= downtimeMs, totalMs: setupMs + coldMs, downtimeMs: coldMs } as const
+  const cold = { method: 'cold', isPossible: coldMs <= downtimeMs, totalMs: setupMs + disks.totalMs + coldMs, downtimeMs: coldMs } as const
   const methods: PlanMethod[] = [
     live(0),
     live(Math.min(THROTTLE_MAX, Math.max(0.2, needed))),
-    { ...cold, wireBytes: contentBytes * share, throttlePercent: 0 },
+    { ...cold, wireBytes: disks.wireBytes + contentBytes * share, throttlePercent: 0 },
   ]
   return { methods, ...recommend(methods as [PlanMethod, PlanMethod, PlanMethod], facts, bandwidth) }
+}
+
+/** A VM that does not run: its disks, and nothing that stands still meanwhile. */
+export function planStopped(facts: Pick<PlanFacts, 'diskBytes' | 'path'>): MigrationPlan {
+  const { totalMs, wireBytes } = diskCost({ ...facts, compressedShare: 1 })
+  const setupMs = SETUP_MS + SETUP_ROUND_TRIPS * facts.path.rttMs
+  const cold = { method: 'cold', isPossible: true, totalMs: setupMs + totalMs, downtimeMs: 0, wireBytes, throttlePercent: 0 } as const
+  return { methods: [cold], recommended: 'cold', reason: 'the VM does not run: only its disks travel, and they count uncompressed' }
+}
+
+/** Disks are not sampled: their content is taken to compress as the memory does. */
+function diskCost({ diskBytes = 0, compressedShare, path }: Pick<PlanFacts, 'diskBytes' | 'compressedShare' | 'path'>) {
+  const wireBytes = diskBytes * Math.min(1, Math.max(0.01, compressedShare))
+  return { wireBytes, totalMs: (wireBytes / path.bytesPerSecond) * 1000 }
 }
 
 function recommend(

@@ -13,7 +13,8 @@ export const plan = command({
   details:
     "The source samples the VM's memory for one second (dirty rate, share of zero pages, compression) and predicts each method " +
     'with the rate of the last migration to the target, if it was less than an hour ago over the same link; otherwise with 100 Mbit/s. ' +
-    'The VM does not move and is not paused.',
+    'Local disks count by what their files take, without the image; their content is taken to compress as the memory does. ' +
+    'Of a stopped VM only disks travel. The VM does not move and is not paused.',
   positionals: [{ name: 'VM', help: 'name of the VM' }],
   options: {
     to: { kind: 'text', value: 'SITE', help: 'target site', required: true },
@@ -32,6 +33,8 @@ export const plan = command({
 })
 
 type Facts = {
+  memoryBytes?: number
+  diskBytes?: number
   dirtyBytesPerSecond: number
   zeroShare: number
   duplicateShare: number
@@ -58,13 +61,18 @@ type PlanSource = { facts?: Facts; pathFrom?: string; pathAgeMs?: number }
 
 function renderFacts({ facts, pathFrom, pathAgeMs }: PlanSource): string {
   if (!facts) return ''
-  const { dirtyBytesPerSecond, zeroShare, duplicateShare, compressedShare, path } = facts
+  const { memoryBytes, diskBytes = 0, dirtyBytesPerSecond, zeroShare, duplicateShare, compressedShare, path } = facts
   const ago = pathAgeMs === undefined ? '' : `, ${formatDuration(pathAgeMs)} ago`
   const percent = (share: number) => `${Math.round(share * 100)} %`
   const origin = pathFrom === 'an assumption' ? 'assumed: no recent migration to this site' : `measured by the last migration${ago}`
+  const disks = diskBytes > 0 ? `disks: ${(diskBytes / 1e6).toFixed(0)} MB that the target may lack\n` : ''
+  const memory =
+    memoryBytes === 0
+      ? ''
+      : `memory: ${percent(zeroShare)} zero, at least ${percent(duplicateShare)} duplicate, the rest compresses to ${percent(compressedShare)}; ` +
+        `dirty rate ${(dirtyBytesPerSecond / 1e6).toFixed(1)} MB/s\n`
   return (
-    `\nmemory: ${percent(zeroShare)} zero, at least ${percent(duplicateShare)} duplicate, the rest compresses to ${percent(compressedShare)}; ` +
-    `dirty rate ${(dirtyBytesPerSecond / 1e6).toFixed(1)} MB/s\n` +
+    `\n${memory}${disks}` +
     `path: ${((path.bytesPerSecond * 8) / 1e6).toFixed(0)} Mbit/s (${origin}), ${Math.round(path.rttMs)} ms round trip\n`
   )
 }

@@ -3,10 +3,13 @@
 // Always holds: the file is whole and on the disk when it resolves; it is only for the agent's user (QEMU gets it
 // open); an existing file is not touched.
 import { constants } from 'node:fs'
-import { chmod, copyFile, mkdir, open, truncate } from 'node:fs/promises'
+import { chmod, copyFile, mkdir, open, stat, truncate } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { GodwitError } from '../../wire/errors.ts'
 import { createQcow2 } from './tools.ts'
+
+/** Of stat(2), whatever the file system has. */
+const BLOCK_BYTES = 512
 
 type LocalDiskFile = {
   path: string
@@ -40,3 +43,7 @@ export async function makeLocalDisk({ path, format, sizeBytes, image }: LocalDis
     await file.sync()
   }
 }
+
+/** What a file takes of its file system: holes, and what a qcow2 has not written, count nothing. 0 for no such file. */
+export const allocatedBytes = async (path: string): Promise<number> =>
+  BLOCK_BYTES * ((await stat(path).catch(() => undefined))?.blocks ?? 0)

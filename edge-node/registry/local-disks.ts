@@ -12,6 +12,7 @@ import { createImageBlocks, type ImageBlocks } from '../disks/image-blocks.ts'
 import { createImageLeaves } from '../disks/image-leaves.ts'
 import type { Images } from '../disks/images.ts'
 import { Leaves } from '../disks/leaves.ts'
+import { allocatedBytes } from '../disks/local.ts'
 import { createDiskReceiver, type DiskReceiver } from '../disks/receiver.ts'
 import { type DiskServer, type ServedDisk, serveDisk } from '../disks/server.ts'
 import { inflate, loadZstd } from '../pages/compress.ts'
@@ -82,6 +83,17 @@ export class LocalDisks {
       await Promise.all(servers.map(server => server.close()))
       throw error
     }
+  }
+
+  /** What a target that has the images may lack of the disks, by what their files take here. */
+  async travellingBytes(spec: VmSpec, dir: string): Promise<number> {
+    const each = localDisksOf(spec).map(async ({ index, disk }) => {
+      const own = await allocatedBytes(localDiskPath(dir, index, disk))
+      // A raw disk began with a copy of its image.
+      const image = disk.format === 'raw' ? (await this.#imageOf(disk))?.path : undefined
+      return Math.max(0, own - (image === undefined ? 0 : await allocatedBytes(image)))
+    })
+    return (await Promise.all(each)).reduce((sum, bytes) => sum + bytes, 0)
   }
 
   async #servedOf(dir: string, { index, disk, sizeBytes }: Disk): Promise<ServedDisk> {

@@ -241,6 +241,12 @@ export class Registry {
     return localDisks.source(this.spec(name), resources.folder(name), options)
   }
 
+  /** What a target may lack of the VM's local disks, bytes. IMAGE_*. */
+  travellingBytes(name: string): Promise<number> {
+    const { localDisks, resources } = this.#parts
+    return localDisks.travellingBytes(this.spec(name), resources.folder(name))
+  }
+
   /**
    * Marks a running VM as migrating (durably) and gives its machine. VM_STATE, MIGRATION_BUSY, MIGRATION_DOUBT,
    * GUEST_SUSPENDED.

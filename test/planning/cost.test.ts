@@ -1,5 +1,5 @@
 // What `godwit plan` says, for guests and ways of all kinds.
-import { type PlanFacts, type PlanMethod, planMigration } from '../../planning/cost.ts'
+import { type PlanFacts, type PlanMethod, planMigration, planStopped } from '../../planning/cost.ts'
 import { assert, suite } from '../support/suite.ts'
 
 const test = suite('ops: cost')
@@ -38,6 +38,22 @@ test('where none keeps the downtime, the shortest is named with what it takes', 
   const far = planMigration({ ...facts, path: { bytesPerSecond: 2.5 * MB, rttMs: 600 } })
   assert.ok(far.methods.every(({ isPossible }) => !isPossible))
   assert.match(far.reason, /round trips of 600 ms alone take longer; this one has a downtime of \d+ ms/)
+})
+
+test('disks travel before the guest stops: more time and bytes, the same downtime', () => {
+  const [without, plan] = [planMigration(facts), planMigration({ ...facts, diskBytes: 250 * MB })]
+  for (const method of ['live', 'live, throttled', 'cold'] as const) {
+    assert.is(of(plan, method).downtimeMs, of(without, method).downtimeMs)
+    assert.ok(Math.abs(of(plan, method).totalMs - of(without, method).totalMs - 10_000) < 1)
+    assert.ok(Math.abs(of(plan, method).wireBytes - of(without, method).wireBytes - 125 * MB) < 1)
+  }
+})
+
+test('of a stopped VM only the disks travel', () => {
+  const { methods, recommended } = planStopped({ ...facts, diskBytes: 125 * MB })
+  assert.equal([recommended, methods.length, methods[0]!.downtimeMs, methods[0]!.wireBytes], ['cold', 1, 0, 125 * MB])
+  assert.ok(Math.abs(methods[0]!.totalMs - 10_720) < 1)
+  assert.is(planStopped(facts).methods[0]!.wireBytes, 0)
 })
 
 test('extremes give numbers', () => {
