@@ -22,7 +22,7 @@ export function deriveStreamKey(rootKey: Uint8Array, { direction, index, attempt
   return derive(rootKey, STREAM_CONTEXT, id)
 }
 
-/** Key of the source's page hashes, 32 bytes. */
+/** Key of the source's page hashes and of its proofs for pages from disks, 32 bytes. */
 export const derivePageHashKey = (rootKey: Uint8Array): Uint8Array => derive(rootKey, PAGE_CONTEXT, 0n)
 
 function derive(rootKey: Uint8Array, context: string, id: bigint): Uint8Array {

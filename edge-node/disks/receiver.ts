@@ -6,6 +6,7 @@
 
 import { GodwitError } from '../../wire/errors.ts'
 import { chunkBytes, DISK_HEADER_BYTES, readDiskBody, readDiskHeader } from './batch.ts'
+import type { ChunkSet } from './chunk-set.ts'
 import { CHUNK_BYTES, leafOf } from './chunk-tree.ts'
 import type { Leaves } from './leaves.ts'
 
@@ -23,6 +24,8 @@ type ReceivedDisk = {
   writer: DiskWriter
   /** What the file holds; kept up to date. */
   held: Leaves
+  /** Chunks that were written, or are being written. */
+  written?: ChunkSet | undefined
 }
 
 export type DiskReceiver = {
@@ -50,6 +53,7 @@ export function createDiskReceiver(
     const { writer, held, sizeBytes } = disk
     let next = 0
     for (const { first, count, isZero } of runs) {
+      for (let chunk = first; chunk < first + count; chunk++) disk.written?.add(chunk)
       if (isZero) {
         await zeroRun(writer, first * CHUNK_BYTES, Math.min(sizeBytes, (first + count) * CHUNK_BYTES))
         for (let chunk = first; chunk < first + count; chunk++) held.setZero(chunk)

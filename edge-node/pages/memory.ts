@@ -3,6 +3,7 @@
 // Always holds: a batch is decoded and checked whole before its first byte is written; adjacent pages are one write; a
 // page that is zero already is not written (a fresh memfd stays sparse).
 import { readSync, writeSync } from 'node:fs'
+import { GodwitError } from '../../wire/errors.ts'
 import { PAGE_BYTES } from '../../wire/types.ts'
 import { blockOf, PageMap, pageIndexOf } from './address.ts'
 import { type BatchDeltas, readBatchBody } from './batch.ts'
@@ -68,8 +69,11 @@ export type BatchResult = {
 }
 type ResolveJob = { kind: 'resolve'; references: Float64Array<ArrayBuffer> }
 export type ResolveResult = { busyMs: number }
-/** Pages read from disks: `content` has them in the order of their addresses. */
-type PlaceJob = { kind: 'place'; content: ArrayBuffer; addresses: Float64Array; proof: Uint8Array }
+/**
+ * Pages read from disks: `content` has them in the order of their addresses, but for `plain`, which are still to be
+ * read: [index, open file, offset]*.
+ */
+type PlaceJob = { kind: 'place'; content: ArrayBuffer; plain: Float64Array; addresses: Float64Array; proof: Uint8Array }
 /** False: the content is not what the proof is of, and nothing was written. */
 export type PlaceResult = { content: ArrayBuffer; isRight: boolean; busyMs: number }
 export type ApplyJob = BatchJob | ResolveJob | PlaceJob
@@ -153,10 +157,24 @@ function clear(memory: GuestMemory, first: number, pages: number): number {
 
 const isZero = (bytes: Uint8Array): boolean => zeroes.compare(bytes, 0, bytes.length, 0, bytes.length) === 0
 
-/** Writes pages that were read from disks, where they are what the source means. */
-export function placePages(memory: GuestMemory, hasher: PageHasher, { content, addresses, proof }: PlaceJob): PlaceResult {
+function readPlain(pages: Uint8Array, plain: Float64Array): void {
+  try {
+    for (let i = 0; i < plain.length; i += 3) {
+      const at = plain[i]! * PAGE_BYTES
+      const bytes = readSync(plain[i + 1]!, pages, at, PAGE_BYTES, plain[i + 2]!)
+      // Behind the end of an image its disk has zeros.
+      if (bytes < PAGE_BYTES) pages.fill(0, at + bytes, at + PAGE_BYTES)
+    }
+  } catch (error) {
+    throw new GodwitError('DISK_IO', 'an image cannot be read', { cause: error })
+  }
+}
+
+/** Writes pages that were read from disks, where they are what the source means. DISK_IO. */
+export function placePages(memory: GuestMemory, hasher: PageHasher, { content, plain, addresses, proof }: PlaceJob): PlaceResult {
   const started = performance.now()
   const pages = new Uint8Array(content)
+  readPlain(pages, plain)
   const at = (i: number) => pages.subarray(i * PAGE_BYTES, (i + 1) * PAGE_BYTES)
   const hashes = new Uint8Array(addresses.length * PROOF_BYTES)
   for (let i = 0; i < addresses.length; i++) hasher.hash(at(i), hashes.subarray(i * PROOF_BYTES, (i + 1) * PROOF_BYTES))

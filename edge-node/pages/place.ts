@@ -7,7 +7,7 @@
 // as pages of the guest.
 import { GodwitError } from '../../wire/errors.ts'
 import { PAGE_BYTES } from '../../wire/types.ts'
-import type { BatchBlocks } from './batch-blocks.ts'
+import { BATCH_BLOCKS_MAX, type BatchBlocks } from './batch-blocks.ts'
 import type { ApplyJob, ApplyResult, PlaceResult } from './memory.ts'
 import type { Pool } from './pool.ts'
 
@@ -15,14 +15,19 @@ import type { Pool } from './pool.ts'
 export type DiskBlocks = {
   /** Whether there is such a block. */
   has(place: number): boolean
-  /** Reads the blocks into `into`, one behind the other in this order. */
-  read(places: Float64Array, into: Uint8Array): Promise<void>
+  /**
+   * Reads the blocks into `into`, one behind the other in this order, but for those that it gives: they should be in
+   * plain files, [index, open file, offset]*. `isLast`: it gives none, and reads all of them.
+   */
+  read(places: Float64Array, into: Uint8Array, isLast: boolean): Promise<Float64Array>
 }
 
 export class Placer {
   readonly #disks: DiskBlocks | undefined
   readonly #pool: Pool<ApplyJob, ApplyResult>
   readonly #pagesMax: number
+  /** Buffers not in use: at most one for each batch under way. */
+  readonly #spare: ArrayBuffer[] = []
   #late: BatchBlocks[] = []
   #latePages = 0
   busyMs = 0
@@ -39,7 +44,7 @@ export class Placer {
   async place(blocks: BatchBlocks): Promise<void> {
     const missing = blocks.places.find(place => !this.#disks?.has(place))
     if (missing !== undefined) throw new GodwitError('FRAME_MALFORMED', `BATCH frame: no block of a disk at ${missing}`)
-    if (await this.#isPlaced(blocks)) return
+    if (await this.#isPlaced(blocks, false)) return
     this.#late.push(blocks)
     this.#latePages += blocks.places.length
     if (this.#latePages > this.#pagesMax) throw new GodwitError('FRAME_MALFORMED', 'more pages from disks than pages in one interval')
@@ -51,7 +56,7 @@ export class Placer {
     this.#late = []
     this.#latePages = 0
     for (const blocks of late) {
-      if (await this.#isPlaced(blocks)) continue
+      if (await this.#isPlaced(blocks, true)) continue
       throw new GodwitError('DISK_MISMATCH', `${blocks.places.length} blocks of local disks at the target differ from the source's record`)
     }
   }
@@ -60,11 +65,12 @@ export class Placer {
     return this.#late.length === 0
   }
 
-  async #isPlaced({ addresses, places, proof }: BatchBlocks): Promise<boolean> {
-    const content = new ArrayBuffer(places.length * PAGE_BYTES)
-    await this.#disks!.read(places, new Uint8Array(content))
-    const job = () => ({ kind: 'place', content, addresses, proof }) as const
-    const { isRight, busyMs } = (await this.#pool.run(job, [content])) as PlaceResult
+  async #isPlaced({ addresses, places, proof }: BatchBlocks, isLast: boolean): Promise<boolean> {
+    const content = this.#spare.pop() ?? new ArrayBuffer(BATCH_BLOCKS_MAX * PAGE_BYTES)
+    const plain = await this.#disks!.read(places, new Uint8Array(content, 0, places.length * PAGE_BYTES), isLast)
+    const job = () => ({ kind: 'place', content, plain, addresses, proof }) as const
+    const { isRight, busyMs, content: back } = (await this.#pool.run(job, [content])) as PlaceResult
+    this.#spare.push(back)
     this.busyMs += busyMs
     if (isRight) this.pages += places.length
     return isRight

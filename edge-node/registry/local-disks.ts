@@ -4,10 +4,12 @@
 // a disk whose QEMU has it active.
 
 import { randomBytes } from 'node:crypto'
+import { type FileHandle, open } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { createPageHasher } from '../../crypto/channel/page-hash.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { type BlockReader, createBlockReader } from '../disks/block-reader.ts'
+import { ChunkSet } from '../disks/chunk-set.ts'
 import { createImageBlocks, type ImageBlocks } from '../disks/image-blocks.ts'
 import { createImageLeaves } from '../disks/image-leaves.ts'
 import type { Images } from '../disks/images.ts'
@@ -44,7 +46,8 @@ export class LocalDisks {
       const image = await this.#imageOf(disk)
       const base = await this.#baseOf(disk, sizeBytes, signal)
       const served = { dir: join(dir, VM_FILES.disks), ...(await this.#servedOf(dir, { index, disk, sizeBytes })) }
-      return { node: diskNode(index), sizeBytes, base, served, blocks: image && (await known?.images.of(image, signal)) }
+      const blocks = image && (await known?.images.of(image, base, signal))
+      return { node: diskNode(index), sizeBytes, base, served, blocks }
     })
     return { disks: await Promise.all(disks), hasher: known?.hasher }
   }
@@ -66,21 +69,27 @@ export class LocalDisks {
     const disks = localDisksOf(spec)
     if (disks.length === 0) return undefined
     const zstd = await loadZstd()
-    const servers: DiskServer[] = []
+    const files: ComingFile[] = []
     try {
       const received = []
       for (const { index, disk, sizeBytes } of disks) {
         const held = await this.#baseOf(disk, sizeBytes)
-        const server = await serveDisk(join(dir, VM_FILES.disks), await this.#servedOf(dir, { index, disk, sizeBytes }))
-        servers.push(server)
-        received.push({ sizeBytes, writer: server.client, held })
+        const folder = join(dir, VM_FILES.disks)
+        const served = await this.#servedOf(dir, { index, disk, sizeBytes })
+        const server = await serveDisk(folder, served)
+        const written = new ChunkSet(held.chunks)
+        const coming: ComingFile = { server, plain: undefined }
+        files.push(coming)
+        if (served.format === 'raw') coming.plain = { file: await open(join(folder, served.file)) }
+        else if (served.image !== undefined) coming.plain = { file: await open(served.image), except: written }
+        received.push({ sizeBytes, writer: server.client, held, written })
       }
       return new ComingDisks(
         createDiskReceiver(received, (frame, bytes) => inflate(zstd, frame, bytes)),
-        servers,
+        files,
       )
     } catch (error) {
-      await Promise.all(servers.map(server => server.close()))
+      await closeAll(files)
       throw error
     }
   }
@@ -112,15 +121,28 @@ export class LocalDisks {
   }
 }
 
+/** The file of a disk, which its server writes, and a plain file that has all chunks but some: itself, or its image. */
+type ComingFile = { server: DiskServer; plain: { file: FileHandle; except?: ChunkSet } | undefined }
+
+const readableOf = ({ server: { client }, plain }: ComingFile) => ({
+  sizeBytes: client.sizeBytes,
+  read: (offset: number, into: Uint8Array) => client.read(offset, into),
+  plain: plain && { fd: plain.file.fd, except: plain.except },
+})
+
+const closeAll = async (files: ComingFile[]): Promise<void> => {
+  await Promise.all(files.splice(0).flatMap(({ server, plain }) => [server.close(), plain?.file.close()]))
+}
+
 class ComingDisks {
   readonly #receiver: DiskReceiver
-  readonly #servers: DiskServer[]
+  readonly #files: ComingFile[]
   readonly blocks: BlockReader
 
-  constructor(receiver: DiskReceiver, servers: DiskServer[]) {
+  constructor(receiver: DiskReceiver, files: ComingFile[]) {
     this.#receiver = receiver
-    this.blocks = createBlockReader(servers.map(({ client }) => client))
-    this.#servers = servers
+    this.blocks = createBlockReader(files.map(readableOf))
+    this.#files = files
   }
 
   apply(payload: Uint8Array): Promise<void> {
@@ -137,6 +159,6 @@ class ComingDisks {
   }
 
   async close(): Promise<void> {
-    await Promise.all(this.#servers.splice(0).map(server => server.close()))
+    await closeAll(this.#files)
   }
 }

@@ -22,7 +22,7 @@ const step = (stream: number, isBarrier: boolean, payload: Uint8Array) =>
   concatBytes(Uint8Array.of((isBarrier ? 16 : 0) + stream, payload.length >> 8, payload.length & 255), payload)
 const batches = [rawBatch({ zeros: [1, 2], references: [5, 6] }), rawBatch({ references: [1, 6, 7, 3 * 2 ** 32] })]
 /** A disk of 16 blocks; no proof holds by chance. */
-const disk: DiskBlocks = { has: place => place < 16, read: async () => {} }
+const disk: DiskBlocks = { has: place => place < 16, read: async () => new Float64Array(0) }
 const proofHasher: PageHasher = { bytes: 16, hash: (page, out) => void out.fill(1 + (page[0] ?? 0)) }
 const blocks: [number, number][] = [
   [3, 2],

@@ -22,6 +22,8 @@ async function move(lab: Lab, guest: DebianGuest, request: Omit<MigrationRequest
   const record = await lab.until(await beginSoon(lab, { vm: guest.name, ...request }), undefined, MIGRATION_MS)
   assert.is(record.outcome, 'completed', `${JSON.stringify(record.error)}\n${lab.logTail()}`)
   print(`${request.method} migration`, figuresOf(record))
+  const { bytesFromDisk = 0, bytesCompressed } = record.report!
+  assert.ok(bytesFromDisk > bytesCompressed / 2, 'much of what such a guest has in its memory is on its disk')
   assert.is(await guest.site(), request.to)
 }
 
@@ -33,8 +35,9 @@ async function checkAll(guest: DebianGuest, sum: string): Promise<void> {
 }
 
 function figuresOf({ report }: MigrationRecord) {
-  const { totalMs, downtimeMs, downtimeParts, disks, guestBytes, wireBytes, rounds, notes } = report!
-  return { totalMs, downtimeMs, downtimeParts, disks, memory: { guestBytes, rounds }, wireBytes, notes }
+  const { totalMs, downtimeMs, downtimeParts, disks, wireBytes, notes } = report!
+  const { guestBytes, rounds, bytesFromDisk, bytesCompressed } = report!
+  return { totalMs, downtimeMs, downtimeParts, disks, memory: { guestBytes, rounds, bytesFromDisk, bytesCompressed }, wireBytes, notes }
 }
 
 test(

@@ -8,8 +8,9 @@ import { type ChunkHashes, countHashes, hashBlocks } from '../../../edge-node/di
 import { BlockIndex, NO_PLACE } from '../../../edge-node/disks/block-index.ts'
 import { createBlockReader } from '../../../edge-node/disks/block-reader.ts'
 import { ChunkSet } from '../../../edge-node/disks/chunk-set.ts'
-import { CHUNK_BYTES } from '../../../edge-node/disks/chunk-tree.ts'
+import { CHUNK_BYTES, leafOf } from '../../../edge-node/disks/chunk-tree.ts'
 import { createImageBlocks } from '../../../edge-node/disks/image-blocks.ts'
+import { Leaves } from '../../../edge-node/disks/leaves.ts'
 import { BLOCK_BYTES, CHUNK_BLOCKS, placeOf } from '../../../edge-node/disks/places.ts'
 import { createRandom } from '../../../sim-network/random.ts'
 import { assert, suite } from '../../support/suite.ts'
@@ -102,7 +103,9 @@ test('an image is read once, block by block, and what differs at the target is l
   for (const block of [0, 5, 16, 49]) randomBytes(BLOCK_BYTES).copy(content, block * BLOCK_BYTES)
   await writeFile(path, content)
   const images = createImageBlocks(hasher)
-  const [blocks, again] = await Promise.all([images.of({ path, root: 'r' }), images.of({ path, root: 'r' })])
+  const leaves = new Leaves(content.length)
+  for (const chunk of [0, 1, 3]) leaves.set(chunk, leafOf(content.subarray(chunk * CHUNK_BYTES, (chunk + 1) * CHUNK_BYTES)))
+  const [blocks, again] = await Promise.all([images.of({ path, root: 'r' }, leaves), images.of({ path, root: 'r' }, leaves)])
   assert.is(blocks, again)
   const index = new BlockIndex(1)
   index.begin(0, blocks, chunk => chunk !== 1)
@@ -142,13 +145,29 @@ test('blocks are read in few requests, in the order in which they are asked for'
     ...[placeOf(0, 63), placeOf(0, 9), placeOf(1, 17), placeOf(0, 12)],
   ]
   const into = Buffer.alloc(wanted.length * BLOCK_BYTES)
-  await reader.read(Float64Array.from(wanted), into)
+  assert.equal([...(await reader.read(Float64Array.from(wanted), into, false))], [])
   assert.is(requests, 3)
   const block = (disk: number, n: number) => disks[disk]!.subarray(n * BLOCK_BYTES, (n + 1) * BLOCK_BYTES)
   const expected = [block(0, 9), block(0, 8), block(1, 19), block(0, 10), block(0, 63), block(0, 9), block(1, 17), block(0, 12)]
   assert.is(Buffer.compare(into, Buffer.concat(expected)), 0)
   assert.ok(reader.has(placeOf(1, 19)))
   for (const place of [placeOf(1, 20), placeOf(0, 64), placeOf(2, 0)]) assert.is(reader.has(place), false)
+})
+
+test('blocks of chunks that are as the image has them are left to be read from its file', async () => {
+  const served = Buffer.alloc(4 * CHUNK_BYTES, 7)
+  const written = new ChunkSet(4)
+  written.add(2)
+  const read = async (offset: number, into: Uint8Array) => into.set(served.subarray(offset, offset + into.length))
+  const reader = createBlockReader([{ sizeBytes: served.length, read, plain: { fd: 42, except: written } }])
+  const wanted = [5, 2 * CHUNK_BLOCKS, 3 * CHUNK_BLOCKS + 1]
+  const into = Buffer.alloc(wanted.length * BLOCK_BYTES)
+  const left = await reader.read(Float64Array.from(wanted), into, false)
+  assert.equal([...left], [0, 42, 5 * BLOCK_BYTES, 2, 42, (3 * CHUNK_BLOCKS + 1) * BLOCK_BYTES])
+  assert.ok(into.subarray(BLOCK_BYTES, 2 * BLOCK_BYTES).every(byte => byte === 7))
+  assert.ok(into.subarray(2 * BLOCK_BYTES).every(byte => byte === 0))
+  assert.equal([...(await reader.read(Float64Array.from(wanted), into, true))], [])
+  assert.ok(into.every(byte => byte === 7))
 })
 
 test.run()
