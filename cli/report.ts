@@ -17,10 +17,7 @@ const DECISIONS_SHOWN = 6
 export function renderReport(report: Report): string {
   const headline = `${report.vm}: ${report.source} -> ${report.target}, ${report.method}, ${report.outcome} in ${formatDuration(report.totalMs)}\n`
   const rounds: [string, string][] = [
-    [
-      'downtime',
-      report.downtimeMs === null ? 'the VM did not run at the target' : `${formatDuration(report.downtimeMs)} (${parts(report)})`,
-    ],
+    ['downtime', report.downtimeMs === null ? noDowntime(report) : `${formatDuration(report.downtimeMs)} (${parts(report)})`],
     ['guest bytes', `${formatBytes(report.guestBytes)} in ${report.rounds} ${report.rounds === 1 ? 'round' : 'rounds'}`],
     ...CLASSES.flatMap(name => classLine(report, name)),
     ...fromDiskLine(report),
@@ -46,6 +43,9 @@ function fromDiskLine({ pagesFromDisk = 0, bytesFromDisk = 0 }: Report): [string
   if (pagesFromDisk === 0) return []
   return [['- from disk', `${formatBytes(bytesFromDisk)} in ${pagesFromDisk} pages`]]
 }
+
+const noDowntime = ({ outcome }: Report): string =>
+  outcome === 'completed' ? 'none, the VM was stopped' : 'the VM did not run at the target'
 
 /** Rewritten pages that were sent as deltas. */
 function deltaLine({ pagesDelta = 0, deltaBytes = 0 }: Report): [string, string][] {

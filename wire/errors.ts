@@ -148,7 +148,7 @@ export const ERRORS = {
     'allow more time with --timeout, or use --force: the guest then loses what it has not written to disk',
   ),
   // Migration
-  MIGRATION_CANCELLED: row(cancelled, true, 'the migration was cancelled; the VM runs at the source', 'start it again when needed'),
+  MIGRATION_CANCELLED: row(cancelled, true, 'the migration was cancelled; the VM stays at the source', 'start it again when needed'),
   MIGRATION_TIMEOUT: row(timeout, true, 'the migration made no progress in time; the VM runs at the source', 'check the link, then retry'),
   MIGRATION_STUCK: row(
     timeout,

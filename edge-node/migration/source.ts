@@ -127,7 +127,8 @@ class SourceRun {
 
   stage(): { state: SourceStage; mark: string } {
     const peer = this.#talk?.peer
-    const mark = [this.#talk?.arrived, peer?.taken, peer?.heard.hashedBytes, this.#read.hashedBytes].join('/')
+    const looked = this.#disks?.figures.pendingChunks
+    const mark = [this.#talk?.arrived, peer?.taken, peer?.heard.hashedBytes, this.#read.hashedBytes, looked].join('/')
     return { state: this.own.stage, mark }
   }
 
@@ -183,9 +184,10 @@ class SourceRun {
     const disks = await this.#openDisks(outgoing)
     if (disks) {
       await onAccepted()
-      // What waits for room on the path ends only with the corridor, which a failure of the migration closes.
+      // A VM that does not run has a meter that reports this. What waits for room on the path ends only with the
+      // corridor, which a failure of the migration closes.
       await raceAbort(
-        disks.converge(figures => this.#disksProgressed(figures)),
+        disks.converge(figures => this.#qemu && this.#disksProgressed(figures)),
         signal,
       )
       // A guest that is about to stop writes little more; and QEMU stops at once where nobody reads its disks.

@@ -156,6 +156,7 @@ test('a report without a downtime says so', () => {
   const text = renderReport({ ...report, outcome: 'failed', downtimeMs: null, downtimeParts: none, ratio: null, rounds: 1, notes: [] })
   assert.match(text, /downtime: +the VM did not run at the target/)
   assert.match(text, /in 1 round\n/)
+  assert.match(renderReport({ ...report, downtimeMs: null, downtimeParts: none }), /downtime: +none, the VM was stopped\n/)
 })
 
 test('status', () => {
