@@ -22,6 +22,7 @@ export async function runChecks(io: Io): Promise<Check[]> {
   const groups: [string, () => Promise<Check[]> | Check[]][] = [
     ['node', nodeVersion],
     ['qemu', checkQemu],
+    ['packages', packages],
     ['qemu users', () => qemuUsers(io)],
     ['release', () => releaseRules(io)],
     ['memory', memory],
@@ -61,6 +62,11 @@ function nodeVersion(): Check[] {
 async function checkQemu(): Promise<Check[]> {
   const { qemuChecks } = await import('./qemu.ts')
   return await qemuChecks()
+}
+
+async function packages(): Promise<Check[]> {
+  const { packageChecks } = await import('./packages.ts')
+  return await packageChecks()
 }
 
 async function qemuUsers(io: Io): Promise<Check[]> {

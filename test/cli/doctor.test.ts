@@ -1,5 +1,8 @@
+import { mkdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { renderChecks } from '../../cli/commands/doctor.ts'
 import { runChecks } from '../../cli/doctor/doctor.ts'
+import { packageChecks } from '../../cli/doctor/packages.ts'
 import { methodChecks, usersCheck } from '../../cli/doctor/qemu.ts'
 import { trustChecks } from '../../cli/doctor/trust.ts'
 import { nowSeconds } from '../../ops/clock.ts'
@@ -40,6 +43,25 @@ test(
   },
   { ms: 60_000 },
 )
+
+test('packages that some VMs need are named with what does not work without them', async () => {
+  await using at = await home()
+  const bin = at.path('bin')
+  await mkdir(bin, { recursive: true })
+  for (const program of ['qemu-img', 'qemu-nbd']) await writeFile(join(bin, program), '', { mode: 0o755 })
+  await writeFile(join(bin, 'xorriso'), '', { mode: 0o644 })
+  const states = (await packageChecks(`/nowhere:${bin}`)).map(({ name, state }) => [name, state])
+  assert.equal(states.slice(0, 2), [
+    ['qemu-utils', 'ok'],
+    ['xorriso', 'warn'],
+  ])
+  const use = 'VMs with firmware: uefi'
+  assert.equal(await packageChecks('', [{ name: 'ovmf', programs: [], files: [join(bin, 'none.fd')], use }]), [
+    { name: 'ovmf', state: 'warn', detail: `${join(bin, 'none.fd')} missing: no ${use}`, advice: 'run apt-get install ovmf' },
+  ])
+  const without = await packageChecks('')
+  assert.match(without[0]!.detail, /^qemu-img and qemu-nbd missing: no images, local disks/)
+})
 
 test('a node that is root and lets its QEMUs run as root fails; another user is warned', () => {
   const isRoot = process.getuid?.() === 0
