@@ -22,6 +22,7 @@ import { nodeRoutes } from './api.ts'
 import type { NodeConfig } from './config.ts'
 import { dataEngines, dialGateway } from './dial.ts'
 import { createEvidence, type Evidence } from './evidence.ts'
+import { createImageCopies, type ImageCopies } from './image-copies.ts'
 import { connectLink, type Link } from './link/link.ts'
 import { watchSpread } from './link/spread.ts'
 import { createNodeMetrics, type TrustFacts } from './metrics.ts'
@@ -116,12 +117,18 @@ export async function startNode(options: NodeOptions): Promise<Node> {
       now: Date.now,
     })
     const evidence = createEvidence(await journal.last())
+    const copies = createImageCopies({ config, identity, trust, registry, alerts, link: () => link!, log })
+    undo.push(() => copies.close())
+    const sendImage: NodeMigrationsOptions['sendImage'] = (...asked) => copies.outgoing.ensure(...asked)
     const migrations = createMigrations({
-      ...{ config, identity, trust, registry, metrics, predictor, alerts, evidence, release, log, onLoaded, waits },
+      ...{ config, identity, trust, registry, metrics, predictor, alerts, evidence, release, sendImage, log, onLoaded, waits },
       journal: watched(journal, onRecord),
     })
     const services = createServices({ registry, log })
-    const parts = { config, engines, version, identity, trust, registry, migrations, services, predictor, alerts, evidence, release, log }
+    const parts = {
+      ...{ config, engines, version, identity, trust, registry, migrations, copies, services },
+      ...{ predictor, alerts, evidence, release, log },
+    }
     const linked = startLink({ ...parts, clock: options.clock, incarnation: await nextIncarnation(store) })
     link = linked
     undo.push(() => linked.close())
@@ -131,7 +138,7 @@ export async function startNode(options: NodeOptions): Promise<Node> {
     const renewal = renewCertificate(options, { identity, trust, link, migrations })
     undo.push(async () => renewal.close())
     await migrations.takeUp(left)
-    const api = await startApi({ config, registry, doubts: migrations.doubts, link, version, metrics, predictor, log })
+    const api = await startApi({ config, registry, copies, doubts: migrations.doubts, link, version, metrics, predictor, log })
     undo.push(() => api.close())
     log.info('node ready', { version, vms: registry.list().length })
     return { registry, link, active: migrations.active, close }
@@ -234,6 +241,7 @@ type Parts = {
   clock: Clock | undefined
   registry: Registry
   migrations: NodeMigrations
+  copies: ImageCopies
   services: GuestServices
   predictor: CostPredictor
   alerts: Alerts
@@ -252,6 +260,7 @@ function startLink({
   clock = systemClock,
   registry,
   migrations,
+  copies,
   services,
   predictor,
   alerts,
@@ -281,10 +290,13 @@ function startLink({
     handlers: {
       ...migrations.handlers,
       ...createPrestage({ config, identity, trust, registry, release, log }),
+      prepareImage: params => copies.incoming.prepare(params),
       predict: predictor.predict,
       revocations: async ({ list }) => ({ number: await trust.offer(fromBase64(list)) }),
     },
-    onRelayStream: (relay, stream) => migrations.onRelayStream(relay, stream),
+    onRelayStream(relay, stream) {
+      if (!copies.incoming.accept(relay, stream)) migrations.onRelayStream(relay, stream)
+    },
     onServiceStream: (request, frames) => void services.onServiceStream(request, frames),
     onBreach: error => alerts.raise(error, {}, 'protocol_breach'),
     dataConnections: dataEngines(config, engines),
@@ -298,7 +310,7 @@ function startLink({
 }
 
 function startApi(
-  o: Pick<Parts, 'config' | 'registry' | 'version' | 'predictor' | 'log'> & {
+  o: Pick<Parts, 'config' | 'registry' | 'copies' | 'version' | 'predictor' | 'log'> & {
     doubts: NodeMigrations['doubts']
     link: Link
     metrics: ReturnType<typeof createNodeMetrics>
@@ -310,7 +322,8 @@ function startApi(
     gateway: { selection: o.link.selection, ...o.link.stats() },
     ...(await hostFacts(o.registry)),
   })
-  const { routes, upgrades } = nodeRoutes({ registry: o.registry, doubts: o.doubts, describe, metrics: o.metrics, predictor: o.predictor })
+  const { registry, copies, doubts, metrics, predictor } = o
+  const { routes, upgrades } = nodeRoutes({ registry, copies: copies.outgoing, doubts, describe, metrics, predictor })
   return startHttpServer({ listen: { socketPath: o.config.api.socket }, routes, upgrades, log: o.log })
 }
 

@@ -10,6 +10,7 @@ import type { ErrorCode } from '../wire/errors.ts'
 import * as wire from '../wire/node-api.ts'
 import { z } from '../wire/schema.ts'
 import type { Doubts } from './doubts.ts'
+import type { OutgoingCopies } from './images/outgoing.ts'
 import type { NodeMetrics } from './metrics.ts'
 import type { CostPredictor } from './predict.ts'
 import type { Registry } from './registry/registry.ts'
@@ -18,6 +19,7 @@ import { specToYaml } from './vm/spec.ts'
 
 export type ApiOptions = {
   registry: Registry
+  copies: Pick<OutgoingCopies, 'begin' | 'show' | 'cancel'>
   doubts: Doubts
   describe: () => Promise<z.input<typeof wire.NodeHost>>
   metrics: NodeMetrics
@@ -118,6 +120,36 @@ const imageOperations = [
   }),
 ]
 
+const Copy = { name: z.string(), site: z.string() }
+const copyOperations = [
+  json('copyImage', 'POST /v1/images/:name/copies', {
+    summary: 'start a copy of an image to another site, or join the one that runs',
+    params: Name,
+    status: 202,
+    errors: ['LIMIT_EXCEEDED'],
+    body: wire.CopyImageRequest,
+    answer: wire.ImageCopyView,
+    handle: ({ copies }, { params, body }) => copies.begin(params.name, body.to),
+  }),
+  json('getImageCopy', 'GET /v1/images/:name/copies/:site', {
+    summary: 'how far a copy of an image to a site is, or how the last one ended',
+    params: Copy,
+    errors: ['IMAGE_UNKNOWN'],
+    answer: wire.ImageCopyView,
+    handle: ({ copies }, { params }) => copies.show(params.name, params.site),
+  }),
+  json('cancelImageCopy', 'DELETE /v1/images/:name/copies/:site', {
+    summary: 'cancel a copy; the other site keeps what has come for a later one',
+    params: Copy,
+    errors: ['IMAGE_UNKNOWN'],
+    answer: wire.CancelledCopy,
+    async handle({ copies }, { params: { name: image, site: to } }) {
+      await copies.cancel(image, to)
+      return { image, to, cancelled: true as const }
+    },
+  }),
+]
+
 const orderOperations = [
   json('startVm', 'POST /v1/vms/:name/start', {
     summary: 'start a VM, resume a paused one, wake a suspended one',
@@ -177,6 +209,7 @@ const NODE_OPERATIONS: readonly Operation<ApiOptions>[] = [
   }),
   ...vmOperations,
   ...imageOperations,
+  ...copyOperations,
   ...orderOperations,
   json('listDoubts', 'GET /v1/doubts', {
     summary: 'VMs whose owner is not certain',

@@ -13,10 +13,12 @@ import { createAsked } from './asking.ts'
 import type { HashOptions } from './disks/digests.ts'
 import { durably } from './migration/durable.ts'
 import { type Offered, type SourceMigration, type SourceOptions, startSource } from './migration/source.ts'
+import type { SendImagesOptions } from './migration/source-options.ts'
 import { onBreach, type RunOptions, resultOf } from './runs.ts'
 import type { SlotEntry } from './slots.ts'
 import type { RunningVm } from './vm/machine.ts'
 import { needsToJson, type VmNeeds } from './vm/preflight.ts'
+import { specFiles } from './vm/spec.ts'
 
 /** Begins at once. */
 export const runSource = (options: RunOptions, plan: Plan, target: VerifiedSite, vm: RunningVm | undefined): SlotEntry =>
@@ -91,6 +93,7 @@ class SourceSlot {
       onBreach: onBreach(this.#options, plan, 'source'),
       onProgress: progress => this.#progressed(progress),
       disks: () => this.#options.registry.leavingDisks(plan.vm, { withBlocks: vm !== undefined && mayName(plan), signal: stop }),
+      sendImages: (names, how) => this.#sendImages(names, how),
       stop,
       patience: { reconnectMs: 1000 * config.limits.reconnectSeconds, switchoverMs: 1000 * config.limits.switchoverSeconds },
       patienceMs: waits?.answerMs,
@@ -111,6 +114,21 @@ class SourceSlot {
     const needs = await registry.needs(plan.vm, plan.method, { ...how, start: plan.start })
     this.#files = needs.files
     return { offer: { type: 'OFFER', needs: needsToJson(needs) }, isKnownThere: known.has(plan.target, this.#files) }
+  }
+
+  /** Only images of this VM: a target cannot ask for others. PREFLIGHT_FILE_MISSING. */
+  async #sendImages(names: string[], { signal, onProgress }: SendImagesOptions): Promise<void> {
+    const { registry, sendImage } = this.#options
+    const { vm, target } = this.#plan
+    const own = specFiles(registry.spec(vm)).flatMap(({ file, use }) => (use === 'image' ? [file] : []))
+    for (const name of names) {
+      if (!own.includes(name)) throw new GodwitError('PREFLIGHT_FILE_MISSING', `${target} asks for ${name}, which is no image of ${vm}`)
+      await sendImage(name, target, {
+        signal,
+        onProgress: ({ bytesDone: bytesSent, bytesTotal, rateBytesPerSecond, etaMs }) =>
+          onProgress({ bytesSent, bytesTotal, rateBytesPerSecond, etaMs }),
+      })
+    }
   }
 
   #progressed(progress: MigrationProgress): void {

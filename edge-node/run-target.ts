@@ -8,6 +8,7 @@ import type { VerifiedSite } from '../identity/peer.ts'
 import { sleep } from '../ops/deadline.ts'
 import type { Plan } from '../wire/control.ts'
 import { type ErrorBody, GodwitError, toGodwitError } from '../wire/errors.ts'
+import { awaitImages } from './await-images.ts'
 import type { OwnershipRecord } from './migration/journal.ts'
 import { type LoadedWaiting, ownCertificate } from './migration/recover.ts'
 import { startTarget, type TargetOptions } from './migration/target.ts'
@@ -53,6 +54,7 @@ function targetOptions(options: RunOptions, plan: Plan, source: VerifiedSite, la
         throw new GodwitError('MIGRATION_STATE', `the source offers method ${needs.method}, the plan has ${plan.method}`)
       stopped = needs.stopped
       await registry.checkIncoming(needs, how)
+      await awaitImages(registry, needs, how)
       const epoch = plan.epoch + 1
       const vm = stopped
         ? await registry.reserveStopped(needs.spec, epoch)

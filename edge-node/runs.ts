@@ -15,6 +15,16 @@ import type { TargetOptions } from './migration/target.ts'
 import type { CostPredictor } from './predict.ts'
 import type { Registry } from './registry/registry.ts'
 
+type SendImageOptions = {
+  signal: AbortSignal
+  onProgress: (progress: {
+    bytesDone: number
+    bytesTotal?: number | undefined
+    rateBytesPerSecond?: number | undefined
+    etaMs?: number | undefined
+  }) => void
+}
+
 export type RunOptions = {
   config: NodeConfig
   identity: LoadedIdentity
@@ -24,6 +34,8 @@ export type RunOptions = {
   /** Absent: reports have no prediction. */
   predictor?: CostPredictor | undefined
   alerts: Alerts
+  /** Makes sure that another site has an image of this one (images/outgoing.ts). */
+  sendImage: (image: string, to: string, options: SendImageOptions) => Promise<void>
   log: Log
   onLoaded?: TargetOptions['onLoaded'] | undefined
   /**

@@ -29,6 +29,7 @@ import { createEvents } from './handoff/events.ts'
 import { HandoffSet } from './handoff/handoff.ts'
 import { type Claimed, createHomes, type Homes } from './handoff/homes.ts'
 import type { FrontHost } from './handoff/host.ts'
+import { copyImage } from './handoff/image-copies.ts'
 import type { Measurement } from './handoff/measurements.ts'
 import { Migrations } from './handoff/migrations.ts'
 import { createPins } from './handoff/pins.ts'
@@ -380,6 +381,12 @@ function acceptOptions(options: GatewayOptions, parts: Parts, gatewayId: string,
     sites,
     enrol: parts.enrolments.ask,
     renew: (certificate, { request }) => parts.renewals.ask(certificate, request),
+    copyImage: (link, params) =>
+      copyImage(
+        { sites, sessions: parts.sessions, clock, versions: options.versions, checkTrust: () => trust?.requireFresh() },
+        link,
+        params,
+      ),
     async onState(link, state, first) {
       if (first) parts.linkTrust.greet(link)
       parts.remember.changed(link.site)

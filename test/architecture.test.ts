@@ -47,7 +47,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
 const FLOORS: Record<string, readonly (readonly string[])[]> = {
   gateway: [['store', 'relay'], ['sites'], ['handoff'], ['policy', 'services'], ['fronts'], ['*']],
   'gateway/fronts': [['mqtt', 'mec021'], ['*']],
-  'edge-node': [['qmp', 'stream', 'rate'], ['pages', 'channel', 'disks'], ['vm', 'link'], ['registry'], ['migration'], ['*']],
+  'edge-node': [['qmp', 'stream', 'rate'], ['pages', 'channel', 'disks'], ['vm', 'link'], ['registry'], ['migration', 'images'], ['*']],
 }
 const TYPES_ONLY = [{ from: 'sim-network', to: 'transport' }]
 

@@ -236,6 +236,36 @@ export type StartParams = z.infer<typeof StartParams>
 export const CancelParams = z.object({ migrationId: MigrationId })
 export type CancelParams = z.infer<typeof CancelParams>
 
+// --- Copy of an image ---
+
+/**
+ * The agreement of both sites before one site sends an image to another; the end-to-end handshake is bound to its
+ * hash. It is no migration's plan: `kind`. The image's name is no business of the gateway.
+ */
+export const ImagePlan = z
+  .looseObject({
+    version: Version,
+    kind: z.literal('image'),
+    /** Of the gateway's session, as a migration has one. */
+    migrationId: MigrationId,
+    source: Id,
+    target: Id,
+    streams: count.min(1).max(STREAMS_MAX),
+    compression: Compression,
+    /** Unix ms. */
+    createdAt: count,
+  })
+  .refine(value => JSON.stringify(value).length <= PLAN_LENGTH_MAX, `a plan has at most ${PLAN_LENGTH_MAX} characters`)
+export type ImagePlan = z.infer<typeof ImagePlan>
+/** `image.copy`, from the site that sends: opens a session to another site. */
+export const ImageCopyParams = z.object({ target: Id })
+export type ImageCopyParams = z.infer<typeof ImageCopyParams>
+export const ImageCopyResult = z.object({ plan: ImagePlan, targetCertificate: CertificateText })
+export type ImageCopyResult = z.infer<typeof ImageCopyResult>
+/** `image.prepare`, to the site that receives. */
+export const ImagePrepareParams = z.object({ plan: ImagePlan, sourceCertificate: CertificateText })
+export type ImagePrepareParams = z.infer<typeof ImagePrepareParams>
+
 /**
  * `prestage.needs`, to the source: the requirements of the VM, encrypted for this target. The response is opaque to the
  * gateway. `holdId` is the id of the handoff, and becomes the migration's id if the VM moves there.
@@ -294,8 +324,8 @@ export type RenewReply = EnrolReply
 export const PHASE_COMMITTED = 'committed'
 
 /**
- * `migration.progress` (a notification; any may be lost). Usual phases: preflight, hashing, handshake, precopy,
- * switchover, committed, resuming.
+ * `migration.progress` (a notification; any may be lost). Usual phases: preflight, hashing, images, handshake, disks,
+ * precopy, switchover, committed, resuming.
  */
 export const MigrationProgress = z.looseObject({
   migrationId: MigrationId,
@@ -431,6 +461,8 @@ export const METHODS = {
   'migration.start': StartParams,
   'migration.cancel': CancelParams,
   'migration.predict': PredictParams,
+  'image.copy': ImageCopyParams,
+  'image.prepare': ImagePrepareParams,
   'prestage.needs': NeedsParams,
   'prestage.hold': HoldParams,
   'prestage.release': ReleaseParams,

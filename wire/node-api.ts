@@ -99,16 +99,36 @@ const ReadyImage = z.object({
   sourceFormat: z.string(),
   sourceSha256: z.string(),
   importedAt: z.string(),
+  /** The site that sent it; absent: it was imported here. */
+  copiedFrom: z.string().optional(),
 })
 /** An import that is running, or has failed. */
 const ImportingImage = z.object({
   name: ImageName,
   state: z.literal('importing'),
-  step: z.enum(['reading', 'converting', 'hashing']),
+  step: z.enum(['reading', 'converting', 'hashing', 'receiving']),
   bytesDone: z.number(),
   bytesTotal: z.number().optional(),
 })
 const FailedImage = z.object({ name: ImageName, state: z.literal('failed'), error: ErrorBody })
 export const ImageView = z.union([ReadyImage, ImportingImage, FailedImage])
 export type ImageView = z.output<typeof ImageView>
+/** POST /v1/images/:name/copies. `to`: a site. */
+export const CopyImageRequest = z.strictObject({ to: Id })
+/**
+ * A copy of an image to another site. `bytesTotal`: of its chunks that are not zeros; `bytesDone`: of those, what the
+ * other site has.
+ */
+export const ImageCopyView = z.object({
+  image: ImageName,
+  to: Id,
+  state: z.enum(['copying', 'copied', 'failed']),
+  bytesDone: z.number(),
+  bytesTotal: z.number().optional(),
+  rateBytesPerSecond: z.number().optional(),
+  etaMs: z.number().optional(),
+  error: ErrorBody.optional(),
+})
+export type ImageCopyView = z.output<typeof ImageCopyView>
+export const CancelledCopy = z.object({ image: ImageName, to: Id, cancelled: z.literal(true) })
 export const RemovedImage = z.object({ name: ImageName, removed: z.literal(true) })

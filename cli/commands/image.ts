@@ -3,7 +3,7 @@ import { basename, resolve } from 'node:path'
 import { formatBytes } from '../../ops/units.ts'
 import type { MigrationProgress } from '../../wire/control.ts'
 import { fromBody } from '../../wire/errors.ts'
-import type { ImageView } from '../../wire/node-api.ts'
+import type { ImageCopyView, ImageView } from '../../wire/node-api.ts'
 import { askNode } from '../client.ts'
 import { type CliCommand, command, shared } from '../command.ts'
 import { json, listing, table } from '../output.ts'
@@ -53,6 +53,44 @@ const importImage = command({
 const asMigration = ({ step, bytesDone, bytesTotal }: Extract<ImageView, { state: 'importing' }>): MigrationProgress =>
   ({ phase: step, bytesSent: bytesDone, bytesTotal: bytesTotal ?? 0 }) as unknown as MigrationProgress
 
+const copyImage = command({
+  name: 'image copy',
+  summary: 'copy an image to another site',
+  details:
+    'The image goes through the gateway, encrypted end to end. Only chunks that the other site lacks are sent; it compares the whole image with its ' +
+    'Merkle root. A lost link is waited for. The copy continues when this command is ended; --cancel ends it. What has come stays at the other site, ' +
+    'and a later copy continues from there.',
+  positionals: [name],
+  options: {
+    to: { kind: 'text', value: 'SITE', help: 'the other site', required: true },
+    cancel: { kind: 'flag', help: 'end a copy that runs' },
+    ...common,
+  },
+  examples: ['godwit image copy debian-12 --to munich'],
+  run: async ({ options, args, io }) => {
+    const image = args[0]!
+    const path = `${pathOf(image)}/copies`
+    const here = `${path}/${encodeURIComponent(options.to)}`
+    if (options.cancel) {
+      const answer = await askNode<unknown>(io, options, { method: 'DELETE', path: here })
+      io.out(options.json ? json(answer) : `cancelled the copy of ${image} to ${options.to}\n`)
+      return 0
+    }
+    const progress = createProgress(io, () => performance.now(), options.json)
+    let view = await askNode<ImageCopyView>(io, options, { method: 'POST', path, body: { to: options.to } })
+    while (view.state === 'copying') {
+      const { bytesDone: bytesSent, ...figures } = view
+      progress.update({ phase: 'copying', bytesSent, ...figures } as unknown as MigrationProgress)
+      await new Promise(wait => setTimeout(wait, POLL_MS))
+      view = await askNode<ImageCopyView>(io, options, { path: here })
+    }
+    progress.finish()
+    if (view.error) throw fromBody(view.error)
+    io.out(options.json ? json(view) : `copied ${image} to ${options.to}\n`)
+    return 0
+  },
+})
+
 const list = command({
   name: 'image list',
   summary: 'list the images of this node',
@@ -101,4 +139,4 @@ const remove = command({
   },
 })
 
-export const imageCommands: CliCommand[] = [importImage, list, show, remove]
+export const imageCommands: CliCommand[] = [importImage, copyImage, list, show, remove]

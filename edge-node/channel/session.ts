@@ -28,9 +28,9 @@ export type Session = {
   frames(): AsyncGenerator<Frame, void>
   /**
    * A further stream of this session, sealed from source to target. `from`: how many of its frames earlier meetings
-   * have brought; both ends use the same number.
+   * have brought; both ends use the same number. Without a gate only the transport bounds what is in flight.
    */
-  writer(stream: Stream, role: Role, gate: Gate, from?: number): SealedWriter
+  writer(stream: Stream, role: Role, gate?: Gate, from?: number): SealedWriter
   reader(stream: Stream, role: Role, allowed: FrameName[], onReceived: (bytes: number) => void, from?: number): SealedReader
   /** The final record of this side's control stream, then half-close. */
   finish(): Promise<void>
@@ -38,10 +38,13 @@ export type Session = {
   readonly wireBytes: number
 }
 
-export type SessionOptions = {
+/** What a session is bound to: a migration's plan, or that of another transfer (images/messages.ts). */
+export type SessionPlan = Pick<Plan, 'version' | 'migrationId' | 'vm' | 'epoch' | 'attempt' | 'compression'>
+
+export type SessionOptions<P extends SessionPlan = Plan> = {
   side: Side
   stream: Stream
-  plan: Plan
+  plan: P
   keys: SiteKeys
   /** Canonical certificate bytes, bound into the prologue. */
   sourceCertificate: Uint8Array
@@ -59,14 +62,14 @@ const HANDSHAKE_TIMEOUT_MS = 15_000
  * What both sides must agree on, to the byte: the plan is hashed as canonical JSON, with fields that this version
  * does not know.
  */
-export function prologueOf(plan: Plan, sourceCertificate: Uint8Array, targetCertificate: Uint8Array): Uint8Array {
+export function prologueOf(plan: SessionPlan, sourceCertificate: Uint8Array, targetCertificate: Uint8Array): Uint8Array {
   const { version, migrationId, vm, epoch, attempt, compression } = plan
   const planHash = hashBytes(utf8(canonicalJson(plan)))
   return encodePrologue({ version, migrationId, vm, epoch, attempt, compression, sourceCertificate, targetCertificate, planHash })
 }
 
 /** Performs the handshake; the source begins. */
-export async function openSession(options: SessionOptions): Promise<Session> {
+export async function openSession(options: SessionOptions<SessionPlan>): Promise<Session> {
   const { side, stream, timeoutMs = HANDSHAKE_TIMEOUT_MS } = options
   try {
     const result = await within(side === 'source' ? initiate(options) : respond(options), {
@@ -82,7 +85,7 @@ export async function openSession(options: SessionOptions): Promise<Session> {
   }
 }
 
-function begin({ side, plan, keys, sourceCertificate, targetCertificate, peerBoxPublic }: SessionOptions) {
+function begin({ side, plan, keys, sourceCertificate, targetCertificate, peerBoxPublic }: SessionOptions<SessionPlan>) {
   return startHandshake({
     role: side === 'source' ? 'initiator' : 'responder',
     hybrid: true,
@@ -94,14 +97,14 @@ function begin({ side, plan, keys, sourceCertificate, targetCertificate, peerBox
 
 const nothing = new Uint8Array(0)
 
-async function initiate(options: SessionOptions): Promise<Uint8Array> {
+async function initiate(options: SessionOptions<SessionPlan>): Promise<Uint8Array> {
   const first = writeMessage(begin(options), nothing)
   await options.stream.write(encodeFrame(FRAME.HANDSHAKE_1, first.message))
   const reply = await readFrame(options.stream, 'HANDSHAKE_2')
   return finish(readMessage(first.state, reply).state).rootKey
 }
 
-async function respond(options: SessionOptions): Promise<Uint8Array> {
+async function respond(options: SessionOptions<SessionPlan>): Promise<Uint8Array> {
   const message = await readFrame(options.stream, 'HANDSHAKE_1')
   const second = writeMessage(readMessage(begin(options), message).state, nothing)
   await options.stream.write(encodeFrame(FRAME.HANDSHAKE_2, second.message))
@@ -126,7 +129,7 @@ function tell(onBreach: SessionOptions['onBreach'], error: unknown): void {
   if (error instanceof GodwitError && /^(HANDSHAKE_FAILED|DECRYPT_FAILED|FRAME_)/.test(error.code)) onBreach?.(error)
 }
 
-function createSession({ side, stream, plan, onBreach }: SessionOptions, rootKey: Uint8Array): Session {
+function createSession({ side, stream, plan, onBreach }: SessionOptions<SessionPlan>, rootKey: Uint8Array): Session {
   const there: Direction = side === 'source' ? 'source-to-target' : 'target-to-source'
   const back: Direction = side === 'source' ? 'target-to-source' : 'source-to-target'
   const sealing = (direction: Direction, role: Role, from = 0) => {
@@ -148,7 +151,7 @@ function createSession({ side, stream, plan, onBreach }: SessionOptions, rootKey
     frames: () => incoming.frames(),
     writer: (data, role, gate, from) => {
       const { traffic } = traitsOf(role)
-      const pass = traffic === null ? {} : { gate, traffic }
+      const pass = traffic === null || gate === undefined ? {} : { gate, traffic }
       return createSealedWriter({ stream: data, ...sealing('source-to-target', role, from), ...pass })
     },
     reader: (data, role, allowed, onReceived, from) =>

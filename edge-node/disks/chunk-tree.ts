@@ -1,6 +1,6 @@
 // The name of a file's content: a Merkle root over its chunks of 64 KiB (RFC 6962: leaf SHA-256(0x00 | chunk), node
 // SHA-256(0x01 | left | right)).
-// Enters: chunks in order, and runs of chunks that hold only zeros. Leaves: the root. Pure.
+// Enters: leaves of chunks in order, and runs of chunks that hold only zeros. Leaves: the root. Pure.
 // Always holds: a run of zero chunks gives the same root as the same chunks one by one, and costs only the logarithm of
 // its length.
 import { createHash } from 'node:crypto'
@@ -32,16 +32,6 @@ type LeafTree = {
   pushZeros(count: number): void
   /** In hex. */
   root(): string
-}
-
-type ChunkTree = Omit<LeafTree, 'pushLeaf'> & {
-  /** The next chunk: CHUNK_BYTES, but for the file's last. */
-  push(chunk: Uint8Array): void
-}
-
-export function createChunkTree(): ChunkTree {
-  const { pushLeaf, pushZeros, root } = createLeafTree()
-  return { push: chunk => pushLeaf(leafOf(chunk)), pushZeros, root }
 }
 
 export function createLeafTree(): LeafTree {

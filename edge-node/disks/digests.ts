@@ -25,7 +25,13 @@ export type HashOptions = {
   /** Bytes that are done, of all that this call is about. */
   onProgress?: ((progress: HashProgress) => void) | undefined
 }
-export type HashProgress = { file: string; bytesDone: number; bytesTotal: number }
+export type HashProgress = {
+  file: string
+  bytesDone: number
+  bytesTotal: number
+  /** It is not read here, it comes from the other site. */
+  phase?: 'images' | undefined
+}
 
 export type FileDigests = {
   /**
@@ -34,6 +40,8 @@ export type FileDigests = {
   root(fd: number, name: string, options?: { signal?: AbortSignal | undefined; onProgress?: (doneBytes: number) => void }): Promise<string>
   /** What the root of this file, as it was then, is known to have been. */
   known(identity: FileIdentity): Promise<string | undefined>
+  /** The root of a file that somebody else has found, as of this identity. */
+  learn(identity: FileIdentity, root: string): Promise<void>
   /** Ends what is being read. */
   close(): Promise<void>
 }
@@ -119,6 +127,7 @@ export function createFileDigests(cacheFile: string): FileDigests {
       throw new GodwitError('PREFLIGHT_FILE_CHANGED', `${name} changed while it was read`)
     },
     known: identity => cache.get(keyOf(identity)),
+    learn: (identity, root) => cache.put(keyOf(identity), root),
     async close() {
       for (const { stop } of all) stop.abort(new GodwitError('SITE_OFFLINE', 'the node is shutting down'))
       await Promise.allSettled([...all].map(({ root }) => root))

@@ -1,12 +1,12 @@
 // Reads an open file for its Merkle root (chunk-tree.ts), in the thread that calls it. Enters: a descriptor, its size.
-// Leaves: the root, and how far it is.
+// Leaves: the root, how far it is, and the leaves of its chunks where they are wanted.
 // Always holds: after each piece it asks whether it is to stop; holes of sparse files are not read (lseek SEEK_DATA
 // through perl, which every Debian has; without it they are read as zeros).
 import { spawn } from 'node:child_process'
 import { readSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { type ErrorBody, GodwitError } from '../../wire/errors.ts'
-import { CHUNK_BYTES, createChunkTree } from './chunk-tree.ts'
+import { CHUNK_BYTES, createLeafTree, HASH_BYTES, leafOf } from './chunk-tree.ts'
 
 export type OpenFile = {
   fd: number
@@ -14,17 +14,32 @@ export type OpenFile = {
   /** It may have holes: fewer blocks are allocated than its size says. */
   isSparse: boolean
 }
-export type HashTask = OpenFile & { /** One Int32: not 0, stop. */ stop: SharedArrayBuffer }
-export type HashAnswer = { doneBytes: number } | { root: string } | { stopped: true } | { error: ErrorBody }
+export type HashTask = OpenFile & {
+  /** One Int32: not 0, stop. */
+  stop: SharedArrayBuffer
+  wantsLeaves: boolean
+}
+export type HashAnswer =
+  | { doneBytes: number }
+  | { first: number; leaves: Uint8Array }
+  | { root: string }
+  | { stopped: true }
+  | { error: ErrorBody }
 
-type Steps = { isStopped: () => boolean; onProgress: (doneBytes: number) => void }
+/** Leaves of chunks that follow each other, from `first` on. Chunks that are not named are whole chunks of zeros. */
+export type OnLeaves = (first: number, leaves: Uint8Array) => void
+type Steps = { isStopped: () => boolean; onProgress: (doneBytes: number) => void; onLeaves?: OnLeaves | undefined }
 
 const READ_BYTES = 16 * CHUNK_BYTES
 const PROGRESS_MS = 100
 
 /** In hex; undefined when it was stopped. PREFLIGHT_FILE_CHANGED when the file ends early. */
-export async function hashChunks({ fd, bytes, isSparse }: OpenFile, { isStopped, onProgress }: Steps): Promise<string | undefined> {
-  const tree = createChunkTree()
+export async function hashChunks(
+  { fd, bytes, isSparse }: OpenFile,
+  { isStopped, onProgress, onLeaves }: Steps,
+): Promise<string | undefined> {
+  const tree = createLeafTree()
+  const runs = createLeafRuns(onLeaves)
   const buffer = Buffer.allocUnsafe(READ_BYTES)
   const zeros = Buffer.alloc(CHUNK_BYTES)
   let saidMs = performance.now()
@@ -36,7 +51,11 @@ export async function hashChunks({ fd, bytes, isSparse }: OpenFile, { isStopped,
       for (let from = 0; from < got.length; from += CHUNK_BYTES) {
         const piece = got.subarray(from, from + CHUNK_BYTES)
         if (piece.equals(zeros)) tree.pushZeros(1)
-        else tree.push(piece)
+        else {
+          const leaf = leafOf(piece)
+          tree.pushLeaf(leaf)
+          runs.push(chunk, leaf)
+        }
         chunk++
       }
       at += got.length
@@ -61,8 +80,30 @@ export async function hashChunks({ fd, bytes, isSparse }: OpenFile, { isStopped,
   // What is left of a file whose last, shorter chunk is a hole.
   read(bytes)
   if (isStopped()) return undefined
+  runs.flush()
   onProgress(bytes)
   return tree.root()
+}
+
+const LEAVES_AT_ONCE = 1024
+
+/** Collects the leaves of neighbours, so that not every chunk is a message between threads. */
+function createLeafRuns(onLeaves: OnLeaves | undefined) {
+  let first = 0
+  let run: Uint8Array[] = []
+  const flush = () => {
+    if (run.length > 0) onLeaves?.(first, Buffer.concat(run, run.length * HASH_BYTES))
+    run = []
+  }
+  return {
+    push(chunk: number, leaf: Uint8Array) {
+      if (onLeaves === undefined) return
+      if (chunk !== first + run.length || run.length === LEAVES_AT_ONCE) flush()
+      if (run.length === 0) first = chunk
+      run.push(leaf)
+    },
+    flush,
+  }
 }
 
 function readFully(fd: number, into: Buffer, at: number): Buffer {

@@ -3,31 +3,35 @@
 // is asked and ends by itself, never ended from outside.
 import { Worker } from 'node:worker_threads'
 import { fromBody, GodwitError } from '../../wire/errors.ts'
-import { type HashAnswer, type HashTask, hashChunks, type OpenFile } from './hash-chunks.ts'
+import { type HashAnswer, type HashTask, hashChunks, type OnLeaves, type OpenFile } from './hash-chunks.ts'
 
 /** Below this no thread is worth its start. */
 const INLINE_BYTES_MAX = 2 * 1024 * 1024
+
+type HashFileOptions = {
+  signal?: AbortSignal | undefined
+  onProgress?: ((doneBytes: number) => void) | undefined
+  onLeaves?: OnLeaves | undefined
+}
 
 /**
  * The root, in hex. PREFLIGHT_FILE_CHANGED when the file ends early; the signal's reason when it is aborted, within a
  * chunk's time.
  */
-export async function hashFile(
-  file: OpenFile,
-  { signal, onProgress = () => {} }: { signal?: AbortSignal | undefined; onProgress?: ((doneBytes: number) => void) | undefined } = {},
-): Promise<string> {
+export async function hashFile(file: OpenFile, { signal, onProgress = () => {}, onLeaves }: HashFileOptions = {}): Promise<string> {
   signal?.throwIfAborted()
   if (file.bytes <= INLINE_BYTES_MAX) {
-    const root = await hashChunks(file, { isStopped: () => signal?.aborted === true, onProgress })
+    const root = await hashChunks(file, { isStopped: () => signal?.aborted === true, onProgress, onLeaves })
     signal?.throwIfAborted()
     return root!
   }
   const stop = new SharedArrayBuffer(4)
   const ask = () => void Atomics.store(new Int32Array(stop), 0, 1)
-  const worker = new Worker(new URL('./hash-worker.ts', import.meta.url), { workerData: { ...file, stop } satisfies HashTask })
+  const workerData: HashTask = { ...file, stop, wantsLeaves: onLeaves !== undefined }
+  const worker = new Worker(new URL('./hash-worker.ts', import.meta.url), { workerData })
   signal?.addEventListener('abort', ask, { once: true })
   try {
-    return await answerOf(worker, onProgress)
+    return await answerOf(worker, onProgress, onLeaves)
   } catch (error) {
     throw signal?.aborted ? signal.reason : error
   } finally {
@@ -36,10 +40,11 @@ export async function hashFile(
 }
 
 /** Settles when the thread has ended: then nobody reads the descriptor any more. */
-function answerOf(worker: Worker, onProgress: (doneBytes: number) => void): Promise<string> {
+function answerOf(worker: Worker, onProgress: (doneBytes: number) => void, onLeaves: OnLeaves | undefined): Promise<string> {
   let last: HashAnswer | undefined
   worker.on('message', (answer: HashAnswer) => {
     if ('doneBytes' in answer) onProgress(answer.doneBytes)
+    else if ('leaves' in answer) onLeaves?.(answer.first, answer.leaves)
     else last = answer
   })
   return new Promise((resolve, reject) => {

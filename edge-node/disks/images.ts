@@ -1,25 +1,28 @@
-// The site's images: immutable bases that VMs' disks stand on. Enters: files and URLs to import. Leaves: images by
-// name, each with the Merkle root of its content. An image is one raw file with holes, `imagesDir/NAME`, and one small
-// file that says what it is, `imagesDir/.images/NAME.json`.
+// The site's images: immutable bases that VMs' disks stand on. Enters: files and URLs to import, images that other
+// sites send. Leaves: images by name, each with the Merkle root of its content. An image is one raw file with holes,
+// `imagesDir/NAME`, and one small file that says what it is, `imagesDir/.images/NAME.json`.
 // Always holds: an image is there whole or not at all (written aside, fsynced, renamed); its content is what its root
 // says, as of the file that the name led to when that was found: a file that was changed or replaced since is
 // IMAGE_CHANGED, never used; a broken import leaves nothing.
-import { createHash, type Hash, randomBytes } from 'node:crypto'
-import { chmod, chown, type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat, statfs } from 'node:fs/promises'
+import { randomBytes } from 'node:crypto'
+import { chmod, chown, mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
-import { GodwitError, hasCode } from '../../wire/errors.ts'
+import { exists } from '../../ops/files.ts'
+import { GodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import { checkJson, z } from '../../wire/schema.ts'
 import { type FileDigests, identityOf, isSameIdentity } from './digests.ts'
+import { assertRoom, fetchSource, formatOf, type ImageProgress, nameOf, type Steps } from './image-source.ts'
+import { IncomingImage } from './incoming-image.ts'
 import { convertToRaw, IMPORT_FORMATS, type ImportFormat, imageInfo, type ToolUser } from './tools.ts'
 
 const FACTS_DIR = '.images'
 const STAGE_DIR = '.import'
-/** Never filled up: VMs' logs and journals are often on the same file system. */
-const SPARE_BYTES = 256 * 1024 * 1024
-const READ_BYTES = 1024 * 1024
-const QCOW2_MAGIC = 0x514649fb
-
+/** What came of images that are not whole, as NAME.ROOT. */
+const COPIES_DIR = '.copies'
+/** A dot and a root in hex. */
+const ROOT_ENDING = 65
+const COPY_KEPT_MS = 7 * 24 * 3_600_000
 const ImageName = z.string().regex(/^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/, 'must be a name of A-Z a-z 0-9 . _ -, not starting with a dot')
 
 const Identity = z.object({ dev: z.string(), ino: z.string(), bytes: z.int().min(0), mtimeNs: z.string(), ctimeNs: z.string() })
@@ -33,6 +36,8 @@ const Facts = z.object({
   sourceFormat: z.enum(IMPORT_FORMATS),
   sourceSha256: z.string().regex(/^[0-9a-f]{64}$/),
   importedAt: z.string().max(40),
+  /** The site that sent it. */
+  copiedFrom: z.string().max(64).optional(),
   /** The file as it was when the root was found. */
   identity: Identity,
 })
@@ -54,7 +59,9 @@ export type ImportRequest = {
   /** Of the file as it comes, in hex. */
   sha256?: string | undefined
 }
-export type ImageProgress = { step: 'reading' | 'converting' | 'hashing'; bytesDone: number; bytesTotal?: number | undefined }
+
+/** What another site says of an image that it sends. */
+type ImageOffer = Pick<Facts, 'name' | 'root' | 'sizeBytes' | 'source' | 'sourceFormat' | 'sourceSha256'> & { copiedFrom: string }
 
 export type Images = {
   list(): Promise<Image[]>
@@ -65,6 +72,12 @@ export type Images = {
    * IMAGE_INVALID, IMAGE_MISMATCH, DISK_FULL, CONFIG_UNREADABLE; the signal's reason.
    */
   import(request: ImportRequest, options?: { signal?: AbortSignal; onProgress?: (progress: ImageProgress) => void }): Promise<Image>
+  /**
+   * Takes an image from another site: `work` fills it. An image of this name and root that is here already is not
+   * received again. When `work` fails, what came is kept for the next attempt. IMAGE_EXISTS, IMAGE_BUSY; what `work`
+   * throws.
+   */
+  receive(offer: ImageOffer, work: (incoming: IncomingImage) => Promise<void>): Promise<Image>
   /** IMAGE_UNKNOWN, IMAGE_IN_USE. */
   remove(name: string): Promise<void>
   /**
@@ -87,10 +100,11 @@ export type ImagesOptions = {
   log: Log
 }
 
-/** Clears what an interrupted import left. */
+/** Clears what an interrupted import left, and what came of copies that nobody has continued for a week. */
 export async function openImages(options: ImagesOptions): Promise<Images> {
   const { imagesDir, usersOf } = options
   await rm(join(imagesDir, STAGE_DIR), { recursive: true, force: true })
+  await dropCopies(imagesDir, async path => (await stat(path)).mtimeMs < options.now() - COPY_KEPT_MS)
   const pathOf = (name: string) => join(imagesDir, name)
   const factsPath = (name: string) => join(imagesDir, FACTS_DIR, `${name}.json`)
   /** One import or removal of a name at a time. */
@@ -143,8 +157,11 @@ export async function openImages(options: ImagesOptions): Promise<Images> {
       if (wrong) throw new GodwitError('IMAGE_INVALID', `the name '${name.slice(0, 200)}' ${wrong.issues[0]?.message}`)
       return await alone(name, async () => view(await importImage(options, request, await read(name), { signal, onProgress })))
     },
+    receive: (offer, work) => alone(offer.name, async () => view(await receiveImage(options, offer, await read(offer.name), work))),
     remove: name =>
       alone(name, async () => {
+        const dropped = await dropCopies(imagesDir, path => basename(path).slice(0, -ROOT_ENDING) === name)
+        if (dropped > 0 && !(await read(name))) return
         await known(name)
         const users = usersOf(name)
         if (users.length > 0) throw new GodwitError('IMAGE_IN_USE', `image ${name} is used by ${users.slice(0, 5).join(', ')}`)
@@ -169,8 +186,6 @@ export async function openImages(options: ImagesOptions): Promise<Images> {
   }
 }
 
-type Steps = { signal?: AbortSignal | undefined; onProgress: (progress: ImageProgress) => void }
-
 async function importImage(options: ImagesOptions, request: ImportRequest, earlier: Facts | undefined, steps: Steps): Promise<Facts> {
   const { imagesDir } = options
   const runAs = await options.user?.()
@@ -181,23 +196,56 @@ async function importImage(options: ImagesOptions, request: ImportRequest, earli
   const dir = join(imagesDir, STAGE_DIR, randomBytes(8).toString('hex'))
   await mkdir(dir, { recursive: true, mode: 0o700 })
   try {
-    const sourceSha256 = await fetchSource(options, request, join(dir, 'source'), steps)
+    const sourceSha256 = await fetchSource({ from: request.from, to: join(dir, 'source'), get: options.fetch, ...steps })
     if (request.sha256 !== undefined && request.sha256.toLowerCase() !== sourceSha256)
       throw new GodwitError('IMAGE_MISMATCH', `the SHA-256 of ${nameOf(request.from)} is ${sourceSha256}, not ${request.sha256}`)
     for (const path of runAs ? [dir, join(dir, 'source')] : []) await chown(path, runAs!.uid, runAs!.gid)
     const made = await convert(dir, request, { ...options, runAs }, steps)
-    if (earlier && earlier.root !== made.root)
-      throw new GodwitError('IMAGE_EXISTS', `image ${request.name} is there with another content: images never change`, {
-        hint: 'import this one under another name, such as one with a date or version',
-      })
+    if (earlier && earlier.root !== made.root) throw otherContent(request.name)
     // VMs may have the file open: it is replaced only where it is no longer the one that was imported.
     if (earlier && (await isAsImported(join(imagesDir, request.name), earlier))) return earlier
     const facts = { version: 1 as const, name: request.name, ...made, source: nameOf(request.from), sourceSha256 }
-    return await publish(options, dir, { ...facts, importedAt: new Date(options.now()).toISOString() })
+    return await publish(options, join(dir, 'image'), { ...facts, importedAt: new Date(options.now()).toISOString() })
   } finally {
     await rm(dir, { recursive: true, force: true })
   }
 }
+
+async function receiveImage(
+  options: ImagesOptions,
+  offer: ImageOffer,
+  earlier: Facts | undefined,
+  work: (incoming: IncomingImage) => Promise<void>,
+): Promise<Facts> {
+  const { name, root } = offer
+  const path = join(options.imagesDir, name)
+  const facts = { version: 1 as const, ...offer, importedAt: new Date(options.now()).toISOString() }
+  if (earlier && earlier.root !== root) throw otherContent(name)
+  if (earlier && (await isAsImported(path, earlier))) return earlier
+  // A file that an operator has put there under this name: an image when it has this content.
+  if (!earlier && (await exists(path))) {
+    await using file = await open(path)
+    if ((await options.digests.root(file.fd, name)) !== root) throw otherContent(name)
+    return await writeFacts(options, facts)
+  }
+  const dir = join(options.imagesDir, COPIES_DIR)
+  await mkdir(dir, { recursive: true, mode: 0o700 })
+  const part = join(dir, `${name}.${root}`)
+  const incoming = new IncomingImage(part, offer)
+  try {
+    await work(incoming)
+    await incoming.finish()
+  } finally {
+    await incoming.close()
+  }
+  await chmod(part, 0o444)
+  return await publish(options, part, facts)
+}
+
+const otherContent = (name: string) =>
+  new GodwitError('IMAGE_EXISTS', `image ${name} is there with another content: images never change`, {
+    hint: 'use another name for one of the two, such as one with a date or version',
+  })
 
 async function convert(
   dir: string,
@@ -228,11 +276,17 @@ async function convert(
 }
 
 /** The facts are written last: an image without them is not one. */
-async function publish({ imagesDir }: ImagesOptions, dir: string, facts: Omit<Facts, 'identity'>): Promise<Facts> {
-  const path = join(imagesDir, facts.name)
-  await rename(join(dir, 'image'), path)
-  await syncFolder(imagesDir)
-  const whole: Facts = { ...facts, identity: identityOf(await stat(path, { bigint: true })) }
+async function publish(options: ImagesOptions, made: string, facts: Omit<Facts, 'identity'>): Promise<Facts> {
+  await rename(made, join(options.imagesDir, facts.name))
+  await syncFolder(options.imagesDir)
+  return await writeFacts(options, facts)
+}
+
+async function writeFacts({ imagesDir, digests }: ImagesOptions, facts: Omit<Facts, 'identity'>): Promise<Facts> {
+  const identity = identityOf(await stat(join(imagesDir, facts.name), { bigint: true }))
+  // The new name has changed its times: nobody has to read it again for that.
+  await digests.learn(identity, facts.root)
+  const whole: Facts = { ...facts, identity }
   const folder = join(imagesDir, FACTS_DIR)
   await mkdir(folder, { recursive: true, mode: 0o755 })
   const aside = join(folder, `${facts.name}.json.new`)
@@ -244,6 +298,18 @@ async function publish({ imagesDir }: ImagesOptions, dir: string, facts: Omit<Fa
   return whole
 }
 
+/** Gives how many. */
+async function dropCopies(imagesDir: string, isToGo: (path: string) => boolean | Promise<boolean>): Promise<number> {
+  const dir = join(imagesDir, COPIES_DIR)
+  let dropped = 0
+  for (const name of await readdir(dir).catch(() => [])) {
+    if (!(await isToGo(join(dir, name)))) continue
+    await rm(join(dir, name), { force: true })
+    dropped++
+  }
+  return dropped
+}
+
 async function syncFolder(path: string): Promise<void> {
   await using folder = await open(path)
   await folder.sync()
@@ -252,101 +318,4 @@ async function syncFolder(path: string): Promise<void> {
 async function isAsImported(path: string, { identity }: Facts): Promise<boolean> {
   const found = await stat(path, { bigint: true }).catch(() => undefined)
   return found !== undefined && isSameIdentity(identityOf(found), identity)
-}
-
-const exists = (path: string): Promise<boolean> =>
-  stat(path).then(
-    () => true,
-    () => false,
-  )
-
-const isUrl = (from: string): boolean => /^https?:\/\//.test(from)
-/** The last part of a path or URL, without what a URL may carry of secrets. */
-const nameOf = (from: string): string => basename(isUrl(from) ? new URL(from).pathname : from).slice(0, 300) || 'image'
-
-async function assertRoom(dir: string, bytes: number): Promise<void> {
-  const { bavail, bsize } = await statfs(dir)
-  const free = bavail * bsize - SPARE_BYTES
-  if (free >= bytes) return
-  throw new GodwitError('DISK_FULL', `the image needs ${bytes} bytes in the images folder, ${Math.max(0, free)} are free`)
-}
-
-/** Copies what is to be imported to `to`. Gives its SHA-256 in hex. */
-async function fetchSource(options: ImagesOptions, { from }: ImportRequest, to: string, { signal, onProgress }: Steps): Promise<string> {
-  const hash = createHash('sha256')
-  await using out = await open(to, 'wx', 0o600)
-  if (isUrl(from)) await download(options.fetch ?? fetch, from, out, hash, { signal, onProgress })
-  else await copy(from, out, hash, { signal, onProgress })
-  return hash.digest('hex')
-}
-
-async function copy(from: string, out: FileHandle, hash: Hash, { signal, onProgress }: Steps): Promise<void> {
-  const found = await stat(from).catch(cause => {
-    throw new GodwitError('CONFIG_UNREADABLE', `${from}: cannot be read`, { cause })
-  })
-  if (!found.isFile()) throw new GodwitError('CONFIG_UNREADABLE', `${from} is no file`)
-  await using file = await open(from).catch(cause => {
-    throw new GodwitError('CONFIG_UNREADABLE', `${from}: cannot be read`, { cause })
-  })
-  const buffer = Buffer.allocUnsafe(READ_BYTES)
-  const zeros = Buffer.alloc(READ_BYTES)
-  let room = 0
-  for (let at = 0; ; ) {
-    signal?.throwIfAborted()
-    const { bytesRead } = await file.read(buffer, 0, READ_BYTES, at)
-    if (bytesRead === 0) break
-    const piece = buffer.subarray(0, bytesRead)
-    hash.update(piece)
-    // Zeros become holes: a sparse image of 300 GB takes what it holds.
-    if (!piece.equals(zeros.subarray(0, bytesRead))) {
-      if (room < bytesRead) room = await roomLeft(out, READ_BYTES * 64)
-      await out.write(piece, 0, bytesRead, at)
-      room -= bytesRead
-    }
-    at += bytesRead
-    onProgress({ step: 'reading', bytesDone: at, bytesTotal: found.size })
-  }
-  await out.truncate(found.size)
-}
-
-/** Bytes that may be written before the room is looked at again. DISK_FULL. */
-async function roomLeft(out: FileHandle, wanted: number): Promise<number> {
-  await assertRoom(`/proc/self/fd/${out.fd}`, wanted)
-  return wanted
-}
-
-async function download(get: typeof fetch, url: string, out: FileHandle, hash: Hash, { signal, onProgress }: Steps): Promise<void> {
-  const fail = (why: string, cause?: unknown) => new GodwitError('CONFIG_UNREADABLE', `${nameOf(url)}: ${why}`, { cause })
-  const response = await get(url, { signal: signal ?? null, redirect: 'follow' }).catch(cause => {
-    signal?.throwIfAborted()
-    throw fail('the server cannot be reached', cause)
-  })
-  if (!response.ok || !response.body) throw fail(`the server answers with status ${response.status}`)
-  const length = Number(response.headers.get('content-length') ?? Number.NaN)
-  const bytesTotal = Number.isFinite(length) ? length : undefined
-  if (bytesTotal !== undefined) await roomLeft(out, bytesTotal)
-  let at = 0
-  let room = 0
-  try {
-    for await (const piece of response.body) {
-      if (room < piece.length) room = await roomLeft(out, READ_BYTES * 64)
-      await out.write(piece, 0, piece.length, at)
-      hash.update(piece)
-      at += piece.length
-      room -= piece.length
-      onProgress({ step: 'reading', bytesDone: at, bytesTotal })
-    }
-  } catch (error) {
-    signal?.throwIfAborted()
-    if (hasCode(error, 'DISK_FULL')) throw error
-    throw fail('the download broke off', error)
-  }
-  if (bytesTotal !== undefined && at !== bytesTotal) throw fail(`${at} bytes came of ${bytesTotal}`)
-}
-
-async function formatOf(path: string): Promise<ImportFormat> {
-  await using file = await open(path)
-  const head = Buffer.alloc(4)
-  await file.read(head, 0, 4, 0)
-  return head.readUInt32BE(0) === QCOW2_MAGIC ? 'qcow2' : 'raw'
 }

@@ -1,10 +1,12 @@
-// Imports of images that run, and the last ones that failed: an import goes on when whoever asked for it has left.
-// Enters: requests. Leaves: how far each is.
+// Imports of images that run, images that arrive from other sites, and the last imports that failed: an import goes on
+// when whoever asked for it has left.
+// Enters: requests, the progress of arriving images. Leaves: how far each is.
 // Always holds: one import of a name at a time, IMPORTS_MAX in all; a failure can be read until the name is imported
 // again, or FAILED_MAX later ones failed.
 import { type ErrorBody, GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
-import type { Image, ImageProgress, Images, ImportRequest } from './images.ts'
+import type { ImageProgress } from './image-source.ts'
+import type { Image, Images, ImportRequest } from './images.ts'
 
 const IMPORTS_MAX = 2
 const FAILED_MAX = 32
@@ -19,6 +21,8 @@ export type Imports = {
   show(name: string): Promise<ImageView>
   /** Begins an import; IMAGE_BUSY, LIMIT_EXCEEDED. What goes wrong later is shown. */
   begin(request: ImportRequest): ImportView
+  /** How far an image is that another site sends; undefined: it has ended. */
+  arriving(name: string, progress: ImageProgress | undefined): void
   /** Ends an import, forgets a failure, removes an image. IMAGE_UNKNOWN, IMAGE_IN_USE. */
   remove(name: string): Promise<void>
   /** Ends all imports. */
@@ -30,9 +34,10 @@ type Job = { progress: ImageProgress; stop: AbortController; ended: Promise<void
 export function createImports(images: Images, log: Log): Imports {
   const jobs = new Map<string, Job>()
   const failed = new Map<string, ErrorBody>()
+  const arriving = new Map<string, ImageProgress>()
   const viewOf = (name: string): ImportView | undefined => {
-    const job = jobs.get(name)
-    if (job) return { name, state: 'importing', ...job.progress }
+    const progress = jobs.get(name)?.progress ?? arriving.get(name)
+    if (progress) return { name, state: 'importing', ...progress }
     const error = failed.get(name)
     return error && { name, state: 'failed', error }
   }
@@ -44,8 +49,9 @@ export function createImports(images: Images, log: Log): Imports {
   return {
     async list() {
       const there = await images.list()
-      const others = [...jobs.keys(), ...failed.keys()].filter(name => jobs.has(name) || !there.some(image => image.name === name))
-      const views = [...there.filter(({ name }) => !jobs.has(name)), ...[...new Set(others)].map(name => viewOf(name)!)]
+      const running = new Set([...jobs.keys(), ...arriving.keys()])
+      const others = [...running, ...failed.keys()].filter(name => running.has(name) || !there.some(image => image.name === name))
+      const views = [...there.filter(({ name }) => !running.has(name)), ...[...new Set(others)].map(name => viewOf(name)!)]
       return views.sort((a, b) => (a.name < b.name ? -1 : 1))
     },
     show: async name => viewOf(name) ?? (await images.show(name)),
@@ -70,6 +76,10 @@ export function createImports(images: Images, log: Log): Imports {
         })
         .finally(() => jobs.delete(name))
       return viewOf(name)!
+    },
+    arriving(name, progress) {
+      if (progress) arriving.set(name, progress)
+      else arriving.delete(name)
     },
     async remove(name) {
       const job = jobs.get(name)

@@ -74,8 +74,7 @@ export function createDiskSender({ readers, content, held, watch, send }: DiskSe
 
   /** What the target holds otherwise than the base, and nobody wrote here: its old copy differs there. */
   const addDifferences = () => {
-    for (const [disk, set] of pending.entries())
-      for (let chunk = 0; chunk < set.chunks; chunk++) if (!content[disk]!.get(chunk).equals(held[disk]!.get(chunk))) set.add(chunk)
+    for (const [disk, set] of pending.entries()) for (const chunk of content[disk]!.differing(held[disk]!)) set.add(chunk)
   }
   const swap = async (): Promise<number> => {
     const written = await readers.swap()
@@ -145,7 +144,7 @@ const firstRun = (set: ChunkSet, from: number): ChunkRun | undefined => {
 type Batcher = { add(chunk: number, bytes: Uint8Array | undefined): Promise<void>; flush(): Promise<void> }
 
 /** Collects chunks into payloads. Pieces are kept until the payload is written: they must not change. */
-function createBatcher(disk: number, send: (payload: Uint8Array) => Promise<void>): Batcher {
+export function createBatcher(disk: number, send: (payload: Uint8Array) => Promise<void>): Batcher {
   let runs: DiskRun[] = []
   let pieces: Uint8Array[] = []
   let region = -1

@@ -32,8 +32,8 @@ const LOOK_MS = 1_000
 type Run = ToolOptions & { fileBytesMax: number; watch?: { file: string; onBytes(bytes: number): void } }
 
 /**
- * Runs qemu-img with these arguments and gives its output. PREFLIGHT_QEMU_MISSING, IMAGE_INVALID, DISK_FULL; the
- * signal's reason.
+ * Runs qemu-img with these arguments and gives its output. PREFLIGHT_QEMU_MISSING, IMAGE_INVALID, DISK_FULL,
+ * DISK_IO; the signal's reason.
  */
 async function qemuImg(args: string[], { dir, runAs, signal, fileBytesMax, watch }: Run): Promise<string> {
   signal?.throwIfAborted()
@@ -76,6 +76,7 @@ async function qemuImg(args: string[], { dir, runAs, signal, fileBytesMax, watch
 function toolError(verb: string, text: string, code: number | null): GodwitError {
   const line = text.trim().split('\n').at(-1)?.slice(0, 500) ?? ''
   if (/No space left|File too large/i.test(text)) return new GodwitError('DISK_FULL', `qemu-img ${verb}: ${line}`)
+  if (/Input\/output error/i.test(text)) return new GodwitError('DISK_IO', `qemu-img ${verb}: ${line}`)
   return new GodwitError('IMAGE_INVALID', `qemu-img ${verb} ended with ${code ?? 'a signal'}${line ? `: ${line}` : ''}`)
 }
 

@@ -19,6 +19,7 @@ import {
   DATA_CONNECTIONS_MAX,
   HoldParams,
   type HoldResult,
+  ImagePrepareParams,
   type Join,
   type MigrationProgress,
   type MigrationResult,
@@ -56,6 +57,8 @@ export type LinkHandlers = {
   prepare(params: PrepareParams): Promise<void>
   start(params: StartParams): Promise<void>
   cancel(params: CancelParams): Promise<void>
+  /** See images/incoming.ts; absent: not supported. */
+  prepareImage?(params: ImagePrepareParams): Promise<void>
   /** See predict.ts; absent: not supported. */
   predict?(params: PredictParams): Promise<Prediction>
   /** See prestage.ts; absent: not supported. */
@@ -485,11 +488,12 @@ function handlersOf({ handlers, onBreach, site, versions = VERSIONS }: LinkOptio
     if (data) honest(() => checkVersion('migration', { by: 'the gateway', version: data.plan.version }, mine))
     return checked(schema, params, what)
   }
-  const { needs, hold, release, predict, revocations } = handlers
+  const { needs, hold, release, predict, revocations, prepareImage } = handlers
   return {
     ...(predict
       ? { 'migration.predict': async params => publicPrediction(await predict(checked(PredictParams, params, 'migration.predict'))) }
       : {}),
+    ...(prepareImage ? { 'image.prepare': params => prepareImage(planned(ImagePrepareParams, params, 'image.prepare')) } : {}),
     ...(needs ? { 'prestage.needs': params => needs(checked(NeedsParams, params, 'prestage.needs')) } : {}),
     ...(hold ? { 'prestage.hold': params => hold(checked(HoldParams, params, 'prestage.hold')) } : {}),
     ...(release ? { 'prestage.release': params => release(checked(ReleaseParams, params, 'prestage.release')) } : {}),

@@ -27,3 +27,9 @@ export function checkAccept(rules: AcceptRule[] | undefined, { source, vm, targe
   const isWelcome = rules.some(({ from, vms }) => from.some(name => fits(name, source)) && vms.some(name => fits(name, vm)))
   if (!isWelcome) throw new GodwitError('MIGRATION_DENIED', `${target} does not accept ${vm} from ${source}`)
 }
+
+/** An image may come from a site of which some VM may come. MIGRATION_DENIED. */
+export function checkAcceptImage(rules: AcceptRule[] | undefined, { source, target }: { source: string; target: string }): void {
+  if (rules === undefined || rules.some(({ from }) => from.some(name => fits(name, source)))) return
+  throw new GodwitError('MIGRATION_DENIED', `${target} does not accept images from ${source}`)
+}

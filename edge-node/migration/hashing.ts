@@ -1,6 +1,7 @@
-// Reading a VM's files to name their content takes from nothing to hours. Enters: the reading, with its progress.
-// Leaves: signs of life to the other side, progress to the operator. Always holds: who waits for the other side's
-// reading waits as long as signs of it come, and no longer than HASHING_MAX_MS in all.
+// Reading a VM's files to name their content takes from nothing to hours; so does waiting for images that come first.
+// Enters: the reading, with its progress. Leaves: signs of life to the other side, progress to the operator. Always
+// holds: who waits for the other side's reading waits as long as signs of it come, and no longer than HASHING_MAX_MS in
+// all.
 import type { MigrationProgress, Plan, Side } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import type { HashOptions, HashProgress } from '../disks/digests.ts'
@@ -35,7 +36,8 @@ export async function whileHashing<T>(
     void peer()
       ?.send({ type: 'HASHING', ...last })
       .catch(() => {})
-  const show = () => onProgress({ migrationId: plan.migrationId, side, phase: 'hashing', ...figures(last, performance.now() - startMs) })
+  const show = () =>
+    onProgress({ migrationId: plan.migrationId, side, phase: last.phase ?? 'hashing', ...figures(last, performance.now() - startMs) })
   let ticks = 0
   const timer = setInterval(() => {
     const elapsedMs = performance.now() - startMs
@@ -59,7 +61,7 @@ export async function whileHashing<T>(
 export const whileHashed =
   (life: { hashedBytes?: number }, onProgress: (progress: MigrationProgress) => void) =>
   (progress: MigrationProgress): void => {
-    if (progress.phase === 'hashing') life.hashedBytes = progress.bytesSent ?? 0
+    if (progress.phase === 'hashing' || progress.phase === 'images') life.hashedBytes = progress.bytesSent ?? 0
     onProgress(progress)
   }
 
@@ -70,17 +72,25 @@ function figures({ bytesDone, bytesTotal }: HashProgress, elapsedMs: number) {
   return { bytesTotal, bytesSent: bytesDone, rateBytesPerSecond, etaMs }
 }
 
+type AfterHashingOptions = {
+  silenceMs?: number | undefined
+  /** The other side waits for these images. */
+  onImages?: ((names: string[]) => void) | undefined
+}
+
 /** The other side's OFFER or ACCEPT, for which it may have to read files first. MIGRATION_TIMEOUT. */
 export async function expectAfterHashing<T extends 'OFFER' | 'ACCEPT'>(
   peer: Peer,
   type: T,
   what: string,
-  silenceMs = SILENCE_MS,
+  { silenceMs = SILENCE_MS, onImages }: AfterHashingOptions = {},
 ): Promise<MessageOf<T>> {
   const endMs = performance.now() + HASHING_MAX_MS
   for (;;) {
-    const message: Message = await peer.expect<Message['type']>([type, 'HASHING'], { ms: silenceMs, what })
+    const others: Message['type'][] = onImages ? ['HASHING', 'IMAGES'] : ['HASHING']
+    const message: Message = await peer.expect<Message['type']>([type, ...others], { ms: silenceMs, what })
     if (message.type === type) return message as MessageOf<T>
+    if (message.type === 'IMAGES') onImages?.(message.names)
     if (performance.now() > endMs)
       throw new GodwitError('MIGRATION_TIMEOUT', `the other site has hashed files for more than ${HASHING_MAX_MS / 3_600_000} hours`)
   }

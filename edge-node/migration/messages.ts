@@ -23,6 +23,8 @@ const Message = z.discriminatedUnion('type', [
    * every 5 s.
    */
   z.object({ type: z.literal('HASHING'), file: z.string().max(256), bytesDone: count, bytesTotal: count }),
+  /** Target, before its answer: it accepts the VM once the source has sent it these images (images/). */
+  z.object({ type: z.literal('IMAGES'), names: z.array(z.string().max(128)).min(1).max(8) }),
   z.object({ type: z.literal('REFUSE'), error: ErrorBody }),
   /** RAM blocks that travel as pages; their index is the block's number in batches. */
   z.object({ type: z.literal('PAGES'), blocks: z.array(z.object({ name: z.string().max(256), bytes: count })).max(16) }),

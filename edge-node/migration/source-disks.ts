@@ -17,9 +17,8 @@ import { type FileDisk, openFileReader } from '../disks/file-reader.ts'
 import type { Leaves } from '../disks/leaves.ts'
 import { openQemuReader, type QemuDisk, type QemuReader } from '../disks/qemu-reader.ts'
 import { createDiskSender, type DiskFigures, type DiskSender, type DiskWatch } from '../disks/sender.ts'
-import type { CompressJob, CompressResult } from '../pages/compress.ts'
 import type { PageHasher } from '../pages/hasher.ts'
-import { createThreadPool, type Pool } from '../pages/pool.ts'
+import { createPayloadQueue, type PayloadQueue } from '../pages/payload-queue.ts'
 import type { RunningQemu } from './source-options.ts'
 
 /** A round of so little is sent within the switch-over. */
@@ -29,8 +28,6 @@ const SHRINKS = 0.8
 const ROUNDS_MAX = 30
 /** Between rounds while memory travels. */
 const PAUSE_MS = 250
-const AT_ONCE = 4
-const LEVEL = 3
 
 /** By disk: QEMU's node, its file, its size, and what it stands on at both sites; `blocks`: of the image. */
 type LeavingDisk = QemuDisk & FileDisk & { blocks?: BlockHashes | undefined }
@@ -68,18 +65,23 @@ export async function openSourceDisks(options: SourceDisksOptions): Promise<Sour
   const { qemu, sources, signal, log } = options
   const { disks, hasher } = sources
   const readers = await (qemu ? openQemuReader({ qmp: qemu.qmp, runDir: qemu.dir, disks }) : openFileReader(disks))
-  const pool = createThreadPool<CompressJob, CompressResult>(1, { role: 'compress' }, { log })
+  const { pageStreams: streams, compression, send } = options
   const held = disks.map(({ base }) => base.copy())
   const known = hasher && { blocks: indexOf(disks, held), hasher }
-  const queue = createQueue(options, pool, known)
+  const queue = createPayloadQueue({ streams, compression, streamOf: regionOf, send, log })
   const sender = createDiskSender({
     readers,
     content: disks.map(({ base }) => base.copy()),
     held,
     watch: known && watchOf(known, options.passed),
-    send: queue.send,
+    send(payload) {
+      const hashes = known && hashesOf(payload, disks, known.hasher)
+      return queue.send(payload, () => {
+        for (const each of hashes ?? []) known?.blocks.put(each.disk, each.chunk, each.hashes)
+      })
+    },
   })
-  return new Rounds(readers, sender, queue, pool, signal, known)
+  return new Rounds(readers, sender, queue, signal, known)
 }
 
 /** The blocks that the target begins with. */
@@ -107,26 +109,17 @@ type Held = NonNullable<SourceDisks['held']>
 class Rounds implements SourceDisks {
   readonly #readers: QemuReader
   readonly #sender: DiskSender
-  readonly #queue: ReturnType<typeof createQueue>
-  readonly #pool: Pool<CompressJob, CompressResult>
+  readonly #queue: PayloadQueue
   readonly #signal: AbortSignal
   readonly held: Held | undefined
   readonly #stop = new AbortController()
   #following: Promise<void> = Promise.resolve()
 
-  constructor(
-    readers: QemuReader,
-    sender: DiskSender,
-    queue: ReturnType<typeof createQueue>,
-    pool: Pool<CompressJob, CompressResult>,
-    signal: AbortSignal,
-    held: Held | undefined,
-  ) {
+  constructor(readers: QemuReader, sender: DiskSender, queue: PayloadQueue, signal: AbortSignal, held: Held | undefined) {
     this.held = held
     this.#readers = readers
     this.#sender = sender
     this.#queue = queue
-    this.#pool = pool
     this.#signal = signal
   }
 
@@ -175,50 +168,7 @@ class Rounds implements SourceDisks {
     this.#stop.abort()
     await this.#following
     await this.#readers[Symbol.asyncDispose]()
-    await this.#pool.close().catch(() => {})
-  }
-}
-
-/** Compresses some payloads at once; each page stream gets its own in order. */
-function createQueue(
-  { pageStreams, compression, send, sources }: SourceDisksOptions,
-  pool: Pool<CompressJob, CompressResult>,
-  held: Held | undefined,
-) {
-  const tails = Array.from({ length: pageStreams }, () => Promise.resolve())
-  const waiting = new Set<Promise<void>>()
-  let failure: unknown
-
-  const shrink = async (payload: Uint8Array): Promise<Uint8Array> => {
-    if (compression === 'off') return payload
-    const input = payload.buffer as ArrayBuffer
-    const output = new ArrayBuffer(payload.length)
-    const job: CompressJob = { input, output, bytes: payload.length, level: LEVEL }
-    const { input: raw, output: packed, bytes, compressed } = await pool.run(() => job, [input, output])
-    return compressed ? new Uint8Array(packed, 0, bytes) : new Uint8Array(raw, 0, bytes)
-  }
-  return {
-    async send(payload: Uint8Array): Promise<void> {
-      if (failure !== undefined) throw failure
-      const stream = regionOf(payload) % pageStreams
-      const known = held && hashesOf(payload, sources.disks, held.hasher)
-      const packed = shrink(payload)
-      const sent = Promise.all([packed, tails[stream]]).then(async ([bytes]) => {
-        await send(stream, bytes)
-        for (const { disk, chunk, hashes } of known ?? []) held?.blocks.put(disk, chunk, hashes)
-      })
-      tails[stream] = sent
-      const done = sent.catch(error => {
-        failure ??= error
-      })
-      waiting.add(done)
-      void done.then(() => waiting.delete(done))
-      while (waiting.size >= AT_ONCE) await Promise.race(waiting)
-    },
-    async drained(): Promise<void> {
-      await Promise.all(waiting)
-      if (failure !== undefined) throw failure
-    },
+    await this.#queue.close()
   }
 }
 

@@ -39,6 +39,8 @@ export type SourceOptions = {
   onProgress: (progress: MigrationProgress) => void
   /** Its local disks; absent or empty: none. Their images may have to be read first. */
   disks?: (() => Promise<LeavingDisks>) | undefined
+  /** Sends images of this VM that the target lacks. Throws what ends that. */
+  sendImages?: ((names: string[], options: SendImagesOptions) => Promise<void>) | undefined
   transport: string
   /** What the engine that carries the pages says of its way; absent: nothing. */
   bulk?: (() => Bulk | null) | undefined
@@ -67,6 +69,8 @@ export type SourceOptions = {
   workers?: number
   log: Log
 }
+
+export type SendImagesOptions = { signal: AbortSignal; onProgress: (progress: Partial<MigrationProgress>) => void }
 
 /** `isKnownThere`: the target need not read files first, as far as can be told from here. */
 export type Offered = { offer: MessageOf<'OFFER'>; isKnownThere: boolean }

@@ -13,7 +13,7 @@
 // it the source never lets the guest run again unless the target refuses; the guest runs at the target only after
 // GRANT. QEMU `completed` and `postmigrate` come first.
 import { raceAbort, sleep, within } from '../../ops/deadline.ts'
-import { PHASE_COMMITTED, type Report } from '../../wire/control.ts'
+import { type MigrationProgress, PHASE_COMMITTED, type Report } from '../../wire/control.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { DiskFigures } from '../disks/sender.ts'
 import { type Conversation, openConversation } from './conversation.ts'
@@ -289,9 +289,23 @@ class SourceRun {
   }
 
   #acceptOf(peer: Peer): Promise<unknown> {
-    const accepted = expectAfterHashing(peer, 'ACCEPT', 'the answer to the offer', this.#options.silenceMs)
+    const { silenceMs } = this.#options
+    const onImages = (names: string[]) => void this.#sendImages(names)
+    const accepted = expectAfterHashing(peer, 'ACCEPT', 'the answer to the offer', { silenceMs, onImages })
     accepted.catch(() => {})
     return accepted
+  }
+
+  /** The target lacks images of the VM: they travel first, by a transfer of their own. */
+  async #sendImages(names: string[]): Promise<void> {
+    const { plan, sendImages, onProgress } = this.#options
+    const show = (progress: Partial<MigrationProgress>) =>
+      onProgress({ migrationId: plan.migrationId, side: 'source', phase: 'images', ...progress })
+    try {
+      await sendImages?.(names, { signal: AbortSignal.any([this.#signal, this.#over.signal]), onProgress: show })
+    } catch (error) {
+      this.#fail(toGodwitError(error))
+    }
   }
 
   /** What runs beside the story. */

@@ -21,7 +21,7 @@ export type TargetOptions = {
    * Checks the offer against this host (PREFLIGHT_*, VM_EXISTS) and starts the waiting QEMU; undefined for a VM that
    * does not run. Its files may have to be read first.
    */
-  reserve: (offer: MessageOf<'OFFER'>, plan: Plan, options: HashOptions) => Promise<RunningVm | undefined>
+  reserve: (offer: MessageOf<'OFFER'>, plan: Plan, options: ReserveOptions) => Promise<RunningVm | undefined>
   /** Of the VM that was reserved: its local disks, ready to be written; absent or undefined: it has none. */
   openDisks?: (() => Promise<TargetDisks | undefined>) | undefined
   /** Throws when a file of the VM has changed since then: asked once more before LOADED. */
@@ -51,6 +51,9 @@ export type TargetOptions = {
   /** For tests: called with the loaded, still paused VM before LOADED is sent. */
   onLoaded?: (vm: RunningVm) => Promise<void>
 }
+
+/** `askImages`: asks the source to send these first. */
+export type ReserveOptions = HashOptions & { askImages: (names: string[]) => Promise<void> }
 
 /** The local disks of a VM that is coming. */
 export type TargetDisks = {

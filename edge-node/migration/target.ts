@@ -167,11 +167,12 @@ class TargetRun {
       signal: this.#signal,
     })
     const { session, peer } = await this.#talk.open(stream)
-    const offer = await expectAfterHashing(peer, 'OFFER', 'the offer', options.silenceMs)
+    const offer = await expectAfterHashing(peer, 'OFFER', 'the offer', { silenceMs: options.silenceMs })
     await own.advance('offer')
     this.#isReserved = true
     const hashing = { plan, side: 'target', peer: () => peer, onProgress, signal: this.#signal } as const
-    const vm = await whileHashing(hashing, how => options.reserve(offer, plan, how))
+    const askImages = (names: string[]) => peer.send({ type: 'IMAGES', names })
+    const vm = await whileHashing(hashing, how => options.reserve(offer, plan, { ...how, askImages }))
     if (vm) this.#watchQemu(vm)
     this.#disks = await options.openDisks?.()
     const incoming = vm && (await this.#openIncoming(peer, vm, session.rootKey))

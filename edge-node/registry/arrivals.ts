@@ -4,10 +4,11 @@
 // epoch before, so that a reservation that ends leaves no trace; commit() is durable before it resolves.
 import { GodwitError } from '../../wire/errors.ts'
 import type { HashOptions } from '../disks/digests.ts'
+import type { Images } from '../disks/images.ts'
 import type { Accelerator } from '../vm/argv.ts'
 import type { RunningVm } from '../vm/machine.ts'
 import { fileProblem, preflight, type VmNeeds } from '../vm/preflight.ts'
-import type { VmSpec } from '../vm/spec.ts'
+import { fileKey, specFiles, type VmSpec } from '../vm/spec.ts'
 import type { Capacity } from './capacity.ts'
 import type { Entries } from './entries.ts'
 import type { Guests } from './guests.ts'
@@ -21,6 +22,7 @@ type ArrivalsOptions = {
   launcher: Launcher
   host: SiteHost
   files: SiteFiles
+  images: Images
   capacity: Capacity
 }
 
@@ -40,8 +42,22 @@ export class Arrivals {
     const problem = preflight(needs, { ...(await host.info(spec)), files: there })
     if (problem) throw problem
     const here = await files.factsOf(spec, { ...options, expected: there })
+    // They come before the VM does.
+    for (const { key } of await this.missingImages(needs)) here[key] = there[key]!
     const other = preflight(needs, { ...(await host.info(spec)), files: here })
     if (other) throw other
+  }
+
+  async missingImages({ spec, files: there }: VmNeeds): Promise<{ key: string; name: string; root: string }[]> {
+    const missing = []
+    for (const item of specFiles(spec)) {
+      const [key, name] = [fileKey(item), item.file]
+      const root = there[key]?.root
+      if (item.use !== 'image' || root === undefined || (await this.#options.files.has(item))) continue
+      const known = await this.#options.images.show(name).catch(() => undefined)
+      if (known === undefined || known.root === root) missing.push({ key, name, root })
+    }
+    return missing
   }
 
   async checkHeld(name: string, needs: VmNeeds, options: HashOptions): Promise<void> {

@@ -288,6 +288,11 @@ export class Registry {
     return this.#parts.arrivals.check(needs, options)
   }
 
+  /** The images of such a VM that this site does not have, and whose names are free here. */
+  missingImages(needs: VmNeeds): Promise<{ name: string; root: string }[]> {
+    return this.#parts.arrivals.missingImages(needs)
+  }
+
   /**
    * Keeps room for a VM with these needs that may come with this epoch; gives the bytes. VM_EXISTS, EPOCH_STALE,
    * LIMIT_EXCEEDED or a PREFLIGHT code. A second hold for the same VM replaces the first. It ends by itself after `ms`,
@@ -394,7 +399,7 @@ function assemble(options: RegistryOptions, { store, users, files, images }: Ope
   const guests = new Guests({ entries, closing, log })
   const launcher = new Launcher({ host, capacity, resources, files, guests, users: options.users, filter, closing, log })
   const life = new Life({ entries, guests, launcher, host, files, resources, closing })
-  const arrivals = new Arrivals({ entries, guests, launcher, host, files, capacity })
+  const arrivals = new Arrivals({ entries, guests, launcher, host, files, images, capacity })
   const departures = new Departures({ entries, guests, files, host })
   const imports = createImports(images, log)
   const localDisks = new LocalDisks(images)

@@ -3,12 +3,13 @@
 // Always holds: of a VM that has a QEMU the descriptors count that QEMU has open, never the names; what a check found
 // is compared again before the VM changes hands (assertUnchanged).
 import { join } from 'node:path'
+import { exists } from '../../ops/files.ts'
 import { createFileDigests, type FileDigests, type HashOptions } from '../disks/digests.ts'
 import type { ArgvPaths } from '../vm/argv.ts'
-import { checkSpecFiles, sharedFolderId, specFileFacts } from '../vm/files.ts'
+import { checkSpecFiles, sharedFolderId, specFileFacts, specFilePath } from '../vm/files.ts'
 import { assertNamedUnchanged, assertUnchanged, heldFacts, namedFiles } from '../vm/held-files.ts'
 import type { RunningVm } from '../vm/machine.ts'
-import type { FileFacts, VmSpec } from '../vm/spec.ts'
+import type { FileFacts, SpecFile, VmSpec } from '../vm/spec.ts'
 import type { VmEntry } from './entry.ts'
 
 type Facts = Record<string, FileFacts>
@@ -25,6 +26,12 @@ export class SiteFiles {
   /** That every file of the spec is here. PREFLIGHT_FILE_MISSING. */
   check(spec: VmSpec): Promise<void> {
     return checkSpecFiles(spec, this.paths)
+  }
+
+  /** Whether there is anything of this name, usable or not. */
+  has(item: SpecFile): Promise<boolean> {
+    const path = specFilePath(item, this.paths)
+    return path === undefined ? Promise.resolve(false) : exists(path)
   }
 
   /** By name. Files that were not read before are read now, which takes as long as it takes. */

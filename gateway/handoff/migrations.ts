@@ -17,7 +17,7 @@ import {
 import type { MigrationProgress, MigrationResult, Plan } from '../../wire/control.ts'
 import { PHASE_COMMITTED } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
-import { commonVersion, FIRST_RANGE, VERSIONS, type Versions } from '../../wire/versions.ts'
+import type { Versions } from '../../wire/versions.ts'
 import type { NodeLink } from '../sites/sites.ts'
 import { checkRequest } from './checks.ts'
 import { HANDOFF_DEADLINES } from './deadlines.ts'
@@ -26,6 +26,7 @@ import { type Handoff, type Migrating, type MigrationRun, recordOf, storedOf } f
 import type { Homes } from './homes.ts'
 import { Interpreter, type InterpreterOptions } from './interpreter.ts'
 import type { Moving } from './ownership.ts'
+import { planVersion } from './plan-version.ts'
 import { type HandoffState, isOver } from './transitions.ts'
 import { wordOf } from './verdict.ts'
 import { createWatchers } from './watchers.ts'
@@ -105,7 +106,7 @@ export class Migrations {
 
   #planOf(vm: VmView, request: MigrationRequest, migrationId: string): Plan {
     return {
-      version: this.#versionFor(vm.site, request.to),
+      version: planVersion(this.#options, vm.site, request.to),
       migrationId,
       vm: vm.name,
       epoch: vm.epoch,
@@ -120,13 +121,6 @@ export class Migrations {
       compression: vm.compression ?? 'zstd',
       createdAt: this.#options.clock.now(),
     }
-  }
-
-  /** Of a plan: the highest that both sites and this gateway support. VERSION_UNSUPPORTED. */
-  #versionFor(source: string, target: string): number {
-    const { sites, versions = VERSIONS } = this.#options
-    const party = (site: string) => ({ name: `site ${site}`, range: sites.state(site)?.migrationVersions ?? FIRST_RANGE })
-    return commonVersion('migration', [party(source), party(target), { name: 'the gateway', range: versions.migration }])
   }
 
   #add(facts: Parameters<InterpreterOptions['handoffs']['add']>[0], run: MigrationRun): Migrating {

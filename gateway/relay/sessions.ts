@@ -1,9 +1,9 @@
-// Which streams may be joined: a session is the gateway's permission for the streams of one migration, from its source
-// site to its target site. Enters: sessions opened by migrations; JOIN frames of authenticated sites. Leaves: a permit
-// for one stream, or a coded error. Always holds: only the session's source may join, and only to its target; a (stream
-// index, attempt) is admitted once, and attempts of an index only increase, so a replayed JOIN joins nothing; open
-// streams of a session and sessions of a site are bounded; an unused session expires, and closing a session ends its
-// streams. Pure, except for the clock.
+// Which streams may be joined: a session is the gateway's permission for the streams of one migration, or of one copy
+// of an image, from its source site to its target site. Enters: sessions opened by these; JOIN frames of authenticated
+// sites. Leaves: a permit for one stream, or a coded error. Always holds: only the session's source may join, and only
+// to its target; a (stream index, attempt) is admitted once, and attempts of an index only increase, so a replayed JOIN
+// joins nothing; open streams of a session and sessions of a site are bounded; an unused session expires, and closing a
+// session ends its streams. Pure, except for the clock.
 import type { Clock } from '../../ops/clock.ts'
 import type { Join, Plan } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
@@ -26,11 +26,12 @@ type Permit = {
   release(): void
 }
 
+type SessionPlan = Pick<Plan, 'migrationId' | 'source' | 'target' | 'streams'>
 type SessionBytes = Record<Direction, number>
 
 export type Sessions = {
   /** LIMIT_EXCEEDED. `isHandover`: reported by the source; at the limit its longest unused session is closed. */
-  open(plan: Plan, options?: { isHandover?: boolean }): void
+  open(plan: SessionPlan, options?: { isHandover?: boolean }): void
   /**
    * A permit for this stream; AUTH_FAILED (not this site's session), MIGRATION_UNKNOWN, MIGRATION_STATE (index,
    * replay), LIMIT_EXCEEDED.

@@ -13,6 +13,8 @@ import { answerWarmUp } from '../../transport/warm-up.ts'
 import {
   type Enrol,
   type EnrolReply,
+  ImageCopyParams,
+  type ImageCopyResult,
   Join,
   MigrationProgress,
   MigrationResult,
@@ -43,6 +45,8 @@ export type AcceptOptions = {
   enrol(enrol: Enrol): Promise<EnrolReply>
   /** A site requests its next certificate; `certificate` is the one of its link. */
   renew(certificate: Certificate, params: RenewParams): RenewReply
+  /** A site wants to send an image to another. */
+  copyImage(link: NodeLink, params: ImageCopyParams): Promise<ImageCopyResult>
   /** `first`: the first list over this connection. */
   onState(link: NodeLink, state: SiteState, first: boolean): void | Promise<void>
   onProgress(link: NodeLink, progress: MigrationProgress): void
@@ -172,6 +176,7 @@ function createSiteRpc(
       await options.onState(linkOf(), state, first)
     },
     'trust.renew': async (params: unknown) => options.renew(certificate, check(RenewParams, params, { what: 'trust.renew' })),
+    'image.copy': async (params: unknown) => options.copyImage(linkOf(), check(ImageCopyParams, params, { what: 'image.copy' })),
     'migration.result': async (params: unknown) => options.onResult(linkOf(), check(MigrationResult, params, { what: 'migration.result' })),
   }
   return createRpc(frames, {

@@ -36,14 +36,22 @@ export type WriterGuest = {
 }
 
 /**
- * Disk 0 stands on image 'writer', which every site of the lab imports; `more`: further disks; `top`: further fields.
+ * Disk 0 stands on image 'writer', which every site of the lab imports, or those of `imageAt`; `more`: further disks;
+ * `top`: further fields.
  */
 export async function startWriter(
   lab: Lab,
   siteName: string,
-  { format = 'qcow2', bus = 'virtio-blk', machine = 'pc-i440fx-9.0', more = '', top = '' } = {},
+  {
+    format = 'qcow2',
+    bus = 'virtio-blk',
+    machine = 'pc-i440fx-9.0',
+    more = '',
+    top = '',
+    imageAt = lab.sites().map(site => site.name),
+  } = {},
 ): Promise<WriterGuest> {
-  for (const site of lab.sites()) {
+  for (const site of imageAt.map(at => lab.site(at))) {
     const path = join(site.imagesDir, 'writer.raw')
     await writeFile(path, bootSectorDisk(WRITER_CODE))
     await site.node.registry.images.import({ name: 'writer', from: path, format: 'raw' })

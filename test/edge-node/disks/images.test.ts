@@ -92,12 +92,16 @@ test(
     const path = join(at.dir, 'disk.raw')
     await rawFile(path)
     qemuImg('create', '-q', '-f', 'qcow2', '-b', path, '-F', 'raw', join(at.dir, 'over.qcow2'))
+    qemuImg('create', '-q', '-f', 'qcow2', '-o', `data_file=${join(at.dir, 'data')},data_file_raw=on`, join(at.dir, 'outside.qcow2'), '1M')
     await writeFile(join(at.dir, 'empty'), '')
     await writeFile(join(at.dir, 'junk'), Buffer.concat([Buffer.from('514649fb', 'hex'), randomBytes(5000)]))
     const from = (name: string) => join(at.dir, name)
     const cases: [Parameters<Images['import']>[0], string][] = [
       [{ name: 'x', from: path, sha256: '0'.repeat(64) }, 'IMAGE_MISMATCH'],
       [{ name: 'x', from: from('over.qcow2') }, 'IMAGE_INVALID'],
+      [{ name: 'x', from: from('outside.qcow2') }, 'IMAGE_INVALID'],
+      // It is a regular file, and reading it fails with EIO.
+      [{ name: 'x', from: '/proc/self/mem' }, 'DISK_IO'],
       [{ name: 'x', from: path, format: 'qcow2' }, 'IMAGE_INVALID'],
       [{ name: 'x', from: from('junk') }, 'IMAGE_INVALID'],
       [{ name: 'x', from: from('empty') }, 'IMAGE_INVALID'],
@@ -176,13 +180,15 @@ test(
 )
 
 test(
-  'an image comes from a web server; a wrong status, a cut download and a server that is not there are told',
+  'an image comes from a web server; a wrong status, a cut or endless download and a server that is not there are told',
   async () => {
     await using at = await store()
     const content = await rawFile(join(at.dir, 'disk.raw'))
     const server = createServer((request, response) => {
       if (request.url === '/gone') return response.writeHead(404).end()
-      response.writeHead(200, { 'content-length': content.length })
+      if (request.url === '/round') return response.writeHead(302, { location: '/round' }).end()
+      const length = request.url === '/huge' ? 2 ** 50 : content.length
+      response.writeHead(200, { 'content-length': length })
       if (request.url !== '/cut') return response.end(content)
       response.write(content.subarray(0, 1000))
       return setTimeout(() => response.destroy(), 20)
@@ -192,8 +198,10 @@ test(
     try {
       const image = await at.images.import({ name: 'a', from: `${url}/debian.raw?token=secret`, sha256: sha256(content) })
       assert.equal([image.source, image.sourceSha256], ['debian.raw', sha256(content)])
-      for (const path of ['/gone', '/cut'])
+      for (const path of ['/gone', '/cut', '/round'])
         assert.is(await codeOf(() => at.images.import({ name: 'b', from: url + path })), 'CONFIG_UNREADABLE', path)
+      assert.is(await codeOf(() => at.images.import({ name: 'b', from: `${url}/huge` })), 'DISK_FULL')
+      assert.is(await codeOf(() => at.images.import({ name: 'b', from: `${url}/a`, sha256: '0'.repeat(64) })), 'IMAGE_MISMATCH')
     } finally {
       server.closeAllConnections()
       server.close()

@@ -6,4 +6,4 @@ const unknown = async (): Promise<never> => {
   throw new GodwitError('IMAGE_UNKNOWN', 'there is no image here')
 }
 
-export const noImages: Images = { list: async () => [], show: unknown, import: unknown, remove: unknown, use: unknown }
+export const noImages: Images = { list: async () => [], show: unknown, import: unknown, receive: unknown, remove: unknown, use: unknown }

@@ -2,3 +2,4 @@
 export const checkSpecFiles = async (): Promise<void> => {}
 export const sharedFolderId = async (): Promise<string> => 'shared'
 export const specFileFacts = async () => ({ 'readonly/boot.img': { bytes: 1 } })
+export const specFilePath = (): undefined => undefined
