@@ -127,7 +127,8 @@ test('the end of a migration ends its streams; so does the end of the gateway', 
   assert.is(await codeOf(() => near.read()), 'STREAM_RESET')
   await w.gateway.close()
   await eventually(() => (a.link.state === 'connecting' ? true : undefined), { ms: 5_000, what: 'the node notices' })
-  assert.match(a.link.stats().lastError?.message ?? '', /gateway/)
+  // The next attempt may have failed already, as nobody listens any more.
+  assert.match(a.link.stats().lastError?.message ?? '', /gateway|nothing listens/)
 })
 
 test.run()
