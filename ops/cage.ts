@@ -8,12 +8,20 @@ const BLOCK_BYTES = 512
 
 /**
  * SIGXFSZ is ignored before the limit is set; ignored signals and limits outlive exec (signal(7), getrlimit(2)). The
- * pid stays. `addressBytes`: limit of the program's address space; absent: no limit.
+ * pid stays. Descriptors from `firstUngiven` on are closed: LevelDB opens its files without O_CLOEXEC, and the program
+ * could write to the node's own store. bash, because dash knows only descriptors of one digit; its POSIX mode has the
+ * unit of `ulimit -f`. `addressBytes`: limit of the program's address space; absent: no limit.
  */
-export function cagedCommand(binary: string, args: string[], limitBytes: number, addressBytes?: number): { file: string; args: string[] } {
+export function cagedCommand(
+  binary: string,
+  args: string[],
+  limitBytes: number,
+  { addressBytes, firstUngiven = 3 }: { addressBytes?: number; firstUngiven?: number } = {},
+): { file: string; args: string[] } {
   const memory = addressBytes === undefined ? '' : `ulimit -v ${Math.ceil(addressBytes / 1024)}; `
-  const script = `trap '' XFSZ; ulimit -f ${Math.ceil(limitBytes / BLOCK_BYTES)}; ${memory}exec "$@"`
-  return { file: '/bin/sh', args: ['-c', script, 'qemu', binary, ...args] }
+  const closing = `for f in /proc/self/fd/*; do n=\${f##*/}; [ "$n" -lt ${firstUngiven} ] || eval "exec $n>&-"; done; `
+  const script = `trap '' XFSZ; ${closing}ulimit -f ${Math.ceil(limitBytes / BLOCK_BYTES)}; ${memory}exec "$@"`
+  return { file: '/bin/bash', args: ['--norc', '--noprofile', '--posix', '-c', script, 'qemu', binary, ...args] }
 }
 
 /**
@@ -21,7 +29,7 @@ export function cagedCommand(binary: string, args: string[], limitBytes: number,
  * (setpriv(1), PR_SET_PDEATHSIG of prctl(2)). A QEMU must outlive its agent, a qemu-nbd must not.
  */
 export const cagedTool = (binary: string, args: string[], limitBytes: number, addressBytes?: number): { file: string; args: string[] } =>
-  cagedCommand('setpriv', ['--pdeathsig', 'KILL', binary, ...args], limitBytes, addressBytes)
+  cagedCommand('setpriv', ['--pdeathsig', 'KILL', binary, ...args], limitBytes, addressBytes === undefined ? {} : { addressBytes })
 
 /** Exit code of a shell that does not find its program (POSIX, 2.8.2). */
 export const NOT_FOUND = 127

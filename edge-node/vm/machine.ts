@@ -19,7 +19,7 @@ import { type FileIdentity, identityOf } from '../disks/digests.ts'
 import { connectQmp, type QmpClient } from '../qmp/client.ts'
 import { type QmpCommands, qmpCommands } from '../qmp/commands.ts'
 import { connectUnix } from '../qmp/socket.ts'
-import { type Accelerator, type ArgvPaths, buildArgv, openedFiles, RUNTIME_FILES, VM_FILES } from './argv.ts'
+import { type Accelerator, type ArgvPaths, buildArgv, FIRST_FD, openedFiles, RUNTIME_FILES, VM_FILES } from './argv.ts'
 import { fileSizeLimit } from './cage.ts'
 import { enterCgroup } from './cgroup.ts'
 import { assertUsable } from './confine.ts'
@@ -241,7 +241,8 @@ async function spawnQemu(options: LaunchOptions): Promise<{ child: ChildProcess;
     if (runAs) await options.filter?.set(runAs.uid, { isSilent: isSilent(spec) })
     const files = opened.flatMap(({ item }, at) => (item ? [{ key: fileKey(item), identity: identityOfFd(fds[at + 1]!) }] : []))
     const argv = buildArgv(spec, paths, { accelerator, incoming, areOpened: true, dir })
-    const command = cagedCommand(qemu.binary, argv, fileSizeLimit(spec, writtenDisks(options, fds)))
+    const firstUngiven = FIRST_FD + fds.length - 1
+    const command = cagedCommand(qemu.binary, argv, fileSizeLimit(spec, writtenDisks(options, fds)), { firstUngiven })
     const child = spawnMasked(command.file, command.args, {
       cwd: join(dir, VM_FILES.run),
       env: cleanEnvironment(),

@@ -2,7 +2,7 @@
 // stays behind.
 
 import { execFileSync, spawnSync } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { existsSync, readdirSync, readlinkSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { MigrationRecord } from '../../wire/admin.ts'
@@ -41,6 +41,12 @@ for (const format of ['qcow2', 'raw'])
       // Holes are not even read.
       assert.ok(disks.bytesHeld + disks.bytesZero < 4 * MIB, JSON.stringify(disks))
       assert.is(existsSync(vmDir(lab, 'a', guest.name)), false, 'nothing stays at the source')
+      // LevelDB opens its files without O_CLOEXEC: a QEMU that its guest has taken over could write to the journal.
+      const { pid } = lab.site('b').node.registry.machine(guest.name)
+      const open = readdirSync(`/proc/${pid}/fd`).map(fd => readlinkSync(`/proc/${pid}/fd/${fd}`))
+      const allowed = [vmDir(lab, 'b', guest.name), join(lab.dir, 'b', 'images', 'writer')]
+      const others = open.filter(path => path.startsWith(lab.dir) && !allowed.some(known => path.startsWith(known)))
+      assert.equal(others, [])
       await move(lab, guest, 'a', 'cold')
       await move(lab, guest, 'b')
       const dir = await guest.stopAndCompare('b')

@@ -45,6 +45,32 @@ test('the limit holds the memory and each written disk at its full size', async 
   closeSync(direct)
 })
 
+test('a program keeps the descriptors that it is given, and no other that this process has open', async () => {
+  await using folder = await tempFolder()
+  const path = join(folder.path, 'open')
+  await writeFile(path, '')
+  const fds = Array.from({ length: 12 }, () => openSync(path, 'r'))
+  try {
+    const words = ['-c', 'cd /proc/self/fd; for n in *; do [ "$n" -ge 3 ] && [ -e "/proc/$$/fd/$n" ] && echo "$n"; done; true', 'sh']
+    for (const given of [0, 1, 12]) {
+      const { file, args } = cagedCommand('/bin/bash', words, MIB, { firstUngiven: 3 + given })
+      const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'inherit', ...fds] })
+      const text = (await child.stdout!.toArray()).join('')
+      const kept = text
+        .split('\n')
+        .filter(Boolean)
+        .map(Number)
+        .toSorted((a, b) => a - b)
+      assert.equal(
+        kept,
+        Array.from({ length: given }, (_, at) => 3 + at),
+      )
+    }
+  } finally {
+    for (const fd of fds) closeSync(fd)
+  }
+})
+
 test('the environment of the agent stays with the agent', () => {
   const env = cleanEnvironment({ PATH: '/bin', GODWIT_TOKEN: 'secret', HOME: '/root', LD_PRELOAD: 'x.so' })
   assert.equal(env, { PATH: '/bin', LANG: 'C.UTF-8' })
