@@ -39,9 +39,9 @@ export const HANGS: Mutant[] = [
     'hang-reserved',
     "the target's start of QEMU",
     TARGET,
-    'const vm = await whileHashing(hashing, how => options.reserve(offer, plan, how))',
+    'const vm = await whileHashing(hashing, how => options.reserve(offer, plan, { ...how, askImages }))',
   ),
-  hang('hang-receiving', 'the target while it receives', TARGET, 'await this.#receive(incoming, peer, vm)'),
+  hang('hang-receiving', 'the target while it receives', TARGET, 'await this.#receive(corridor, peer, vm, shut || undefined)'),
   hang('hang-granted', "the target's disks", TARGET, 'await vm.commands.activateDisks()'),
   {
     name: 'hang-resuming',
