@@ -17,7 +17,7 @@ export type Cell = {
 }
 
 /** A queue of one bandwidth-delay product, at least 32 packets, as a well-provisioned router has. */
-function cellOf(name: string, megabits: number, rttMs: number, more: Partial<LinkModelOptions> = {}): Cell {
+export function cellOf(name: string, megabits: number, rttMs: number, more: Partial<LinkModelOptions> = {}): Cell {
   const bitsPerSecond = megabits * 1e6
   const link = {
     rate: { bitsPerSecond },

@@ -30,6 +30,9 @@ export function busiestThread(pid: number): number {
   return used.reduce((most, one) => (one.seconds > most.seconds ? one : most), { tid: 0, seconds: -1 }).tid
 }
 
+export const wholeSeconds = (pid: number): number => secondsOf(`/proc/${pid}/stat`)
+export const threadSeconds = (pid: number, thread: number): number => secondsOf(`/proc/${pid}/task/${thread}/stat`)
+
 type Meter = { seconds(): number }
 
 /**
@@ -37,8 +40,8 @@ type Meter = { seconds(): number }
  * their process.
  */
 export function meterCpu(pids: readonly number[], guest?: { pid: number; thread: number }): Meter {
-  const whole = () => pids.reduce((sum, pid) => sum + secondsOf(`/proc/${pid}/stat`), 0)
-  const guestThread = () => (guest ? secondsOf(`/proc/${guest.pid}/task/${guest.thread}/stat`) : 0)
+  const whole = () => pids.reduce((sum, pid) => sum + wholeSeconds(pid), 0)
+  const guestThread = () => (guest ? threadSeconds(guest.pid, guest.thread) : 0)
   const start = { whole: whole(), guest: guestThread() }
   let last = 0
   return {

@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { createRoot, issueCertificate, issueRevocations, newSerial, type Root, type SubjectRole } from '../../crypto/certificate.ts'
 import { encodeKeys, generateSiteKeys } from '../../crypto/identity.ts'
-import { RUNTIME_FILES, VM_FILES } from '../../edge-node/vm/argv.ts'
+import { localDiskPath, RUNTIME_FILES, VM_FILES } from '../../edge-node/vm/argv.ts'
 import { guestImage } from '../../guest/image.ts'
 import { nowSeconds } from '../../ops/clock.ts'
 import { eventually, sleep, within } from '../../ops/deadline.ts'
@@ -17,7 +17,7 @@ import { type JsonRequest, requestJson } from '../../ops/http-client.ts'
 import { toYaml } from '../../ops/yaml.ts'
 import type { GatewayStatus, MigrationRecord } from '../../wire/admin.ts'
 import type { Bed, Started } from './bed.ts'
-import type { MakeMover } from './run-one.ts'
+import type { MakeMover, MoverOptions } from './run-one.ts'
 import { BENCH_VM } from './spec.ts'
 
 /** A separate command, not a part of this one. */
@@ -26,7 +26,8 @@ const ASK = fileURLToPath(new URL('./ask.ts', import.meta.url))
 const TOKEN = 'bench-0123456789abcdef'
 const PORT = 7443
 const ADMIN = { url: 'http://127.0.0.1:7445', token: TOKEN }
-const READY_MS = 40_000
+/** Each node boots a small guest first: slow on a busy host. */
+const READY_MS = 150_000
 const POLL_MS = 20
 const ENDS = ['a', 'b'] as const
 
@@ -107,7 +108,34 @@ async function startAsking(bed: Bed): Promise<Ask> {
 const qemuPidOf = async (bed: Bed, at: 'a' | 'b'): Promise<number> =>
   Number.parseInt(await readFile(join(bed.dir, at, 'state', 'vms', BENCH_VM, VM_FILES.run, RUNTIME_FILES.pid), 'utf8'), 10)
 
-export const makeGodwit: MakeMover = async ({ bed, variant, specText }) => {
+/** What a VM with a local disk needs before it starts: images at both sites, and the content of its disk. */
+type DiskPlan = {
+  images: { name: string; from: string }[]
+  fill?(path: string): Promise<void>
+}
+
+const IMPORT_MS = 60_000
+
+async function importImages(bed: Bed, { images }: DiskPlan): Promise<void> {
+  for (const at of ENDS)
+    for (const image of images) {
+      const node = { socketPath: join(bed.dir, at, 'node.sock') }
+      await requestJson({ ...node, method: 'POST', path: '/v1/images', body: { ...image, format: 'raw' } })
+      const isReady = async () => {
+        const { state, error } = await requestJson<{ state: string; error?: { message: string } }>({
+          ...node,
+          path: `/v1/images/${image.name}`,
+        })
+        if (error) throw new Error(`image ${image.name}: ${error.message}`)
+        return state === 'ready' || undefined
+      }
+      await eventually(isReady, { ms: IMPORT_MS, what: `image ${image.name}`, everyMs: 100 })
+    }
+}
+
+export const makeGodwit: MakeMover = async options => await openGodwit(options, { images: [] })
+
+export async function openGodwit({ bed, variant, specText }: MoverOptions, disk: DiskPlan) {
   const method = variant.kind === 'godwit' ? variant.method : 'live'
   const root = createRoot()
   const gateway = await startGateway(bed, root)
@@ -125,17 +153,21 @@ export const makeGodwit: MakeMover = async ({ bed, variant, specText }) => {
   await eventually(areOnline, { ms: READY_MS, what: 'both sites', everyMs: 100 })
   const api = <T>(method: string, path: string, body: unknown) =>
     requestJson<T>({ socketPath: join(bed.dir, 'a', 'node.sock'), method, path, body, timeoutMs: 60_000 })
+  const diskPath = (at: 'a' | 'b') => localDiskPath(join(bed.dir, at, 'state', 'vms', BENCH_VM), 0, { format: 'qcow2' })
   const logOf = (at: 'a' | 'b') => join(bed.dir, at, 'state', 'vms', BENCH_VM, VM_FILES.serialLog)
   return {
     logs: { a: logOf('a'), b: logOf('b') },
     boot: async () => {
+      await importImages(bed, disk)
       await api('POST', '/v1/vms', { spec: specText })
+      await disk.fill?.(diskPath('a'))
       await api('POST', `/v1/vms/${BENCH_VM}/start`, {})
     },
-    qemuPid: () => qemuPidOf(bed, 'a'),
+    qemuPid: (at: 'a' | 'b' = 'a') => qemuPidOf(bed, at),
+    diskPath,
     pids: async () => [gateway.pid, ...nodes.map(({ pid }) => pid), await qemuPidOf(bed, 'a')],
-    async move(signal) {
-      const body = { vm: BENCH_VM, to: 'b', method }
+    async move(signal: AbortSignal, to: 'a' | 'b' = 'b') {
+      const body = { vm: BENCH_VM, to, method }
       const { migrationId } = await ask<{ migrationId: string }>({ method: 'POST', path: '/v1/migrations', body })
       for (;;) {
         const record = await ask<MigrationRecord>({ path: `/v1/migrations/${migrationId}` })

@@ -2,15 +2,14 @@
 // cells and guests. Leaves: megabytes. Always holds: measured once for each content (fill, mix) and stored; the figure
 // is for this guest's memory at rest, booted without a migration.
 
-import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { mkdtemp, open, readdir, readlink, rm } from 'node:fs/promises'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { constants, createZstdCompress } from 'node:zlib'
 import { PAGE_BYTES } from '../../wire/types.ts'
 import { type Cell, fillBytesOf, GUEST_MEMORY_BYTES, GUESTS, type GuestKind } from './cells.ts'
+import { createOracle, memoryPath } from './compress-distinct.ts'
 import type { Row } from './summary.ts'
 
 const FILE = fileURLToPath(new URL('../../.cache/bench-wan/oracle.json', import.meta.url))
@@ -56,52 +55,14 @@ async function measure(cell: Cell, guest: GuestKind): Promise<Known[string]> {
   const dir = await mkdtemp(join(tmpdir(), 'gwb-oracle-'))
   try {
     await using vm = await bootAlone(dir, cell, guest)
-    return await compressDistinct(await memoryPath(vm.pid))
+    return await compressMemory(await memoryPath(vm.pid))
   } finally {
     await rm(dir, { recursive: true, force: true })
   }
 }
 
-async function memoryPath(pid: number): Promise<string> {
-  for (const fd of await readdir(`/proc/${pid}/fd`)) {
-    const path = `/proc/${pid}/fd/${fd}`
-    if ((await readlink(path).catch(() => '')).startsWith('/memfd:memory-backend-memfd')) return path
-  }
-  throw new Error('the guest has no memfd')
-}
-
-async function compressDistinct(path: string): Promise<Known[string]> {
-  const params = {
-    [constants.ZSTD_c_compressionLevel]: 19,
-    [constants.ZSTD_c_enableLongDistanceMatching]: 1,
-    [constants.ZSTD_c_windowLog]: 27,
-  }
-  const zstd = createZstdCompress({ params })
-  let compressedBytes = 0
-  zstd.on('data', (chunk: Buffer) => {
-    compressedBytes += chunk.length
-  })
-  const ended = new Promise((resolve, reject) => zstd.once('end', resolve).once('error', reject))
-  const seen = new Set<string>([createHash('sha1').update(Buffer.alloc(PAGE_BYTES)).digest('latin1')])
-  let distinctBytes = 0
-  const file = await open(path)
-  try {
-    const chunk = Buffer.alloc(1024 * 1024)
-    for (let at = 0; at < GUEST_MEMORY_BYTES; at += chunk.length) {
-      await file.read(chunk, 0, chunk.length, at)
-      for (let page = 0; page < chunk.length; page += PAGE_BYTES) {
-        const bytes = chunk.subarray(page, page + PAGE_BYTES)
-        const hash = createHash('sha1').update(bytes).digest('latin1')
-        if (seen.has(hash)) continue
-        seen.add(hash)
-        distinctBytes += PAGE_BYTES
-        if (!zstd.write(Buffer.from(bytes))) await new Promise(resolve => zstd.once('drain', resolve))
-      }
-    }
-  } finally {
-    await file.close()
-  }
-  zstd.end()
-  await ended
-  return { compressedBytes, distinctBytes }
+async function compressMemory(path: string): Promise<Known[string]> {
+  const oracle = createOracle()
+  await oracle.addFile(path, GUEST_MEMORY_BYTES, PAGE_BYTES)
+  return await oracle.end()
 }

@@ -2,7 +2,6 @@
 // only (network namespaces, TUN). Enters: a selection of cells, guests and variants. Leaves: a table with medians and
 // ranges, the goals with their verdicts, a chart; each result is stored at once. The figures are of one machine:
 // compare only figures of one run.
-import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { cpus, loadavg } from 'node:os'
 import { dirname } from 'node:path'
@@ -13,6 +12,7 @@ import { decimalNumber, readArguments, runScript, wholeNumber } from '../../ops/
 import { namespacesMissing } from '../../sim-network/namespaces.ts'
 import { removeRemains } from './bed.ts'
 import { CELLS, choose, fillBytesOf, GUESTS } from './cells.ts'
+import { commitOf } from './commit.ts'
 import { makeGodwit } from './godwit.ts'
 import { oracleOf } from './oracle.ts'
 import type { BenchRun } from './outcome.ts'
@@ -87,17 +87,6 @@ async function runAll({ runs, results }: Wanted, budgetMs: number): Promise<void
     longestMs = Math.max(longestMs, performance.now() - beginMs)
     results.add({ ...outcome, ...commitOf() })
     process.stderr.write(`${at + 1}/${runs.length} ${tellOutcome(outcome)}\n`)
-  }
-}
-
-function commitOf(): { commit?: string } {
-  try {
-    const words = ['rev-parse', '--short', 'HEAD']
-    return {
-      commit: execFileSync('git', words, { cwd: import.meta.dirname, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim(),
-    }
-  } catch {
-    return {}
   }
 }
 

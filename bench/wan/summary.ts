@@ -21,7 +21,7 @@ export type Row = {
   steal: number
 }
 
-function spreadOf(values: readonly (number | undefined)[]): Spread | undefined {
+export function spreadOf(values: readonly (number | undefined)[]): Spread | undefined {
   const sorted = values.filter(value => value !== undefined).sort((a, b) => a - b)
   if (sorted.length === 0) return undefined
   const middle = sorted.length >> 1

@@ -16,7 +16,7 @@ const HEAD = [
   'steal',
 ]
 
-function figure(spread: Spread | undefined, digits: number, scale = 1): string {
+export function figure(spread: Spread | undefined, digits: number, scale = 1): string {
   if (!spread) return '-'
   const show = (value: number) => (value * scale).toFixed(digits)
   return spread.low === spread.high ? show(spread.median) : `${show(spread.median)} (${show(spread.low)}-${show(spread.high)})`

@@ -1,7 +1,7 @@
 // The observer outside the guest: the serial logs that QEMU writes at both ends, read every few ms, in the same way for
 // every variant (an agent in between would add its own delays). Enters: paths of the logs. Leaves: records with times,
 // gaps, the guest's work.
-import { open } from 'node:fs/promises'
+import { type FileHandle, open, stat } from 'node:fs/promises'
 import { createWitness, type GuestRecord, type Witness } from '../../guest/beats.ts'
 import { GodwitError } from '../../wire/errors.ts'
 
@@ -15,12 +15,15 @@ export type Watch = Disposable & {
   until(kind: GuestRecord['kind'], console: string, ms: number): Promise<GuestRecord>
   /** The work that the guest reported, and the time of reading. */
   work(): readonly Work[]
+  /** How long the guest's durable writes to its disk took, and the time of reading. */
+  writes(): readonly { atMs: number; us: number }[]
 }
 
 /** `logs`: console name to path; the observer waits for a file that does not exist yet. */
 export function watchLogs(logs: Record<string, string>): Watch {
   const witness = createWitness()
   const work: Work[] = []
+  const writes: { atMs: number; us: number }[] = []
   const firsts = new Map<string, GuestRecord>()
   const stop = new AbortController()
   const take = (console: string, text: string) => {
@@ -28,12 +31,14 @@ export function watchLogs(logs: Record<string, string>): Watch {
       const key = `${record.kind} ${console}`
       if (!firsts.has(key)) firsts.set(key, record)
       if (record.kind === 'work') work.push({ atMs: record.atMs, units: record.writes + record.audited })
+      if (record.kind === 'wrote') writes.push({ atMs: record.atMs, us: record.us })
     }
   }
   for (const [console, path] of Object.entries(logs)) void follow(path, text => take(console, text), stop.signal)
   return {
     witness,
     work: () => work,
+    writes: () => writes,
     async until(kind, console, ms) {
       const end = performance.now() + ms
       for (;;) {
@@ -50,6 +55,12 @@ export function watchLogs(logs: Record<string, string>): Watch {
 
 const pause = () => new Promise(resolve => setTimeout(resolve, LOOK_MS))
 
+/** A VM that comes back has a new log. */
+async function isReplaced(file: FileHandle, path: string, readBytes: number): Promise<boolean> {
+  const [open, named] = await Promise.all([file.stat(), stat(path).catch(() => undefined)])
+  return named === undefined || named.ino !== open.ino || named.size < readBytes
+}
+
 async function follow(path: string, take: (text: string) => void, signal: AbortSignal): Promise<void> {
   const buffer = Buffer.alloc(CHUNK_BYTES)
   while (!signal.aborted) {
@@ -63,6 +74,7 @@ async function follow(path: string, take: (text: string) => void, signal: AbortS
         const { bytesRead } = await file.read(buffer, 0, CHUNK_BYTES, at)
         at += bytesRead
         if (bytesRead > 0) take(buffer.toString('latin1', 0, bytesRead))
+        else if (await isReplaced(file, path, at)) break
         else await pause()
       }
     } finally {
