@@ -1,9 +1,11 @@
 // Memory that is on a local disk does not travel: the target reads it from its own copy of the disk.
+
 import { spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { closeSync, readSync, writeSync } from 'node:fs'
 import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { MIB } from '../../wire/units.ts'
 import { beginSoon } from '../support/disk-scene.ts'
 import { type Lab, labMissing, openLab } from '../support/lab.ts'
 import { compareMemory } from '../support/lab-guest.ts'
@@ -13,7 +15,6 @@ import { startWriter, type WriterGuest } from '../support/writer-guest.ts'
 const test = suite('e2e/disk-pages', { ms: 240_000 })
 const skip = labMissing() || (spawnSync('qemu-nbd', ['--version']).status !== 0 && 'qemu-utils is not installed')
 
-const MIB = 1024 * 1024
 /** Where the guest's program has nothing, and where its "page cache" is. */
 const CACHE_AT = 16 * MIB
 const OWN_AT = 24 * MIB

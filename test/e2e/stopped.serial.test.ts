@@ -1,5 +1,6 @@
 // Stopped VMs move by method cold: all local disks travel without a QEMU, and the VM is stopped at exactly one site, or
 // starts there if that is wanted.
+
 import { execFileSync, spawnSync } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
@@ -7,6 +8,7 @@ import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { eventually } from '../../ops/deadline.ts'
 import type { MigrationRequest } from '../../wire/admin.ts'
+import { MIB } from '../../wire/units.ts'
 import { beginSoon } from '../support/disk-scene.ts'
 import { type Lab, labMissing, openLab } from '../support/lab.ts'
 import { assert, codeOf, suite } from '../support/suite.ts'
@@ -14,7 +16,6 @@ import { assert, codeOf, suite } from '../support/suite.ts'
 const test = suite('e2e/stopped', { ms: 240_000 })
 const skip = labMissing() || (spawnSync('qemu-nbd', ['--version']).status !== 0 && 'qemu-utils is not installed')
 
-const MIB = 1024 * 1024
 const NAME = 'vm-1'
 const vmDir = (lab: Lab, site: string) => join(lab.dir, site, 'state', 'vms', NAME)
 const disk = (lab: Lab, site: string, number: number, format: string) => join(vmDir(lab, site), 'disks', `${number}.${format}`)

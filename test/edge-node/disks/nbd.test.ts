@@ -1,5 +1,6 @@
 // The NBD client: against a scripted server at every split of its bytes, against servers that break the protocol, and
 // against the real qemu-nbd.
+
 import { spawn, spawnSync } from 'node:child_process'
 import { truncate, writeFile } from 'node:fs/promises'
 import { createServer, type Socket } from 'node:net'
@@ -8,6 +9,7 @@ import { ALLOCATION_CONTEXT, bitmapContext, type NbdClient, openNbd } from '../.
 import { ALLOCATION, type ReplyEvent, ReplyReader } from '../../../edge-node/disks/nbd/codec.ts'
 import { connectUnix } from '../../../edge-node/qmp/socket.ts'
 import { eventually } from '../../../ops/deadline.ts'
+import { MIB } from '../../../wire/units.ts'
 import { assert, codeOf, suite } from '../../support/suite.ts'
 import { tempFolder } from '../../support/temp-folder.ts'
 
@@ -226,7 +228,6 @@ for (const format of ['raw', 'qcow2'] as const)
             length,
             (flags & ALLOCATION.ZERO) === 0,
           ])
-        const MIB = 1024 * 1024
         assert.equal(await isData(), [
           [MIB, false],
           [65_536, true],
