@@ -4,15 +4,13 @@
 // believed only with a certificate of our root for the very site that the plan names; the gateway is believed in
 // nothing that could cost a VM.
 import { existsSync } from 'node:fs'
-import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fromBase64, toBase64 } from '../crypto/bytes.ts'
-import { type LoadedIdentity, loadIdentity, renewedFile } from '../identity/load.ts'
-import { keepRenewed } from '../identity/renewal.ts'
-import { openTrust, type Trust } from '../identity/trust.ts'
+import { type LoadedIdentity, renewedFile } from '../identity/load.ts'
+import type { Trust } from '../identity/trust.ts'
 import { type Clock, systemClock, unixSeconds } from '../ops/clock.ts'
-import { type HttpServer, startHttpServer } from '../ops/http.ts'
-import { LOCKED_MS, openStore, type Store } from '../ops/store.ts'
+import type { HttpServer } from '../ops/http.ts'
+import type { Store } from '../ops/store.ts'
 import type { Engine } from '../transport/types.ts'
 import { type HostFacts, RenewReply, type VmFacts } from '../wire/control.ts'
 import { GodwitError } from '../wire/errors.ts'
@@ -29,6 +27,7 @@ import { createNodeMetrics, type TrustFacts } from './metrics.ts'
 import { createJournal, type Journal } from './migration/journal.ts'
 import { loadedVms, recoverMigrations } from './migration/recover.ts'
 import { createMigrations, type NodeMigrations, type NodeMigrationsOptions } from './migrations.ts'
+import { type NodeHost, nodeHost } from './node-host.ts'
 import { type CostPredictor, createCostPredictor } from './predict.ts'
 import { createPrestage } from './prestage.ts'
 import { openRegistry, type Registry } from './registry/registry.ts'
@@ -42,6 +41,8 @@ export type NodeOptions = {
   engines: Engine[]
   version: string
   log: Log
+  /** Default: this machine. */
+  host?: NodeHost | undefined
   /**
    * The program to run VMs with; default qemu-system-x86_64 of the PATH. For hosts that keep it elsewhere, and for
    * tests.
@@ -70,6 +71,8 @@ export type Node = {
   readonly link: Link
   /** Ids of the migrations that take up a place here: for a moment longer than the gateway knows of them. */
   active(): string[]
+  /** What the gateway may order here, as its link calls it. */
+  readonly orders: NodeMigrations['handlers']
   /** Ends what this process does; VMs go on. Migrations end with their VMs running at the source. */
   close(): Promise<void>
 }
@@ -78,12 +81,15 @@ export type Node = {
  * Starts everything, or nothing. CONFIG_*, CERT_*, STORE_LOCKED. The gateway need not be there: the node keeps trying.
  */
 export async function startNode(options: NodeOptions): Promise<Node> {
-  const { config, engines, version, log, qemuBinary, onLoaded, onRecord, waits, onBroken } = options
+  const { host = nodeHost, config, engines, version, log, qemuBinary, onLoaded, onRecord, waits, onBroken } = options
   const renewed = renewedFile(config.stateDir, 'site')
-  const identity = await loadIdentity({ ...config.identity, renewed }, { role: 'site', id: config.site, now: unixSeconds(systemClock) })
-  await mkdir(config.stateDir, { recursive: true, mode: 0o700 })
-  await mkdir(config.runDir, { recursive: true, mode: 0o755 })
-  const store = await openStore(join(config.stateDir, 'store'), { log, onBroken, lockedMs: LOCKED_MS })
+  const identity = await host.loadIdentity(
+    { ...config.identity, renewed },
+    { role: 'site', id: config.site, now: unixSeconds(systemClock) },
+  )
+  await host.vms.files.makeFolder(config.stateDir, 0o700)
+  await host.vms.files.makeFolder(config.runDir, 0o755)
+  const store = await host.openStore(join(config.stateDir, 'store'), { log, onBroken })
   const undo: (() => Promise<unknown>)[] = [() => store.close()]
   const close = async () => {
     for (const step of undo.splice(0).reverse()) await step().catch(error => log.warn('shutdown step failed', { error }))
@@ -99,7 +105,7 @@ export async function startNode(options: NodeOptions): Promise<Node> {
     undo.push(async () => filter?.close())
     const folders = { stateDir, imagesDir, sharedDir: sharedFolder(config, log) }
     const registry = await openRegistry({
-      ...{ ...folders, memoryReserveBytes: config.limits.memoryReserve, qemuBinary, store, log },
+      ...{ vmHost: host.vms, ...folders, memoryReserveBytes: config.limits.memoryReserve, qemuBinary, store, log },
       keepIncoming: name => loaded.has(name),
       users,
       filter,
@@ -112,6 +118,7 @@ export async function startNode(options: NodeOptions): Promise<Node> {
     let link: Link | undefined
     const predictor = createCostPredictor({
       running: name => (registry.get(name).state === 'stopped' ? undefined : registry.machine(name)),
+      measure: host.measureMemory,
       diskBytes: name => registry.travellingBytes(name),
       linkStats: () => link?.stats().control ?? null,
       now: Date.now,
@@ -122,6 +129,7 @@ export async function startNode(options: NodeOptions): Promise<Node> {
     const sendImage: NodeMigrationsOptions['sendImage'] = (...asked) => copies.outgoing.ensure(...asked)
     const migrations = createMigrations({
       ...{ config, identity, trust, registry, metrics, predictor, alerts, evidence, release, sendImage, log, onLoaded, waits },
+      memoryPath: host.memoryPath,
       journal: watched(journal, onRecord),
     })
     const services = createServices({ registry, log })
@@ -138,10 +146,10 @@ export async function startNode(options: NodeOptions): Promise<Node> {
     const renewal = renewCertificate(options, { identity, trust, link, migrations })
     undo.push(async () => renewal.close())
     await migrations.takeUp(left)
-    const api = await startApi({ config, registry, copies, doubts: migrations.doubts, link, version, metrics, predictor, log })
+    const api = await startApi(host, { config, registry, copies, doubts: migrations.doubts, link, version, metrics, predictor, log })
     undo.push(() => api.close())
     log.info('node ready', { version, vms: registry.list().length })
-    return { registry, link, active: migrations.active, close }
+    return { registry, link, active: migrations.active, orders: migrations.handlers, close }
   } catch (error) {
     await close()
     throw error
@@ -149,8 +157,12 @@ export async function startNode(options: NodeOptions): Promise<Node> {
 }
 
 /** What this node trusts. CERT_REVOKED where that is not this node itself. */
-async function trustOf({ config, clock, log }: NodeOptions, { rootPublic, certificate }: LoadedIdentity, store: Store): Promise<Trust> {
-  const trust = await openTrust({ rootPublic, file: config.revocations, store, clock, log })
+async function trustOf(
+  { host = nodeHost, config, clock, log }: NodeOptions,
+  { rootPublic, certificate }: LoadedIdentity,
+  store: Store,
+): Promise<Trust> {
+  const trust = await host.openTrust({ rootPublic, file: config.revocations, store, clock, log })
   trust.verify(certificate, { role: 'site', id: config.site })
   return trust
 }
@@ -165,11 +177,11 @@ const trustFacts = ({ clock = systemClock }: NodeOptions, identity: LoadedIdenti
  * for, and keeps its own certificate.
  */
 function renewCertificate(
-  { config, clock, log }: NodeOptions,
+  { host = nodeHost, config, clock, log }: NodeOptions,
   { identity, trust, link, migrations }: { identity: LoadedIdentity; trust: Trust; link: Link; migrations: NodeMigrations },
 ) {
   const files = { configured: config.identity.certificate, renewed: renewedFile(config.stateDir, 'site') }
-  const renewal = keepRenewed({
+  const renewal = host.keepRenewed({
     ...{ identity, trust, files, clock, log },
     isBusy: () => migrations.active().length > migrations.handovers().length,
     async ask(request) {
@@ -310,6 +322,7 @@ function startLink({
 }
 
 function startApi(
+  { serveHttp }: NodeHost,
   o: Pick<Parts, 'config' | 'registry' | 'copies' | 'version' | 'predictor' | 'log'> & {
     doubts: NodeMigrations['doubts']
     link: Link
@@ -324,7 +337,7 @@ function startApi(
   })
   const { registry, copies, doubts, metrics, predictor } = o
   const { routes, upgrades } = nodeRoutes({ registry, copies: copies.outgoing, doubts, describe, metrics, predictor })
-  return startHttpServer({ listen: { socketPath: o.config.api.socket }, routes, upgrades, log: o.log })
+  return serveHttp({ listen: { socketPath: o.config.api.socket }, routes, upgrades, log: o.log })
 }
 
 async function hostFacts(registry: Registry): Promise<HostFacts> {

@@ -6,9 +6,8 @@
 import { type MigrationPlan, type PlanFacts, planMigration, planStopped } from '../planning/cost.ts'
 import type { PathStats } from '../transport/types.ts'
 import type { PredictParams, Report } from '../wire/control.ts'
-import { loadZstd } from './pages/compress.ts'
 import type { RunningVm } from './vm/machine.ts'
-import { type MemorySample, measureDirtyRate, sampleMemory } from './vm/sample.ts'
+import type { MemorySample } from './vm/sample.ts'
 
 type NodePrediction = MigrationPlan & {
   vm: string
@@ -23,6 +22,8 @@ type NodePrediction = MigrationPlan & {
 type PredictorOptions = {
   /** The QEMU of a VM of this site; undefined: it is stopped. VM_UNKNOWN, VM_STATE. */
   running: (name: string) => RunningVm | undefined
+  /** What the memory of a running VM is like (vm/sample.ts). */
+  measure: (vm: RunningVm) => Promise<MemorySample>
   /** What a target may lack of its local disks. Default: nothing. */
   diskBytes?: (name: string) => Promise<number>
   /** The link to the gateway now. */
@@ -52,9 +53,10 @@ const RTT_NOISE_MS = 5
 type Conditions = { rttMs: number | undefined; congestion: string | undefined }
 type Known = { bytesPerSecond: number; rttMs: number; at: number; conditions: Conditions }
 
-export function createCostPredictor({ running, diskBytes = async () => 0, linkStats, now }: PredictorOptions): CostPredictor {
+export function createCostPredictor(options: PredictorOptions): CostPredictor {
+  const { running, diskBytes = async () => 0, linkStats, now } = options
   const paths = new Map<string, Known>()
-  const measure = sharedMeasure()
+  const measure = sharedMeasure(options.measure)
   const conditions = (): Conditions => ({ rttMs: linkStats()?.rttMs, congestion: linkStats()?.congestion })
   const usable = (known: Known) => now() - known.at <= PATH_LIFE_MS && areAlike(known.conditions, conditions())
   return {
@@ -90,16 +92,8 @@ function areAlike(then: Conditions, current: Conditions): boolean {
 }
 
 /** QEMU measures for one at a time: who asks meanwhile gets the same figures. */
-function sharedMeasure(): (vm: RunningVm) => Promise<MemorySample> {
+function sharedMeasure(measure: PredictorOptions['measure']): PredictorOptions['measure'] {
   const running = new Map<RunningVm, Promise<MemorySample>>()
-  const measure = async (vm: RunningVm) => {
-    const zstd = await loadZstd()
-    const [dirtyBytesPerSecond, sample] = await Promise.all([
-      measureDirtyRate(vm.qmp),
-      vm.memoryFd().then(fd => sampleMemory(zstd, fd, vm.memoryBytes)),
-    ])
-    return { dirtyBytesPerSecond, ...sample }
-  }
   return vm => {
     const known = running.get(vm)
     if (known) return known

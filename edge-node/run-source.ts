@@ -78,7 +78,7 @@ class SourceSlot {
   }
 
   #sourceOptions(): SourceOptions {
-    const { config, identity, link, waits, stop, log } = this.#options
+    const { config, memoryPath, identity, link, waits, stop, log } = this.#options
     const [plan, vm] = [this.#plan, this.#vm]
     return {
       plan,
@@ -104,6 +104,7 @@ class SourceSlot {
       transport: link().bulk()?.engine ?? 'unknown',
       bulk: () => link().bulk(),
       contentBytes: () => this.#contentBytes,
+      memoryPath,
       log: log.child({ migrationId: plan.migrationId }),
     }
   }

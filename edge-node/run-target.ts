@@ -71,6 +71,7 @@ function targetOptions(options: RunOptions, plan: Plan, source: VerifiedSite, la
     record: options.journal.recorder(plan, 'target', source.bytes, last),
     onBreach: onBreach(options, plan, 'target'),
     onProgress: progress => link().progress(progress),
+    memoryPath: options.memoryPath,
     log: log.child({ migrationId: plan.migrationId }),
     // The source decides, so the target waits longer than a source with the same configuration.
     sourceAwayMs: 1500 * options.config.limits.reconnectSeconds,

@@ -11,6 +11,7 @@ import type { NodeConfig } from './config.ts'
 import type { KnownFiles } from './known-files.ts'
 import type { Link } from './link/link.ts'
 import type { Journal } from './migration/journal.ts'
+import type { MemoryPath } from './migration/memory-path.ts'
 import type { TargetOptions } from './migration/target.ts'
 import type { CostPredictor } from './predict.ts'
 import type { Registry } from './registry/registry.ts'
@@ -31,6 +32,8 @@ export type RunOptions = {
   trust: Trust
   registry: Registry
   journal: Journal
+  /** Default: QEMU's. */
+  memoryPath?: MemoryPath | undefined
   /** Absent: reports have no prediction. */
   predictor?: CostPredictor | undefined
   alerts: Alerts

@@ -19,7 +19,6 @@ import type { Registry } from './registry/registry.ts'
 import { forwardedPort, serviceNetdev } from './vm/forward.ts'
 import { GuestDoor } from './vm/guest-door.ts'
 import type { RunningVm } from './vm/machine.ts'
-import { processUser } from './vm/process.ts'
 
 const SERVICE_STREAMS_MAX = 1024
 const ANSWER_MS = 5_000
@@ -39,7 +38,7 @@ export function createServices({ registry, log }: { registry: Registry; log: Log
     let door = known.get(guestPort)
     if (!door) {
       door = forwardedPort(vm.commands, netdev, guestPort).then(
-        port => new GuestDoor({ port, epoch: registry.get(vm.name).epoch, uid: processUser(vm.identity) }),
+        port => new GuestDoor({ port, epoch: registry.get(vm.name).epoch, uid: vm.user() }),
       )
       door.catch(() => known.delete(guestPort))
       known.set(guestPort, door)

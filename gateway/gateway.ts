@@ -3,6 +3,7 @@
 // Enters: listeners, an identity, a store, an admin address. Leaves: a running gateway with close().
 // Always holds: it never holds a site's secret, a root's secret or a migration's key (an import rule enforces it: of
 // crypto/ it uses certificates, link authentication and its own identity); losing it stops migrations, never a VM.
+import { randomBytes } from 'node:crypto'
 import { decodeCertificate } from '../crypto/certificate.ts'
 import type { LinkIdentity } from '../crypto/link-auth.ts'
 import type { Trust } from '../identity/trust.ts'
@@ -37,7 +38,7 @@ import { Prestages } from './handoff/prestages.ts'
 import type { PolicyConfig } from './policy/config.ts'
 import { type RunningPolicy, startPolicy } from './policy/policy-loop.ts'
 import { type RelayOptions, relayStream } from './relay/relay.ts'
-import { createSessions } from './relay/sessions.ts'
+import { createSessions, type Sessions } from './relay/sessions.ts'
 import { type ServiceAddress, startServices, type UserServices } from './services/services.ts'
 import { type AcceptOptions, acceptConnections } from './sites/accept.ts'
 import { createEnrolments } from './sites/enrolments.ts'
@@ -46,6 +47,15 @@ import { createRenewals } from './sites/renewals.ts'
 import { createSites, type Sites } from './sites/sites.ts'
 import { watchLinks } from './sites/untrusted.ts'
 import { createRecords, type Records, type StoredMigration, type StoredSite } from './store/records.ts'
+
+/** What else the gateway has from outside of itself. */
+export type GatewayHost = {
+  /** The id of a handoff: 128 random bits, hex. */
+  newId: () => string
+  serveHttp: typeof startHttpServer
+}
+
+const GATEWAY_HOST: GatewayHost = { newId: () => randomBytes(16).toString('hex'), serveHttp: startHttpServer }
 
 export type GatewayOptions = {
   /** Name: what its certificate says. */
@@ -81,6 +91,10 @@ export type GatewayOptions = {
   /** Connections that have not proved who they are. Default STRANGERS. */
   strangers?: AdmissionLimits | undefined
   clock?: Clock
+  /** Default: this machine. */
+  host?: GatewayHost | undefined
+  /** Which sites may meet over the relay; default: none yet. */
+  sessions?: Sessions | undefined
   log: Log
   heartbeat?: { heartbeatMs: number; silenceMs: number }
   /** See relay.ts; tests only. */
@@ -127,7 +141,7 @@ const CLOSE_GRACE_MS = 500
 
 /** Starts everything, or nothing: an address that is taken closes what was opened before it. */
 export async function startGateway(options: GatewayOptions): Promise<Gateway> {
-  const { clock = systemClock, log, version } = options
+  const { clock = systemClock, host: outside = GATEWAY_HOST, log, version } = options
   const id = decodeCertificate(options.identity.certificate).id
   const startedAt = clock.now()
   const parts = await createParts(options, clock)
@@ -178,7 +192,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     if (options.policy) policy = startPolicy({ config: options.policy, places, host: control, metrics, log })
     const routes = adminRoutes({ ...parts, trust: options.trust, services, policy, feed, describe })
     const { host, port, token, tls } = options.admin
-    admin = await startHttpServer({ listen: { host, port }, routes, token, tls, log })
+    admin = await outside.serveHttp({ listen: { host, port }, routes, token, tls, log })
     const onMeasurement: GatewayOptions['onMeasurement'] = measurement => {
       policy?.measured(measurement)
       options.onMeasurement?.(measurement)
@@ -227,10 +241,9 @@ function watchStuck({ migrations, prestages }: Parts, log: Log): NodeJS.Timeout 
   }, WATCH_EVERY_MS)
 }
 
-async function createParts(
-  { store, identity, rootPublic, trust, versions, log, graceMs, strangers: limits = STRANGERS }: GatewayOptions,
-  clock: Clock,
-) {
+async function createParts(options: GatewayOptions, clock: Clock) {
+  const { store, identity, rootPublic, trust, versions, log, graceMs, strangers: limits = STRANGERS } = options
+  const { newId } = options.host ?? GATEWAY_HOST
   const records = createRecords(store)
   const remembered: StoredSite[] = []
   for await (const site of records.sites()) remembered.push(site)
@@ -259,7 +272,7 @@ async function createParts(
     if (event.event === 'migration') homes.look(undefined, [event.migration.vm])
   })
   const pins = await createPins(records, clock, (vm, pinned) => events.emit({ event: 'pin', vm, pinned }))
-  const sessions = createSessions(clock)
+  const { sessions = createSessions(clock) } = options
   const strangers = createAdmission(limits)
   trustMetrics(counters.metrics, { identity, trust, clock })
   const onEnded = ({ outcome }: StoredMigration) => counters.count.migrations.inc({ outcome: outcome ?? 'failed' })
@@ -268,13 +281,13 @@ async function createParts(
   const onStuck = (state: string, action: string) => counters.count.stuck.inc({ state, action })
   const handoffs = new HandoffSet(events.emit)
   const prestages = new Prestages({
-    ...{ handoffs, sites, homes, clock, log, ...watched },
+    ...{ handoffs, sites, homes, clock, newId, log, ...watched },
     onEnded: outcome => counters.count.prestages.inc({ outcome }),
     onStuck,
   })
   const onWord = (vm: string) => homes.look(undefined, [vm])
   const migrations = new Migrations({
-    ...{ handoffs, sites, sessions, records, homes, clock, log: quietly(log), graceMs, onEnded, onStuck, onWord, ...watched },
+    ...{ handoffs, sites, sessions, records, homes, clock, newId, log: quietly(log), graceMs, onEnded, onStuck, onWord, ...watched },
     room: prestages,
     checkTrust: () => trust?.requireFresh(),
     versions,

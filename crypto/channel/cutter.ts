@@ -3,7 +3,7 @@
 // which it is sealed.
 import { FRAME_BUFFER_BYTES, FRAME_DATA_OFFSET, RECORD_DATA_BYTES_MAX, type Sealer, SMALL_RECORD_DATA_BYTES } from './record.ts'
 
-export type Cutter = {
+type Cutter = {
   /**
    * Frames completed by these bytes; the rest is kept for the next call, flush() or end(). `isSmall`: records of 16 KiB
    * are full, not of 64.

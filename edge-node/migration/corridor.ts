@@ -8,11 +8,13 @@ import type { Plan } from '../../wire/control.ts'
 import { type GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import type { Conversation } from './conversation.ts'
+import type { MemoryPath } from './memory-path.ts'
 import { createOutgoing, manifestToMessage, type Outgoing, type OutgoingOptions } from './outgoing.ts'
 import { isLoss } from './peer.ts'
 import type { Timeline } from './report.ts'
 
 type CorridorOptions = {
+  memoryPath: MemoryPath
   plan: Plan
   talk: Conversation
   compressionLevel?: number | 'auto' | undefined
@@ -34,6 +36,7 @@ export type Corridor = {
 }
 
 export function createCorridor({
+  memoryPath,
   plan,
   talk,
   compressionLevel = 'auto',
@@ -52,6 +55,7 @@ export function createCorridor({
     if (!isLoss(coded)) fail(coded)
   }
   const outgoing = createOutgoing({
+    memoryPath,
     rootKey,
     pageStreams: plan.streams,
     compression: plan.compression,

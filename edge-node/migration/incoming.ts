@@ -4,7 +4,6 @@
 // guest memory; the return path's SHUT (the load's verdict) is held back until all streams ended whole, so the
 // source's QEMU cannot complete on less. Over any number of meetings each frame is taken once: it counts when its
 // work begins, and what a lost meeting had still to bring comes over the next, from that very frame on.
-import { closeSync } from 'node:fs'
 import type { Socket } from 'node:net'
 import { derivePageHashKey } from '../../crypto/channel/keys.ts'
 import { compareManifests, type Manifest } from '../../crypto/channel/manifest.ts'
@@ -17,15 +16,17 @@ import { countedRoles } from '../../wire/roles.ts'
 import { FRAME } from '../../wire/types.ts'
 import type { Session } from '../channel/session.ts'
 import { createTakenStreams } from '../channel/taken-streams.ts'
-import { type Applier, createApplier } from '../pages/apply.ts'
+import type { Applier } from '../pages/apply.ts'
 import { decodeBarrier } from '../pages/batch.ts'
 import type { DiskBlocks } from '../pages/place.ts'
 import { createReturnPathParser, decodeValue, encodeReturnPath, RETURN_PATH } from '../stream/return-path.ts'
+import type { MemoryPath } from './memory-path.ts'
 import type { Peer } from './peer.ts'
 
 export const WHOLE_TIMEOUT_MS = 120_000
 
 type IncomingOptions = {
+  memoryPath: MemoryPath
   /** Page streams that the plan names. */
   pageStreams: number
   /** QEMU's incoming socket, connected. */
@@ -85,7 +86,7 @@ export function createIncoming(options: IncomingOptions): Incoming {
   const shut = Promise.withResolvers<{ code: number; bytes: Uint8Array }>()
   const times = { barrierMs: 0, deviceMs: 0, lastByteMs: 0, shutMs: 0 }
   let applier: Applier | undefined
-  const closeMemory = closerOf(options.memory.fd)
+  const closeMemory = once(() => options.memoryPath.closeMemory(options.memory.fd))
 
   const returnPath = createReturnPathParser({
     message(type, payload) {
@@ -157,19 +158,22 @@ export function createIncoming(options: IncomingOptions): Incoming {
 }
 
 /** For exactly the one block of exactly the size that the waiting QEMU has. */
-function applierFor({ memory, pageStreams, workers, disks, log }: IncomingOptions, blocks: { bytes: number }[]): Applier | undefined {
+function applierFor(
+  { memoryPath, memory, pageStreams, workers, disks, log }: IncomingOptions,
+  blocks: { bytes: number }[],
+): Applier | undefined {
   const captured = blocks.flatMap((block, index) => (block.bytes > 0 ? [{ block: index, bytes: block.bytes }] : []))
   if (captured.length !== 1 || captured[0]!.bytes !== memory.bytes) return undefined
   const regions = [{ ...memory, block: captured[0]!.block, offset: 0 }]
   const held = disks && { blocks: disks.blocks, proofKey: derivePageHashKey(disks.rootKey) }
-  return createApplier({ streams: pageStreams, memory: regions, workers, disks: held, log })
+  return memoryPath.createApplier({ streams: pageStreams, memory: regions, workers, disks: held, log })
 }
 
-/** Closes once: the number may belong to another file by the second time. */
-function closerOf(fd: number): () => void {
+/** The number of a descriptor that was closed may belong to another file by the second time. */
+function once(close: () => void): () => void {
   let isOpen = true
   return () => {
-    if (isOpen) closeSync(fd)
+    if (isOpen) close()
     isOpen = false
   }
 }

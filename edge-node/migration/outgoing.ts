@@ -4,9 +4,7 @@
 // the first device byte (virtio reads its rings from there); reading from QEMU stops while the pipeline or the path
 // is full, or the link is lost, so bytes in flight stay bounded by the gate. A QEMU that is not read waits in its
 // write, and the guest runs on: so a lost link costs a live migration time, and the guest nothing.
-import { lchown, stat } from 'node:fs/promises'
-import { createServer, type Server, type Socket } from 'node:net'
-import { dirname } from 'node:path'
+import type { Socket } from 'node:net'
 import { toHex } from '../../crypto/bytes.ts'
 import { derivePageHashKey } from '../../crypto/channel/keys.ts'
 import type { Manifest } from '../../crypto/channel/manifest.ts'
@@ -22,16 +20,18 @@ import type { Session } from '../channel/session.ts'
 import { encodeBarrier } from '../pages/batch.ts'
 import type { HeldBlocks } from '../pages/classify.ts'
 import type { PageHasher } from '../pages/hasher.ts'
-import { createPipeline, type Pipeline } from '../pages/pipeline.ts'
+import type { Pipeline } from '../pages/pipeline.ts'
 import type { Gate } from '../rate/gate.ts'
-import { createParser, type RamBlock } from '../stream/parse.ts'
+import type { RamBlock } from '../stream/parse.ts'
 import { RAM_BLOCK } from '../vm/argv.ts'
+import type { MemoryPath } from './memory-path.ts'
 import { createEndWatch } from './stream-end.ts'
 
 const SKELETON_FRAME_BYTES = 64 * 1024
 const SKELETON_WAITING_BYTES_MAX = 1024 * 1024
 
 export type OutgoingOptions = {
+  memoryPath: MemoryPath
   /** Of the first meeting: the key of the page hashes, or of the proofs for pages from disks, comes of it. */
   rootKey: Uint8Array
   pageStreams: number
@@ -103,7 +103,7 @@ export function createOutgoing(options: OutgoingOptions): Outgoing {
   }
   const endWatch = createEndWatch()
   let inDevices = false
-  const parser = createParser(
+  const parser = options.memoryPath.createParser(
     {
       skeleton(bytes) {
         rest.push(bytes)
@@ -179,7 +179,7 @@ function startPipeline(options: OutgoingOptions, blocks: readonly RamBlock[], ke
   const own = createPageHasher(derivePageHashKey(options.rootKey))
   const held = options.held?.()
   options.onBlocks(blocks.map(block => ({ name: block.name, bytes: block.captured ? block.usedBytes : 0 })))
-  return createPipeline({
+  return options.memoryPath.createPipeline({
     sink: {
       streams: options.pageStreams,
       // The pipeline uses its buffers again: a frame is copied to be kept.
@@ -247,26 +247,3 @@ function manifestOf(roles: readonly Role[], writers: SealedWriter[]): Manifest {
 /** The manifest as it travels in EOS. */
 export const manifestToMessage = (manifest: Manifest) =>
   manifest.streams.map(({ index, records, digest }) => ({ index, records, digest: toHex(digest) }))
-
-/** A unix socket that takes exactly one connection: QEMU's. */
-export async function listenForQemu(path: string): Promise<{ server: Server; connection: Promise<Socket> }> {
-  const server = createServer({ allowHalfOpen: true })
-  const connection = new Promise<Socket>(resolve => {
-    server.once('connection', socket => {
-      server.close()
-      resolve(socket)
-    })
-  })
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject)
-    // It is made within this call, so the mask is for it alone.
-    const before = process.umask(0o177)
-    server.listen(path, () => resolve())
-    process.umask(before)
-  })
-  // Who connects must be able to write to it, and is whoever owns the folder; QEMU could put a link in its place,
-  // which must not be followed.
-  const { uid, gid } = await stat(dirname(path))
-  await lchown(path, uid, gid)
-  return { server, connection }
-}

@@ -10,6 +10,7 @@ import type { QmpClient } from '../qmp/client.ts'
 import type { MachineExit } from '../vm/exit.ts'
 import type { KeyLifetime, Patience } from './conversation.ts'
 import type { SourceStage, StuckAction } from './deadlines.ts'
+import type { MemoryPath } from './memory-path.ts'
 import type { MessageOf } from './messages.ts'
 import type { LeavingDisks } from './source-disks.ts'
 import type { SourceState } from './states.ts'
@@ -67,6 +68,8 @@ export type SourceOptions = {
   /** zstd level; 'auto' (default) follows whether the path or the workers are the slow side. */
   compressionLevel?: number | 'auto'
   workers?: number
+  /** Default: QEMU's. */
+  memoryPath?: MemoryPath | undefined
   log: Log
 }
 

@@ -3,7 +3,6 @@
 // Enters: the VM's QMP connection and working folder. Leaves: QEMU's migration stream, to the corridor (outgoing.ts).
 // Always holds: QEMU connects to a socket in its own folder, which exists only until it has; the socket closes with
 // the migration.
-import { rm } from 'node:fs/promises'
 import type { Socket } from 'node:net'
 import { join } from 'node:path'
 import { eventually, sleep, within } from '../../ops/deadline.ts'
@@ -13,7 +12,8 @@ import type { Log } from '../../wire/log.ts'
 import { type QmpCommands, qmpCommands } from '../qmp/commands.ts'
 import { RUNTIME_FILES } from '../vm/argv.ts'
 import { exitError } from '../vm/exit.ts'
-import { listenForQemu, type Outgoing } from './outgoing.ts'
+import type { MemoryPath } from './memory-path.ts'
+import type { Outgoing } from './outgoing.ts'
 import { resumeSource } from './resume.ts'
 import type { RunningQemu } from './source-options.ts'
 
@@ -24,6 +24,7 @@ const CONNECT_TIMEOUT_MS = 10_000
 const POSTMIGRATE_TIMEOUT_MS = 15_000
 
 type SourceQemuOptions = RunningQemu & {
+  memoryPath: MemoryPath
   plan: Plan
   log: Log
   signal: AbortSignal
@@ -46,11 +47,9 @@ export class SourceQemu {
    * QEMU waits for it when the guest stands still for the switch-over and its disks are still active.
    */
   async migrateInto(outgoing: Outgoing, onStarted: () => void, onPaused?: () => Promise<void>): Promise<void> {
-    const { plan, dir, signal } = this.#options
+    const { memoryPath, plan, dir, signal } = this.#options
     const commands = this.#commands
-    const path = join(dir, RUNTIME_FILES.outgoing)
-    await rm(path, { force: true })
-    const { server, connection } = await listenForQemu(path)
+    const { connection, close } = await memoryPath.listenForQemu(join(dir, RUNTIME_FILES.outgoing))
     try {
       await commands.setCapabilities({
         ...{ events: true, 'return-path': true, 'validate-uuid': true, 'auto-converge': plan.method === 'live' },
@@ -69,8 +68,7 @@ export class SourceQemu {
         outgoing,
       )
     } finally {
-      server.close()
-      await rm(path, { force: true })
+      await close()
     }
   }
 

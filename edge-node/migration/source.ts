@@ -24,6 +24,7 @@ import { durably } from './durable.ts'
 import { type GuestWatch, watchGuest } from './guest-watch.ts'
 import { handOver } from './hand-over.ts'
 import { expectAfterHashing, whileHashed, whileHashing } from './hashing.ts'
+import { type MemoryPath, qemuMemoryPath } from './memory-path.ts'
 import type { MessageOf } from './messages.ts'
 import type { Outgoing } from './outgoing.ts'
 import { Ownership } from './ownership.ts'
@@ -66,6 +67,7 @@ class SourceRun {
   readonly #options: SourceOptions
   readonly #failure = new AbortController()
   readonly #signal = this.#failure.signal
+  readonly #memoryPath: MemoryPath
   /** Absent: the VM does not run. */
   readonly #qemu: SourceQemu | undefined
   readonly #startedAt = Date.now()
@@ -88,6 +90,7 @@ class SourceRun {
   constructor(given: SourceOptions) {
     const { record } = given
     const [signal, fail] = [this.#signal, this.#fail]
+    this.#memoryPath = given.memoryPath ?? qemuMemoryPath
     this.#options = { ...given, onProgress: whileHashed(this.#read, given.onProgress) }
     this.own = new Ownership<SourceState>({
       table: SOURCE,
@@ -97,7 +100,7 @@ class SourceRun {
       signal,
       fail,
     })
-    this.#qemu = given.qemu && new SourceQemu({ ...given, ...given.qemu, signal, fail })
+    this.#qemu = given.qemu && new SourceQemu({ ...given, ...given.qemu, memoryPath: this.#memoryPath, signal, fail })
     this.done = this.#run().finally(() => {
       this.#isDone = true
       clearTimeout(this.#failSoon)
@@ -312,7 +315,7 @@ class SourceRun {
   #createCorridor(talk: Conversation): Corridor {
     const [signal, fail] = [this.#signal, this.#fail]
     const corridor = createCorridor({
-      ...{ ...this.#options, talk, signal, fail, held: () => this.#disks?.held },
+      ...{ ...this.#options, memoryPath: this.#memoryPath, talk, signal, fail, held: () => this.#disks?.held },
       reached: step => this.#reached(step),
     })
     this.#outgoing = corridor.outgoing

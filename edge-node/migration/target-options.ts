@@ -8,6 +8,7 @@ import type { HashOptions } from '../disks/digests.ts'
 import type { DiskBlocks } from '../pages/place.ts'
 import type { RunningVm } from '../vm/machine.ts'
 import type { StuckAction, TargetStage } from './deadlines.ts'
+import type { MemoryPath } from './memory-path.ts'
 import type { MessageOf } from './messages.ts'
 import type { TargetState } from './states.ts'
 
@@ -41,6 +42,8 @@ export type TargetOptions = {
   onBreach?: ((error: GodwitError) => void) | undefined
   onProgress: (progress: MigrationProgress) => void
   workers?: number
+  /** Default: QEMU's. */
+  memoryPath?: MemoryPath | undefined
   log: Log
   /** How long the source may say nothing before it offers the VM, ms. Default 60 s. */
   silenceMs?: number | undefined

@@ -5,22 +5,20 @@ import type { Socket } from 'node:net'
 import { join } from 'node:path'
 import { eventually } from '../../ops/deadline.ts'
 import { GodwitError } from '../../wire/errors.ts'
-import { connectUnix } from '../qmp/socket.ts'
 import { RUNTIME_FILES } from '../vm/argv.ts'
 import { causesIn } from '../vm/exit.ts'
 import type { RunningVm } from '../vm/machine.ts'
 import { guestEnd, guestState } from '../vm/run-state.ts'
+import type { MemoryPath } from './memory-path.ts'
 
-const INCOMING_TIMEOUT_MS = 10_000
 const RUN_MS = 30_000
 
 /** QEMU listens, we connect: the socket takes its migration stream. */
-export async function connectIncoming(vm: RunningVm): Promise<Socket> {
-  const path = join(vm.runDir, RUNTIME_FILES.incoming)
+export async function connectIncoming(vm: RunningVm, { connectToQemu }: MemoryPath): Promise<Socket> {
   await vm.commands.setCapabilities({ events: true, 'return-path': true, 'validate-uuid': true })
   await vm.commands.setParameters({ announceRounds: 0 })
   await vm.commands.migrateIncoming(`unix:${RUNTIME_FILES.incoming}`)
-  return await connectUnix(path, INCOMING_TIMEOUT_MS, { code: 'QEMU_TIMEOUT' })
+  return await connectToQemu(join(vm.runDir, RUNTIME_FILES.incoming))
 }
 
 /** Its SHUT reports that it did not load the state. */

@@ -27,6 +27,7 @@ import { expectAfterHashing, whileHashed, whileHashing } from './hashing.ts'
 import { createIncoming, type Incoming, WHOLE_TIMEOUT_MS, wholeManifest } from './incoming.ts'
 import { createIncomingDisks, type TakenCorridor } from './incoming-disks.ts'
 import { answerSource, type TargetMeeting } from './meeting.ts'
+import { qemuMemoryPath } from './memory-path.ts'
 import type { MessageOf } from './messages.ts'
 import { Ownership } from './ownership.ts'
 import { encodeAck, type Peer } from './peer.ts'
@@ -219,9 +220,10 @@ class TargetRun {
 
   /** QEMU listens, we connect, guest memory is opened: ready for the first byte. */
   async #openIncoming(peer: Peer, vm: RunningVm, rootKey: Uint8Array): Promise<Incoming> {
-    const { plan, log, workers = 1 } = this.#options
-    const qemu = await connectIncoming(vm)
+    const { plan, log, workers = 1, memoryPath = qemuMemoryPath } = this.#options
+    const qemu = await connectIncoming(vm, memoryPath)
     return createIncoming({
+      memoryPath,
       ...this.#corridorOptions(peer),
       qemu,
       memory: { fd: await vm.memoryFd(), bytes: vm.memoryBytes },

@@ -2,25 +2,23 @@
 // entries with their records as they are now, and with the QEMUs that still run.
 // Always holds: a guest is resumed only where the record allows it to run; a VM in doubt stays paused; a reservation
 // that nobody waits for is removed; one VM that cannot be adopted does not keep the others from being served.
-
-import { existsSync } from 'node:fs'
 import { eventually } from '../../ops/deadline.ts'
 import type { Store } from '../../ops/store.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import { exitError } from '../vm/exit.ts'
-import { adoptMachine, type RunningVm } from '../vm/machine.ts'
-import { bootId } from '../vm/process.ts'
+import type { RunningVm } from '../vm/machine.ts'
 import { guestState } from '../vm/run-state.ts'
-import { killLeftover, qemuLogTail, readProcessFile } from '../vm/runtime-folder.ts'
 import type { VmSpec } from '../vm/spec.ts'
 import type { Entries } from './entries.ts'
 import type { Guests } from './guests.ts'
 import type { Launcher } from './launch.ts'
 import { isName, readRecord, removeRecord, type VmRecord } from './records.ts'
 import type { Resources } from './resources.ts'
+import type { VmHost } from './vm-host.ts'
 
 type AdoptionOptions = {
+  vmHost: VmHost
   store: Store
   resources: Resources
   entries: Entries
@@ -49,20 +47,20 @@ export async function adoptAll(options: AdoptionOptions): Promise<void> {
 }
 
 async function adoptOne(name: string, options: AdoptionOptions): Promise<void> {
-  const { store, resources, entries, guests, launcher, log } = options
+  const { vmHost, store, resources, entries, guests, launcher, log } = options
   const spec = await resources.specOf(name)
   const dir = resources.folder(name)
   const known = await readRecord(store, name)
   // An epoch (be it 0) without a record: the VM was forgotten, and the agent died before its folder was removed.
   const forgotten = known === undefined && (await isName(store, name))
   const isKept = known?.state === 'incoming' && options.keepIncoming(name)
-  const waiting = isKept ? await adoptMachine({ spec, dir, log }) : undefined
+  const waiting = isKept ? await vmHost.adoptMachine({ spec, dir, log }) : undefined
   if (forgotten || (known?.state === 'incoming' && !waiting)) {
     await resources.endQemu(name)
     await removeRecord(store, name, known?.epoch ?? 0)
     return await resources.remove(name)
   }
-  const { record, vm } = waiting ? { record: known!, vm: waiting } : await adopt(spec, dir, known, log)
+  const { record, vm } = waiting ? { record: known!, vm: waiting } : await adopt(spec, dir, known, options)
   const entry = await entries.takeUp(spec, record, vm)
   if (!vm) return
   await launcher.confineAgain(spec, vm)
@@ -71,25 +69,26 @@ async function adoptOne(name: string, options: AdoptionOptions): Promise<void> {
   log.info('adopted', { vm: name, pid: vm.pid, state: record.state })
 }
 
+type Tools = Pick<AdoptionOptions, 'vmHost' | 'log'>
+
 /**
  * `record` undefined: the store has no record of this folder (it was lost). An `incoming` VM must be dropped before: it
  * was never ours.
  */
-async function adopt(spec: VmSpec, dir: string, record: VmRecord | undefined, log: Log): Promise<Adopted> {
-  if (!record) return adoptUnknown(spec, dir, log)
+async function adopt(spec: VmSpec, dir: string, record: VmRecord | undefined, { vmHost, log }: Tools): Promise<Adopted> {
+  if (!record) return adoptUnknown(spec, dir, { vmHost, log })
   if (record.state === 'stopped' || record.state === 'failed') {
-    await killLeftover(dir) // its end had been decided
+    await vmHost.killLeftover(dir) // its end had been decided
     return { record, vm: undefined }
   }
-  const file = await readProcessFile(dir)
-  const rebooted = file !== undefined && file.identity.bootId !== bootId()
-  const vm = await adoptMachine({ spec, dir, log })
-  if (!vm) return { record: await endedRecord(spec, dir, record, rebooted), vm }
+  const isRebooted = await vmHost.isOfEarlierBoot(dir)
+  const vm = await vmHost.adoptMachine({ spec, dir, log })
+  if (!vm) return { record: endedRecord(spec, record, isRebooted || (await vmHost.qemuLogTail(dir))), vm }
   return { record: { ...record, ...(await settle(vm, record, log)) }, vm }
 }
 
-async function adoptUnknown(spec: VmSpec, dir: string, log: Log): Promise<Adopted> {
-  const vm = existsSync(dir) ? await adoptMachine({ spec, dir, log }) : undefined
+async function adoptUnknown(spec: VmSpec, dir: string, { vmHost, log }: Tools): Promise<Adopted> {
+  const vm = await vmHost.adoptMachine({ spec, dir, log })
   const running = vm !== undefined && (await vm.commands.queryStatus()).running
   const failure = new GodwitError('MIGRATION_DOUBT', `the record of ${spec.name} is lost`).toJSON()
   log.error('VM without a record', { vm: spec.name, running })
@@ -99,12 +98,13 @@ async function adoptUnknown(spec: VmSpec, dir: string, log: Log): Promise<Adopte
   }
 }
 
-async function endedRecord(spec: VmSpec, dir: string, record: VmRecord, rebooted: boolean): Promise<VmRecord> {
+/** `how`: the last lines of QEMU's log, or true when the host was rebooted. */
+function endedRecord(spec: VmSpec, record: VmRecord, how: string | true): VmRecord {
   // A VM that ended in the middle of a migration may run at the target: only a person may start it anew here.
   const doubt = record.doubt || record.state === 'migrating'
   if (record.stopped) return { ...record, state: 'stopped', stopped: undefined, resumePending: false, doubt }
-  if (rebooted) return { ...record, state: 'stopped', resumePending: false, doubt }
-  const failure = exitError(`QEMU of ${spec.name}`, { code: null, signal: null, logTail: await qemuLogTail(dir) }).toJSON()
+  if (how === true) return { ...record, state: 'stopped', resumePending: false, doubt }
+  const failure = exitError(`QEMU of ${spec.name}`, { code: null, signal: null, logTail: how }).toJSON()
   return { ...record, state: 'failed', resumePending: false, doubt, failure }
 }
 

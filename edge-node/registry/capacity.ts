@@ -8,7 +8,6 @@ import { GodwitError } from '../../wire/errors.ts'
 import { MIB } from '../../wire/units.ts'
 import type { RunningVm } from '../vm/machine.ts'
 import { MEMORY_OVERHEAD_BYTES } from '../vm/preflight.ts'
-import { allocatedMemoryBytes } from '../vm/process.ts'
 import { formatSize } from '../vm/spec.ts'
 import { type Hold, Holds } from './holds.ts'
 
@@ -100,6 +99,6 @@ export class Capacity {
  * does not show them yet.
  */
 export async function promisedBytes(vms: readonly RunningVm[]): Promise<number> {
-  const parts = vms.map(async ({ identity, memoryBytes }) => Math.max(0, memoryBytes - (await allocatedMemoryBytes(identity, memoryBytes))))
+  const parts = vms.map(async vm => Math.max(0, vm.memoryBytes - (await vm.memoryTakenBytes())))
   return (await Promise.all(parts)).reduce((sum, bytes) => sum + bytes, 0)
 }

@@ -6,8 +6,7 @@ import type { Log } from '../../wire/log.ts'
 import type { Accelerator } from '../vm/argv.ts'
 import type { UserRange } from '../vm/confine.ts'
 import { type GuestFilter, isSilent } from '../vm/guest-filter.ts'
-import { type RunningVm, startMachine } from '../vm/machine.ts'
-import { processUser } from '../vm/process.ts'
+import type { RunningVm } from '../vm/machine.ts'
 import { chooseAccelerator } from '../vm/qemu.ts'
 import type { VmSpec } from '../vm/spec.ts'
 import type { Capacity } from './capacity.ts'
@@ -16,8 +15,10 @@ import type { Guests } from './guests.ts'
 import type { Resources } from './resources.ts'
 import type { SiteFiles } from './site-files.ts'
 import type { SiteHost } from './site-host.ts'
+import type { VmHost } from './vm-host.ts'
 
 type LauncherOptions = {
+  startMachine: VmHost['startMachine']
   host: SiteHost
   capacity: Capacity
   resources: Resources
@@ -55,7 +56,7 @@ export class Launcher {
     try {
       const chosen = chooseAccelerator(accelerator ?? spec.accelerator, qemu.abilities.accelerators)
       host.assertMachine(spec, chosen, qemu)
-      const vm = await startMachine({
+      const vm = await this.#options.startMachine({
         spec,
         dir: resources.folder(spec.name),
         paths: files.paths,
@@ -83,11 +84,11 @@ export class Launcher {
    * For a QEMU of an earlier agent: the filter may have been flushed, or the host's rules loaded anew, while no agent
    * was there.
    */
-  async confineAgain(spec: VmSpec, { identity, exited }: RunningVm): Promise<void> {
+  async confineAgain(spec: VmSpec, vm: RunningVm): Promise<void> {
     const { users: range, filter } = this.#options
-    const uid = processUser(identity)
+    const uid = vm.user()
     if (!range || uid === undefined || uid < range.from || uid >= range.from + range.count) return
     await filter?.set(uid, { isSilent: isSilent(spec) })
-    void exited.then(() => filter?.forget(uid))
+    void vm.exited.then(() => filter?.forget(uid))
   }
 }

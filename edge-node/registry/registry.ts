@@ -6,7 +6,6 @@
 // This file is the list of all that can be asked, with its errors. entries.ts holds the VMs and their turns,
 // resources.ts all that a VM has at this site, life.ts the orders of people, arrivals.ts and departures.ts those of the
 // migration engine, launch.ts and guests.ts the QEMUs, capacity.ts the memory, adoption.ts what an earlier agent left.
-import { chmod, mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { within } from '../../ops/deadline.ts'
 import { openStore, type Store } from '../../ops/store.ts'
@@ -14,13 +13,12 @@ import type { Method } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { type Log, silentLog } from '../../wire/log.ts'
 import type { HashOptions } from '../disks/digests.ts'
-import { type Images, openImages } from '../disks/images.ts'
+import type { Images } from '../disks/images.ts'
 import { createImports, type Imports } from '../disks/imports.ts'
 import { type Accelerator, RUNTIME_FILES } from '../vm/argv.ts'
 import type { UserRange } from '../vm/confine.ts'
 import type { VmConsole } from '../vm/console.ts'
 import type { GuestFilter } from '../vm/guest-filter.ts'
-import { memoryAvailableBytes } from '../vm/host.ts'
 import type { RunningVm } from '../vm/machine.ts'
 import type { HostInfo, VmNeeds } from '../vm/preflight.ts'
 import { QEMU_BINARY } from '../vm/qemu.ts'
@@ -37,8 +35,9 @@ import { Launcher } from './launch.ts'
 import { type CreatedVm, Life, type StartVmOptions, type StopVmOptions } from './life.ts'
 import { LocalDisks } from './local-disks.ts'
 import { Resources } from './resources.ts'
-import { SiteFiles } from './site-files.ts'
+import type { SiteFiles } from './site-files.ts'
 import { SiteHost } from './site-host.ts'
+import { vmHost as thisMachine, type VmHost } from './vm-host.ts'
 
 export type { LocalVmFacts } from './entry.ts'
 
@@ -48,6 +47,8 @@ export type RegistryOptions = {
   sharedDir?: string | undefined
   /** Holds the lock of the state folder; opened as stateDir/store (and closed with the registry) when none is given. */
   store?: Store | undefined
+  /** Default: this machine. */
+  vmHost?: VmHost | undefined
   qemuBinary?: string | undefined
   /** Of the host's memory, never given to VMs. Default 0. */
   memoryReserveBytes?: number | undefined
@@ -70,20 +71,20 @@ const CLOSE_MS = 1_000
  * folder.
  */
 export async function openRegistry(options: RegistryOptions): Promise<Registry> {
-  const { stateDir } = options
-  await mkdir(join(stateDir, 'vms'), { recursive: true, mode: 0o700 })
-  await chmod(stateDir, 0o700)
+  const { stateDir, vmHost = thisMachine } = options
+  await vmHost.files.makeFolder(join(stateDir, 'vms'), 0o700)
+  await vmHost.files.setMode(stateDir, 0o700)
   const store = options.store ?? (await openStore(join(stateDir, 'store'), options.log ? { log: options.log } : {}))
   const users = options.users && (await openUsers({ store, range: options.users }))
-  const files = new SiteFiles(options)
+  const files = vmHost.siteFiles(options)
   let registry: Registry | undefined
-  const images = await openImages({
+  const images = await vmHost.openImages({
     ...{ imagesDir: options.imagesDir, digests: files.digests, now: Date.now, log: options.log ?? silentLog },
     // qemu-img reads what strangers made: a user who runs no VM.
     ...(users ? { user: async () => userOf(await users.take(IMAGES_USER)) } : {}),
     usersOf: name => registry?.usersOfImage(name) ?? [],
   })
-  registry = new Registry(options, { store, users, files, images })
+  registry = new Registry(options, { vmHost, store, users, files, images })
   try {
     await registry.adoptAll()
     return registry
@@ -378,7 +379,7 @@ export class Registry {
   }
 }
 
-type Opened = { store: Store; users: VmUsers | undefined; files: SiteFiles; images: Images }
+type Opened = { vmHost: VmHost; store: Store; users: VmUsers | undefined; files: SiteFiles; images: Images }
 type Parts = ReturnType<typeof assemble>
 
 /** Among the names of VMs, which have no dot. */
@@ -386,22 +387,23 @@ const IMAGES_USER = 'images.import'
 const userOf = (uid: number) => ({ uid, gid: uid })
 
 /** The parts, each given those below it. */
-function assemble(options: RegistryOptions, { store, users, files, images }: Opened, closing: AbortSignal) {
+function assemble(options: RegistryOptions, { vmHost, store, users, files, images }: Opened, closing: AbortSignal) {
   const { stateDir, filter, log = silentLog } = options
-  const resources = new Resources({ stateDir, users, images })
+  const resources = new Resources({ vmHost, stateDir, users, images })
   const capacity = new Capacity({
-    availableBytes: memoryAvailableBytes,
+    availableBytes: vmHost.memoryAvailableBytes,
     reserveBytes: options.memoryReserveBytes ?? 0,
     promisedBytes: () => promisedBytes(entries.all().flatMap(({ vm }) => vm ?? [])),
   })
   const entries = new Entries({ store, resources, heldBesides: name => capacity.heldBesides(name), closing, log })
-  const host = new SiteHost({ stateDir, qemuBinary: options.qemuBinary ?? QEMU_BINARY, capacity, files, closing, log })
+  const host = new SiteHost({ vmHost, stateDir, qemuBinary: options.qemuBinary ?? QEMU_BINARY, capacity, files, closing, log })
   const guests = new Guests({ entries, closing, log })
-  const launcher = new Launcher({ host, capacity, resources, files, guests, users: options.users, filter, closing, log })
+  const { startMachine } = vmHost
+  const launcher = new Launcher({ startMachine, host, capacity, resources, files, guests, users: options.users, filter, closing, log })
   const life = new Life({ entries, guests, launcher, host, files, resources, closing })
   const arrivals = new Arrivals({ entries, guests, launcher, host, files, images, capacity })
   const departures = new Departures({ entries, guests, files, host })
   const imports = createImports(images, log)
   const localDisks = new LocalDisks(images)
-  return { store, files, images, imports, localDisks, resources, entries, host, guests, launcher, life, arrivals, departures, log }
+  return { vmHost, store, files, images, imports, localDisks, resources, entries, host, guests, launcher, life, arrivals, departures, log }
 }

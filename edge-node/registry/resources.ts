@@ -4,8 +4,6 @@
 // Always holds: whatever a VM has here is made, reserved and removed by this class and by nothing else; the record
 // (records.ts) is written before a folder is made, and removed before the folder is; a folder is removed only when its
 // QEMU has ended.
-
-import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { GodwitError } from '../../wire/errors.ts'
 import { MIB } from '../../wire/units.ts'
@@ -14,7 +12,6 @@ import { makeLocalDisk } from '../disks/local.ts'
 import { makeSeed } from '../disks/seed.ts'
 import { type Accelerator, localDiskPath, VM_FILES, variablesPath } from '../vm/argv.ts'
 import { kvmGroup, type VmUser } from '../vm/confine.ts'
-import { killLeftover } from '../vm/runtime-folder.ts'
 import {
   disksOf,
   formatSize,
@@ -29,14 +26,18 @@ import {
   type VmSpec,
 } from '../vm/spec.ts'
 import type { VmUsers } from '../vm/users.ts'
+import type { VmHost } from './vm-host.ts'
+
+type ResourcesOptions = { vmHost: VmHost; stateDir: string; users: VmUsers | undefined; images: Images }
 
 export class Resources {
+  readonly #host: VmHost
   readonly #vmsDir: string
   readonly #users: VmUsers | undefined
-
   readonly #images: Images
 
-  constructor({ stateDir, users, images }: { stateDir: string; users: VmUsers | undefined; images: Images }) {
+  constructor({ vmHost, stateDir, users, images }: ResourcesOptions) {
+    this.#host = vmHost
     this.#vmsDir = join(stateDir, 'vms')
     this.#users = users
     this.#images = images
@@ -44,7 +45,7 @@ export class Resources {
 
   /** The VMs that have a folder here. */
   names(): Promise<string[]> {
-    return readdir(this.#vmsDir)
+    return this.#host.files.names(this.#vmsDir)
   }
 
   folder(name: string): string {
@@ -91,7 +92,7 @@ export class Resources {
   /** Of a VM that has a folder here. CONFIG_INVALID, VM_SPEC_INVALID. */
   async specOf(name: string): Promise<VmSpec> {
     const dir = this.folder(name)
-    const spec = parseSpec(await readFile(join(dir, VM_FILES.spec), 'utf8'))
+    const spec = parseSpec(await this.#host.files.readText(join(dir, VM_FILES.spec)))
     if (spec.name !== name) throw new GodwitError('CONFIG_INVALID', `${dir} contains the specification of ${spec.name}`)
     return spec
   }
@@ -104,12 +105,12 @@ export class Resources {
 
   /** Kills the QEMU that works in the VM's folder, if there is one. */
   async endQemu(name: string): Promise<void> {
-    await killLeftover(this.folder(name))
+    await this.#host.killLeftover(this.folder(name))
   }
 
   /** All that the VM has here. Its QEMU has ended. */
   async remove(name: string): Promise<void> {
-    await rm(this.folder(name), { recursive: true, force: true })
+    await this.#host.files.removeFolder(this.folder(name))
     await this.#users?.release(name)
   }
 
@@ -121,9 +122,7 @@ export class Resources {
 
   async #writeSpec(spec: VmSpec): Promise<void> {
     const dir = this.folder(spec.name)
-    const path = join(dir, VM_FILES.spec)
-    await mkdir(dir, { recursive: true, mode: 0o700 })
-    await writeFile(`${path}.new`, specToYaml(spec), { mode: 0o600, flush: true })
-    await rename(`${path}.new`, path)
+    await this.#host.files.makeFolder(dir, 0o700)
+    await this.#host.files.writeText(join(dir, VM_FILES.spec), specToYaml(spec))
   }
 }

@@ -14,11 +14,13 @@ import type { VmEntry } from './entry.ts'
 
 type Facts = Record<string, FileFacts>
 
+export type Folders = { stateDir: string; imagesDir: string; sharedDir?: string | undefined }
+
 export class SiteFiles {
   readonly paths: ArgvPaths
   readonly digests: FileDigests
 
-  constructor({ stateDir, imagesDir, sharedDir }: { stateDir: string; imagesDir: string; sharedDir?: string | undefined }) {
+  constructor({ stateDir, imagesDir, sharedDir }: Folders) {
     this.paths = { imagesDir, sharedDir }
     this.digests = createFileDigests(join(stateDir, 'file-roots.json'))
   }

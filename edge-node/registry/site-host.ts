@@ -9,16 +9,17 @@ import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import type { Accelerator } from '../vm/argv.ts'
 import { assertMachine, createWarnings } from '../vm/create-check.ts'
-import { diskFreeBytes, existingTaps, hostVcpus } from '../vm/host.ts'
 import type { HostInfo } from '../vm/preflight.ts'
-import { findQemu, type QemuAbilities, type QemuInfo, qemuAbilities, readQemuVersion, workingAccelerator } from '../vm/qemu.ts'
+import { type QemuAbilities, type QemuInfo, workingAccelerator } from '../vm/qemu.ts'
 import type { VmSpec } from '../vm/spec.ts'
 import type { Capacity } from './capacity.ts'
 import type { SiteFiles } from './site-files.ts'
+import type { VmHost } from './vm-host.ts'
 
 type MeasuredQemu = { info: QemuInfo; abilities: QemuAbilities }
 
 type SiteHostOptions = {
+  vmHost: VmHost
   stateDir: string
   qemuBinary: string
   capacity: Capacity
@@ -41,22 +42,22 @@ export class SiteHost {
 
   /** What this host has, but for files of a VM. */
   async info(spec?: VmSpec): Promise<HostInfo> {
-    const { stateDir, qemuBinary, capacity, files, closing, log } = this.#options
+    const { vmHost, stateDir, qemuBinary, capacity, files, closing, log } = this.#options
     const qemu = await this.qemu().catch((error: unknown) => {
       log.warn('no usable QEMU', { error })
       return undefined
     })
     return {
       // Too old to be used is not the same as missing, and the preflight tells them apart.
-      qemuVersion: qemu?.info.version ?? (await readQemuVersion(qemuBinary, closing).catch(() => undefined)),
+      qemuVersion: qemu?.info.version ?? (await vmHost.readQemuVersion(qemuBinary, closing).catch(() => undefined)),
       accelerators: qemu?.abilities.accelerators ?? [],
       machines: qemu?.abilities.machines ?? [],
       cpus: qemu?.abilities.cpus ?? {},
-      vcpus: hostVcpus(),
+      vcpus: vmHost.hostVcpus(),
       memoryFreeBytes: Math.max(0, await capacity.freeBytes(spec?.name)),
-      diskFreeBytes: await diskFreeBytes(stateDir),
+      diskFreeBytes: await vmHost.diskFreeBytes(stateDir),
       files: {},
-      taps: spec ? existingTaps(spec.nics) : [],
+      taps: spec ? vmHost.existingTaps(spec.nics) : [],
       ...(await files.shared(spec)),
     }
   }
@@ -94,9 +95,9 @@ export class SiteHost {
   }
 
   async #measure(): Promise<MeasuredQemu> {
-    const { stateDir, qemuBinary: binary, closing: signal, log } = this.#options
-    const info = await findQemu({ binary, signal })
-    return { info, abilities: await qemuAbilities(info, { cacheFile: join(stateDir, 'qemu-abilities.json'), log, signal }) }
+    const { vmHost, stateDir, qemuBinary: binary, closing: signal, log } = this.#options
+    const info = await vmHost.findQemu({ binary, signal })
+    return { info, abilities: await vmHost.qemuAbilities(info, { cacheFile: join(stateDir, 'qemu-abilities.json'), log, signal }) }
   }
 }
 

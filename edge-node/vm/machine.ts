@@ -26,7 +26,16 @@ import { assertUsable } from './confine.ts'
 import { RING_BYTES, VmConsole } from './console.ts'
 import { exitError, type MachineExit } from './exit.ts'
 import { type GuestFilter, isSilent } from './guest-filter.ts'
-import { fileTail, identify, isAlive, killProcess, openMemoryFd, type ProcessIdentity } from './process.ts'
+import {
+  allocatedMemoryBytes,
+  fileTail,
+  identify,
+  isAlive,
+  killProcess,
+  openMemoryFd,
+  type ProcessIdentity,
+  processUser,
+} from './process.ts'
 import {
   boundLogs,
   type GivenFile,
@@ -56,6 +65,10 @@ export type RunningVm = MachineFacts & {
   console: VmConsole | undefined
   /** A descriptor of the guest's memory, O_RDWR, checked to be `memoryBytes` long; the caller closes it. */
   memoryFd(): Promise<number>
+  /** Of that memory, what has been taken from the host. */
+  memoryTakenBytes(): Promise<number>
+  /** The effective user of the process; undefined when it is gone. */
+  user(): number | undefined
   /** Settles when the process has ended, however; never rejects. */
   exited: Promise<MachineExit>
   readonly alive: boolean
@@ -354,6 +367,8 @@ function runningVm({ spec, dir, identity, facts, exited, adopted, log, onDetach,
     commands,
     console,
     memoryFd: () => openMemoryFd(identity, spec.memoryBytes),
+    memoryTakenBytes: () => allocatedMemoryBytes(identity, spec.memoryBytes),
+    user: () => processUser(identity),
     exited: ended,
     get alive() {
       return alive

@@ -8,7 +8,7 @@ import { eventually } from '../../ops/deadline.ts'
 import type { FileIdentity } from '../disks/digests.ts'
 import { type Accelerator, RUNTIME_FILES, VM_FILES } from './argv.ts'
 import { RING_BYTES } from './console.ts'
-import { fileTail, identify, isAlive, killProcess, type ProcessIdentity } from './process.ts'
+import { bootId, fileTail, identify, isAlive, killProcess, type ProcessIdentity } from './process.ts'
 
 /** A file that QEMU was given open: which, and what it was then. */
 export type GivenFile = { key: string; identity: FileIdentity }
@@ -85,6 +85,12 @@ async function unrecordedProcess(dir: string): Promise<ProcessIdentity | undefin
   } catch {
     return undefined
   }
+}
+
+/** Whether the QEMU that is recorded here was started before this host booted. */
+export async function isOfEarlierBoot(dir: string): Promise<boolean> {
+  const file = await readProcessFile(dir)
+  return file !== undefined && file.identity.bootId !== bootId()
 }
 
 /** The record of the process; undefined when there is none that can be read. */

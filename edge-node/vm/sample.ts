@@ -8,8 +8,10 @@ import { closeSync, readSync } from 'node:fs'
 import { sleep, within } from '../../ops/deadline.ts'
 import { PAGE_BYTES } from '../../wire/types.ts'
 import { MIB } from '../../wire/units.ts'
+import { loadZstd } from '../pages/compress.ts'
 import type { Zstd } from '../pages/zstd.ts'
 import type { QmpClient } from '../qmp/client.ts'
+import type { RunningVm } from './machine.ts'
 
 export type MemorySample = {
   dirtyBytesPerSecond: number
@@ -26,6 +28,16 @@ const CALC_SECONDS = 1
 const CALC_PAGES_PER_GIB = 4096
 const CALC_TIMEOUT_MS = 15_000
 const POLL_MS = 100
+
+/** Takes about a second. QEMU_*. */
+export async function measureMemory(vm: RunningVm): Promise<MemorySample> {
+  const zstd = await loadZstd()
+  const [dirtyBytesPerSecond, sample] = await Promise.all([
+    measureDirtyRate(vm.qmp),
+    vm.memoryFd().then(fd => sampleMemory(zstd, fd, vm.memoryBytes)),
+  ])
+  return { dirtyBytesPerSecond, ...sample }
+}
 
 /**
  * Hashes of some pages, a second apart (QEMU's calc-dirty-rate, page-sampling: it needs no KVM). In steps of 1 MiB/s.

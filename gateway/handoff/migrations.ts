@@ -4,7 +4,6 @@
 // out; records for status.
 // Always holds: a request that is refused has changed nothing; a site speaks only for its own side; after a restart
 // every unfinished record is taken up again; what sites may make us remember is bounded.
-import { randomBytes } from 'node:crypto'
 import { type Overdue, Watchdog } from '../../ops/watchdog.ts'
 import {
   DOWNTIME_DEFAULT_MS,
@@ -47,6 +46,7 @@ export type MoveRequest = MigrationRequest & { maxBytes?: number | undefined }
 
 type MigrationsOptions = InterpreterOptions & {
   homes: Pick<Homes, 'of' | 'find'>
+  newId: () => string
   /** Of the protocol. Default: what this release has. */
   versions?: Versions | undefined
   /** The watchdog has found one that stands still. */
@@ -79,7 +79,7 @@ export class Migrations {
 
   /** Writes the intent down and sets out. Refuses with the codes of checks.ts; returns once the intent is on disk. */
   async start(request: MoveRequest): Promise<string> {
-    const { handoffs, sites, homes, pinned = () => false, checkTrust } = this.#options
+    const { handoffs, sites, homes, newId, pinned = () => false, checkTrust } = this.#options
     checkTrust?.()
     const asked = handoffs.unfinished().filter(({ run }) => !run.record.isLearned)
     if (asked.length >= ACTIVE_MAX) throw new GodwitError('LIMIT_EXCEEDED', `more than ${ACTIVE_MAX} migrations are running`)
@@ -95,7 +95,7 @@ export class Migrations {
     const prestaged = handoffs.prestagedOf(vm.name)
     const isPrepared = prestaged?.target === request.to && prestaged.epoch === vm.epoch
     // What was prepared for this very move goes on under its id.
-    const plan = this.#planOf(vm, request, isPrepared ? prestaged.id : randomBytes(16).toString('hex'))
+    const plan = this.#planOf(vm, request, isPrepared ? prestaged.id : newId())
     const run = newRun({ plan, outcome: null, results: {}, cancelled: false, updatedAt: plan.createdAt }, request)
     // In the set and in INTENT before the first await: a second request for this VM must find it.
     const handoff = isPrepared ? Object.assign(prestaged, { run }) : this.#add(factsOf(plan), run)

@@ -4,7 +4,6 @@
 // its effects on room, an outcome that is counted.
 // Always holds: one pre-staging for a VM; it ends used, wasted (lapsed, or the VM went elsewhere), refused or
 // cancelled, once. Nothing is on disk: after a restart the nodes' leases lapse by themselves.
-import { randomBytes } from 'node:crypto'
 import type { Clock } from '../../ops/clock.ts'
 import { raceAbort } from '../../ops/deadline.ts'
 import { Watchdog } from '../../ops/watchdog.ts'
@@ -30,6 +29,7 @@ type PrestagesOptions = {
   handoffs: HandoffSet
   sites: Sites
   clock: Clock
+  newId: () => string
   pinned(vm: string): boolean
   homes: Pick<Homes, 'of' | 'find' | 'vms'>
   onEvent(event: GatewayEvent): void
@@ -56,7 +56,7 @@ export class Prestages {
 
   /** Resolves when room is held. Refuses with the codes of checks.ts and of room.ts, LIMIT_EXCEEDED. */
   async start({ vm, to, method = 'live', holdMs = HOLD_DEFAULT_MS, maxBytes, command }: PrestageRequest): Promise<PrestageRecord> {
-    const { handoffs, sites, homes, clock, pinned } = this.#options
+    const { handoffs, sites, homes, clock, newId, pinned } = this.#options
     const {
       epoch,
       site: source,
@@ -78,7 +78,7 @@ export class Prestages {
     if (!isSame && handoffs.prestaged().length >= PRESTAGES_MAX)
       throw new GodwitError('LIMIT_EXCEEDED', `${PRESTAGES_MAX} VMs are already being pre-staged`)
     // Wanted again: the same handoff, for longer.
-    const handoff = isSame ? before : handoffs.add({ id: randomBytes(16).toString('hex'), vm, epoch, source, target: to })
+    const handoff = isSame ? before : handoffs.add({ id: newId(), vm, epoch, source, target: to })
     const at = clock.now()
     const { createdAt, wireBytes } = handoff.room?.record ?? { createdAt: at, wireBytes: 0 }
     const record: PrestageRecord = {

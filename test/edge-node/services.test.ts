@@ -31,7 +31,7 @@ async function site(serve: (server: Server) => void) {
       return usernet
     },
   }
-  const machine = { name: 'vm-1', commands }
+  const machine = { name: 'vm-1', commands, user: () => undefined }
   const registry = {
     list: () => [{ name: 'vm-1' }],
     runs: (name: string) => name === 'vm-1' && state.runs,

@@ -128,6 +128,8 @@ export function fakeSource(
     for (let at = 0; at < stream.length && !socket.destroyed; at += 16_384) {
       if (at >= stopAt && state.run !== 'finish-migrate') {
         await mayStop
+        // A migration that was cancelled meanwhile stops nothing.
+        if (state.migration !== 'active') return
         Object.assign(state, { before: state.run, run: 'finish-migrate' })
         if (state.before === 'running') emit('STOP')
       }

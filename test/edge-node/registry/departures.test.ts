@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import { createCostPredictor } from '../../../edge-node/predict.ts'
 import { isAlive } from '../../../edge-node/vm/process.ts'
+import { measureMemory } from '../../../edge-node/vm/sample.ts'
 import { parseSpec } from '../../../edge-node/vm/spec.ts'
 import { eventually } from '../../../ops/deadline.ts'
 import { assert, codeOf, suite } from '../../support/suite.ts'
@@ -14,7 +15,12 @@ test(
   async () => {
     await using site = await testSite()
     await using registry = await running(site)
-    const predictor = createCostPredictor({ running: name => registry.machine(name), linkStats: () => null, now: Date.now })
+    const predictor = createCostPredictor({
+      running: name => registry.machine(name),
+      measure: measureMemory,
+      linkStats: () => null,
+      now: Date.now,
+    })
     const ask = () => predictor.predict({ vm: 'vm-1', target: 'b', downtimeMs: 300 })
     const [one, two] = await Promise.all([ask(), ask()])
     assert.equal(one, two)

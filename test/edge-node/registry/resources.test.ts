@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs'
 import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Resources } from '../../../edge-node/registry/resources.ts'
+import { vmHost } from '../../../edge-node/registry/vm-host.ts'
 import { variablesPath } from '../../../edge-node/vm/argv.ts'
 import { parseSpec } from '../../../edge-node/vm/spec.ts'
 import { assert, codeOf, suite } from '../../support/suite.ts'
@@ -19,6 +20,7 @@ test('what a VM has at this site is made when it is created or reserved, and is 
     return users.get(name)!
   }
   const resources = new Resources({
+    vmHost,
     stateDir: site.stateDir,
     users: { take, release: async name => void users.delete(name) },
     images: noImages,
@@ -42,7 +44,7 @@ test('what a VM has at this site is made when it is created or reserved, and is 
 
 test('a folder with the spec of another VM is refused, and QEMUs run as the agent where there are no users', async () => {
   await using site = await testSite()
-  const resources = new Resources({ stateDir: site.stateDir, users: undefined, images: noImages })
+  const resources = new Resources({ vmHost, stateDir: site.stateDir, users: undefined, images: noImages })
   await resources.create(parseSpec(echoSpec('vm-1')))
   await writeFile(join(resources.folder('vm-1'), 'spec.yaml'), echoSpec('vm-2'))
   assert.is(await codeOf(() => resources.specOf('vm-1')), 'CONFIG_INVALID')
@@ -55,7 +57,7 @@ test(
   "a VM that is created has its seed and its firmware's variables; one that comes has zeros there",
   async () => {
     await using site = await testSite()
-    const resources = new Resources({ stateDir: site.stateDir, users: undefined, images: noImages })
+    const resources = new Resources({ vmHost, stateDir: site.stateDir, users: undefined, images: noImages })
     const more = 'cloudInit: {userData: hello}\nfirmware: uefi\n'
     const disk = 'disks: [{mode: local, size: 1MiB, format: raw}]\n'
     const spec = (name: string) => parseSpec(`name: ${name}\nmemory: 64MiB\n${disk}${more}`)

@@ -5,7 +5,7 @@ import { loadZstd } from '../../../edge-node/pages/compress.ts'
 import { createCostPredictor } from '../../../edge-node/predict.ts'
 import type { QmpClient } from '../../../edge-node/qmp/client.ts'
 import type { RunningVm } from '../../../edge-node/vm/machine.ts'
-import { measureDirtyRate, sampleMemory } from '../../../edge-node/vm/sample.ts'
+import { measureDirtyRate, measureMemory, sampleMemory } from '../../../edge-node/vm/sample.ts'
 import type { Report } from '../../../wire/control.ts'
 import { assert, suite } from '../../support/suite.ts'
 
@@ -61,7 +61,7 @@ test('a prediction names what it assumes, and knows the way once a migration has
   using memory = createMemory(1024)
   const machine = () => ({ qmp: qmp(1), memoryBytes: 1024 * PAGE, memoryFd: async () => memory.open() }) as unknown as RunningVm
   let now = 77
-  const predictor = createCostPredictor({ running: machine, linkStats: () => ({ rttMs: 33 }), now: () => now })
+  const predictor = createCostPredictor({ running: machine, measure: measureMemory, linkStats: () => ({ rttMs: 33 }), now: () => now })
   const first = await predictor.predict({ vm: 'web', target: 'b', downtimeMs: 300 })
   assert.is(first.pathFrom, 'an assumption')
   assert.is(first.facts.path.rttMs, 33)
@@ -82,7 +82,7 @@ test('figures of an earlier migration count for an hour, and only while the link
   const ask = { vm: 'web', target: 'b', downtimeMs: 300 }
   let now = 1_000
   let link = { rttMs: 20, congestion: 'bbr' }
-  const predictor = createCostPredictor({ running: machine, linkStats: () => link, now: () => now })
+  const predictor = createCostPredictor({ running: machine, measure: measureMemory, linkStats: () => link, now: () => now })
   // A link that was slow then: 100 kB/s.
   predictor.learn({ target: 'b', rttMs: 50, rateBytesPerSecond: 100_000 } as unknown as Report)
   const path = async () => (await predictor.predict(ask)).facts.path

@@ -40,6 +40,7 @@ test('a handoff that was prepared goes on under its id, and each phase is report
   b.link.report({ migrationId: id, side: 'target', outcome: 'completed' })
   a.link.report({ migrationId: id, side: 'source', outcome: 'completed' })
   await w.until(id, ({ outcome }: MigrationRecord) => outcome === 'completed')
+  await until(() => phases(events).at(-1)?.endsWith('completed'), 'the last report')
   const reports = events.filter(event => event.event === 'handoff')
   assert.equal(
     reports.map(({ handoff, before }) => [handoff.id, before, handoff.phase]),

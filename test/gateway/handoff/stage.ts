@@ -46,7 +46,9 @@ export async function stage(answers: string[], { saves }: { saves?: Records['sav
   const onStuck = (state: string, action: string) => void stuck.push(`${state} ${action}`)
   const handoffs = new HandoffSet(onEvent)
   const homes = { of: () => 'a', find: (name: string) => homeOf(name, sites.vms(), 'a'), vms: () => sites.vms() }
-  const options = { handoffs, homes, sites, clock, log: silentLog, onEvent, onStuck }
+  let ids = 0
+  const newId = () => (++ids).toString(16).padStart(32, '0')
+  const options = { handoffs, homes, sites, clock, newId, log: silentLog, onEvent, onStuck }
   const sessions = createSessions(clock)
   const records = { ...createRecords(store), ...(saves ? { saveMigration: saves } : {}) }
   const prestages = new Prestages({ ...options, pinned: () => false, onEnded: () => {} })

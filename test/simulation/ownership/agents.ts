@@ -4,56 +4,20 @@
 // its sockets closed.
 import type { Node } from '../../../edge-node/agent.ts'
 import type { NodeConfig } from '../../../edge-node/config.ts'
-import type { NodeMigrations } from '../../../edge-node/migrations.ts'
-import type { Gateway } from '../../../gateway/gateway.ts'
-import type { Sessions } from '../../../gateway/relay/sessions.ts'
+import type { NodeHost } from '../../../edge-node/node-host.ts'
+import type { Gateway, GatewayHost } from '../../../gateway/gateway.ts'
+import { createSessions, type Sessions } from '../../../gateway/relay/sessions.ts'
+import { systemClock } from '../../../ops/clock.ts'
 import { dropSocketsOf } from './fakes/net.ts'
+import { nodeHost } from './fakes/node-host.ts'
+import { openStore } from './fakes/store.ts'
 import type { Host, HostProcess } from './host.ts'
 import type { Network } from './network.ts'
 import { say, stage, traceLog } from './stage.ts'
-import { later, processNow, runIn } from './time.ts'
+import { later, runIn } from './time.ts'
 
-export type Production = typeof import('./production.ts')
-
-/** What the gateway asks of nodes, by process: the ear of a lying gateway's victims. */
-const ears = new Map<unknown, NodeMigrations>()
-/** The gateway's leave for sites to meet. */
-let meetings: Sessions | undefined
-export const resetEars = (): void => {
-  ears.clear()
-  meetings = undefined
-}
-export function onSessions(sessions: Sessions): Sessions {
-  meetings = sessions
-  return sessions
-}
-export const sessionsNow = (): Sessions | undefined => meetings
-
-export function onMigrations(migrations: NodeMigrations): NodeMigrations {
-  const process = processNow()
-  const { handlers } = migrations
-  const heard: NodeMigrations = {
-    ...migrations,
-    handlers: {
-      ...handlers,
-      prepare(params) {
-        onAsked(process as HostProcess, 'prepare', params)
-        return handlers.prepare(params)
-      },
-      start(params) {
-        onAsked(process as HostProcess, 'start', params)
-        return handlers.start(params)
-      },
-    },
-  }
-  ears.set(process, heard)
-  return heard
-}
-
-let onAsked: (process: HostProcess, what: 'prepare' | 'start', params: unknown) => void = () => {}
-export const listenToGateway = (listener: typeof onAsked): void => {
-  onAsked = listener
-}
+/** `nodeHost`: in place of the one that all nodes have here. */
+export type Production = typeof import('./production.ts') & { nodeHost?: NodeHost }
 
 const configOf = (site: string): NodeConfig =>
   ({
@@ -90,10 +54,6 @@ export class Agent {
   get alive(): boolean {
     return this.process?.alive === true
   }
-  /** Its migrations, once it is up. */
-  get migrations(): NodeMigrations | undefined {
-    return this.alive ? ears.get(this.process) : undefined
-  }
 
   start(): void {
     if (this.alive) return
@@ -101,11 +61,12 @@ export class Agent {
     this.process = process
     this.node = undefined
     this.lives += 1
+    const { startNode, nodeHost: host = nodeHost } = this.#production
     runIn(process, () => {
       say('agent starts')
       const engines = [this.#network.dialling(process, this.host.name)]
       const onBroken = () => this.#endSoon(process)
-      this.#production.startNode({ config: configOf(this.host.name), engines, version: '1', log: traceLog, onBroken }).then(
+      startNode({ config: configOf(this.host.name), host, engines, version: '1', log: traceLog, onBroken }).then(
         node => {
           this.node = node
         },
@@ -163,6 +124,8 @@ export class GatewayProcess {
   readonly host: Host
   process: HostProcess | undefined
   gateway: Gateway | undefined
+  /** Its leave for sites to meet. */
+  sessions: Sessions | undefined
   readonly #network: Network
   readonly #production: Production
   heartbeat = { heartbeatMs: 5_000, silenceMs: 15_000 }
@@ -191,15 +154,17 @@ export class GatewayProcess {
   }
 
   async #run(process: HostProcess): Promise<void> {
-    const { openStore } = await storeModule()
     const engine = this.#network.listening(process)
+    this.sessions = createSessions(systemClock)
     this.gateway = await this.#production.startGateway({
       identity: this.host.identity!,
-      rootPublic: new Uint8Array(32),
+      rootPublic: this.host.identity!.rootPublic,
       version: '1',
       listen: [{ engine, host: 'gateway', port: 1 }],
       admin: { host: 'gateway', port: 2, token: '' },
       store: await openStore(),
+      sessions: this.sessions,
+      host: GATEWAY_HOST,
       log: traceLog,
       heartbeat: this.heartbeat,
     })
@@ -220,7 +185,11 @@ export class GatewayProcess {
   }
 }
 
-const storeModule = () => import('./fakes/store.ts')
+const GATEWAY_HOST: GatewayHost = {
+  newId: () => hex(4),
+  serveHttp: async () => ({ address: { host: 'none', port: 0 }, close: async () => {} }),
+}
+const hex = (words: number) => Array.from({ length: words }, () => stage().random.uint32().toString(16).padStart(8, '0')).join('')
 
 /** Half of all deaths are silent: a QUIC endpoint in user space says nothing when it is killed. */
 export const isLoud = (): boolean => stage().random.chance(0.5)

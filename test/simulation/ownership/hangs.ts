@@ -14,6 +14,24 @@ const GATEWAY = 'gateway/handoff/interpreter.ts'
 const EARLY_MS = 450
 const FOREVER = `performance.now() < ${EARLY_MS} ? new Promise(() => {}) : `
 
+/** A QEMU that waits for a VM does not answer to one command. */
+const silentQemu = (name: string, says: string, command: 'cont' | 'activateDisks'): Mutant => ({
+  ...{ name, says, seed: 0, patches: [] },
+  host: host => ({
+    ...host,
+    vms: {
+      ...host.vms,
+      async startMachine(options) {
+        const vm = await host.vms.startMachine(options)
+        if (!options.incoming) return vm
+        const { [command]: real } = vm.commands
+        const answer = () => (performance.now() < EARLY_MS ? new Promise<never>(() => {}) : real())
+        return Object.assign(vm, { commands: { ...vm.commands, [command]: answer } })
+      },
+    },
+  }),
+})
+
 const hang = (name: string, says: string, file: string, statement: string): Mutant => {
   const [before = '', after = ''] = statement.split('await ')
   return { name, says, seed: 0, patches: [{ file, find: statement, replace: `${before}await (${FOREVER}${after})` }] }
@@ -42,19 +60,8 @@ export const HANGS: Mutant[] = [
     'const vm = await whileHashing(hashing, how => options.reserve(offer, plan, { ...how, askImages }))',
   ),
   hang('hang-receiving', 'the target while it receives', TARGET, 'await this.#receive(corridor, peer, vm, shut || undefined)'),
-  hang('hang-granted', "the target's disks", TARGET, 'await vm.commands.activateDisks()'),
-  {
-    name: 'hang-resuming',
-    says: "the target's cont",
-    seed: 0,
-    patches: [
-      {
-        file: TARGET,
-        find: '    else await vm.commands.cont()\n',
-        replace: `    else await (${FOREVER}vm.commands.cont())\n`,
-      },
-    ],
-  },
+  silentQemu('hang-granted', "the target's disks", 'activateDisks'),
+  silentQemu('hang-resuming', "the target's cont", 'cont'),
   hang(
     'hang-gateway',
     "the gateway's asking of the target",
@@ -68,7 +75,8 @@ const NO_WATCHDOG = [
   { file: 'gateway/gateway.ts', find: 'watched.watch(performance.now())', replace: 'void watched' },
 ]
 
-export const UNWATCHED: Mutant[] = HANGS.map(({ name, says, seed, patches }) => ({
-  ...{ name: `${name}-unwatched`, says: `${says}, and there is no watchdog`, seed },
-  patches: [...patches, ...NO_WATCHDOG],
+export const UNWATCHED: Mutant[] = HANGS.map(mutant => ({
+  ...mutant,
+  ...{ name: `${mutant.name}-unwatched`, says: `${mutant.says}, and there is no watchdog` },
+  patches: [...mutant.patches, ...NO_WATCHDOG],
 }))

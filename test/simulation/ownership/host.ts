@@ -1,5 +1,5 @@
 // A host: its disk, its clock, its QEMUs, its sockets, its one agent. Enters: power. Leaves: nothing when it goes.
-import type { SiteKeys } from '../../../crypto/identity.ts'
+import type { LoadedIdentity } from '../../../identity/load.ts'
 import { Disk } from './disk.ts'
 import type { Listening } from './fakes/net.ts'
 import type { Qemu } from './qemu.ts'
@@ -20,7 +20,7 @@ export type Host = {
   sockets: Map<string, Listening>
   /** By VM folder: which QEMU is written down there. */
   processFiles: Map<string, Qemu>
-  identity: { keys: SiteKeys; certificate: Uint8Array } | undefined
+  identity: LoadedIdentity | undefined
 }
 
 export type HostProcess = Process & { host: Host }

@@ -1,16 +1,19 @@
 // Sets the simulation on the mutants. Enters: mutants, seeds. Leaves: for each the first seed that catches it, and the
 // invariant that broke.
 import type { Production } from './agents.ts'
+import { nodeHost } from './fakes/node-host.ts'
 import { HANGS, UNWATCHED } from './hangs.ts'
-import { defineMutant } from './hooks.ts'
+import { assertChanged, defineMutant } from './hooks.ts'
 import { MUTANTS, type Mutant } from './mutants.ts'
 import { runSeed } from './run.ts'
 
 type Caught = { mutant: string; says: string; seed: number | undefined; invariant?: string; message?: string; seedsRun: number }
 
-export async function loadMutant({ name, patches }: Mutant): Promise<Production> {
+export async function loadMutant({ name, patches, host }: Mutant): Promise<Production> {
   defineMutant(name, patches)
-  return (await import(`./production.ts?mutant=${name}`)) as Production
+  const code = (await import(`./production.ts?mutant=${name}`)) as Production
+  assertChanged(name)
+  return { ...code, ...(host && { nodeHost: host(nodeHost) }) }
 }
 
 /** Seeds from `first` on, until one catches it. */

@@ -1,7 +1,6 @@
 // A gateway that lies: what an untrusted gateway can do to nodes that believe it in nothing. It cannot open a record;
 // it can say again what it said, say what nobody asked for, forget, remember wrongly, and lead streams astray.
 import type { Plan } from '../../../wire/control.ts'
-import { sessionsNow } from './agents.ts'
 import { say, stage } from './stage.ts'
 import { later, runIn } from './time.ts'
 import type { Asked, World } from './world.ts'
@@ -20,13 +19,14 @@ function tell(world: World, site: string, what: 'prepare' | 'start', params: Ask
   const { process } = agent
   if (!process?.alive) return
   later(process, stage().random.between(0, 50), () => {
-    const { migrations } = agent
-    if (!migrations) return
+    const { node } = agent
+    if (!node) return
+    world.asked.push({ site, what, params })
     say(`the gateway lies: ${what} ${params.plan.migrationId.slice(0, 6)}`)
-    const { process: gateway } = world.gateway
-    if (gateway?.alive) runIn(gateway, () => sessionsNow()?.open(params.plan))
+    const { process: gateway, sessions } = world.gateway
+    if (gateway?.alive) runIn(gateway, () => sessions?.open(params.plan))
     runIn(process, () => {
-      migrations.handlers[what](params as never).catch(error => say(`${what} refused: ${error}`))
+      node.orders[what](params as never).catch(error => say(`${what} refused: ${error}`))
     })
   })
 }
@@ -85,7 +85,7 @@ const cancelEverywhere = (world: World): void => {
     const { process } = agent
     if (!process?.alive) continue
     later(process, 5, () => {
-      agent.migrations?.handlers.cancel({ migrationId: plan.migrationId }).catch(error => say(`cancel refused: ${error}`))
+      agent.node?.orders.cancel({ migrationId: plan.migrationId }).catch(error => say(`cancel refused: ${error}`))
     })
   }
 }

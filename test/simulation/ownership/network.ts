@@ -7,11 +7,19 @@
 // overtake bytes. A dead process is silent, or its kernel says so.
 
 import type { CloseReason, Connection, Engine, Listener, Stream } from '../../../transport/types.ts'
+import type { Plan } from '../../../wire/control.ts'
 import { GodwitError } from '../../../wire/errors.ts'
+import { FRAME_HEADER_BYTES } from '../../../wire/frame.ts'
+import { FRAME } from '../../../wire/types.ts'
 import { pass, say, stage, struck } from './stage.ts'
 import { later, never, nowMs, type Process, processNow, runIn } from './time.ts'
 
 export type Direction = 'up' | 'down'
+
+const ORDERS = ['prepare', 'start'] as const
+/** As production sends it. */
+type Order = { plan: Plan } & Record<string, unknown>
+type Asking = (site: string, what: (typeof ORDERS)[number], params: Order) => void
 
 /** The way between one site and the gateway. */
 class Wire {
@@ -22,9 +30,11 @@ class Wire {
   readonly cut: Record<Direction, boolean> = { up: false, down: false }
   readonly #held: Record<Direction, (() => void)[]> = { up: [], down: [] }
   readonly connections = new Set<Ends>()
+  readonly #onAsked: Asking
 
-  constructor(site: string) {
+  constructor(site: string, onAsked: Asking) {
     this.site = site
+    this.#onAsked = onAsked
   }
 
   /** Carries something to a process; the order of `lane` is kept. */
@@ -46,6 +56,14 @@ class Wire {
     say(`link ${this.site} ${direction} ${cut ? 'cut' : 'whole'}`)
     if (cut) return
     for (const arrive of this.#held[direction].splice(0)) later(WIRES, this.delayMs, arrive)
+  }
+
+  /** What the gateway writes to the site: each write is one frame. */
+  overhear(frame: Uint8Array): void {
+    if (frame[4] !== FRAME.RPC) return
+    const { method, params } = JSON.parse(Buffer.from(frame.subarray(FRAME_HEADER_BYTES)).toString()) as { method?: string; params: Order }
+    const what = ORDERS.find(name => method === `migration.${name}`)
+    if (what) this.#onAsked(this.site, what, params)
   }
 
   /** Every connection breaks; each end learns of it in its own time. */
@@ -167,6 +185,7 @@ class End {
       id,
       write: async bytes => {
         check()
+        if (this.out === 'down') this.wire.overhear(bytes)
         const label = labelOf(bytes)
         if (label) await pass(`before send ${label}`)
         const chunk = bytes.slice()
@@ -193,7 +212,7 @@ class End {
 
   connection(): Connection {
     return {
-      engine: 'memory',
+      engine: 'quic',
       remoteAddress: this.wire.site,
       binding: new Uint8Array(32),
       openStream: async () => {
@@ -234,12 +253,18 @@ function labelOf(bytes: Uint8Array): string {
 /** Where the gateway listens; each site's engine comes over its own wire. */
 export class Network {
   readonly wires = new Map<string, Wire>()
+  readonly #onAsked: Asking
   #listener: { process: Process; accept: (connection: Connection) => void } | undefined
+
+  /** `onAsked` is told of each migration that the gateway orders of a site, as it sends the order. */
+  constructor(onAsked: Asking) {
+    this.#onAsked = onAsked
+  }
 
   wire(site: string): Wire {
     let wire = this.wires.get(site)
     if (!wire) {
-      wire = new Wire(site)
+      wire = new Wire(site, this.#onAsked)
       this.wires.set(site, wire)
     }
     return wire
@@ -256,7 +281,7 @@ export class Network {
       else queue.push(connection)
     }
     return {
-      name: 'memory',
+      name: 'quic',
       available: async () => ({ ok: true }),
       connect: () => never(),
       listen: async (): Promise<Listener> => {
@@ -289,7 +314,7 @@ export class Network {
           wire.carry('down', process, undefined, () => resolve(client.connection()))
         })
       })
-    return { name: 'memory', available: async () => ({ ok: true }), listen: () => never(), connect }
+    return { name: 'quic', available: async () => ({ ok: true }), listen: () => never(), connect }
   }
 
   /** The kernel of a dead process tells its peers that its sockets are gone, or nobody does. */

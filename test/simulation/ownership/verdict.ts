@@ -25,7 +25,7 @@ export function complaints(world: World): string[] {
   for (const [site, agent] of world.agents) {
     if (!agent.node) found.push(`${site} is not up`)
     else if (agent.node.link.state !== 'online') found.push(`${site} is not connected`)
-    else if (agent.migrations?.active().length) found.push(`${site} is busy with ${agent.migrations.active().map(id => id.slice(0, 6))}`)
+    else if (agent.node?.active().length) found.push(`${site} is busy with ${agent.node.active().map(id => id.slice(0, 6))}`)
   }
   if (found.length > 0) return found
   const open = world.gateway.gateway?.control.migrations().filter(({ state }) => state !== 'DONE' && state !== 'ABORTED') ?? []

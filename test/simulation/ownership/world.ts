@@ -1,9 +1,9 @@
 // One small world: two or three sites, a gateway, a VM. Enters: orders and faults. Leaves: what production makes of
 // them, watched by the invariants.
-import { createRoot, issueCertificate, newSerial, type SubjectRole } from '../../../crypto/certificate.ts'
+import { createRoot, decodeCertificate, issueCertificate, newSerial, type SubjectRole } from '../../../crypto/certificate.ts'
 import { generateSiteKeys, loadSodium } from '../../../crypto/identity.ts'
 import type { Plan } from '../../../wire/control.ts'
-import { Agent, GatewayProcess, listenToGateway, type Production, resetEars } from './agents.ts'
+import { Agent, GatewayProcess, type Production } from './agents.ts'
 import { resetSockets } from './fakes/net.ts'
 import { createHost, type Host, VM } from './host.ts'
 import { watchInvariants } from './invariants.ts'
@@ -47,12 +47,7 @@ async function identityOf(name: string, role: SubjectRole): Promise<Host['identi
   const times = { notBefore: seconds - 864_000, notAfter: seconds + 864_000, serial: newSerial() }
   root ??= createRoot()
   const certificate = issueCertificate(root, { role, id: name, signPublic: keys.signPublic, boxPublic: keys.boxPublic, ...times })
-  const identity = {
-    keys,
-    certificate,
-    rootPublic: root.signPublic,
-    claims: undefined,
-  } as unknown as Host['identity']
+  const identity = { keys, certificate, rootPublic: root.signPublic, claims: decodeCertificate(certificate) }
   identities.set(name, identity)
   return identity
 }
@@ -65,8 +60,8 @@ export async function createWorld(production: Production, seed: number | string,
   resetTime(() => chance.next())
   resetQemu()
   resetSockets()
-  resetEars()
-  const network = new Network()
+  const asked: Asked[] = []
+  const network = new Network((site, what, params) => asked.push({ site, what, params }))
   const agents = new Map<string, Agent>()
   for (const site of sites) {
     const host = createHost(site)
@@ -80,7 +75,7 @@ export async function createWorld(production: Production, seed: number | string,
     agents,
     gateway: new GatewayProcess(gatewayHost, network, production),
     network,
-    asked: [],
+    asked,
     tampered: false,
     healed: false,
     agent: site => agents.get(site)!,
@@ -92,7 +87,6 @@ export async function createWorld(production: Production, seed: number | string,
       if (stage().violation) throw stage().violation
     },
   }
-  listenToGateway((process, what, params) => world.asked.push({ site: process.host.name, what, params: params as Asked['params'] }))
   watchInvariants(world)
   return world
 }

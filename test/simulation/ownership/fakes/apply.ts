@@ -1,5 +1,4 @@
-// edge-node/pages/apply.ts in the simulation: pages into the memory of the QEMU that waits. At BARRIER(n) a stream
-// waits for all others.
+// Pages into the memory of the QEMU that waits. At BARRIER(n) a stream waits for all others.
 import type { Applier, ApplierOptions } from '../../../../edge-node/pages/apply.ts'
 import { memoryOf } from '../qemu.ts'
 

@@ -1,5 +1,4 @@
-// edge-node/vm/machine.ts in the simulation: starts and finds the QEMUs of qemu.ts. The commands on top of QMP are
-// production's.
+// Starts and finds the QEMUs of qemu.ts. The commands on top of QMP are production's.
 import { qmpCommands } from '../../../../edge-node/qmp/commands.ts'
 import type { MachineExit } from '../../../../edge-node/vm/exit.ts'
 import type { LaunchOptions, RunningVm } from '../../../../edge-node/vm/machine.ts'
@@ -124,6 +123,8 @@ function runningVm(qemu: Qemu, name: string, memoryBytes: number, adopted: boole
     commands: qmpCommands(qmp as unknown as Parameters<typeof qmpCommands>[0]),
     console: undefined,
     memoryFd: async () => qemu.openMemory(),
+    memoryTakenBytes: async () => 0,
+    user: () => undefined,
     exited,
     get alive() {
       return qemu.alive

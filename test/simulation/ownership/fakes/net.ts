@@ -1,5 +1,4 @@
-// node:net and edge-node/qmp/socket.ts for the two sockets between an agent and its QEMU: unix sockets of a host, in
-// memory. Enters: paths. Leaves: sockets.
+// The two sockets between an agent and its QEMU: unix sockets of a host, in memory. Enters: paths. Leaves: sockets.
 // Always holds: bytes come in order; when either side's process is gone, or destroys its end, the other hears the end
 // after what was sent before.
 import { hostOf } from '../host.ts'
@@ -146,7 +145,7 @@ export function dropSocketsOf(process: Process): void {
   for (const socket of opened) if (socket.process === process) socket.drop()
 }
 
-/** edge-node/qmp/socket.ts. */
+/** To the socket of a process of this host. */
 export async function connectUnix(path: string): Promise<FakeSocket> {
   const process = processNow()
   const listening = hostOf(process).sockets.get(path)
@@ -163,38 +162,27 @@ export async function connectUnix(path: string): Promise<FakeSocket> {
   return await connected.promise
 }
 
-export function createServer(): unknown {
+/** A socket of the process's host that takes one connection. */
+export async function listenUnix(path: string): Promise<{ connection: Promise<FakeSocket>; close(): Promise<void> }> {
   const process = processNow()
-  const host = hostOf(process)
-  let onConnection: Listener = () => {}
-  let at = ''
-  const server = {
-    once(event: string, listener: Listener) {
-      if (event === 'connection') onConnection = listener
-      return server
-    },
-    on: (event: string, listener: Listener) => server.once(event, listener),
-    listen(path: string, listening: () => void) {
-      at = path
-      host.sockets.set(path, {
-        process,
-        accept: () => {},
-        connect(from) {
-          const [theirs, ours] = pair(from, process)
-          later(KERNEL, WAY_MS, () => process.alive && runIn(process, () => onConnection(ours)))
-          return theirs
-        },
-      })
-      later(process, 0, listening)
-      return server
-    },
-    close() {
-      if (host.sockets.get(at)?.process === process) host.sockets.delete(at)
-      return server
-    },
+  const { sockets } = hostOf(process)
+  const connected = Promise.withResolvers<FakeSocket>()
+  const close = async () => {
+    if (sockets.get(path)?.process === process) sockets.delete(path)
   }
-  return server
+  sockets.set(path, {
+    process,
+    accept: () => {},
+    connect(from) {
+      const [theirs, ours] = pair(from, process)
+      later(KERNEL, WAY_MS, () => {
+        if (!process.alive) return
+        void close()
+        runIn(process, () => connected.resolve(ours))
+      })
+      return theirs
+    },
+  })
+  await pause(process, 0)
+  return { connection: connected.promise, close }
 }
-
-export type Socket = FakeSocket
-export type Server = ReturnType<typeof createServer>

@@ -1,4 +1,4 @@
-// edge-node/stream/parse.ts in the simulation: the records of qemu.ts, which come one in a chunk.
+// The records of qemu.ts, which come one in a chunk.
 import type { Parser, RamBlock, StreamEvents } from '../../../../edge-node/stream/parse.ts'
 import { deviceBytes, PAGES, RECORD } from '../qemu.ts'
 

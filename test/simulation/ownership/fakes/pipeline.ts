@@ -1,5 +1,4 @@
-// edge-node/pages/pipeline.ts in the simulation: pages go as they are, each in a frame of its own, spread over the
-// streams; barriers keep the order.
+// Pages go as they are, each in a frame of its own, spread over the streams; barriers keep the order.
 
 import { encodeBarrier } from '../../../../edge-node/pages/batch.ts'
 import type { Pipeline, PipelineOptions } from '../../../../edge-node/pages/pipeline.ts'

@@ -2,12 +2,15 @@
 // and under no other text.
 import { hashBytes } from '../../../../crypto/hash.ts'
 
-const LABEL_BYTES = 32
+export const SIGNATURE_BYTES = 64
+export const SIGN_PUBLIC_BYTES = 32
 
 function mark(publicKey: Uint8Array, label: string, message: Uint8Array): Uint8Array {
-  return new Uint8Array(hashBytes(Buffer.concat([publicKey.subarray(0, LABEL_BYTES), Buffer.from(label), message])))
+  const half = hashBytes(Buffer.concat([publicKey, Buffer.from(label), message]))
+  return new Uint8Array(Buffer.concat([half, half]))
 }
 /** libsodium's secret key ends with the public one. */
-export const signMessage = (secret: Uint8Array, label: string, message: Uint8Array): Uint8Array => mark(secret.subarray(32), label, message)
+export const signMessage = (secret: Uint8Array, label: string, message: Uint8Array): Uint8Array =>
+  mark(secret.subarray(-SIGN_PUBLIC_BYTES), label, message)
 export const verifyMessage = (publicKey: Uint8Array, label: string, message: Uint8Array, signature: Uint8Array): boolean =>
   Buffer.compare(mark(publicKey, label, message), signature) === 0

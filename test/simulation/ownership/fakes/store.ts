@@ -1,4 +1,4 @@
-// ops/store.ts in the simulation: a store on the disk of the host whose process opens it (disk.ts).
+// A store (ops/store.ts) on the disk of the host whose process opens it (disk.ts).
 import type { Store } from '../../../../ops/store.ts'
 import { GodwitError } from '../../../../wire/errors.ts'
 import { deleted, stored, type Write } from '../disk.ts'
@@ -7,9 +7,7 @@ import { never, pause, processNow } from '../time.ts'
 
 type Options = { onBroken?: ((error: GodwitError) => void) | undefined }
 
-export const LOCKED_MS = 0
-
-export async function openStore(_path = '', { onBroken }: Options = {}): Promise<Store> {
+export async function openStore({ onBroken }: Options = {}): Promise<Store> {
   const process = processNow()
   const { disk } = hostOf(process)
   disk.reopened()

@@ -1,2 +1,0 @@
-// edge-node/disks/images.ts in the simulation: no images.
-export const openImages = async () => ({ list: async () => [] })

@@ -1,2 +1,0 @@
-// identity/renewal.ts in the simulation: certificates there outlive every run.
-export const keepRenewed = () => ({ look: async () => {}, close: () => {} })
