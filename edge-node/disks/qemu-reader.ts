@@ -87,7 +87,9 @@ export async function openQemuReader({
       for (const [i, client] of clients.entries()) {
         const disk = disks[i]!
         if (client.sizeBytes !== disk.sizeBytes)
-          throw new GodwitError('PREFLIGHT_FILE_CHANGED', `${disk.node} has ${client.sizeBytes} bytes now, it had ${disk.sizeBytes}`)
+          throw new GodwitError('PREFLIGHT_FILE_CHANGED', `${disk.node} has ${client.sizeBytes} bytes now, it had ${disk.sizeBytes}`, {
+            hint: 'resize the disk to the size in its specification, or create a VM with the new size',
+          })
         written.push(
           await (frozen === undefined ? ownContent(client, disk.base) : marked(client, bitmapContext(frozen), flags => flags === DIRTY)),
         )

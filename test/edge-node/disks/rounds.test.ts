@@ -20,8 +20,9 @@ import { connectUnix } from '../../../edge-node/qmp/socket.ts'
 import { bootSectorDisk } from '../../../edge-node/vm/accelerators.ts'
 import { eventually, sleep } from '../../../ops/deadline.ts'
 import { createRandom } from '../../../sim-network/random.ts'
+import { type GodwitError, hasCode } from '../../../wire/errors.ts'
 import { MIB } from '../../../wire/units.ts'
-import { assert, codeOf, suite } from '../../support/suite.ts'
+import { assert, codeOf, suite, thrown } from '../../support/suite.ts'
 import { tempFolder } from '../../support/temp-folder.ts'
 import { WRITER_CODE } from '../../support/writer-guest.ts'
 
@@ -270,6 +271,12 @@ test(
       { node: 'disk0', sizeBytes: 40 * MIB, base: leavesOf(image, 40 * MIB) },
       { node: 'disk1', sizeBytes: 16 * MIB, base: new Leaves(16 * MIB) },
     ]
+    const larger = disks.map(disk => ({ ...disk, sizeBytes: disk.sizeBytes + CHUNK_BYTES }))
+    const resized = await openQemuReader({ qmp, runDir: dir, disks: larger })
+    const refusal = await thrown(() => resized.swap())
+    assert.ok(hasCode(refusal, 'PREFLIGHT_FILE_CHANGED'))
+    assert.match((refusal as GodwitError).hint, 'resize the disk')
+    await resized[Symbol.asyncDispose]()
     const readers = await openQemuReader({ qmp, runDir: dir, disks })
     // A guest would write through its device; a writable export writes through the same node.
     for (const { node } of disks)
