@@ -1,7 +1,7 @@
 // One run with any mover: boots a VM with a disk at a, moves it to b, and, if wanted, back to a some minutes later.
 // Enters: a mover. Leaves: an outcome for each move. Always holds: all started processes end; after each move the guest
 // compares its memory and its disk; a move beyond the deadline is a failure, and the last one of its run.
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { sleep, within } from '../../ops/deadline.ts'
@@ -21,6 +21,7 @@ const READY_MS = 180_000
 const CALM_MS = 10_000
 const AFTER_MS = 1_000
 const CHECK_MS = 120_000
+const LOG_CHARACTERS = 1500
 const [PAGE_BYTES, CHUNK_BYTES] = [4096, 65_536]
 
 /** A program that moves the VM between a and b. */
@@ -117,10 +118,17 @@ const latenciesSince = (watch: Watch, fromMs: number): number[] => watch.writes(
 
 /** Pages and blocks that the guest finds wrong. */
 async function check({ mover, watch }: Scene, at: BedEnd): Promise<number> {
-  await mover.type(at, 'disk')
-  const disk = await watch.until('audit-disk', at, CHECK_MS)
-  await mover.type(at, 'audit')
-  const memory = await watch.until('audit-full', at, CHECK_MS)
+  const ask = async (command: string, kind: 'audit-disk' | 'audit-full') => {
+    await mover.type(at, command)
+    try {
+      return await watch.until(kind, at, CHECK_MS)
+    } catch (error) {
+      const tail = (await readFile(mover.logs[at], 'latin1')).slice(-LOG_CHARACTERS)
+      throw new Error(`${(error as Error).message}; the end of its console:\n${tail}`, { cause: error })
+    }
+  }
+  const disk = await ask('disk', 'audit-disk')
+  const memory = await ask('audit', 'audit-full')
   return [disk, memory].reduce((sum, record) => sum + ('bad' in record ? record.bad : 0), 0)
 }
 

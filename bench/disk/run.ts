@@ -76,14 +76,16 @@ async function runAll(runs: readonly DiskRun[], path: string): Promise<void> {
     const first: Outcome = { cell: run.cell.name, mover: run.mover, case: run.base, repetition: run.repetition, ...nothing }
     const last = run.backAfterMinutes === undefined ? first : { ...first, case: `back to ${run.base}` }
     if (results.has(last)) continue
+    let next = first
     const add = (outcome: Outcome) => {
+      next = last
       results.add({ ...outcome, ...commit })
       process.stderr.write(`${tell(outcome)}\n`)
     }
     try {
       await runOne(run.mover === 'godwit' ? makeGodwitWithDisk : makeQemuWithDisk, run, add)
     } catch (error) {
-      add({ ...first, failure: error instanceof Error ? error.message : String(error) })
+      add({ ...next, failure: error instanceof Error ? error.message : String(error) })
     }
   }
 }
