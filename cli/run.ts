@@ -44,11 +44,11 @@ async function dispatch(words: readonly string[], io: Io): Promise<number> {
 }
 
 function findCommand(words: readonly string[]): { command: CliCommand; rest: readonly string[] } | { group: readonly CliCommand[] } {
-  const [first, second] = words
-  const two = commands.find(({ name }) => name === `${first} ${second}`)
-  if (two) return { command: two, rest: words.slice(2) }
-  const one = commands.find(({ name }) => name === first)
-  if (one) return { command: one, rest: words.slice(1) }
+  const [first] = words
+  for (const count of [3, 2, 1]) {
+    const found = commands.find(({ name }) => name === words.slice(0, count).join(' '))
+    if (found) return { command: found, rest: words.slice(found.name.split(' ').length) }
+  }
   const group = commands.filter(({ name }) => name.startsWith(`${first} `))
   if (group.length > 0) return { group }
   throw unknown(first ?? '', commands)

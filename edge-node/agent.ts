@@ -21,6 +21,7 @@ import type { NodeConfig } from './config.ts'
 import { dataEngines, dialGateway } from './dial.ts'
 import { createEvidence, type Evidence } from './evidence.ts'
 import { createImageCopies, type ImageCopies } from './image-copies.ts'
+import { keepCopies } from './keep-copies.ts'
 import { connectLink, type Link } from './link/link.ts'
 import { watchSpread } from './link/spread.ts'
 import { createNodeMetrics, type TrustFacts } from './metrics.ts'
@@ -111,6 +112,8 @@ export async function startNode(options: NodeOptions): Promise<Node> {
       filter,
     })
     undo.push(() => registry.close())
+    const kept = await keepCopies({ copies: registry.copies, trust, days: config.limits.copyDays, now: Date.now, log })
+    undo.push(async () => kept.close())
     const metrics = createNodeMetrics(registry, trustFacts(options, identity, trust))
     const alerts = createAlerts({ log, count: metrics.alert })
     const release = await createRelease({ config, store, alerts, now: Date.now })

@@ -150,6 +150,24 @@ const copyOperations = [
   }),
 ]
 
+const warmCopyOperations = [
+  json('listCopies', 'GET /v1/copies', {
+    summary: 'the warm copies of this site: disks of VMs that have left, or did not come',
+    answer: z.object({ copies: z.array(wire.CopyView) }),
+    handle: async ({ registry }) => ({ copies: await registry.copies.list() }),
+  }),
+  json('removeCopy', 'DELETE /v1/copies/:name', {
+    summary: 'remove the warm copy of a VM',
+    params: Name,
+    errors: ['COPY_UNKNOWN'],
+    answer: wire.RemovedCopy,
+    async handle({ registry }, { params: { name } }) {
+      await registry.copies.remove(name)
+      return { name, removed: true as const }
+    },
+  }),
+]
+
 const orderOperations = [
   json('startVm', 'POST /v1/vms/:name/start', {
     summary: 'start a VM, resume a paused one, wake a suspended one',
@@ -209,6 +227,7 @@ const NODE_OPERATIONS: readonly Operation<ApiOptions>[] = [
   }),
   ...vmOperations,
   ...imageOperations,
+  ...warmCopyOperations,
   ...copyOperations,
   ...orderOperations,
   json('listDoubts', 'GET /v1/doubts', {

@@ -20,6 +20,11 @@ const seconds = (min: number, max: number) => {
   return z.number({ error }).min(min, error).max(max, error)
 }
 
+const days = (min: number, max: number) => {
+  const error = `must be a number of days from ${min} to ${max}`
+  return z.number({ error }).min(min, error).max(max, error)
+}
+
 const pattern = z.string().regex(/^[a-z0-9*-]{1,64}$/, 'must be a name, in which * stands for any characters')
 const ReleaseRule = z.strictObject({
   vms: z.array(pattern).min(1).max(64),
@@ -69,6 +74,8 @@ export const NodeConfig = z
        * most every 10 minutes. 0: never.
        */
       warmUp: size.default(4 * 1024 * 1024),
+      /** How long the disks of a VM that has left are kept as a warm copy. */
+      copyDays: days(0.01, 3650).default(7),
     }),
     qemu: z
       .strictObject({
@@ -129,7 +136,7 @@ export const nodeDefaults = ({ configDir, stateDir, runDir }: { configDir: strin
   revocations: `${configDir}/revocations`,
   api: { socket: `${runDir}/node.sock` },
   log: { level: 'info', format: 'json' },
-  limits: { memoryReserve: '256MiB', reconnectSeconds: 30, switchoverSeconds: 2, warmUp: '4MiB' },
+  limits: { memoryReserve: '256MiB', reconnectSeconds: 30, switchoverSeconds: 2, warmUp: '4MiB', copyDays: 7 },
   qemu: { users: 'auto' },
   commandKeys: {},
   commandTenant: 'main',

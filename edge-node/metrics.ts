@@ -42,6 +42,9 @@ export function createNodeMetrics(registry: Registry, trust: TrustFacts): NodeMe
     trust.expiresInSeconds,
   )
   metrics.sampled('revocation_list_age_seconds', 'Age of the current revocation list; -1: no list.', () => trust.listAgeSeconds() ?? -1)
+  metrics.sampled('copies_bytes', 'Bytes on disk of warm copies of VMs', async () =>
+    (await registry.copies.list()).reduce((sum, { bytes }) => sum + bytes, 0),
+  )
   metrics.sampled('vms', 'VMs of this site', () => registry.list().length)
   return {
     ended(side, { outcome, error, report }) {

@@ -114,7 +114,7 @@ class SourceSlot {
     const plan = this.#plan
     const needs = await registry.needs(plan.vm, plan.method, { ...how, start: plan.start })
     this.#files = needs.files
-    return { offer: { type: 'OFFER', needs: needsToJson(needs) }, isKnownThere: known.has(plan.target, this.#files) }
+    return { offer: { type: 'OFFER', needs: needsToJson(needs), copies: true }, isKnownThere: known.has(plan.target, this.#files) }
   }
 
   /** Only images of this VM: a target cannot ask for others. PREFLIGHT_FILE_MISSING. */
@@ -157,7 +157,9 @@ class SourceSlot {
     const fate = this.#source?.fate() ?? 'here'
     const outcome = fate === 'here' ? 'kept' : fate
     const epoch = this.#source?.epoch()
-    await durably(() => registry.endMigration(vm, outcome, epoch), log, stop).catch(error =>
+    const { id: site, serial } = this.#target.certificate
+    const left = { peer: { site, serial }, leaves: this.#source?.diskLeaves() }
+    await durably(() => registry.endMigration(vm, outcome, epoch, left), log, stop).catch(error =>
       log.error('end of a migration could not be recorded', { vm, migrationId, outcome, error }),
     )
   }

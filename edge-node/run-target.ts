@@ -40,13 +40,14 @@ function targetOptions(options: RunOptions, plan: Plan, source: VerifiedSite, la
   const { identity, registry, link, log } = options
   /** Of a VM that does not run. */
   let stopped: VmNeeds['stopped']
+  const peer = { site: plan.source, serial: source.certificate.serial }
   return {
     plan,
     keys: identity.keys,
     sourceCertificate: source.bytes,
     targetCertificate: ownCertificate(last, identity.certificate),
     peerBoxPublic: source.certificate.boxPublic,
-    async reserve({ needs: json }, _, how) {
+    async reserve({ needs: json, copies }, _, how) {
       const needs = parseNeeds(json)
       if (needs.spec.name !== plan.vm)
         throw new GodwitError('MIGRATION_STATE', `the source offers ${needs.spec.name}, the plan is for ${plan.vm}`)
@@ -55,15 +56,16 @@ function targetOptions(options: RunOptions, plan: Plan, source: VerifiedSite, la
       stopped = needs.stopped
       await registry.checkIncoming(needs, how)
       await awaitImages(registry, needs, how)
+      const room = { signal: how.signal, usesCopy: copies }
       const epoch = plan.epoch + 1
       const vm = stopped
-        ? await registry.reserveStopped(needs.spec, epoch)
-        : await registry.reserveIncoming(needs.spec, epoch, needs.accelerator, how.signal)
+        ? await registry.reserveStopped(needs.spec, epoch, room)
+        : await registry.reserveIncoming(needs.spec, epoch, needs.accelerator, room)
       // Its names may have led to other files since they were read.
       await registry.checkHeld(plan.vm, needs, how)
       return vm ?? undefined
     },
-    openDisks: () => registry.comingDisks(plan.vm),
+    openDisks: how => registry.comingDisks(plan.vm, { epoch: plan.epoch, peer }, how),
     checkFiles: () => registry.assertFilesUnchanged(plan.vm),
     drop: () => registry.dropIncoming(plan.vm),
     commit: epoch => registry.commitIncoming(plan.vm, epoch),

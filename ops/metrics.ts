@@ -13,7 +13,7 @@ export type Metrics = {
   counter<L extends string = never>(name: string, help: string, labels?: L[]): CounterHandle<L>
   gauge<L extends string = never>(name: string, help: string, labels?: L[]): GaugeHandle<L>
   /** A gauge whose value is computed at each scrape. */
-  sampled(name: string, help: string, sample: () => number): void
+  sampled(name: string, help: string, sample: () => number | Promise<number>): void
   histogram<L extends string = never>(name: string, help: string, buckets: number[], labels?: L[]): HistogramHandle<L>
   /** The text exposition format. */
   expose(): Promise<{ contentType: string; body: string }>
@@ -36,8 +36,8 @@ export function createMetrics(prefix: string): Metrics {
     sampled(name, help, sample) {
       new Gauge({
         ...base(name, help),
-        collect() {
-          this.set(sample())
+        async collect() {
+          this.set(await sample())
         },
       })
     },

@@ -110,6 +110,13 @@ export const ERRORS = {
   IMAGE_IN_USE: row(refused, false, 'a VM uses the image', 'delete the VM first'),
   IMAGE_BUSY: row(refused, true, 'the image is being imported or removed', 'wait until that has ended'),
   IMAGE_CANCELLED: row(cancelled, true, 'the import of an image was cancelled', 'import it again when it is needed'),
+  COPY_UNKNOWN: row(refused, false, 'no warm copy of this VM at this site', 'see godwit vm copies'),
+  COPY_UNUSABLE: row(
+    failed,
+    true,
+    'a warm copy of a disk at the target cannot be used, and was removed',
+    'retry: all chunks of the disk travel',
+  ),
   CLOUD_INIT_FAILED: row(failed, false, 'the seed disk of cloud-init cannot be made', 'see the message; install xorriso'),
   NBD_PROTOCOL: row(failed, false, 'a disk server violates the NBD protocol', 'use a supported QEMU version'),
   NBD_REFUSED: row(failed, false, 'a disk server rejected a request', 'see the message and the log of the node'),

@@ -131,4 +131,18 @@ export const ImageCopyView = z.object({
 })
 export type ImageCopyView = z.output<typeof ImageCopyView>
 export const CancelledCopy = z.object({ image: ImageName, to: Id, cancelled: z.literal(true) })
+/**
+ * A warm copy of a VM's disks. `why`: the VM has `left` for the site `peer`, or its coming from there was
+ * `interrupted`; `at`: since then; `bytes`: on disk.
+ */
+export const CopyView = z.object({
+  vm: z.string(),
+  epoch: z.number(),
+  why: z.enum(['left', 'interrupted']),
+  peer: z.string(),
+  at: z.number(),
+  bytes: z.number(),
+})
+export type CopyView = z.output<typeof CopyView>
+export const RemovedCopy = z.object({ name: z.string(), removed: z.literal(true) })
 export const RemovedImage = z.object({ name: ImageName, removed: z.literal(true) })

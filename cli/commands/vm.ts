@@ -2,6 +2,7 @@
 import { formatBytes } from '../../ops/units.ts'
 import type { VmFacts } from '../../wire/control.ts'
 import { type ErrorBody, GodwitError } from '../../wire/errors.ts'
+import type { CopyView } from '../../wire/node-api.ts'
 import { askNode, nodeTarget } from '../client.ts'
 import { type CliCommand, command, shared } from '../command.ts'
 import type { Io } from '../io.ts'
@@ -169,6 +170,44 @@ const remove = command({
   },
 })
 
+const copies = command({
+  name: 'vm copies',
+  summary: 'list the warm copies of this node',
+  details:
+    'A warm copy is what the node keeps of the local disks of a VM that has moved away, or whose coming has failed. When the VM comes (again), only changed chunks travel. ' +
+    'Copies are removed after limits.copyDays of node.yaml, and the oldest first when the file system is full.',
+  options: common,
+  examples: ['godwit vm copies'],
+  run: async ({ options, io }) => {
+    const { copies: found } = await askNode<{ copies: CopyView[] }>(io, options, { path: '/v1/copies' })
+    const rows = found.map(({ vm, epoch, why, peer, at, bytes }) => [
+      ...[vm, String(epoch), formatBytes(bytes), formatAge(Date.now() - at)],
+      why === 'left' ? `left for ${peer}` : `interrupted, from ${peer}`,
+    ])
+    io.out(options.json ? json(found) : table(['VM', 'EPOCH', 'ON DISK', 'AGE', 'WHY'], rows, 'no copies'))
+    return 0
+  },
+})
+
+const removeCopy = command({
+  name: 'vm copies remove',
+  summary: 'remove a warm copy',
+  details: 'All chunks of the disks travel when the VM comes again.',
+  positionals: [{ name: 'VM', help: 'name of the VM' }],
+  options: common,
+  examples: ['godwit vm copies remove web-1'],
+  run: async ({ options, args, io }) => {
+    const answer = await askNode<unknown>(io, options, { method: 'DELETE', path: `/v1/copies/${encodeURIComponent(args[0]!)}` })
+    io.out(options.json ? json(answer) : `removed the warm copy of ${args[0]}\n`)
+    return 0
+  },
+})
+
+const formatAge = (ms: number): string => {
+  const minutes = Math.floor(ms / 60_000)
+  return minutes < 120 ? `${minutes} min` : minutes < 2880 ? `${Math.floor(minutes / 60)} h` : `${Math.floor(minutes / 1440)} d`
+}
+
 async function readStream(stream: AsyncIterable<unknown>): Promise<string> {
   let text = ''
   for await (const chunk of stream) {
@@ -178,4 +217,4 @@ async function readStream(stream: AsyncIterable<unknown>): Promise<string> {
   return text
 }
 
-export const vmCommands: CliCommand[] = [create, start, stop, wake, list, show, attach, display, remove]
+export const vmCommands: CliCommand[] = [create, start, stop, wake, list, show, attach, display, remove, copies, removeCopy]

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { GodwitError } from '../../wire/errors.ts'
 import { ChunkSet, chunksOf } from './chunk-set.ts'
 import { CHUNK_BYTES } from './chunk-tree.ts'
-import { CONTENT_CONTEXTS, ownContent } from './extents.ts'
+import { ownContent } from './extents.ts'
 import type { Leaves } from './leaves.ts'
 import type { DiskReaders } from './sender.ts'
 import { type DiskServer, type ServedDisk, serveDisk } from './server.ts'
@@ -26,7 +26,7 @@ export async function openFileReader(disks: readonly FileDisk[]): Promise<DiskRe
   try {
     for (const { served } of disks) {
       if (served.format === 'qcow2') await assertAlone(join(served.dir, served.file))
-      servers.push(await serveDisk(served.dir, served, CONTENT_CONTEXTS))
+      servers.push(await serveDisk(served.dir, served, { isReadOnly: true }))
     }
   } catch (error) {
     await close()

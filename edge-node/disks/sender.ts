@@ -8,6 +8,7 @@
 import { BATCH_CHUNKS_MAX, BATCH_RUNS_MAX, chunkBytes, DISK_HEADER_BYTES, type DiskRun, REGION_CHUNKS, writeDiskBatch } from './batch.ts'
 import { type ChunkRun, ChunkSet } from './chunk-set.ts'
 import { CHUNK_BYTES, leafOf } from './chunk-tree.ts'
+import { isHeld } from './held.ts'
 import type { Leaves } from './leaves.ts'
 
 /** What is read of the disks of one VM. */
@@ -26,7 +27,7 @@ type DiskSenderOptions = {
   readers: DiskReaders
   /** By disk: the content at the source as far as it is known: its base's. The sender keeps it up to date. */
   content: readonly Leaves[]
-  /** By disk: what the target has. The sender keeps it up to date. */
+  /** By disk: what the target has; of a leaf the prefix is enough (held.ts). The sender keeps it up to date. */
   held: readonly Leaves[]
   watch?: DiskWatch | undefined
   /**
@@ -111,7 +112,7 @@ export function createDiskSender({ readers, content, held, watch, send }: DiskSe
       const isZero = piece.equals(ZEROS.subarray(0, piece.length))
       if (isZero) content[disk]!.setZero(chunk)
       else content[disk]!.set(chunk, leafOf(piece))
-      if (content[disk]!.get(chunk).equals(held[disk]!.get(chunk))) {
+      if (isHeld(held[disk]!.get(chunk), content[disk]!.get(chunk))) {
         figures.heldChunks++
         watch?.held(disk, chunk, piece)
         continue

@@ -10,6 +10,7 @@ import { cagedTool, cleanEnvironment, NOT_FOUND } from '../../ops/cage.ts'
 import { eventually, within } from '../../ops/deadline.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { connectUnix } from '../qmp/socket.ts'
+import { CONTENT_CONTEXTS } from './extents.ts'
 import { type NbdClient, openNbd } from './nbd/client.ts'
 
 const EXPORT = 'disk'
@@ -36,24 +37,24 @@ export type DiskServer = {
 }
 
 /**
- * `dir`: the folder of the disks, which is the agent's alone. `contexts`: what a reader wants to know of it; then
- * nothing can be written. PREFLIGHT_QEMU_MISSING, NBD_*, TIMEOUT.
+ * `dir`: the folder of the disks, which is the agent's alone. `isReadOnly`: nothing can
+ * be written. PREFLIGHT_QEMU_MISSING, NBD_*, TIMEOUT.
  */
 export async function serveDisk(
   dir: string,
   { file, format, sizeBytes, image }: ServedDisk,
-  contexts?: readonly string[],
+  { isReadOnly = false } = {},
 ): Promise<DiskServer> {
   const socket = join(dir, `${file}.sock`)
   await rm(socket, { force: true })
   const node = {
     driver: format,
     file: { driver: 'file', filename: join(dir, file), locking: 'off' },
-    ...(contexts ? {} : { discard: 'unmap' }),
+    ...(isReadOnly ? {} : { discard: 'unmap' }),
   }
   const base = image === undefined ? null : { driver: 'raw', 'read-only': true, file: { driver: 'file', filename: image } }
   const options = format === 'qcow2' ? { ...node, backing: base } : node
-  const access = contexts ? ['--read-only', '-A'] : ['--discard=unmap']
+  const access = isReadOnly ? ['--read-only', '-A'] : ['--discard=unmap', '-A']
   const args = ['--persistent', `--socket=${socket}`, `--export-name=${EXPORT}`, ...access, `json:${JSON.stringify(options)}`]
   const command = cagedTool('qemu-nbd', args, Math.ceil(sizeBytes * GROWN) + SPARE_BYTES)
   const child = spawn(command.file, command.args, { cwd: dir, env: cleanEnvironment(), stdio: ['ignore', 'ignore', 'pipe'] })
@@ -73,7 +74,7 @@ export async function serveDisk(
     const connect = () => connectUnix(socket, START_MS).catch(() => undefined)
     const connected = eventually(connect, { ms: START_MS, what: `qemu-nbd of ${file}`, everyMs: 10, signal: stop.signal })
     connected.catch(() => {})
-    const client = await openNbd(await Promise.race([connected, died]), { export: EXPORT, ...(contexts && { contexts }) })
+    const client = await openNbd(await Promise.race([connected, died]), { export: EXPORT, contexts: CONTENT_CONTEXTS })
     if (client.sizeBytes !== sizeBytes) throw new GodwitError('NBD_REFUSED', `${file} has ${client.sizeBytes} bytes, not ${sizeBytes}`)
     return {
       client,

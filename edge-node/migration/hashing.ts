@@ -5,6 +5,7 @@
 import type { MigrationProgress, Plan, Side } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import type { HashOptions, HashProgress } from '../disks/digests.ts'
+import { HELD_BYTES_MAX, type HeldPart } from '../disks/held.ts'
 import type { Message, MessageOf } from './messages.ts'
 import type { Peer } from './peer.ts'
 
@@ -78,19 +79,29 @@ type AfterHashingOptions = {
   onImages?: ((names: string[]) => void) | undefined
 }
 
-/** The other side's OFFER or ACCEPT, for which it may have to read files first. MIGRATION_TIMEOUT. */
+/**
+ * The other side's OFFER or ACCEPT, for which it may have to read files first, and which COPY may precede.
+ * MIGRATION_TIMEOUT, LIMIT_EXCEEDED.
+ */
 export async function expectAfterHashing<T extends 'OFFER' | 'ACCEPT'>(
   peer: Peer,
   type: T,
   what: string,
   { silenceMs = SILENCE_MS, onImages }: AfterHashingOptions = {},
-): Promise<MessageOf<T>> {
+): Promise<{ message: MessageOf<T>; copies: HeldPart[] }> {
+  const copies: HeldPart[] = []
+  let copyBytes = 0
   const endMs = performance.now() + HASHING_MAX_MS
   for (;;) {
-    const others: Message['type'][] = onImages ? ['HASHING', 'IMAGES'] : ['HASHING']
+    const others: Message['type'][] = onImages ? ['HASHING', 'COPY', 'IMAGES'] : ['HASHING']
     const message: Message = await peer.expect<Message['type']>([type, ...others], { ms: silenceMs, what })
-    if (message.type === type) return message as MessageOf<T>
+    if (message.type === type) return { message: message as MessageOf<T>, copies }
     if (message.type === 'IMAGES') onImages?.(message.names)
+    if (message.type === 'COPY') {
+      copyBytes += message.body.length
+      if (copyBytes > HELD_BYTES_MAX) throw new GodwitError('LIMIT_EXCEEDED', 'the target describes more of its disks than fits')
+      copies.push(message)
+    }
     if (performance.now() > endMs)
       throw new GodwitError('MIGRATION_TIMEOUT', `the other site has hashed files for more than ${HASHING_MAX_MS / 3_600_000} hours`)
   }

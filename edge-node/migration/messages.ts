@@ -11,13 +11,15 @@ const ms = z.number().nonnegative()
 
 /**
  * What the VM needs at the target (vm/preflight.ts reads it): specification, versions, digests of its files. Checked
- * there before a byte moves.
+ * there before a byte moves. `copies`: the target may say by COPY what it holds of the disks.
  */
-const Offer = z.object({ type: z.literal('OFFER'), needs: z.unknown() })
+const Offer = z.object({ type: z.literal('OFFER'), needs: z.unknown(), copies: z.literal(true).optional() })
 
 const Message = z.discriminatedUnion('type', [
   Offer,
   z.object({ type: z.literal('ACCEPT') }),
+  /** Target, before ACCEPT: chunks of a local disk that it has besides the disk's base (disks/held.ts). */
+  z.object({ type: z.literal('COPY'), disk: count.max(15), runs: count.max(5000), body: z.base64().max(56_000) }),
   /**
    * Either side, while it reads files to name their content: the offer, or the answer to it, takes that long. At least
    * every 5 s.

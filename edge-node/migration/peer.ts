@@ -54,7 +54,7 @@ const UNREAD_MAX = 64
 /** A pre-copy has about ten of them in each direction. */
 const KEPT_MAX = 1024
 /** What is of no use in another meeting. */
-const OF_ONE_MEETING: ReadonlySet<string> = new Set<Message['type']>(['CONTINUE', 'HELD', 'EOS', 'HASHING'])
+const OF_ONE_MEETING: ReadonlySet<string> = new Set<Message['type']>(['CONTINUE', 'HELD', 'EOS', 'HASHING', 'COPY'])
 
 export function createPeer({
   session: first,

@@ -145,10 +145,14 @@ async function recoverSource(options: RecoverOptions, record: OwnershipRecord, i
   if (!vm || vm.epoch > record.epoch) return
   const isBehind = vm.epoch < record.epoch
   // It ended between the last record and its own clearing up.
-  if (record.state === 'RETIRED') return isBehind ? await registry.settle(record.vm, 'moved', record.epoch) : undefined
+  if (record.state === 'RETIRED') return isBehind ? await registry.settle(record.vm, 'moved', record.epoch, leftFor(record)) : undefined
   if (isHandedOver || !(vm.doubt || isBehind)) return
   await takeBack(options, record, Math.max(record.plan.epoch, record.state === 'RECLAIMED' ? record.epoch : 0))
 }
+
+const leftFor = ({ plan, peerCertificate }: OwnershipRecord) => ({
+  peer: { site: plan.target, serial: decodeCertificate(fromBase64(peerCertificate)).serial },
+})
 
 /** The VM is ours at this epoch: its guest runs, where it still has a QEMU, and the registry knows. */
 async function takeBack(
@@ -229,7 +233,7 @@ function askAgain(options: RecoverOptions, record: OwnershipRecord): Unanswered 
       )
       if (answer.type === 'RUNNING') {
         await note('RETIRED', plan.epoch + 1)
-        if (vmHere(options, record)) await registry.settle(plan.vm, 'moved', plan.epoch + 1)
+        if (vmHere(options, record)) await registry.settle(plan.vm, 'moved', plan.epoch + 1, leftFor(record))
         return 'moved'
       }
       await note('RECLAIMED', plan.epoch + 2)

@@ -14,6 +14,7 @@ import { type BlockHasher, type BlockHashes, type ChunkHashes, hashBlocks } from
 import { BlockIndex } from '../disks/block-index.ts'
 import { CHUNK_BYTES } from '../disks/chunk-tree.ts'
 import { type FileDisk, openFileReader } from '../disks/file-reader.ts'
+import { applyHeld, type HeldPart } from '../disks/held.ts'
 import type { Leaves } from '../disks/leaves.ts'
 import { openQemuReader, type QemuDisk, type QemuReader } from '../disks/qemu-reader.ts'
 import { createDiskSender, type DiskFigures, type DiskSender, type DiskWatch } from '../disks/sender.ts'
@@ -39,6 +40,8 @@ type SourceDisksOptions = {
   /** Absent: the VM does not run. */
   qemu: RunningQemu | undefined
   sources: LeavingDisks
+  /** What the target has of them besides their bases. */
+  copies: readonly HeldPart[]
   pageStreams: number
   compression: 'zstd' | 'off'
   send: (pageStream: number, payload: Uint8Array) => Promise<void>
@@ -58,6 +61,8 @@ export type SourceDisks = {
   readonly figures: DiskFigures
   /** What pages of memory are compared with. */
   readonly held: { blocks: BlockIndex; hasher: PageHasher } | undefined
+  /** By disk, what it holds, after last(). */
+  readonly content: readonly Leaves[] | undefined
   close(): Promise<void>
 }
 
@@ -67,11 +72,13 @@ export async function openSourceDisks(options: SourceDisksOptions): Promise<Sour
   const readers = await (qemu ? openQemuReader({ qmp: qemu.qmp, runDir: qemu.dir, disks }) : openFileReader(disks))
   const { pageStreams: streams, compression, send } = options
   const held = disks.map(({ base }) => base.copy())
+  for (const part of options.copies) applyHeld(part, held)
+  const content = disks.map(({ base }) => base.copy())
   const known = hasher && { blocks: indexOf(disks, held), hasher }
   const queue = createPayloadQueue({ streams, compression, streamOf: regionOf, send, log })
   const sender = createDiskSender({
     readers,
-    content: disks.map(({ base }) => base.copy()),
+    content,
     held,
     watch: known && watchOf(known, options.passed),
     send(payload) {
@@ -81,7 +88,7 @@ export async function openSourceDisks(options: SourceDisksOptions): Promise<Sour
       })
     },
   })
-  return new Rounds(readers, sender, queue, signal, known)
+  return new Rounds(readers, sender, content, queue, signal, known)
 }
 
 /** The blocks that the target begins with. */
@@ -109,18 +116,32 @@ type Held = NonNullable<SourceDisks['held']>
 class Rounds implements SourceDisks {
   readonly #readers: QemuReader
   readonly #sender: DiskSender
+  readonly #content: readonly Leaves[]
+  #isOver = false
   readonly #queue: PayloadQueue
   readonly #signal: AbortSignal
   readonly held: Held | undefined
   readonly #stop = new AbortController()
   #following: Promise<void> = Promise.resolve()
 
-  constructor(readers: QemuReader, sender: DiskSender, queue: PayloadQueue, signal: AbortSignal, held: Held | undefined) {
+  constructor(
+    readers: QemuReader,
+    sender: DiskSender,
+    content: readonly Leaves[],
+    queue: PayloadQueue,
+    signal: AbortSignal,
+    held: Held | undefined,
+  ) {
     this.held = held
     this.#readers = readers
     this.#sender = sender
+    this.#content = content
     this.#queue = queue
     this.#signal = signal
+  }
+
+  get content(): readonly Leaves[] | undefined {
+    return this.#isOver ? this.#content : undefined
   }
 
   get figures(): DiskFigures {
@@ -160,6 +181,7 @@ class Rounds implements SourceDisks {
     await this.#following
     const roots = await this.#sender.last(this.#signal)
     await this.#queue.drained()
+    this.#isOver = true
     await this.close()
     return roots
   }

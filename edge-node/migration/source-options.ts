@@ -5,6 +5,7 @@ import type { MigrationProgress, Plan, Report } from '../../wire/control.ts'
 import type { GodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import type { HashOptions } from '../disks/digests.ts'
+import type { Leaves } from '../disks/leaves.ts'
 import type { Bulk } from '../link/link.ts'
 import type { QmpClient } from '../qmp/client.ts'
 import type { MachineExit } from '../vm/exit.ts'
@@ -92,6 +93,8 @@ export type SourceMigration = {
   fate(): 'here' | 'moved' | 'doubt'
   /** The epoch at which that holds. */
   epoch(): number
+  /** By local disk, what it held when the guest stopped; undefined before, and without local disks. */
+  diskLeaves(): readonly Leaves[] | undefined
   /** For the watchdog (watchdog.ts). */
   stage(): { state: SourceStage; mark: string }
   stuck(error: GodwitError): StuckAction

@@ -15,6 +15,8 @@
 import { raceAbort, sleep, within } from '../../ops/deadline.ts'
 import { type MigrationProgress, PHASE_COMMITTED, type Report } from '../../wire/control.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
+import type { HeldPart } from '../disks/held.ts'
+import type { Leaves } from '../disks/leaves.ts'
 import type { DiskFigures } from '../disks/sender.ts'
 import { type Conversation, openConversation } from './conversation.ts'
 import { type Corridor, createCorridor } from './corridor.ts'
@@ -31,7 +33,7 @@ import { Ownership } from './ownership.ts'
 import type { Peer } from './peer.ts'
 import { createMeter, type Meter } from './progress.ts'
 import { createReport, type Timeline } from './report.ts'
-import { diskReport, openSourceDisks, type SourceDisks } from './source-disks.ts'
+import { diskReport, type LeavingDisks, openSourceDisks, type SourceDisks } from './source-disks.ts'
 import type { Offered, RunningQemu, SourceMigration, SourceOptions } from './source-options.ts'
 import { SourceQemu } from './source-qemu.ts'
 import { SOURCE, type SourceState, sourceMayResume } from './states.ts'
@@ -55,6 +57,7 @@ export function startSource(options: SourceOptions): SourceMigration {
     cancel: reason => run.cancel(reason),
     fate: () => run.fate(),
     epoch: () => run.epochOf(),
+    diskLeaves: () => run.diskLeaves(),
     stage: () => run.stage(),
     stuck: error => run.own.stuck(error),
   }
@@ -128,6 +131,10 @@ class SourceRun {
     return this.#options.plan.epoch + (EPOCH_STEP[state] ?? 0)
   }
 
+  diskLeaves(): readonly Leaves[] | undefined {
+    return this.#disks?.content
+  }
+
   stage(): { state: SourceStage; mark: string } {
     const peer = this.#talk?.peer
     const looked = this.#disks?.figures.pendingChunks
@@ -180,13 +187,14 @@ class SourceRun {
     signal.throwIfAborted()
     const meter = this.#startMeter(talk, outgoing)
     const onAccepted = async () => {
-      await accepted
+      const { copies } = await accepted
       talk.accepted()
       await own.advance('accepted')
+      return copies
     }
-    const disks = await this.#openDisks(outgoing)
+    const local = await options.disks?.()
+    const disks = local && local.disks.length > 0 ? await this.#openDisks(outgoing, local, await onAccepted()) : undefined
     if (disks) {
-      await onAccepted()
       // A VM that does not run has a meter that reports this. What waits for room on the path ends only with the
       // corridor, which a failure of the migration closes.
       await raceAbort(
@@ -235,12 +243,10 @@ class SourceRun {
     this.#timeline[step] = performance.now()
   }
 
-  async #openDisks(outgoing: Outgoing): Promise<SourceDisks | undefined> {
+  async #openDisks(outgoing: Outgoing, sources: LeavingDisks, copies: HeldPart[]): Promise<SourceDisks> {
     const { qemu, plan, log } = this.#options
-    const sources = await this.#options.disks?.()
-    if (!sources || sources.disks.length === 0) return undefined
     this.#disks = await openSourceDisks({
-      ...{ qemu, sources, pageStreams: plan.streams, compression: plan.compression, log, signal: this.#signal },
+      ...{ qemu, sources, copies, pageStreams: plan.streams, compression: plan.compression, log, signal: this.#signal },
       send: (stream, payload) => outgoing.disk(stream, payload),
       passed: async interval => await outgoing.pipeline?.passed(interval),
     })
@@ -291,7 +297,7 @@ class SourceRun {
     return this.#talk
   }
 
-  #acceptOf(peer: Peer): Promise<unknown> {
+  #acceptOf(peer: Peer): Promise<{ copies: HeldPart[] }> {
     const { silenceMs } = this.#options
     const onImages = (names: string[]) => void this.#sendImages(names)
     const accepted = expectAfterHashing(peer, 'ACCEPT', 'the answer to the offer', { silenceMs, onImages })

@@ -5,6 +5,7 @@ import type { MigrationProgress, Plan } from '../../wire/control.ts'
 import type { ErrorBody, GodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import type { HashOptions } from '../disks/digests.ts'
+import type { HeldPart } from '../disks/held.ts'
 import type { DiskBlocks } from '../pages/place.ts'
 import type { RunningVm } from '../vm/machine.ts'
 import type { StuckAction, TargetStage } from './deadlines.ts'
@@ -24,7 +25,7 @@ export type TargetOptions = {
    */
   reserve: (offer: MessageOf<'OFFER'>, plan: Plan, options: ReserveOptions) => Promise<RunningVm | undefined>
   /** Of the VM that was reserved: its local disks, ready to be written; absent or undefined: it has none. */
-  openDisks?: (() => Promise<TargetDisks | undefined>) | undefined
+  openDisks?: ((options: HashOptions) => Promise<TargetDisks | undefined>) | undefined
   /** Throws when a file of the VM has changed since then: asked once more before LOADED. */
   checkFiles?: (() => Promise<void>) | undefined
   /** Ends the waiting QEMU and forgets the VM. */
@@ -60,11 +61,14 @@ export type ReserveOptions = HashOptions & { askImages: (names: string[]) => Pro
 
 /** The local disks of a VM that is coming. */
 export type TargetDisks = {
+  /** What the files hold already, besides their bases. */
+  held(): HeldPart[]
   apply(payload: Uint8Array): Promise<void>
   /** Reads them, for pages that refer to them. */
   readonly blocks: DiskBlocks
   /** Everything is on the disk, and is what has these roots: MANIFEST_MISMATCH otherwise. Ends the writing. */
   finish(roots: readonly string[]): Promise<void>
+  /** After a failure. */
   close(): Promise<void>
 }
 

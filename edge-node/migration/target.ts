@@ -168,20 +168,24 @@ class TargetRun {
       signal: this.#signal,
     })
     const { session, peer } = await this.#talk.open(stream)
-    const offer = await expectAfterHashing(peer, 'OFFER', 'the offer', { silenceMs: options.silenceMs })
+    const { message: offer } = await expectAfterHashing(peer, 'OFFER', 'the offer', { silenceMs: options.silenceMs })
     await own.advance('offer')
     this.#isReserved = true
     const hashing = { plan, side: 'target', peer: () => peer, onProgress, signal: this.#signal } as const
     const askImages = (names: string[]) => peer.send({ type: 'IMAGES', names })
-    const vm = await whileHashing(hashing, how => options.reserve(offer, plan, { ...how, askImages }))
-    if (vm) this.#watchQemu(vm)
-    this.#disks = await options.openDisks?.()
+    const vm = await whileHashing(hashing, async how => {
+      const reserved = await options.reserve(offer, plan, { ...how, askImages })
+      if (reserved) this.#watchQemu(reserved)
+      this.#disks = await options.openDisks?.(how)
+      return reserved
+    })
     const incoming = vm && (await this.#openIncoming(peer, vm, session.rootKey))
     const corridor = incoming ?? createIncomingDisks(this.#corridorOptions(peer))
     this.#incoming = corridor
     corridor.meet(session, this.#talk.attempt)
     for (const { index, attempt, stream: data } of this.#waiting.splice(0)) corridor.accept(index, attempt, data)
     this.#talk.isAccepted = true
+    for (const part of this.#disks?.held() ?? []) await peer.send({ type: 'COPY', ...part })
     await peer.send({ type: 'ACCEPT' })
 
     const shut = incoming ? await this.#load(incoming, peer, vm!) : await own.advance('pages')

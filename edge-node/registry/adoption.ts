@@ -58,7 +58,7 @@ async function adoptOne(name: string, options: AdoptionOptions): Promise<void> {
   if (forgotten || (known?.state === 'incoming' && !waiting)) {
     await resources.endQemu(name)
     await removeRecord(store, name, known?.epoch ?? 0)
-    return await resources.remove(name)
+    return await resources.leave(name)
   }
   const { record, vm } = waiting ? { record: known!, vm: waiting } : await adopt(spec, dir, known, options)
   const entry = await entries.takeUp(spec, record, vm)

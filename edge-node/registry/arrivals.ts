@@ -2,7 +2,7 @@
 // offered. Leaves: a QEMU that waits, a VM of ours, or a coded error that keeps the VM at its source.
 // Always holds: only an epoch above every one that was seen of a name is accepted; before commit() the record has the
 // epoch before, so that a reservation that ends leaves no trace; commit() is durable before it resolves.
-import { GodwitError } from '../../wire/errors.ts'
+import { GodwitError, hasCode } from '../../wire/errors.ts'
 import type { HashOptions } from '../disks/digests.ts'
 import type { Images } from '../disks/images.ts'
 import type { Accelerator } from '../vm/argv.ts'
@@ -13,6 +13,7 @@ import type { Capacity } from './capacity.ts'
 import type { Entries } from './entries.ts'
 import type { Guests } from './guests.ts'
 import type { Launcher } from './launch.ts'
+import type { Resources } from './resources.ts'
 import type { SiteFiles } from './site-files.ts'
 import type { SiteHost } from './site-host.ts'
 
@@ -24,7 +25,11 @@ type ArrivalsOptions = {
   files: SiteFiles
   images: Images
   capacity: Capacity
+  resources: Resources
 }
+
+/** `usesCopy`: the source can be told what this site holds of the VM's disks. */
+export type ReserveOptions = { signal?: AbortSignal | undefined; usesCopy?: boolean | undefined }
 
 export class Arrivals {
   readonly #options: ArrivalsOptions
@@ -84,34 +89,35 @@ export class Arrivals {
     return was
   }
 
-  async reserve(spec: VmSpec, epoch: number, accelerator: Accelerator, signal?: AbortSignal): Promise<RunningVm> {
+  async reserve(spec: VmSpec, epoch: number, accelerator: Accelerator, { signal, usesCopy }: ReserveOptions): Promise<RunningVm> {
     const { launcher, capacity } = this.#options
     const { name } = spec
-    const { entry, highest } = await this.#insert(spec, epoch)
+    const { entry, highest } = await this.#insert(spec, epoch, { usesCopy })
     return this.#entries.inTurn(name, async () => {
       try {
         entry.vm = await launcher.launch(entry, { incoming: true, accelerator, signal })
         capacity.release({ vm: name })
         return entry.vm
       } catch (error) {
-        await this.#entries.forget(entry, highest)
+        // A QEMU that does not start may be due to the disks that it began with.
+        await this.#entries.forget(entry, highest, hasCode(error, 'QEMU_EXITED') ? 'nothing' : 'copy')
         throw error
       }
     })
   }
 
-  async reserveStopped(spec: VmSpec, epoch: number): Promise<void> {
-    await this.#insert(spec, epoch, true)
+  async reserveStopped(spec: VmSpec, epoch: number, { usesCopy }: ReserveOptions): Promise<void> {
+    await this.#insert(spec, epoch, { stopped: true, usesCopy })
     this.#options.capacity.release({ vm: spec.name })
   }
 
-  async #insert(spec: VmSpec, epoch: number, stopped?: true) {
+  async #insert(spec: VmSpec, epoch: number, more: { stopped?: true; usesCopy: boolean | undefined }) {
     this.#assertAbsent(spec.name)
     const highest = await this.#assertNewEpoch(spec.name, epoch)
     await this.#options.files.check(spec)
     // The record has the epoch before: a reservation may end without the VM ever having been ours, and the same offer
     // may come again.
-    return { entry: await this.#entries.insert(spec, { state: 'incoming', epoch: highest, stopped }), highest }
+    return { entry: await this.#entries.insert(spec, { state: 'incoming', epoch: highest, ...more }), highest }
   }
 
   async drop(name: string): Promise<void> {
@@ -119,7 +125,7 @@ export class Arrivals {
     await this.#entries.inTurn(name, async entry => {
       if (entry.record.state !== 'incoming') return
       await this.#options.guests.end(entry, vm => vm.kill())
-      await this.#entries.forget(entry, entry.record.epoch)
+      await this.#entries.forget(entry, entry.record.epoch, 'copy')
     })
   }
 
@@ -128,6 +134,7 @@ export class Arrivals {
       const { state, stopped } = entry.record
       if (state !== 'incoming' || !(stopped || entry.vm?.alive)) throw this.#entries.wrongState(name, 'is not reserved at this site')
       if (epoch <= entry.record.epoch) throw new GodwitError('EPOCH_STALE', `${name}: epoch ${epoch} is not above ${entry.record.epoch}`)
+      await this.#options.resources.own(name)
       if (stopped) return await this.#entries.update(entry, { state: 'stopped', stopped: undefined, epoch })
       await this.#entries.update(entry, { state: 'running', epoch, resumePending: true })
       // QEMU ended during that write, while it still counted as a reservation: the VM is ours, and has failed.

@@ -5,20 +5,38 @@
 
 import type { Method } from '../../wire/control.ts'
 import { type ErrorBody, GodwitError } from '../../wire/errors.ts'
+import type { Log } from '../../wire/log.ts'
 import type { HashOptions } from '../disks/digests.ts'
+import type { Leaves } from '../disks/leaves.ts'
 import type { RunningVm } from '../vm/machine.ts'
 import type { VmNeeds } from '../vm/preflight.ts'
 import { workingAccelerator } from '../vm/qemu.ts'
 import { canMoveSuspended } from '../vm/run-state.ts'
+import type { Passage } from './coming-disks.ts'
 import type { Entries } from './entries.ts'
 import type { VmEntry } from './entry.ts'
 import type { Guests } from './guests.ts'
+import type { LocalDisks } from './local-disks.ts'
 import type { VmRecord } from './records.ts'
+import type { Resources } from './resources.ts'
 import type { SiteFiles } from './site-files.ts'
 import type { SiteHost } from './site-host.ts'
 
 /** `start`: a VM that does not run starts at the target. */
 export type NeedsOptions = HashOptions & { start?: boolean | undefined }
+
+type DeparturesOptions = {
+  entries: Entries
+  guests: Guests
+  files: SiteFiles
+  host: SiteHost
+  resources: Resources
+  localDisks: LocalDisks
+  log: Log
+}
+
+/** Of a VM that has moved: where to, and what its disks hold as far as it is known. */
+export type LeftFor = { peer: Passage['peer']; leaves?: readonly Leaves[] | undefined }
 
 export class Departures {
   readonly #entries: Entries
@@ -26,12 +44,18 @@ export class Departures {
   readonly #files: SiteFiles
 
   readonly #host: SiteHost
+  readonly #resources: Resources
+  readonly #localDisks: LocalDisks
+  readonly #log: Log
 
-  constructor({ entries, guests, files, host }: { entries: Entries; guests: Guests; files: SiteFiles; host: SiteHost }) {
+  constructor({ entries, guests, files, host, resources, localDisks, log }: DeparturesOptions) {
     this.#entries = entries
     this.#guests = guests
     this.#files = files
     this.#host = host
+    this.#resources = resources
+    this.#localDisks = localDisks
+    this.#log = log
   }
 
   async needs(name: string, method: Method, { start = false, ...options }: NeedsOptions): Promise<VmNeeds> {
@@ -87,14 +111,14 @@ export class Departures {
     if (record.doubt) throw new GodwitError('MIGRATION_DOUBT', `it is not certain that ${spec.name} belongs to this site`)
   }
 
-  async end(name: string, outcome: 'moved' | 'kept' | 'doubt', epoch?: number): Promise<void> {
+  async end(name: string, outcome: 'moved' | 'kept' | 'doubt', epoch?: number, left?: LeftFor): Promise<void> {
     await this.#entries.inTurn(name, async entry => {
       const { state, epoch: known, stopped } = entry.record
       // QEMU ended meanwhile: the VM is ours all the same, at the epoch that the migration's end gave it.
       if (state === 'failed' && outcome === 'kept')
         return await this.#entries.update(entry, { doubt: false, epoch: Math.max(known, epoch ?? 0) })
       if (state !== 'migrating' && state !== 'failed') throw this.#entries.wrongState(name, 'is not migrating')
-      if (outcome === 'moved') return await this.#leave(entry, epoch ?? known + 1)
+      if (outcome === 'moved') return await this.#leave(entry, epoch ?? known + 1, left)
       const after = stopped ? 'stopped' : outcome === 'doubt' ? 'paused' : 'running'
       if (outcome === 'doubt') return await this.#entries.update(entry, { ...inDoubt(), state: after, stopped: undefined })
       await this.#entries.update(entry, { state: after, stopped: undefined, epoch: epoch ?? known })
@@ -102,20 +126,27 @@ export class Departures {
     })
   }
 
-  async settle(name: string, outcome: 'moved' | 'kept', epoch: number): Promise<void> {
+  async settle(name: string, outcome: 'moved' | 'kept', epoch: number, left?: LeftFor): Promise<void> {
     await this.#entries.inTurn(name, async entry => {
       const { record, vm } = entry
       if (!record.doubt && record.epoch >= epoch) throw this.#entries.wrongState(name, 'is not in doubt')
-      if (outcome === 'moved') return await this.#leave(entry, epoch)
+      if (outcome === 'moved') return await this.#leave(entry, epoch, left)
       await this.#entries.update(entry, keptAfterDoubt(record, vm !== undefined, epoch))
       await this.#guests.look(entry)
     })
   }
 
   /** Its QEMU is killed, without asking the guest: it runs at another site. */
-  async #leave(entry: VmEntry, epoch: number): Promise<void> {
+  async #leave(entry: VmEntry, epoch: number, left: LeftFor | undefined): Promise<void> {
     await this.#guests.end(entry, vm => vm.kill())
-    await this.#entries.forget(entry, epoch)
+    if (left) await this.#noteLeft(entry, epoch, left)
+    await this.#entries.forget(entry, epoch, left ? 'copy' : 'nothing')
+  }
+
+  /** Without a warm copy more has to travel when the VM returns, and that is all. */
+  async #noteLeft({ spec }: VmEntry, epoch: number, { peer, leaves }: LeftFor): Promise<void> {
+    const noted = this.#localDisks.noteLeft(spec, this.#resources.folder(spec.name), { epoch, peer }, leaves)
+    await noted.catch(error => this.#log.warn('warm copy could not be noted', { vm: spec.name, error }))
   }
 }
 

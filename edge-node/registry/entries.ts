@@ -22,6 +22,9 @@ type EntriesOptions = {
   log: Log
 }
 
+/** `usesCopy`: an incoming one may begin with its warm copy. */
+type NewVm = Pick<VmRecord, 'state' | 'epoch' | 'stopped'> & { usesCopy?: boolean | undefined }
+
 const MAX_VMS = 256
 
 export class Entries {
@@ -107,7 +110,7 @@ export class Entries {
   /**
    * A VM that is new here, with its record and what it has at this site. VM_EXISTS, LIMIT_EXCEEDED, CONFIG_UNREADABLE.
    */
-  async insert(spec: VmSpec, { state, epoch, stopped }: Pick<VmRecord, 'state' | 'epoch' | 'stopped'>): Promise<VmEntry> {
+  async insert(spec: VmSpec, { state, epoch, stopped, usesCopy = false }: NewVm): Promise<VmEntry> {
     const { store, resources, heldBesides } = this.#options
     if (this.#entries.has(spec.name)) throw new GodwitError('VM_EXISTS', `a VM named ${spec.name} exists at this site`)
     if (this.#entries.size + heldBesides(spec.name) >= MAX_VMS) throw new GodwitError('LIMIT_EXCEEDED', `${MAX_VMS} VMs exist at this site`)
@@ -116,11 +119,11 @@ export class Entries {
     try {
       // The record first: a folder without one would look like a VM whose record is lost.
       await writeRecord(store, spec.name, entry.record)
-      await (state === 'incoming' ? resources.reserve(spec) : resources.create(spec))
+      await (state === 'incoming' ? resources.reserve(spec, usesCopy) : resources.create(spec))
     } catch (error) {
       // What was made of it (a disk, when the file system is full) goes again; its epoch was never used.
       await removeRecord(store, spec.name, await highestEpoch(store, spec.name).catch(() => epoch)).catch(() => {})
-      await resources.remove(spec.name).catch(() => {})
+      await resources.leave(spec.name).catch(() => {})
       this.#entries.delete(spec.name)
       throw toGodwitError(error, 'CONFIG_UNREADABLE')
     }
@@ -144,13 +147,13 @@ export class Entries {
     this.changed()
   }
 
-  /** Removes the VM and all that it has at this site; its highest epoch stays. */
-  async forget(entry: VmEntry, epoch: number): Promise<void> {
+  /** Removes the VM and all that it has at this site, but what is kept as a warm copy; its highest epoch stays. */
+  async forget(entry: VmEntry, epoch: number, keep: 'nothing' | 'copy'): Promise<void> {
     const { store, resources } = this.#options
     const { name } = entry.spec
     await removeRecord(store, name, epoch)
     await resources.endQemu(name)
-    await resources.remove(name)
+    await (keep === 'copy' ? resources.leave(name) : resources.remove(name))
     this.#entries.delete(name)
     this.changed()
   }

@@ -111,7 +111,7 @@ export class Life {
     await this.#entries.inTurn(name, async entry => {
       if (entry.record.state !== 'stopped' && entry.record.state !== 'failed')
         throw this.#entries.wrongState(name, 'cannot be deleted: stop it first')
-      await this.#entries.forget(entry, entry.record.epoch)
+      await this.#entries.forget(entry, entry.record.epoch, 'nothing')
     })
   }
 

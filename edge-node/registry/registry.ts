@@ -12,6 +12,7 @@ import { openStore, type Store } from '../../ops/store.ts'
 import type { Method } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { type Log, silentLog } from '../../wire/log.ts'
+import type { Copies } from '../disks/copies.ts'
 import type { HashOptions } from '../disks/digests.ts'
 import type { Images } from '../disks/images.ts'
 import { createImports, type Imports } from '../disks/imports.ts'
@@ -25,9 +26,10 @@ import { QEMU_BINARY } from '../vm/qemu.ts'
 import { specFiles, type VmSpec } from '../vm/spec.ts'
 import { openUsers, type VmUsers } from '../vm/users.ts'
 import { adoptAll } from './adoption.ts'
-import { Arrivals } from './arrivals.ts'
+import { Arrivals, type ReserveOptions } from './arrivals.ts'
 import { Capacity, promisedBytes } from './capacity.ts'
-import { Departures, type NeedsOptions } from './departures.ts'
+import type { Passage } from './coming-disks.ts'
+import { Departures, type LeftFor, type NeedsOptions } from './departures.ts'
 import { Entries } from './entries.ts'
 import { type LocalVmFacts, runsHere } from './entry.ts'
 import { Guests } from './guests.ts'
@@ -165,6 +167,11 @@ export class Registry {
     return this.#parts.images
   }
 
+  /** What is kept of VMs that have left, or did not come. */
+  get copies(): Copies {
+    return this.#parts.copies
+  }
+
   get imports(): Imports {
     return this.#parts.imports
   }
@@ -263,11 +270,12 @@ export class Registry {
 
   /**
    * 'kept': the VM stays (the engine has made sure that a running guest runs on). 'moved': another site owns it with
-   * `epoch` (default: this one's + 1); its QEMU is killed and nothing stays here but the epoch. 'doubt': handed over,
-   * and the other site has not answered: it stays paused here, with its memory, until a person decides where it runs.
+   * `epoch` (default: this one's + 1); its QEMU is killed and nothing stays here but the epoch, and with `left` a warm
+   * copy of its disks. 'doubt': handed over, and the other site has not answered: it stays paused here, with its
+   * memory, until a person decides where it runs.
    */
-  endMigration(name: string, outcome: 'moved' | 'kept' | 'doubt', epoch?: number): Promise<void> {
-    return this.#parts.departures.end(name, outcome, epoch)
+  endMigration(name: string, outcome: 'moved' | 'kept' | 'doubt', epoch?: number, left?: LeftFor): Promise<void> {
+    return this.#parts.departures.end(name, outcome, epoch, left)
   }
 
   /**
@@ -275,8 +283,8 @@ export class Registry {
    * this epoch and nothing stays here; 'kept', it is ours at this epoch; where it has a QEMU the guest runs (the caller
    * has made sure). VM_STATE when the VM is not in doubt and its record is not behind the journal.
    */
-  settle(name: string, outcome: 'moved' | 'kept', epoch: number): Promise<void> {
-    return this.#parts.departures.settle(name, outcome, epoch)
+  settle(name: string, outcome: 'moved' | 'kept', epoch: number, left?: LeftFor): Promise<void> {
+    return this.#parts.departures.settle(name, outcome, epoch, left)
   }
 
   // --- orders of the migration engine, at the target ---
@@ -312,19 +320,19 @@ export class Registry {
    * Starts a QEMU that waits for the VM (-incoming defer -S). EPOCH_STALE unless `epoch` is higher than any seen of
    * this name; VM_EXISTS.
    */
-  reserveIncoming(spec: VmSpec, epoch: number, accelerator: Accelerator, signal?: AbortSignal): Promise<RunningVm> {
-    return this.#parts.arrivals.reserve(spec, epoch, accelerator, signal)
+  reserveIncoming(spec: VmSpec, epoch: number, accelerator: Accelerator, options: ReserveOptions = {}): Promise<RunningVm> {
+    return this.#parts.arrivals.reserve(spec, epoch, accelerator, options)
   }
 
   /** Makes room for a VM that comes without a QEMU: its folder and its disks. EPOCH_STALE, VM_EXISTS, DISK_FULL. */
-  reserveStopped(spec: VmSpec, epoch: number): Promise<void> {
-    return this.#parts.arrivals.reserveStopped(spec, epoch)
+  reserveStopped(spec: VmSpec, epoch: number, options: ReserveOptions = {}): Promise<void> {
+    return this.#parts.arrivals.reserveStopped(spec, epoch, options)
   }
 
   /** The local disks of a VM that is reserved here, ready to be written; undefined when it has none. */
-  comingDisks(name: string): ReturnType<LocalDisks['target']> {
+  comingDisks(name: string, passage: Passage, options: HashOptions = {}): ReturnType<LocalDisks['target']> {
     const { localDisks, resources } = this.#parts
-    return localDisks.target(this.spec(name), resources.folder(name))
+    return localDisks.target(this.spec(name), resources.folder(name), passage, options)
   }
 
   /** That a VM which is reserved here has open what its source has. A PREFLIGHT code. */
@@ -389,7 +397,9 @@ const userOf = (uid: number) => ({ uid, gid: uid })
 /** The parts, each given those below it. */
 function assemble(options: RegistryOptions, { vmHost, store, users, files, images }: Opened, closing: AbortSignal) {
   const { stateDir, filter, log = silentLog } = options
-  const resources = new Resources({ vmHost, stateDir, users, images })
+  const copies = vmHost.openCopies({ dir: join(stateDir, 'copies'), log })
+  const localDisks = new LocalDisks(images, copies)
+  const resources = new Resources({ vmHost, stateDir, users, images, copies })
   const capacity = new Capacity({
     availableBytes: vmHost.memoryAvailableBytes,
     reserveBytes: options.memoryReserveBytes ?? 0,
@@ -401,9 +411,25 @@ function assemble(options: RegistryOptions, { vmHost, store, users, files, image
   const { startMachine } = vmHost
   const launcher = new Launcher({ startMachine, host, capacity, resources, files, guests, users: options.users, filter, closing, log })
   const life = new Life({ entries, guests, launcher, host, files, resources, closing })
-  const arrivals = new Arrivals({ entries, guests, launcher, host, files, images, capacity })
-  const departures = new Departures({ entries, guests, files, host })
+  const arrivals = new Arrivals({ entries, guests, launcher, host, files, images, capacity, resources })
+  const departures = new Departures({ entries, guests, files, host, resources, localDisks, log })
   const imports = createImports(images, log)
-  const localDisks = new LocalDisks(images)
-  return { vmHost, store, files, images, imports, localDisks, resources, entries, host, guests, launcher, life, arrivals, departures, log }
+  return {
+    vmHost,
+    store,
+    files,
+    images,
+    imports,
+    copies,
+    localDisks,
+    resources,
+    entries,
+    host,
+    guests,
+    launcher,
+    life,
+    arrivals,
+    departures,
+    log,
+  }
 }

@@ -7,6 +7,7 @@
 import { join } from 'node:path'
 import { GodwitError } from '../../wire/errors.ts'
 import { MIB } from '../../wire/units.ts'
+import type { Copies } from '../disks/copies.ts'
 import type { Images } from '../disks/images.ts'
 import { makeLocalDisk } from '../disks/local.ts'
 import { makeSeed } from '../disks/seed.ts'
@@ -26,21 +27,24 @@ import {
   type VmSpec,
 } from '../vm/spec.ts'
 import type { VmUsers } from '../vm/users.ts'
+import { shapesOf } from './local-disks.ts'
 import type { VmHost } from './vm-host.ts'
 
-type ResourcesOptions = { vmHost: VmHost; stateDir: string; users: VmUsers | undefined; images: Images }
+type ResourcesOptions = { vmHost: VmHost; stateDir: string; users: VmUsers | undefined; images: Images; copies: Copies }
 
 export class Resources {
   readonly #host: VmHost
   readonly #vmsDir: string
   readonly #users: VmUsers | undefined
   readonly #images: Images
+  readonly #copies: Copies
 
-  constructor({ vmHost, stateDir, users, images }: ResourcesOptions) {
+  constructor({ vmHost, stateDir, users, images, copies }: ResourcesOptions) {
     this.#host = vmHost
     this.#vmsDir = join(stateDir, 'vms')
     this.#users = users
     this.#images = images
+    this.#copies = copies
   }
 
   /** The VMs that have a folder here. */
@@ -80,13 +84,19 @@ export class Resources {
     }
   }
 
-  /** For a VM that another site sends. */
-  async reserve(spec: VmSpec): Promise<void> {
+  /** For a VM that another site sends: with new disks, or those of its warm copy where the other site can use one. */
+  async reserve(spec: VmSpec, usesCopy: boolean): Promise<void> {
     await this.#writeSpec(spec)
+    if (usesCopy && (await this.#copies.take(spec.name, await shapesOf(this.#images, spec), this.#disksOf(spec.name)))) return
     // A raw disk comes whole: at its source it began with a copy of the image, which need not be here, with the texts
     // of a seed, or with the firmware's variables.
-    for (const [index, disk] of disksOf(spec).entries())
-      if (isLocal(disk)) await this.#makeDisk(spec.name, index, disk.format === 'raw' ? { ...disk, image: undefined } : disk)
+    let isRetry = false
+    await this.#copies.withRoom(async () => {
+      if (isRetry) await this.#host.files.removeFolder(this.#disksOf(spec.name))
+      isRetry = true
+      for (const [index, disk] of disksOf(spec).entries())
+        if (isLocal(disk)) await this.#makeDisk(spec.name, index, disk.format === 'raw' ? { ...disk, image: undefined } : disk)
+    })
   }
 
   /** Of a VM that has a folder here. CONFIG_INVALID, VM_SPEC_INVALID. */
@@ -108,10 +118,25 @@ export class Resources {
     await this.#host.killLeftover(this.folder(name))
   }
 
+  /** The VM is this site's: its disks are no copy, and become none. */
+  async own(name: string): Promise<void> {
+    await this.#copies.disown(this.#disksOf(name))
+  }
+
+  /** As remove(), but what says of itself that it is a warm copy is kept as one. */
+  async leave(name: string): Promise<void> {
+    await this.#copies.keep(name, this.#disksOf(name))
+    await this.remove(name)
+  }
+
   /** All that the VM has here. Its QEMU has ended. */
   async remove(name: string): Promise<void> {
     await this.#host.files.removeFolder(this.folder(name))
     await this.#users?.release(name)
+  }
+
+  #disksOf(name: string): string {
+    return join(this.folder(name), VM_FILES.disks)
   }
 
   async #makeDisk(name: string, index: number, disk: LocalDisk, content?: string): Promise<void> {

@@ -3,6 +3,7 @@
 // machine (vmHost), or on one of the ownership simulation.
 
 import type { Log } from '../../wire/log.ts'
+import { type Copies, openCopies } from '../disks/copies.ts'
 import { type Images, type ImagesOptions, openImages } from '../disks/images.ts'
 import { diskFreeBytes, existingTaps, hostVcpus, memoryAvailableBytes } from '../vm/host.ts'
 import { type HostFiles, hostFiles } from '../vm/host-files.ts'
@@ -34,6 +35,7 @@ export type VmHost = {
   /** The files that specifications name. */
   siteFiles(folders: Folders): SiteFiles
   openImages(options: ImagesOptions): Promise<Images>
+  openCopies(options: { dir: string; log: Log }): Copies
 }
 
 /** This machine. */
@@ -44,4 +46,5 @@ export const vmHost: VmHost = {
   files: hostFiles,
   siteFiles: folders => new SiteFiles(folders),
   openImages,
+  openCopies,
 }

@@ -37,7 +37,7 @@ test('a node needs its site and its gateway, all else has a default', async () =
     revocations: '~/config/revocations',
     api: { socket: '~/run/node.sock' },
     log: { level: 'info', format: 'json' },
-    limits: { memoryReserve: 268_435_456, reconnectSeconds: 30, switchoverSeconds: 2, warmUp: 4_194_304 },
+    limits: { memoryReserve: 268_435_456, reconnectSeconds: 30, switchoverSeconds: 2, warmUp: 4_194_304, copyDays: 7 },
     qemu: { users: 'auto' },
     commandKeys: {},
     commandTenant: 'main',

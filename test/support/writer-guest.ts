@@ -36,6 +36,22 @@ export type WriterGuest = {
 }
 
 /**
+ * Writes to disk 1 of a writer at a site of this process, as its guest would: `mib` from `fromMib` on, a byte for each
+ * MiB.
+ */
+export async function fillDisk(
+  lab: Lab,
+  siteName: string,
+  { fromMib = 0, mib, byte = 1 }: { fromMib?: number; mib: number; byte?: number },
+) {
+  const { qmp } = lab.site(siteName).node.registry.machine('writer')
+  for (let at = fromMib; at < fromMib + mib; at++)
+    await qmp.execute('human-monitor-command', {
+      'command-line': `qemu-io -d /machine/peripheral/blk1/virtio-backend "write -P ${byte + (at % 200)} ${at}M 1M"`,
+    })
+}
+
+/**
  * Disk 0 stands on image 'writer', which every site of the lab imports, or those of `imageAt`; `more`: further disks;
  * `top`: further fields.
  */
@@ -54,7 +70,9 @@ export async function startWriter(
   for (const site of imageAt.map(at => lab.site(at))) {
     const path = join(site.imagesDir, 'writer.raw')
     await writeFile(path, bootSectorDisk(WRITER_CODE))
-    await site.node.registry.images.import({ name: 'writer', from: path, format: 'raw' })
+    await site.api('POST', '/v1/images', { name: 'writer', from: path, format: 'raw' })
+    const isReady = async () => ((await site.api<{ state: string }>('GET', '/v1/images/writer')).state === 'ready' ? true : undefined)
+    await eventually(isReady, { ms: 30_000, what: `image at ${site.name}` })
     await rm(path)
   }
   const name = 'writer'

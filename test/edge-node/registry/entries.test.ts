@@ -23,7 +23,8 @@ async function stage({ held = 0, refuses = false } = {}): Promise<Stage> {
     if (refuses) throw new Error('no space left')
   }
   const resources = {
-    ...{ create: note('create'), reserve: note('reserve'), endQemu: note('end QEMU of'), remove: note('remove') },
+    ...{ create: note('create'), reserve: note('reserve'), endQemu: note('end QEMU of') },
+    ...{ remove: note('remove'), leave: note('leave') },
   } as unknown as Resources
   const closing = new AbortController()
   const entries = new Entries({ store, resources, heldBesides: () => held, closing: closing.signal, log: silentLog })
@@ -45,7 +46,7 @@ test('a VM is inserted once, its resources are created or reserved by its state,
   assert.equal(did, ['create vm-1', 'reserve vm-2'])
   await entries.update(entries.get('vm-2'), { state: 'running', epoch: 5 })
   assert.is((await readRecord(store, 'vm-2'))?.epoch, 5)
-  await entries.forget(entries.get('vm-2'), 6)
+  await entries.forget(entries.get('vm-2'), 6, 'nothing')
   assert.equal(did.slice(2), ['end QEMU of vm-2', 'remove vm-2'])
   assert.equal([await readRecord(store, 'vm-2'), await highestEpoch(store, 'vm-2')], [undefined, 6])
   assert.is(await codeOf(async () => entries.get('vm-2')), 'VM_UNKNOWN')
@@ -74,7 +75,7 @@ test('orders of one VM run one after the other, those of others beside them; non
   })
   await Promise.all([codeOf(() => fails), take('vm-1', 'slow', 50), take('vm-1', 'quick', 0), take('vm-2', 'other', 0)])
   assert.equal(order, ['other', 'slow', 'quick'])
-  const gone = [entries.inTurn('vm-1', entry => entries.forget(entry, 1)), codeOf(() => take('vm-1', 'late', 0))] as const
+  const gone = [entries.inTurn('vm-1', entry => entries.forget(entry, 1, 'copy')), codeOf(() => take('vm-1', 'late', 0))] as const
   assert.is((await Promise.all(gone))[1], 'VM_UNKNOWN')
   closing.abort()
   assert.is(await codeOf(() => take('vm-2', 'late', 0)), 'VM_STATE')

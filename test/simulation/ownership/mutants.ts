@@ -223,9 +223,9 @@ export const MUTANTS: Mutant[] = [
       { file: NODE, find: '    if (epoch !== plan.epoch) throw', replace: '    if (epoch < plan.epoch) throw' },
       {
         file: ARRIVALS,
-        find: 'async reserve(spec: VmSpec, epoch: number, accelerator: Accelerator, signal?: AbortSignal): Promise<RunningVm> {\n',
+        find: 'async reserve(spec: VmSpec, epoch: number, accelerator: Accelerator, { signal, usesCopy }: ReserveOptions): Promise<RunningVm> {\n',
         replace:
-          'async reserve(spec: VmSpec, _: number, accelerator: Accelerator, signal?: AbortSignal): Promise<RunningVm> {\n    const epoch = Infinity\n',
+          'async reserve(spec: VmSpec, _: number, accelerator: Accelerator, { signal, usesCopy }: ReserveOptions): Promise<RunningVm> {\n    const epoch = Infinity\n',
       },
       { file: ARRIVALS, find: '      if (epoch <= entry.record.epoch) throw', replace: '      if (epoch < 0) throw' },
     ],

@@ -65,6 +65,12 @@ const siteFiles: VmHost['siteFiles'] = () => ({
   close: async () => {},
 })
 
+const noCopies = {
+  ...{ list: async () => [], take: async () => false, keep: async () => false },
+  ...{ disown: async () => {}, clear: async () => {}, removeOlder: async () => {}, removeOf: async () => {} },
+  withRoom: async <T>(work: () => Promise<T>): Promise<T> => await work(),
+} as unknown as ReturnType<VmHost['openCopies']>
+
 export const vmHost: VmHost = {
   startMachine,
   adoptMachine,
@@ -90,5 +96,7 @@ export const vmHost: VmHost = {
   existingTaps: () => [],
   files,
   siteFiles,
+  // VMs without local disks leave no warm copies, and nothing of them takes time.
+  openCopies: () => noCopies,
   openImages: async () => ({ list: async () => [] }) as unknown as Awaited<ReturnType<VmHost['openImages']>>,
 }
