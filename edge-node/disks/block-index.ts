@@ -10,7 +10,7 @@
 // Memory: 8 bytes a block and at most 32 for the table, for at most BLOCKS_MAX blocks; further ones are not known.
 import { BlockHashes, type ChunkHashes, countHashes } from './block-hashes.ts'
 import type { ChunkSet } from './chunk-set.ts'
-import { blockOf, CHUNK_BLOCKS, diskOf, placeOf } from './places.ts'
+import { CHUNK_BLOCKS, diskBlockOf, diskOf, diskPlaceOf } from './places.ts'
 
 /** 8 GiB of content, 64 MiB of memory. */
 const BLOCKS_MAX = 2 ** 21
@@ -64,7 +64,7 @@ export class BlockIndex {
     this.#blocks += count
     for (let i = 0; i < CHUNK_BLOCKS; i++) {
       const hash = hashes.subarray(2 * i, 2 * i + 2)
-      if (hash[0] !== 0 || hash[1] !== 0) this.#insert(placeOf(disk, chunk * CHUNK_BLOCKS + i), hash)
+      if (hash[0] !== 0 || hash[1] !== 0) this.#insert(diskPlaceOf(disk, chunk * CHUNK_BLOCKS + i), hash)
     }
   }
 
@@ -80,11 +80,11 @@ export class BlockIndex {
   find(hash: Uint32Array): number {
     const place = this.#slots[this.#slotOf(hash)]! - 1
     if (place === NO_PLACE) return NO_PLACE
-    return this.#pending[diskOf(place)]?.has(Math.floor(blockOf(place) / CHUNK_BLOCKS)) ? NO_PLACE : place
+    return this.#pending[diskOf(place)]?.has(Math.floor(diskBlockOf(place) / CHUNK_BLOCKS)) ? NO_PLACE : place
   }
 
   named(place: number, interval: number): void {
-    this.#disks[diskOf(place)]!.named.set(Math.floor(blockOf(place) / CHUNK_BLOCKS), interval)
+    this.#disks[diskOf(place)]!.named.set(Math.floor(diskBlockOf(place) / CHUNK_BLOCKS), interval)
   }
 
   /** The last interval that named a block of the chunks that are pending; 0: none. */
@@ -104,7 +104,7 @@ export class BlockIndex {
     for (let slot = hash[0]! & mask; ; slot = (slot + 1) & mask) {
       const entry = this.#slots[slot]!
       if (entry === 0) return slot
-      if (this.#disks[diskOf(entry - 1)]!.hashes.isAt(blockOf(entry - 1), hash)) return slot
+      if (this.#disks[diskOf(entry - 1)]!.hashes.isAt(diskBlockOf(entry - 1), hash)) return slot
     }
   }
 
@@ -127,7 +127,7 @@ export class BlockIndex {
     for (const entry of old) {
       if (entry === 0) continue
       const { hashes } = this.#disks[diskOf(entry - 1)]!
-      hash.set(hashes.block(blockOf(entry - 1)))
+      hash.set(hashes.block(diskBlockOf(entry - 1)))
       if (hash[0] === 0 && hash[1] === 0) continue
       const slot = this.#slotOf(hash)
       if (this.#slots[slot] !== 0) continue

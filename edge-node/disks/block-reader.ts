@@ -5,7 +5,7 @@
 // the server. Its blocks that lie near each other are one request, of at most 256 KiB. A place that no disk has is
 // refused by has(), and must not be read.
 import type { ChunkSet } from './chunk-set.ts'
-import { BLOCK_BYTES, blockOf, CHUNK_BLOCKS, diskOf } from './places.ts'
+import { BLOCK_BYTES, CHUNK_BLOCKS, diskBlockOf, diskOf } from './places.ts'
 
 type Readable = {
   readonly sizeBytes: number
@@ -32,13 +32,13 @@ const SPARE_MAX = 16
 export function createBlockReader(disks: readonly Readable[]): BlockReader {
   const plainOf = (place: number) => {
     const { plain } = disks[diskOf(place)]!
-    return plain?.except?.has(Math.floor(blockOf(place) / CHUNK_BLOCKS)) ? undefined : plain
+    return plain?.except?.has(Math.floor(diskBlockOf(place) / CHUNK_BLOCKS)) ? undefined : plain
   }
   const spare: Uint8Array[] = []
   const readRun = async (places: Float64Array, run: number[], into: Uint8Array) => {
     const first = places[run[0]!]!
     const disk = disks[diskOf(first)]!
-    const offset = blockOf(first) * BLOCK_BYTES
+    const offset = diskBlockOf(first) * BLOCK_BYTES
     if (isInOrder(places, run)) return await disk.read(offset, into.subarray(run[0]! * BLOCK_BYTES, (run.at(-1)! + 1) * BLOCK_BYTES))
     const buffer = spare.pop() ?? new Uint8Array(RUN_BLOCKS_MAX * BLOCK_BYTES)
     const bytes = buffer.subarray(0, (places[run.at(-1)!]! - first + 1) * BLOCK_BYTES)
@@ -50,14 +50,14 @@ export function createBlockReader(disks: readonly Readable[]): BlockReader {
   return {
     has(place) {
       const disk = disks[diskOf(place)]
-      return disk !== undefined && (blockOf(place) + 1) * BLOCK_BYTES <= disk.sizeBytes
+      return disk !== undefined && (diskBlockOf(place) + 1) * BLOCK_BYTES <= disk.sizeBytes
     },
     async read(places, into, isLast) {
       const left: number[] = []
       const served: number[] = []
       for (const [i, place] of places.entries()) {
         const plain = isLast ? undefined : plainOf(place)
-        if (plain) left.push(i, plain.fd, blockOf(place) * BLOCK_BYTES)
+        if (plain) left.push(i, plain.fd, diskBlockOf(place) * BLOCK_BYTES)
         else served.push(i)
       }
       await Promise.all(runsOf(places, served).map(run => readRun(places, run, into)))

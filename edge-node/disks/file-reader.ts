@@ -12,7 +12,7 @@ import type { Leaves } from './leaves.ts'
 import type { DiskReaders } from './sender.ts'
 import { type DiskServer, type ServedDisk, serveDisk } from './server.ts'
 
-export type FileDisk = {
+export type StoppedDisk = {
   sizeBytes: number
   base: Leaves
   /** `dir`: the folder of the disks, which is the agent's alone. */
@@ -20,7 +20,7 @@ export type FileDisk = {
 }
 
 /** PREFLIGHT_QEMU_MISSING, IMAGE_INVALID, NBD_*. */
-export async function openFileReader(disks: readonly FileDisk[]): Promise<DiskReaders & AsyncDisposable> {
+export async function openFileReader(disks: readonly StoppedDisk[]): Promise<DiskReaders & AsyncDisposable> {
   const servers: DiskServer[] = []
   const close = async () => void (await Promise.all(servers.splice(0).map(server => server.close())))
   try {

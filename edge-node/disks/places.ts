@@ -6,6 +6,6 @@ export const BLOCK_BYTES = 4096
 export const CHUNK_BLOCKS = CHUNK_BYTES / BLOCK_BYTES
 const DISK_SPAN = 2 ** 32
 
-export const placeOf = (disk: number, block: number): number => disk * DISK_SPAN + block
+export const diskPlaceOf = (disk: number, block: number): number => disk * DISK_SPAN + block
 export const diskOf = (place: number): number => Math.floor(place / DISK_SPAN)
-export const blockOf = (place: number): number => place % DISK_SPAN
+export const diskBlockOf = (place: number): number => place % DISK_SPAN

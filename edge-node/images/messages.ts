@@ -20,7 +20,7 @@ export const RUNS_MAX = 2048
 const hash = z.string().regex(/^[0-9a-f]{64}$/, 'expected 32 bytes in hex')
 const count = z.number().int().nonnegative()
 
-const Message = z.discriminatedUnion('type', [
+const CopyMessage = z.discriminatedUnion('type', [
   /** Source: what it sends. */
   z.object({
     type: z.literal('IMAGE'),
@@ -45,15 +45,15 @@ const Message = z.discriminatedUnion('type', [
   /** Either side: it ends here, and why. */
   z.object({ type: z.literal('REFUSE'), error: ErrorBody }),
 ])
-export type Message = z.infer<typeof Message>
-export type MessageOf<T extends Message['type']> = Extract<Message, { type: T }>
+export type CopyMessage = z.infer<typeof CopyMessage>
+export type CopyMessageOf<T extends CopyMessage['type']> = Extract<CopyMessage, { type: T }>
 
-export const encodeMessage = (message: Message): Uint8Array => new TextEncoder().encode(JSON.stringify(message))
+export const encodeCopyMessage = (message: CopyMessage): Uint8Array => new TextEncoder().encode(JSON.stringify(message))
 
 /** FRAME_MALFORMED. */
-export function decodeMessage(payload: Uint8Array): Message {
+export function decodeCopyMessage(payload: Uint8Array): CopyMessage {
   try {
-    return Message.parse(parseJson(payload, { what: 'MESSAGE frame' }))
+    return CopyMessage.parse(parseJson(payload, { what: 'MESSAGE frame' }))
   } catch (error) {
     throw new GodwitError('FRAME_MALFORMED', 'a message about an image does not match its type', { cause: error })
   }

@@ -13,7 +13,7 @@ import type { ChunkSet } from '../disks/chunk-set.ts'
 import type { Image, Images } from '../disks/images.ts'
 import type { ImageFigures, IncomingImage } from '../disks/incoming-image.ts'
 import { inflate, loadZstd } from '../pages/compress.ts'
-import { type MessageOf, RUNS_MAX } from './messages.ts'
+import { type CopyMessageOf, RUNS_MAX } from './messages.ts'
 import type { Talk } from './talk.ts'
 
 const STILL_MS = 60_000
@@ -24,7 +24,7 @@ type ReceiveOptions = {
   session: Session
   talk: Talk
   images: Images
-  image: MessageOf<'IMAGE'>
+  image: CopyMessageOf<'IMAGE'>
   /** Page streams, from now on. */
   onStream: (take: (index: number, stream: Stream) => void) => void
   onFigures: (figures: ImageFigures) => void

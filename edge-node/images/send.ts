@@ -20,7 +20,7 @@ import { CHUNK_BYTES } from '../disks/chunk-tree.ts'
 import type { Leaves } from '../disks/leaves.ts'
 import { createBatcher } from '../disks/sender.ts'
 import { createPayloadQueue } from '../pages/payload-queue.ts'
-import { LEAVES_MAX, type MessageOf } from './messages.ts'
+import { type CopyMessageOf, LEAVES_MAX } from './messages.ts'
 import type { Talk } from './talk.ts'
 
 const REASON_MS = 500
@@ -31,7 +31,7 @@ type SendOptions = {
   talk: Talk
   /** The raw file. */
   path: string
-  image: Omit<MessageOf<'IMAGE'>, 'type'>
+  image: Omit<CopyMessageOf<'IMAGE'>, 'type'>
   leaves: Leaves
   openStream: (index: number) => Promise<Stream>
   signal: AbortSignal

@@ -13,7 +13,7 @@ import { DISK_HEADER_BYTES, readDiskBody, readDiskHeader, regionOf } from '../di
 import { type BlockHasher, type BlockHashes, type ChunkHashes, hashBlocks } from '../disks/block-hashes.ts'
 import { BlockIndex } from '../disks/block-index.ts'
 import { CHUNK_BYTES } from '../disks/chunk-tree.ts'
-import { type FileDisk, openFileReader } from '../disks/file-reader.ts'
+import { openFileReader, type StoppedDisk } from '../disks/file-reader.ts'
 import { applyHeld, type HeldPart } from '../disks/held.ts'
 import type { Leaves } from '../disks/leaves.ts'
 import { openQemuReader, type QemuDisk, type QemuReader } from '../disks/qemu-reader.ts'
@@ -31,7 +31,7 @@ const ROUNDS_MAX = 30
 const PAUSE_MS = 250
 
 /** By disk: QEMU's node, its file, its size, and what it stands on at both sites; `blocks`: of the image. */
-type LeavingDisk = QemuDisk & FileDisk & { blocks?: BlockHashes | undefined }
+type LeavingDisk = QemuDisk & StoppedDisk & { blocks?: BlockHashes | undefined }
 
 /** `hasher`: of the blocks, and of the pages that are compared with them; absent: pages are not compared with disks. */
 export type LeavingDisks = { disks: readonly LeavingDisk[]; hasher?: PageHasher | undefined }

@@ -11,7 +11,7 @@ import { ChunkSet } from '../../../edge-node/disks/chunk-set.ts'
 import { CHUNK_BYTES, leafOf } from '../../../edge-node/disks/chunk-tree.ts'
 import { createImageBlocks } from '../../../edge-node/disks/image-blocks.ts'
 import { Leaves } from '../../../edge-node/disks/leaves.ts'
-import { BLOCK_BYTES, CHUNK_BLOCKS, placeOf } from '../../../edge-node/disks/places.ts'
+import { BLOCK_BYTES, CHUNK_BLOCKS, diskPlaceOf } from '../../../edge-node/disks/places.ts'
 import { createRandom } from '../../../sim-network/random.ts'
 import { assert, suite } from '../../support/suite.ts'
 import { tempFolder } from '../../support/temp-folder.ts'
@@ -32,13 +32,13 @@ test('a block is found by its hash until its chunk is forgotten or has another c
   const index = new BlockIndex(2)
   index.put(0, 3, hashes(70, 0, 71))
   index.put(1, 0, hashes(80))
-  assert.is(find(index, 70), placeOf(0, 48))
-  assert.is(find(index, 71), placeOf(0, 50))
-  assert.is(find(index, 80), placeOf(1, 0))
+  assert.is(find(index, 70), diskPlaceOf(0, 48))
+  assert.is(find(index, 71), diskPlaceOf(0, 50))
+  assert.is(find(index, 80), diskPlaceOf(1, 0))
   assert.is(find(index, 81), NO_PLACE)
   index.put(0, 3, hashes(72))
   assert.is(find(index, 70), NO_PLACE)
-  assert.is(find(index, 72), placeOf(0, 48))
+  assert.is(find(index, 72), diskPlaceOf(0, 48))
   index.forget(1, 0)
   assert.is(find(index, 80), NO_PLACE)
   assert.is(index.has(1, 0), false)
@@ -56,7 +56,7 @@ test('a chunk that is pending is named by nobody, and the round learns who named
   assert.is(index.lastNamed(), 4)
   assert.is(find(index, 70), NO_PLACE)
   pending[0]!.delete(3)
-  assert.is(find(index, 70), placeOf(0, 48))
+  assert.is(find(index, 70), diskPlaceOf(0, 48))
 })
 
 test('whatever is put and forgotten, what is found has the hash, and what one block alone has is found', () => {
@@ -66,11 +66,11 @@ test('whatever is put and forgotten, what is found has the hash, and what one bl
   const model = new Map<number, number>()
   for (let step = 0; step < 3000; step++) {
     const [disk, chunk] = [below(2), below(300)]
-    for (let i = 0; i < CHUNK_BLOCKS; i++) model.delete(placeOf(disk, chunk * CHUNK_BLOCKS + i))
+    for (let i = 0; i < CHUNK_BLOCKS; i++) model.delete(diskPlaceOf(disk, chunk * CHUNK_BLOCKS + i))
     if (random.next() < 0.2) index.forget(disk, chunk)
     else {
       const numbers = Array.from({ length: CHUNK_BLOCKS }, () => (random.next() < 0.1 ? 0 : 1 + below(2 ** 31)))
-      for (const [i, number] of numbers.entries()) if (number) model.set(placeOf(disk, chunk * CHUNK_BLOCKS + i), number)
+      for (const [i, number] of numbers.entries()) if (number) model.set(diskPlaceOf(disk, chunk * CHUNK_BLOCKS + i), number)
       index.put(disk, chunk, hashes(...numbers))
     }
   }
@@ -93,7 +93,7 @@ test('beyond its limit it knows no further blocks', () => {
   assert.is(find(index, 11), NO_PLACE)
   index.forget(0, 0)
   index.put(0, 1, hashes(11, 12, 13, 14, 15))
-  assert.is(find(index, 15), placeOf(0, CHUNK_BLOCKS + 4))
+  assert.is(find(index, 15), diskPlaceOf(0, CHUNK_BLOCKS + 4))
 })
 
 test('an image is read once, block by block, and what differs at the target is left out', async () => {
@@ -141,8 +141,8 @@ test('blocks are read in few requests, in the order in which they are asked for'
     })),
   )
   const wanted = [
-    ...[placeOf(0, 9), placeOf(0, 8), placeOf(1, 19), placeOf(0, 10)],
-    ...[placeOf(0, 63), placeOf(0, 9), placeOf(1, 17), placeOf(0, 12)],
+    ...[diskPlaceOf(0, 9), diskPlaceOf(0, 8), diskPlaceOf(1, 19), diskPlaceOf(0, 10)],
+    ...[diskPlaceOf(0, 63), diskPlaceOf(0, 9), diskPlaceOf(1, 17), diskPlaceOf(0, 12)],
   ]
   const into = Buffer.alloc(wanted.length * BLOCK_BYTES)
   assert.equal([...(await reader.read(Float64Array.from(wanted), into, false))], [])
@@ -150,8 +150,8 @@ test('blocks are read in few requests, in the order in which they are asked for'
   const block = (disk: number, n: number) => disks[disk]!.subarray(n * BLOCK_BYTES, (n + 1) * BLOCK_BYTES)
   const expected = [block(0, 9), block(0, 8), block(1, 19), block(0, 10), block(0, 63), block(0, 9), block(1, 17), block(0, 12)]
   assert.is(Buffer.compare(into, Buffer.concat(expected)), 0)
-  assert.ok(reader.has(placeOf(1, 19)))
-  for (const place of [placeOf(1, 20), placeOf(0, 64), placeOf(2, 0)]) assert.is(reader.has(place), false)
+  assert.ok(reader.has(diskPlaceOf(1, 19)))
+  for (const place of [diskPlaceOf(1, 20), diskPlaceOf(0, 64), diskPlaceOf(2, 0)]) assert.is(reader.has(place), false)
 })
 
 test('blocks of chunks that are as the image has them are left to be read from its file', async () => {

@@ -6,7 +6,7 @@
 import { hashBlocks } from '../../../edge-node/disks/block-hashes.ts'
 import { BlockIndex } from '../../../edge-node/disks/block-index.ts'
 import { ChunkSet } from '../../../edge-node/disks/chunk-set.ts'
-import { BLOCK_BYTES, blockOf, CHUNK_BLOCKS } from '../../../edge-node/disks/places.ts'
+import { BLOCK_BYTES, CHUNK_BLOCKS, diskBlockOf } from '../../../edge-node/disks/places.ts'
 import { type Applier, createApplier } from '../../../edge-node/pages/apply.ts'
 import { decodeBarrier, readBatchBody } from '../../../edge-node/pages/batch.ts'
 import { compressBatch, loadZstd, openBatch } from '../../../edge-node/pages/compress.ts'
@@ -119,7 +119,7 @@ class World {
       memory: regionsOf(BLOCKS),
       workers: 0,
       pool: worldPool<ApplyJob, ApplyResult>(this.steps, performOn(this.memory)),
-      disks: { blocks: { has: place => blockOf(place) < this.disk.length, read: this.readDisk }, proofKey: new Uint8Array(0) },
+      disks: { blocks: { has: place => diskBlockOf(place) < this.disk.length, read: this.readDisk }, proofKey: new Uint8Array(0) },
     })
   }
 
@@ -169,7 +169,7 @@ class World {
 
   readonly readDisk = async (places: Float64Array, into: Uint8Array): Promise<Float64Array> => {
     await this.turn()
-    for (const [i, place] of places.entries()) into.set(pageOf(this.disk[blockOf(place)]!), i * BLOCK_BYTES)
+    for (const [i, place] of places.entries()) into.set(pageOf(this.disk[diskBlockOf(place)]!), i * BLOCK_BYTES)
     return new Float64Array(0)
   }
 
