@@ -40,7 +40,8 @@ export async function makeSeed(path: string, files: Record<string, string>): Pro
 }
 
 async function runXorriso(dir: string, names: string[]): Promise<void> {
-  const args = ['-no_rc', '-as', 'mkisofs', '-quiet', '-output', ISO, '-volid', 'cidata', '-joliet', '-rational-rock', ...names]
+  const format = ['-volid', 'cidata', '-joliet', '-rational-rock', '--set_all_file_dates', '=1']
+  const args = ['-no_rc', '-as', 'mkisofs', '-quiet', '-output', ISO, ...format, ...names]
   const command = cagedTool('xorriso', args, SEED_BYTES, ADDRESS_SPACE_BYTES)
   const env = { ...cleanEnvironment(), SOURCE_DATE_EPOCH: '0' }
   const child = spawn(command.file, command.args, { cwd: dir, env, stdio: ['ignore', 'ignore', 'pipe'] })

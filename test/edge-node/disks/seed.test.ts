@@ -3,6 +3,8 @@ import { spawnSync } from 'node:child_process'
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { makeSeed, SEED_BYTES } from '../../../edge-node/disks/seed.ts'
+import { nowSeconds } from '../../../ops/clock.ts'
+import { eventually } from '../../../ops/deadline.ts'
 import { assert, codeOf, suite } from '../../support/suite.ts'
 import { tempFolder } from '../../support/temp-folder.ts'
 
@@ -16,6 +18,9 @@ test(
     await using folder = await tempFolder()
     const [first, second] = [join(folder.path, 'a', '0.raw'), join(folder.path, 'b', '0.raw')]
     await makeSeed(first, FILES)
+    // The file systems of the two would have other times.
+    const madeAt = nowSeconds()
+    await eventually(() => (nowSeconds() > madeAt ? true : undefined), { ms: 5_000, what: 'the next second' })
     await makeSeed(second, FILES)
     const bytes = await readFile(first)
     assert.is(bytes.length, SEED_BYTES)
