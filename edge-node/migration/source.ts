@@ -152,6 +152,8 @@ class SourceRun {
       // of anything.
       const cause = this.#signal.aborted && !this.own.isCommitting ? this.#signal.reason : error
       const failure = toGodwitError(cause, 'MIGRATION_FAILED')
+      // Nothing of it goes on: a conversation whose streams end now would be resumed for half a minute.
+      if (!this.own.isCommitting) this.#failure.abort(failure)
       const ended = this.#outgoing?.abort(failure)
       // Before QEMU may go on: it records the guest's writes for nobody otherwise.
       await this.#disks?.close()

@@ -53,12 +53,7 @@ export const HANGS: Mutant[] = [
     SOURCE,
     'const { answer, peer: last } = await handOver({ ...this.#options, plan, stop }, talk.peer, grant)',
   ),
-  hang(
-    'hang-reserved',
-    "the target's start of QEMU",
-    TARGET,
-    'const vm = await whileHashing(hashing, how => options.reserve(offer, plan, { ...how, askImages }))',
-  ),
+  hang('hang-reserved', "the target's start of QEMU", TARGET, 'const reserved = await options.reserve(offer, plan, { ...how, askImages })'),
   hang('hang-receiving', 'the target while it receives', TARGET, 'await this.#receive(corridor, peer, vm, shut || undefined)'),
   silentQemu('hang-granted', "the target's disks", 'activateDisks'),
   silentQemu('hang-resuming', "the target's cont", 'cont'),
