@@ -70,6 +70,7 @@ export async function openQemuReader({
     await removeBitmaps().catch(() => {})
     await run('nbd-server-stop').catch(() => {})
   }
+  await refuseOthers(qmp)
   await run('nbd-server-stop').catch(() => {}) // an earlier agent's
   await removeBitmaps()
   await run('nbd-server-start', { addr: { type: 'unix', data: { path: NBD_SOCKET } }, 'max-connections': 0 })
@@ -113,6 +114,14 @@ async function ourBitmaps(qmp: QmpClient, disks: readonly QemuDisk[]): Promise<{
     const names = found['dirty-bitmaps'].map(bitmap => String((bitmap as QmpObject)['name']))
     return names.filter(name => name.startsWith(BITMAP)).map(name => ({ node, name }))
   })
+}
+
+/** VM_STATE where somebody else works with the disks in this QEMU: a backup, say. */
+async function refuseOthers(qmp: QmpClient): Promise<void> {
+  const [job] = await qmp.execute<QmpObject[]>('query-block-jobs')
+  const foreign = (await qmp.execute<QmpObject[]>('query-block-exports')).find(({ id }) => !String(id).startsWith(BITMAP))
+  const what = job ? `a block job (${job['type']})` : foreign && `an export of a disk (${foreign['id']})`
+  if (what) throw new GodwitError('VM_STATE', `${what} runs in the VM's QEMU`, { hint: 'wait for its end, or end it, and try again' })
 }
 
 /** Exports of all disks at QEMU's NBD server, with our connection to each. */

@@ -44,7 +44,8 @@ async function failsWith(lab: Lab, guest: WriterGuest, code: string, meanwhile: 
   const record = await lab.until(id)
   assert.is(record.error?.code, code, `${JSON.stringify(record.error)}\n${lab.logTail()}`)
   await guest.assertWrites('a')
-  assert.is(existsSync(vmDir(lab, 'b', guest.name)), false, 'nothing stays at the target')
+  const gone = () => (existsSync(vmDir(lab, 'b', guest.name)) ? undefined : true)
+  await eventually(gone, { ms: 10_000, what: 'nothing at the target' })
   await eventually(() => (processes(lab, 'qemu-nbd').length === 0 ? true : undefined), { ms: 10_000, what: 'the end of all disk servers' })
 }
 
@@ -132,6 +133,39 @@ test(
     const record = await lab.until(await beginSoon(lab, { vm: guest.name, to: 'b' }))
     assert.is(record.outcome, 'completed', `${JSON.stringify(record.error)}\n${lab.logTail()}`)
     await guest.assertWrites('b')
+    await guest.stopAndCompare('b')
+  },
+  { skip },
+)
+
+test(
+  'a backup that runs in its QEMU, and an export of somebody else, are refused by name; then it moves',
+  async () => {
+    await using lab = await openLab({ sites: ['a', 'b'] })
+    const guest = await startWriter(lab, 'a', { more: DISKS })
+    const { qmp } = lab.site('a').node.registry.machine(guest.name)
+    const refused = async (text: RegExp) => {
+      const { error } = await lab.until(await beginSoon(lab, { vm: guest.name, to: 'b' }))
+      assert.is(error?.code, 'VM_STATE', `${JSON.stringify(error)}\n${lab.logTail()}`)
+      assert.match(error?.message ?? '', text)
+      await guest.assertWrites('a')
+    }
+    const target = { driver: 'null-co', 'node-name': 'backup', size: 64 * 1024 * 1024 }
+    await qmp.execute('blockdev-add', target)
+    await qmp.execute('blockdev-backup', { 'job-id': 'backup', device: 'disk1', target: 'backup', sync: 'full', speed: 65_536 })
+    await refused(/block job \(backup\)/)
+    await qmp.execute('block-job-cancel', { device: 'backup', force: true })
+    await eventually(async () => ((await qmp.execute<unknown[]>('query-block-jobs')).length === 0 ? true : undefined), {
+      ms: 10_000,
+      what: 'the end of the backup',
+    })
+    await qmp.execute('blockdev-del', { 'node-name': 'backup' })
+    await qmp.execute('nbd-server-start', { addr: { type: 'unix', data: { path: 'other.sock' } } })
+    await qmp.execute('block-export-add', { type: 'nbd', id: 'other', 'node-name': 'disk1', writable: false })
+    await refused(/export of a disk \(other\)/)
+    await qmp.execute('nbd-server-stop')
+    const record = await lab.until(await beginSoon(lab, { vm: guest.name, to: 'b' }))
+    assert.is(record.outcome, 'completed', `${JSON.stringify(record.error)}\n${lab.logTail()}`)
     await guest.stopAndCompare('b')
   },
   { skip },
