@@ -11,7 +11,7 @@ import { type Lab, labMissing, openLab } from '../support/lab.ts'
 import { bootGuest, type Comparison, compareMemory, heldMemories, type LabGuest } from '../support/lab-guest.ts'
 import { assert, suite } from '../support/suite.ts'
 
-const test = suite('e2e/memory', { ms: 90_000 })
+const test = suite('e2e/memory', { ms: 240_000 })
 const missing = labMissing()
 const HARD = { dirtyBytesPerSecond: 32 * MIB, hotBytes: 12 * MIB }
 /** So short a pause that QEMU has to go through several rounds of what the guest rewrites. */
