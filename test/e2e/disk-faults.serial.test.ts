@@ -45,8 +45,8 @@ async function failsWith(lab: Lab, guest: WriterGuest, code: string, meanwhile: 
   assert.is(record.error?.code, code, `${JSON.stringify(record.error)}\n${lab.logTail()}`)
   await guest.assertWrites('a')
   const gone = () => (existsSync(vmDir(lab, 'b', guest.name)) ? undefined : true)
-  await eventually(gone, { ms: 10_000, what: 'nothing at the target' })
-  await eventually(() => (processes(lab, 'qemu-nbd').length === 0 ? true : undefined), { ms: 10_000, what: 'the end of all disk servers' })
+  await eventually(gone, { ms: 60_000, what: 'nothing at the target' })
+  await eventually(() => (processes(lab, 'qemu-nbd').length === 0 ? true : undefined), { ms: 60_000, what: 'the end of all disk servers' })
 }
 
 test(
@@ -128,7 +128,7 @@ test(
       lab.site('b').onLoaded = undefined
       await guest.assertWrites('a')
       const gone = () => (existsSync(vmDir(lab, 'b', guest.name)) ? undefined : true)
-      await eventually(gone, { ms: 10_000, what: 'nothing at the target' })
+      await eventually(gone, { ms: 60_000, what: 'nothing at the target' })
     }
     const record = await lab.until(await beginSoon(lab, { vm: guest.name, to: 'b' }))
     assert.is(record.outcome, 'completed', `${JSON.stringify(record.error)}\n${lab.logTail()}`)
@@ -156,7 +156,7 @@ test(
     await refused(/block job \(backup\)/)
     await qmp.execute('block-job-cancel', { device: 'backup', force: true })
     await eventually(async () => ((await qmp.execute<unknown[]>('query-block-jobs')).length === 0 ? true : undefined), {
-      ms: 10_000,
+      ms: 60_000,
       what: 'the end of the backup',
     })
     await qmp.execute('blockdev-del', { 'node-name': 'backup' })

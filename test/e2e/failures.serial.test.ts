@@ -72,7 +72,7 @@ async function online(): Promise<void> {
 async function assertNothingAt(site: string): Promise<void> {
   const { lab } = await scene()
   const isGone = async () => ((await readdir(join(lab.site(site).dir, 'state', 'vms'))).length === 0 ? true : undefined)
-  await eventually(isGone, { ms: 10_000, what: `nothing left at ${site}` })
+  await eventually(isGone, { ms: 30_000, what: `nothing left at ${site}` })
   assert.equal(lab.site(site).node.registry.list(), [])
 }
 
@@ -87,7 +87,7 @@ async function assertSurvived(
   const record = await lab.until(migrationId)
   assert.equal({ state: record.state, outcome: record.outcome }, { state: 'ABORTED', outcome }, JSON.stringify(record))
   assert.match(record.error?.code ?? '', code)
-  await eventually(async () => ((await guest.runsAt()).includes(from) ? true : undefined), { ms: 10_000, what: `it runs at ${from}` })
+  await eventually(async () => ((await guest.runsAt()).includes(from) ? true : undefined), { ms: 30_000, what: `it runs at ${from}` })
   await guest.assertSound()
   await assertNothingAt(to)
   await assertMoves(from, to)
@@ -288,7 +288,7 @@ test(
         if (hasCode(error, 'VM_UNKNOWN') || hasCode(error, 'VM_STATE')) return undefined
         throw error
       })
-    const migrationId = await eventually(begin, { ms: 5_000, what: 'doomed running, as the gateway sees it' })
+    const migrationId = await eventually(begin, { ms: 30_000, what: 'doomed running, as the gateway sees it' })
     await lab.valve.reached()
     process.kill(source.node.registry.get('doomed').pid!, 'SIGKILL')
     const record = await lab.until(migrationId)

@@ -21,7 +21,7 @@ async function assertRefused({ lab, guest, begin }: DiskScene, to: string, code:
   assert.equal([outcome, error?.code], ['failed', code], lab.logTail())
   assert.match(error!.message, file)
   assert.equal(await guest.runsAt(), [to === 'a' ? 'b' : 'a'])
-  await eventually(() => (lab.site(to).node.registry.list().length === 0 ? true : undefined), { ms: 10_000, what: `nothing left at ${to}` })
+  await eventually(() => (lab.site(to).node.registry.list().length === 0 ? true : undefined), { ms: 30_000, what: `nothing left at ${to}` })
   await guest.observer.next('beat', 5_000)
 }
 
@@ -79,7 +79,7 @@ test(
       assert.match(error!.message, 'd.img')
       assert.equal(await guest.runsAt(), ['a'])
       await eventually(() => (lab.site('b').node.registry.list().length === 0 ? true : undefined), {
-        ms: 10_000,
+        ms: 30_000,
         what: 'nothing left at b',
       })
       await writeFile(image(site), disk)

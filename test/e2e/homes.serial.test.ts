@@ -30,7 +30,7 @@ test(
     })
     using guest = await bootGuest(lab, 'a', { spec: SPEC })
     const viewOf = async () => (await lab.api<{ services: ServiceView[] }>('GET', '/v1/services')).services[0]!
-    await eventually(async () => ((await viewOf()).site === 'a' ? true : undefined), { ms: 10_000, what: 'the service at a' })
+    await eventually(async () => ((await viewOf()).site === 'a' ? true : undefined), { ms: 30_000, what: 'the service at a' })
 
     let asked = 0
     const { engine, port } = lab.door
@@ -56,7 +56,7 @@ test(
     try {
       await evil.whenOnline({ timeoutMs: 20_000 })
       const claims = async () => (await lab.api<{ vms: VmView[] }>('GET', '/v1/vms')).vms.map(({ site, isHome }) => `${site} ${isHome}`)
-      await eventually(async () => ((await claims()).includes('evil false') ? true : undefined), { ms: 10_000, what: 'the claim' })
+      await eventually(async () => ((await claims()).includes('evil false') ? true : undefined), { ms: 30_000, what: 'the claim' })
 
       const user = createUser({ ...(await viewOf()).listen, everyMs: 250, deadlineMs: 60_000, now: () => performance.now() })
       const answered = () => user.requests.filter(({ answeredMs }) => answeredMs !== undefined).length

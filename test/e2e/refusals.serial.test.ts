@@ -54,7 +54,7 @@ async function assertUntouched(to?: string, vm = VM): Promise<void> {
   assert.is(here.state, 'running')
   assert.is((await lab.site('a').node.registry.machine(vm).commands.queryStatus()).status, 'running')
   // The source's word ends a migration; the target clears up at the same time.
-  if (to !== undefined) await eventually(() => isEmpty(lab, to), { ms: 10_000, what: `nothing left at ${to}` })
+  if (to !== undefined) await eventually(() => isEmpty(lab, to), { ms: 30_000, what: `nothing left at ${to}` })
   await guest.observer.next('beat', 5_000)
 }
 
@@ -99,7 +99,7 @@ test(
     await gone.stop()
     const { lab } = await scene()
     await eventually(async () => ((await codeOf(() => lab.begin({ vm: VM, to: 'gone' }))) === 'SITE_OFFLINE' ? true : undefined), {
-      ms: 5_000,
+      ms: 30_000,
       what: 'SITE_OFFLINE',
     })
     await assertUntouched()
@@ -114,13 +114,13 @@ test(
     const spec = `name: ${VM}\nmemory: 16MiB\nkernel: vmlinuz\n`
     await lab.site('b').api('POST', '/v1/vms', { spec })
     await eventually(async () => ((await lab.api<{ vms: unknown[] }>('GET', '/v1/vms')).vms.length === 2 ? true : undefined), {
-      ms: 5_000,
+      ms: 30_000,
       what: 'both VMs known',
     })
     await assertRefused('VM_EXISTS', { to: 'b' })
     await lab.site('b').api('DELETE', `/v1/vms/${VM}`)
     await eventually(async () => ((await lab.api<{ vms: unknown[] }>('GET', '/v1/vms')).vms.length === 1 ? true : undefined), {
-      ms: 5_000,
+      ms: 30_000,
       what: 'one VM known',
     })
   },
@@ -185,7 +185,7 @@ test(
       )
         ? true
         : undefined
-    await eventually(isKnown, { ms: 5_000, what: 'scribe known to run' })
+    await eventually(isKnown, { ms: 30_000, what: 'scribe known to run' })
     assert.match(await assertAborted('PREFLIGHT_WRITABLE_DISK', 'b', 'scribe'), 'echo.img')
     await lab.site('a').api('POST', '/v1/vms/scribe/stop', { force: true })
     await lab.site('a').api('DELETE', '/v1/vms/scribe')
@@ -203,7 +203,7 @@ test(
     }
     const { lab } = await scene()
     const isAlone = async () => ((await lab.api<{ vms: unknown[] }>('GET', '/v1/vms')).vms.length === 1 ? true : undefined)
-    await eventually(isAlone, { ms: 5_000, what: 'one VM known' })
+    await eventually(isAlone, { ms: 30_000, what: 'one VM known' })
     assert.match(await assertAborted('EPOCH_STALE', 'stale'), /the source offers epoch 2, but this site has seen epoch 2/)
   },
   { skip },

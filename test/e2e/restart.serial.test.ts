@@ -42,7 +42,7 @@ async function assertNothingAt(name: string): Promise<void> {
   const { lab } = await scene()
   const site = lab.site(name)
   const isGone = async () => ((await readdir(join(site.dir, 'state', 'vms'))).length === 0 ? true : undefined)
-  await eventually(isGone, { ms: 10_000, what: `nothing left at ${name}` })
+  await eventually(isGone, { ms: 30_000, what: `nothing left at ${name}` })
   assert.equal(await site.api('GET', '/v1/vms'), { vms: [] })
 }
 
@@ -72,7 +72,7 @@ test(
     await lab.site('a').kill()
     const console = join(lab.site('a').dir, 'state', 'vms', VM, 'serial.log')
     const { size } = await stat(console)
-    await eventually(async () => ((await stat(console)).size > size + 500 ? true : undefined), { ms: 10_000, what: 'beats in the log' })
+    await eventually(async () => ((await stat(console)).size > size + 500 ? true : undefined), { ms: 30_000, what: 'beats in the log' })
     await lab.site('a').start()
     const after = await factsAt('a')
     assert.equal([after.state, after.pid, after.epoch], ['running', before.pid, before.epoch], 'the same QEMU')

@@ -75,7 +75,7 @@ test(
     const user = await userOf(lab)
     const { commands } = lab.site('a').node.registry.machine('vm-1')
     await commands.stop()
-    await eventually(async () => ((await viewOf(lab)).waiting > 0 ? true : undefined), { ms: 5_000, what: 'a connection that waits' })
+    await eventually(async () => ((await viewOf(lab)).waiting > 0 ? true : undefined), { ms: 30_000, what: 'a connection that waits' })
     await commands.cont()
     await user.stop()
     assert.equal([user.summary().lost, user.wrong], [0, []])

@@ -56,5 +56,5 @@ export async function beginSoon(lab: Lab, request: MigrationRequest): Promise<st
       if (hasCode(error, 'VM_STATE') || hasCode(error, 'MIGRATION_BUSY')) return undefined
       throw error
     })
-  return await eventually(tryOnce, { ms: 10_000, what: 'the VM running, as the gateway sees it' })
+  return await eventually(tryOnce, { ms: 60_000, what: 'the VM running, as the gateway sees it' })
 }
