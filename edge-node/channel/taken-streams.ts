@@ -10,8 +10,8 @@ import type { Stream } from '../../transport/types.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Frame } from '../../wire/frame.ts'
 import { framesOf, indexOf, type Role } from '../../wire/roles.ts'
+import type { Channel } from './channel.ts'
 import type { SealedReader } from './sealed-stream.ts'
-import type { Session } from './session.ts'
 
 /**
  * Record bytes after which an acknowledgement goes at once, or as soon as ACK_GAP_MS after the last one; smaller
@@ -44,7 +44,7 @@ type TakenStreams = {
    * Goes on over this meeting; gives the frames taken of each stream. Nothing more is taken of streams of earlier
    * ones.
    */
-  meet(session: Session, attempt: number): number[]
+  meet(channel: Channel, attempt: number): number[]
   accept(index: number, attempt: number, stream: Stream): void
   /**
    * What went through the streams over the meeting of this attempt, when all have ended whole; undefined when it was
@@ -58,7 +58,7 @@ type TakenStreams = {
 type Line = { role: Role; taken: number; work: Promise<void> }
 
 type MeetingStreams = {
-  session: Session
+  channel: Channel
   attempt: number
   streams: Map<number, Stream>
   readers: Map<number, SealedReader>
@@ -103,10 +103,10 @@ export function createTakenStreams(options: TakenStreamsOptions): TakenStreams {
     meeting = undefined
   }
   return {
-    meet(session, attempt) {
+    meet(channel, attempt) {
       leave('a newer meeting replaced this one')
       const acks = createAcks(bytes => options.onAck(bytes, taken()))
-      meeting = { session, attempt, streams: new Map(), readers: new Map(), running: 0, acks, ended: Promise.withResolvers() }
+      meeting = { channel, attempt, streams: new Map(), readers: new Map(), running: 0, acks, ended: Promise.withResolvers() }
       return taken()
     },
     accept(index, attempt, stream) {
@@ -117,7 +117,7 @@ export function createTakenStreams(options: TakenStreamsOptions): TakenStreams {
         stream.reset('unexpected stream')
         return fail(new GodwitError('MIGRATION_STATE', `stream ${index} is not part of the plan`))
       }
-      const reader = mine.session.reader(stream, line.role, framesOf(line.role, hasDisks), mine.acks.received, line.taken)
+      const reader = mine.channel.reader(stream, line.role, framesOf(line.role, hasDisks), mine.acks.received, line.taken)
       mine.streams.set(index, stream)
       mine.readers.set(index, reader)
       mine.running += 1

@@ -11,7 +11,7 @@ import type { ImagePlan, ImagePrepareParams, Join } from '../../wire/control.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import { isControl } from '../../wire/roles.ts'
-import { openSession } from '../channel/session.ts'
+import { openChannel } from '../channel/channel.ts'
 import type { ImageProgress } from '../disks/image-source.ts'
 import type { Images } from '../disks/images.ts'
 import { sessionPlanOf } from './messages.ts'
@@ -98,11 +98,11 @@ export class IncomingCopies {
     let talk: Talk | undefined
     try {
       control = await within(copy.control.promise, { ms: SOURCE_APPEARS_MS, what: "the source's control stream", signal: stop.signal })
-      const session = await this.#open(copy, control)
-      talk = createTalk(session, { signal: stop.signal })
-      const { root, sizeBytes, name } = await this.#receive(copy, session, talk)
+      const channel = await this.#open(copy, control)
+      talk = createTalk(channel, { signal: stop.signal })
+      const { root, sizeBytes, name } = await this.#receive(copy, channel, talk)
       log.info('image received', { image: name, from: plan.source, root, sizeBytes })
-      await session.finish()
+      await channel.finish()
     } catch (thrown) {
       const error = toGodwitError(thrown)
       log.warn('incoming image failed', { image: copy.name, from: plan.source, error })
@@ -119,17 +119,17 @@ export class IncomingCopies {
   #open({ plan, source }: Copy, stream: Stream) {
     const { identity, onBreach } = this.#options
     const sides = { sourceCertificate: source.bytes, targetCertificate: identity.certificate, peerBoxPublic: source.certificate.boxPublic }
-    return openSession({ side: 'target', stream, plan: sessionPlanOf(plan), keys: identity.keys, ...sides, onBreach })
+    return openChannel({ side: 'target', stream, plan: sessionPlanOf(plan), keys: identity.keys, ...sides, onBreach })
   }
 
-  async #receive(copy: Copy, session: Awaited<ReturnType<typeof openSession>>, talk: Talk) {
+  async #receive(copy: Copy, channel: Awaited<ReturnType<typeof openChannel>>, talk: Talk) {
     const { images, trust, onProgress } = this.#options
     const { plan, source, stop } = copy
     const image = await talk.expect(['IMAGE'])
     await this.#replaceEarlier(plan.source, image.name)
     copy.name = image.name
     return await receiveImage({
-      ...{ plan, session, talk, images, image, signal: stop.signal },
+      ...{ plan, channel, talk, images, image, signal: stop.signal },
       onStream(take) {
         copy.take = take
         for (const { index, stream } of copy.waiting.splice(0)) take(index, stream)

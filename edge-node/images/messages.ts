@@ -8,7 +8,7 @@
 import { ErrorBody, type ImagePlan } from '../../wire/control.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import { parseJson, z } from '../../wire/schema.ts'
-import type { SessionPlan } from '../channel/session.ts'
+import type { ChannelPlan } from '../channel/channel.ts'
 import { IMPORT_FORMATS } from '../disks/tools.ts'
 
 /** Both sites keep 32 bytes for each 64 KiB of the image in memory. */
@@ -60,4 +60,4 @@ export function decodeCopyMessage(payload: Uint8Array): CopyMessage {
 }
 
 /** What the end-to-end channel of a copy is bound to: all of the plan, in the places that a migration's has. */
-export const sessionPlanOf = (plan: ImagePlan): SessionPlan & ImagePlan => ({ ...plan, vm: 'image', epoch: 0, attempt: 1 })
+export const sessionPlanOf = (plan: ImagePlan): ChannelPlan & ImagePlan => ({ ...plan, vm: 'image', epoch: 0, attempt: 1 })

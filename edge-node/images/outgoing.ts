@@ -14,7 +14,7 @@ import type { Log } from '../../wire/log.ts'
 import type { ImageCopyView } from '../../wire/node-api.ts'
 import { CONTROL, indexOf } from '../../wire/roles.ts'
 import { checkVersion, VERSIONS } from '../../wire/versions.ts'
-import { openSession } from '../channel/session.ts'
+import { openChannel } from '../channel/channel.ts'
 import { createImageLeaves } from '../disks/image-leaves.ts'
 import type { Images } from '../disks/images.ts'
 import type { Link } from '../link/link.ts'
@@ -193,17 +193,17 @@ export class OutgoingCopies {
         targetCertificate: target.bytes,
         peerBoxPublic: target.certificate.boxPublic,
       }
-      const session = await openSession({ side: 'source', stream, plan: sessionPlanOf(plan), keys: identity.keys, ...sides, onBreach })
-      const talk = createTalk(session, { onHave: createRates(onProgress), signal })
+      const channel = await openChannel({ side: 'source', stream, plan: sessionPlanOf(plan), keys: identity.keys, ...sides, onBreach })
+      const talk = createTalk(channel, { onHave: createRates(onProgress), signal })
       const image = { name, root, sizeBytes, source, sourceFormat, sourceSha256 }
       try {
-        await sendImage({ plan, session, talk, path, image, leaves, openStream, signal, log })
+        await sendImage({ plan, channel, talk, path, image, leaves, openStream, signal, log })
       } catch (error) {
         const told = talk.send({ type: 'REFUSE', error: toGodwitError(error).toJSON() }).catch(() => {})
         await Promise.race([told, sleep(LAST_WORD_MS)])
         throw error
       }
-      await session.finish()
+      await channel.finish()
     } catch (error) {
       for (const each of opened) each.reset('the copy has ended')
       throw error

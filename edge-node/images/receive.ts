@@ -1,5 +1,5 @@
 // One attempt to receive an image: the other half of send.ts.
-// Enters: a session, page streams as they come, the image store. Leaves: the image, or a coded error that the other
+// Enters: a channel, page streams as they come, the image store. Leaves: the image, or a coded error that the other
 // side is told.
 // Always holds: what counts is what incoming-image.ts has checked; a source that sends nothing for STILL_MS is gone,
 // and what came stays for the next attempt.
@@ -8,7 +8,7 @@ import type { Stream } from '../../transport/types.ts'
 import type { ImagePlan } from '../../wire/control.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import { roleAt } from '../../wire/roles.ts'
-import type { Session } from '../channel/session.ts'
+import type { Channel } from '../channel/channel.ts'
 import type { ChunkSet } from '../disks/chunk-set.ts'
 import type { Image, Images } from '../disks/images.ts'
 import type { ImageFigures, IncomingImage } from '../disks/incoming-image.ts'
@@ -21,7 +21,7 @@ const SAY_MS = 1_000
 
 type ReceiveOptions = {
   plan: ImagePlan
-  session: Session
+  channel: Channel
   talk: Talk
   images: Images
   image: CopyMessageOf<'IMAGE'>
@@ -93,7 +93,7 @@ async function fill(options: ReceiveOptions, incoming: IncomingImage, inflating:
 
 /** Reads the page streams. Errors of what they carry end the copy; a stream that is lost does as well. */
 function takeStreams(
-  { plan, session, onStream }: ReceiveOptions,
+  { plan, channel, onStream }: ReceiveOptions,
   incoming: IncomingImage,
   inflating: (frame: Uint8Array, bytes: number) => Uint8Array,
   fail: (error: unknown) => void,
@@ -107,7 +107,7 @@ function takeStreams(
     const onReceived = (bytes: number) => {
       taken.bytes += bytes
     }
-    for await (const { payload } of session.reader(stream, role, ['DISK'], onReceived).frames()) await incoming.apply(payload, inflating)
+    for await (const { payload } of channel.reader(stream, role, ['DISK'], onReceived).frames()) await incoming.apply(payload, inflating)
   }
   onStream((index, stream) => void read(index, stream).catch(error => fail(toGodwitError(error))))
   return taken

@@ -1,6 +1,6 @@
 // One attempt to send an image, from top to bottom: what it is, the list of its chunks, then the chunks that the other
 // site lacks.
-// Enters: a session, the image with its leaves, a way to open page streams. Leaves: the image at the other site, or a
+// Enters: a channel, the image with its leaves, a way to open page streams. Leaves: the image at the other site, or a
 // coded error.
 // Always holds: only chunks that were asked for are read and sent; what is in memory is bounded by the queue and the
 // transport.
@@ -12,8 +12,8 @@ import { GodwitError, hasCode } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import { indexOf, pages } from '../../wire/roles.ts'
 import { FRAME } from '../../wire/types.ts'
+import type { Channel } from '../channel/channel.ts'
 import type { SealedWriter } from '../channel/sealed-stream.ts'
-import type { Session } from '../channel/session.ts'
 import { BATCH_CHUNKS_MAX, regionOf } from '../disks/batch.ts'
 import { ChunkSet } from '../disks/chunk-set.ts'
 import { CHUNK_BYTES } from '../disks/chunk-tree.ts'
@@ -27,7 +27,7 @@ const REASON_MS = 500
 
 type SendOptions = {
   plan: ImagePlan
-  session: Session
+  channel: Channel
   talk: Talk
   /** The raw file. */
   path: string
@@ -98,8 +98,8 @@ async function sendChunks(options: SendOptions, wanted: ChunkSet): Promise<void>
   }
 }
 
-async function openWriters({ plan, session, openStream }: SendOptions): Promise<SealedWriter[]> {
+async function openWriters({ plan, channel, openStream }: SendOptions): Promise<SealedWriter[]> {
   const roles = Array.from({ length: plan.streams }, (_, n) => pages(n))
   const streams = await Promise.all(roles.map(role => openStream(indexOf(role))))
-  return streams.map((stream, n) => session.writer(stream, pages(n)))
+  return streams.map((stream, n) => channel.writer(stream, pages(n)))
 }

@@ -1,11 +1,11 @@
-// The control stream of a copy, as either side sees it. Enters: a session. Leaves: messages in order, or the other
+// The control stream of a copy, as either side sees it. Enters: a channel. Leaves: messages in order, or the other
 // side's own error.
 // Always holds: a REFUSE of the other side ends the copy with its code; a side that says nothing for SILENCE_MS is
 // gone; the end of the stream is CONNECTION_LOST.
 import { within } from '../../ops/deadline.ts'
 import { fromBody, GodwitError } from '../../wire/errors.ts'
 import { FRAME } from '../../wire/types.ts'
-import type { Session } from '../channel/session.ts'
+import type { Channel } from '../channel/channel.ts'
 import { type CopyMessage, type CopyMessageOf, decodeCopyMessage, encodeCopyMessage } from './messages.ts'
 
 const SILENCE_MS = 60_000
@@ -25,8 +25,8 @@ type TalkOptions = {
   signal: AbortSignal
 }
 
-export function createTalk(session: Session, { onHave, signal }: TalkOptions): Talk {
-  const frames = session.frames()
+export function createTalk(channel: Channel, { onHave, signal }: TalkOptions): Talk {
+  const frames = channel.frames()
   const next = async (): Promise<CopyMessage> => {
     const arrived = frames.next()
     arrived.catch(() => {})
@@ -40,7 +40,7 @@ export function createTalk(session: Session, { onHave, signal }: TalkOptions): T
     return await next()
   }
   return {
-    send: message => session.send(FRAME.MESSAGE, encodeCopyMessage(message)),
+    send: message => channel.send(FRAME.MESSAGE, encodeCopyMessage(message)),
     async expect<T extends CopyMessage['type']>(types: T[]) {
       const message = await next()
       if (!types.includes(message.type as T))

@@ -12,7 +12,7 @@ import type { Stream } from '../../transport/types.ts'
 import { type ErrorCode, GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import { FRAME } from '../../wire/types.ts'
-import type { Session, SessionOptions } from '../channel/session.ts'
+import type { Channel, ChannelOptions } from '../channel/channel.ts'
 import type { Bulk } from '../link/link.ts'
 import type { Carriers } from '../rate/carriers.ts'
 import { Flight, firstWindowBytes } from '../rate/flight.ts'
@@ -45,7 +45,7 @@ const PATIENCE: Patience = { reconnectMs: 30_000, switchoverMs: 2_000 }
 export type KeyLifetime = { bytes: number; ms: number }
 const RENEWAL: KeyLifetime = { bytes: 64 * 2 ** 30, ms: 3_600_000 }
 
-type ConversationOptions = Omit<SessionOptions, 'side' | 'stream'> & {
+type ConversationOptions = Omit<ChannelOptions, 'side' | 'stream'> & {
   openStream: (index: number, attempt: number) => Promise<Stream>
   patience?: Patience | undefined
   renewal?: KeyLifetime | undefined
@@ -95,7 +95,7 @@ export type Conversation = {
 
 type SourceMeeting = {
   attempt: number
-  session: Session
+  channel: Channel
   gate: Gate
   streams: Stream[]
   carriers: Carriers | undefined
@@ -137,8 +137,8 @@ class Talk implements Conversation {
   #attempt: number
   /** The one that carries; undefined while the link is lost. */
   #meeting: SourceMeeting | undefined
-  /** The last session, also while its link is lost: a word of the target may still be in it. */
-  #session: Session | undefined
+  /** The last channel, also while its link is lost: a word of the target may still be in it. */
+  #channel: Channel | undefined
   #earlierWireBytes = 0
   #outgoing: Outgoing | undefined
   /** No change-over before that: the last one has failed. */
@@ -167,7 +167,7 @@ class Talk implements Conversation {
     return this.#meeting?.carriers
   }
   get wireBytes(): number {
-    return this.#earlierWireBytes + (this.#session?.wireBytes ?? 0)
+    return this.#earlierWireBytes + (this.#channel?.wireBytes ?? 0)
   }
 
   /** The only place where the state changes. */
@@ -193,12 +193,12 @@ class Talk implements Conversation {
     const { signal, onReturnPath } = this.#options
     const stream = await openControl(this.#options, this.#attempt, { ms: ATTEMPT_MS, signal })
     const handshake = shakeHands(this.#options, stream, this.#attempt)
-    const session = await inTime(handshake, { ms: HANDSHAKE_MS, what: 'the handshake', signal }, late => late.reset('too late'))
-    this.#rootKey = session.rootKey
+    const channel = await inTime(handshake, { ms: HANDSHAKE_MS, what: 'the handshake', signal }, late => late.reset('too late'))
+    this.#rootKey = channel.rootKey
     this.#step('meet')
-    this.#use(session)
+    this.#use(channel)
     this.#peer = createPeer({
-      session,
+      channel,
       onAck: (total, frames) => this.#acked(total, frames),
       onReturnPath,
       signal,
@@ -237,7 +237,7 @@ class Talk implements Conversation {
   }
 
   reset(reason: string): void {
-    this.#session?.reset(reason)
+    this.#channel?.reset(reason)
     resetAll(this.#meeting?.streams ?? [], reason)
   }
 
@@ -359,19 +359,19 @@ class Talk implements Conversation {
     // The gateway may have seen this number now: it counts, whatever becomes of it.
     this.#attempt = attempt
     try {
-      const session = await within(shakeHands(this.#options, stream, attempt), deadline('the handshake'))
+      const channel = await within(shakeHands(this.#options, stream, attempt), deadline('the handshake'))
       await this.#quiet()
-      const frames = session.frames()
-      await session.send(FRAME.MESSAGE, encodeMessage({ type: 'CONTINUE', taken: this.peer.taken }))
+      const frames = channel.frames()
+      await channel.send(FRAME.MESSAGE, encodeMessage({ type: 'CONTINUE', taken: this.peer.taken }))
       const held = await within(readHeld(frames), deadline('the position of the target'))
       const data = held.frames ? openData(this.#options, attempt) : Promise.resolve([])
       const streams = await inTime(data, deadline('the data streams'), late => resetAll(late, 'too late'))
       this.#step('meet')
-      this.#session?.reset('another meeting is active')
-      this.#use(session, attempt, streams, held.frames || [])
+      this.#channel?.reset('another meeting is active')
+      this.#use(channel, attempt, streams, held.frames || [])
       // A target that has everything has heard everything, though it may be another life of its agent, which did not
       // count.
-      this.peer.resume(session, frames, held.frames && held.taken)
+      this.peer.resume(channel, frames, held.frames && held.taken)
       if (held.frames) {
         this.#outgoing!.attach({ ...this.#meeting!, taken: held.frames })
         this.#watchStreams(this.#meeting!)
@@ -382,12 +382,12 @@ class Talk implements Conversation {
     }
   }
 
-  #use(session: Session, attempt = this.#attempt, streams: Stream[] = [], taken: number[] = []): void {
+  #use(channel: Channel, attempt = this.#attempt, streams: Stream[] = [], taken: number[] = []): void {
     this.#earlierWireBytes = this.wireBytes
-    this.#session = session
+    this.#channel = channel
     this.#meeting = {
       attempt,
-      session,
+      channel,
       streams,
       gate: createGate(new Flight({ windowInitialBytes: firstWindowBytes(this.#options.bulk?.()?.rttMs) }), () => performance.now()),
       carriers: this.#options.bulk?.()?.carriers,

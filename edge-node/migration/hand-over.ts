@@ -9,11 +9,11 @@ import type { Plan } from '../../wire/control.ts'
 import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import { CONTROL, indexOf } from '../../wire/roles.ts'
-import { openSession, type SessionOptions } from '../channel/session.ts'
+import { type ChannelOptions, openChannel } from '../channel/channel.ts'
 import type { MessageOf } from './messages.ts'
 import { createPeer, type Peer } from './peer.ts'
 
-type HandOverOptions = Omit<SessionOptions, 'stream' | 'side'> & {
+type HandOverOptions = Omit<ChannelOptions, 'stream' | 'side'> & {
   plan: Plan
   openStream: (index: number, attempt: number) => Promise<Stream>
   /** Ends the asking (the agent shuts down). */
@@ -73,14 +73,14 @@ async function meetInTime(options: HandOverOptions, attempt: number): Promise<Pe
 /** A new control stream with a new handshake: nothing of an earlier attempt counts on it. */
 async function meet(options: HandOverOptions, attempt: number): Promise<Peer> {
   const stream = await options.openStream(indexOf(CONTROL), attempt)
-  const session = await openSession({ ...options, side: 'source', stream, plan: { ...options.plan, attempt } })
+  const channel = await openChannel({ ...options, side: 'source', stream, plan: { ...options.plan, attempt } })
   const over = new AbortController()
   return createPeer({
-    session,
+    channel,
     signal: over.signal,
     fail: error => {
       over.abort(error)
-      session.reset(error.code)
+      channel.reset(error.code)
     },
   })
 }

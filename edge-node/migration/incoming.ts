@@ -14,7 +14,7 @@ import type { Frame } from '../../wire/frame.ts'
 import type { Log } from '../../wire/log.ts'
 import { countedRoles } from '../../wire/roles.ts'
 import { FRAME } from '../../wire/types.ts'
-import type { Session } from '../channel/session.ts'
+import type { Channel } from '../channel/channel.ts'
 import { createTakenStreams } from '../channel/taken-streams.ts'
 import type { Applier } from '../pages/apply.ts'
 import { decodeBarrier } from '../pages/batch.ts'
@@ -56,7 +56,7 @@ export type Incoming = {
    * Goes on over this meeting; gives the frames of each data stream that are taken. Streams of earlier ones bring
    * nothing any more.
    */
-  meet(session: Session, attempt: number): number[]
+  meet(channel: Channel, attempt: number): number[]
   /** A relay stream of this migration has come. */
   accept(index: number, attempt: number, stream: Stream): void
   /** The source names the blocks that travel as pages. */

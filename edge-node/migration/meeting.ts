@@ -6,11 +6,11 @@ import { within } from '../../ops/deadline.ts'
 import { GodwitError } from '../../wire/errors.ts'
 import type { Frame } from '../../wire/frame.ts'
 import { FRAME } from '../../wire/types.ts'
-import { openSession, type Session, type SessionOptions } from '../channel/session.ts'
+import { type Channel, type ChannelOptions, openChannel } from '../channel/channel.ts'
 import { decodeMessage, encodeMessage, type Message, type MessageOf } from './messages.ts'
 
 export type TargetMeeting = {
-  session: Session
+  channel: Channel
   /** What the source says after its first word. */
   frames: AsyncGenerator<Frame, void>
   /** CONTINUE: the link was lost before the commit. GRANT: the VM is handed over. */
@@ -19,9 +19,9 @@ export type TargetMeeting = {
 
 const FIRST_WORD_MS = 15_000
 
-export async function greetSource(options: Omit<SessionOptions, 'side'>): Promise<TargetMeeting> {
-  const session = await openSession({ ...options, side: 'target' })
-  const frames = session.frames()
+export async function greetSource(options: Omit<ChannelOptions, 'side'>): Promise<TargetMeeting> {
+  const channel = await openChannel({ ...options, side: 'target' })
+  const frames = channel.frames()
   try {
     const { value } = await within(frames.next(), {
       ms: FIRST_WORD_MS,
@@ -32,15 +32,15 @@ export async function greetSource(options: Omit<SessionOptions, 'side'>): Promis
     const first = decodeMessage(value.payload)
     if (first.type !== 'CONTINUE' && first.type !== 'GRANT')
       throw new GodwitError('MIGRATION_STATE', `${first.type} is not valid as the first message of a later meeting`)
-    return { session, frames, first }
+    return { channel, frames, first }
   } catch (error) {
-    session.reset('no first message')
+    channel.reset('no first message')
     throw error
   }
 }
 
 /** The last word of a meeting. */
-export async function answerSource({ session }: TargetMeeting, answer: Message): Promise<void> {
-  await session.send(FRAME.MESSAGE, encodeMessage(answer))
-  await session.finish()
+export async function answerSource({ channel }: TargetMeeting, answer: Message): Promise<void> {
+  await channel.send(FRAME.MESSAGE, encodeMessage(answer))
+  await channel.finish()
 }

@@ -1,5 +1,5 @@
 // The parts of one meeting, at the source: its control stream, the handshake, the target's position, its data streams.
-// Enters: a way to open relay streams, the attempt's number. Leaves: open streams, a session; or a coded error.
+// Enters: a way to open relay streams, the attempt's number. Leaves: open streams, a channel; or a coded error.
 // Always holds: what opens after its deadline is reset; the data streams open all, or none stays open.
 import { within } from '../../ops/deadline.ts'
 import type { Stream } from '../../transport/types.ts'
@@ -7,10 +7,10 @@ import { fromBody, GodwitError } from '../../wire/errors.ts'
 import type { Frame } from '../../wire/frame.ts'
 import { CONTROL, countedRoles, indexOf } from '../../wire/roles.ts'
 import { FRAME } from '../../wire/types.ts'
-import { openSession, type Session, type SessionOptions } from '../channel/session.ts'
+import { type Channel, type ChannelOptions, openChannel } from '../channel/channel.ts'
 import { decodeMessage, type MessageOf } from './messages.ts'
 
-type MeetingOptions = Omit<SessionOptions, 'side' | 'stream'> & {
+type MeetingOptions = Omit<ChannelOptions, 'side' | 'stream'> & {
   openStream: (index: number, attempt: number) => Promise<Stream>
 }
 type Deadline = { ms: number; signal: AbortSignal }
@@ -18,8 +18,8 @@ type Deadline = { ms: number; signal: AbortSignal }
 export const openControl = ({ openStream }: MeetingOptions, attempt: number, deadline: Deadline): Promise<Stream> =>
   inTime(openStream(indexOf(CONTROL), attempt), { ...deadline, what: 'a control stream' }, late => late.reset('too late'))
 
-export const shakeHands = (options: MeetingOptions, stream: Stream, attempt: number): Promise<Session> =>
-  openSession({ ...options, side: 'source', stream, plan: { ...options.plan, attempt } })
+export const shakeHands = (options: MeetingOptions, stream: Stream, attempt: number): Promise<Channel> =>
+  openChannel({ ...options, side: 'source', stream, plan: { ...options.plan, attempt } })
 
 /** The data streams, in the order of countedRoles. */
 export async function openData({ plan, openStream }: MeetingOptions, attempt: number): Promise<Stream[]> {

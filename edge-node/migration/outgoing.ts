@@ -14,9 +14,9 @@ import { GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Log } from '../../wire/log.ts'
 import { countedRoles, indexOf, pages, type Role, SKELETON } from '../../wire/roles.ts'
 import { FRAME } from '../../wire/types.ts'
+import type { Channel } from '../channel/channel.ts'
 import { createKeptStreams, type KeptStreams } from '../channel/kept-streams.ts'
 import type { SealedWriter } from '../channel/sealed-stream.ts'
-import type { Session } from '../channel/session.ts'
 import { encodeBarrier } from '../pages/batch.ts'
 import type { HeldBlocks } from '../pages/classify.ts'
 import type { PageHasher } from '../pages/hasher.ts'
@@ -67,7 +67,7 @@ export type Outgoing = {
    * Goes on over this meeting: its data streams, in the order of countedRoles. `taken`: frames of each that the
    * target has.
    */
-  attach(meeting: { session: Session; gate: Gate; streams: Stream[]; taken: readonly number[] }): void
+  attach(meeting: { channel: Channel; gate: Gate; streams: Stream[]; taken: readonly number[] }): void
   /** The target has taken so many frames of each stream. */
   taken(frames: readonly number[]): void
   /** The meeting is lost: everything waits for the next. */
@@ -148,9 +148,9 @@ export function createOutgoing(options: OutgoingOptions): Outgoing {
     },
     finish,
     disk: (pageStream, payload) => kept.send(pages(pageStream), FRAME.DISK, payload),
-    attach({ session, gate, streams, taken }) {
+    attach({ channel, gate, streams, taken }) {
       kept.attach(
-        streams.map((stream, i) => session.writer(stream, roles[i]!, gate, taken[i])),
+        streams.map((stream, i) => channel.writer(stream, roles[i]!, gate, taken[i])),
         taken,
       )
     },

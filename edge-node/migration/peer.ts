@@ -8,7 +8,7 @@ import { within } from '../../ops/deadline.ts'
 import { fromBody, GodwitError, toGodwitError } from '../../wire/errors.ts'
 import type { Frame } from '../../wire/frame.ts'
 import { FRAME } from '../../wire/types.ts'
-import type { Session } from '../channel/session.ts'
+import type { Channel } from '../channel/channel.ts'
 import { decodeMessage, encodeMessage, type Message, type MessageOf } from './messages.ts'
 
 export type Peer = {
@@ -21,16 +21,16 @@ export type Peer = {
   /** How far the other side is with reading files, by its last sign of life. */
   readonly heard: { hashedBytes: number }
   /**
-   * Goes on over a later meeting: its session, its frames from the one behind the greeting, and how many of our
+   * Goes on over a later meeting: its channel, its frames from the one behind the greeting, and how many of our
    * messages the other side has taken (all, unless told).
    */
-  resume(session: Session, frames: AsyncGenerator<Frame, void>, taken?: number): void
+  resume(channel: Channel, frames: AsyncGenerator<Frame, void>, taken?: number): void
   /** Ends this side of the control stream in order. */
   finish(): Promise<void>
 }
 
 type PeerOptions = {
-  session: Session
+  channel: Channel
   /** What the other side says in it; default: all of it. */
   frames?: AsyncGenerator<Frame, void>
   /** Wire bytes received over this meeting, and frames taken of each data stream over all. */
@@ -57,7 +57,7 @@ const KEPT_MAX = 1024
 const OF_ONE_MEETING: ReadonlySet<string> = new Set<Message['type']>(['CONTINUE', 'HELD', 'EOS', 'HASHING', 'COPY'])
 
 export function createPeer({
-  session: first,
+  channel: first,
   frames: spoken = first.frames(),
   onAck,
   onReturnPath,
@@ -68,7 +68,7 @@ export function createPeer({
   const unread: Message[] = []
   const waiting = new Set<{ types: string[]; take: (message: Message) => void }>()
   const kept: { type: number; payload: Uint8Array }[] = []
-  let session = first
+  let channel = first
   let [keptFrom, taken] = [0, 0]
   const heard = { hashedBytes: 0 }
   let finished = false
@@ -100,19 +100,19 @@ export function createPeer({
     if (!OF_ONE_MEETING.has(message.type)) taken += 1
     deliver(message)
   }
-  const listen = async (meeting: Session, frames: AsyncGenerator<Frame, void>) => {
+  const listen = async (meeting: Channel, frames: AsyncGenerator<Frame, void>) => {
     try {
       for await (const frame of frames) {
-        if (meeting !== session) return
+        if (meeting !== channel) return
         take(frame)
       }
       throw new GodwitError('CONNECTION_LOST', 'the other site ended the control stream')
     } catch (error) {
-      if (!finished && meeting === session) fail(toGodwitError(error, 'CONNECTION_LOST'), 'lost')
+      if (!finished && meeting === channel) fail(toGodwitError(error, 'CONNECTION_LOST'), 'lost')
     }
   }
   const transmit = async (type: number, payload: Uint8Array) => {
-    await session.send(type, payload).catch(error => {
+    await channel.send(type, payload).catch(error => {
       if (!heals()) throw error
     })
   }
@@ -121,7 +121,7 @@ export function createPeer({
     kept.push({ type, payload })
     await transmit(type, payload)
   }
-  void listen(session, spoken)
+  void listen(channel, spoken)
   return {
     send: message => (OF_ONE_MEETING.has(message.type) ? transmit : sendKept)(FRAME.MESSAGE, encodeMessage(message)),
     sendRaw: (type, payload) => (type === FRAME.ACK ? transmit : sendKept)(type, payload),
@@ -148,14 +148,14 @@ export function createPeer({
         throw new GodwitError('FRAME_MALFORMED', `the other site acknowledges ${count} messages, sent were ${keptFrom + kept.length}`)
       kept.splice(0, count - keptFrom)
       keptFrom = count
-      session = next
-      // In one go: a session keeps the order of its sends, and whoever sends next comes behind these.
+      channel = next
+      // In one go: a channel keeps the order of its sends, and whoever sends next comes behind these.
       for (const { type, payload } of kept) transmit(type, payload).catch(() => {})
       void listen(next, frames)
     },
     async finish() {
       finished = true
-      await session.finish()
+      await channel.finish()
     },
   }
 }

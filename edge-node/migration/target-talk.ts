@@ -10,12 +10,12 @@ import { GodwitError } from '../../wire/errors.ts'
 import type { Frame } from '../../wire/frame.ts'
 import type { Log } from '../../wire/log.ts'
 import { FRAME } from '../../wire/types.ts'
-import { openSession, type Session, type SessionOptions } from '../channel/session.ts'
+import { type Channel, type ChannelOptions, openChannel } from '../channel/channel.ts'
 import { greetSource, type TargetMeeting } from './meeting.ts'
 import { encodeMessage, type Message } from './messages.ts'
 import { createPeer, isLoss, type Peer } from './peer.ts'
 
-type TargetTalkOptions = Omit<SessionOptions, 'side' | 'stream'> & {
+type TargetTalkOptions = Omit<ChannelOptions, 'side' | 'stream'> & {
   /** How long to wait for a source whose link is lost, ms. Default 45 s. */
   sourceAwayMs?: number | undefined
   /** The VM is loaded here: a lost meeting decides nothing. */
@@ -48,7 +48,7 @@ export class TargetTalk {
   /** RUNNING is sent: the source ends the meeting when it has it, and asks in a later one if it never arrives. */
   isRunningSent = false
   /** The last meeting's. */
-  #session: Session | undefined
+  #channel: Channel | undefined
   /** Runs while the source is lost. */
   #away: NodeJS.Timeout | undefined
 
@@ -58,22 +58,22 @@ export class TargetTalk {
   }
 
   /** The first meeting. */
-  async open(stream: Stream): Promise<{ session: Session; peer: Peer }> {
+  async open(stream: Stream): Promise<{ channel: Channel; peer: Peer }> {
     const abort = () => {
-      this.#session?.reset('aborted')
+      this.#channel?.reset('aborted')
       stream.reset('aborted')
     }
     this.#options.signal.addEventListener('abort', () => setTimeout(abort, ABORTED_MS), { once: true })
-    const session = await openSession({ side: 'target', stream, ...this.#options })
-    return { session, peer: this.use(session, session.frames()) }
+    const channel = await openChannel({ side: 'target', stream, ...this.#options })
+    return { channel, peer: this.use(channel, channel.frames()) }
   }
 
   /** A peer of its own for this meeting. */
-  use(session: Session, frames: AsyncGenerator<Frame, void>): Peer {
+  use(channel: Channel, frames: AsyncGenerator<Frame, void>): Peer {
     const { signal, fail } = this.#options
-    this.#session = session
+    this.#channel = channel
     this.peer = createPeer({
-      session,
+      channel,
       frames,
       signal,
       fail: (error, how) => (how === 'lost' ? this.onLost(error) : fail(error)),
@@ -97,8 +97,8 @@ export class TargetTalk {
     }
     if (this.#away || hasFailed()) return
     log.warn('link to the source lost; waiting for it to reconnect', { attempt: this.attempt, error })
-    const session = this.#session
-    setTimeout(() => this.#away && this.#session === session && session?.reset('stream lost'), NOTICE_MS).unref()
+    const channel = this.#channel
+    setTimeout(() => this.#away && this.#channel === channel && channel?.reset('stream lost'), NOTICE_MS).unref()
     this.#away = setTimeout(() => {
       if (isLoaded()) return
       fail(new GodwitError('CONNECTION_LOST', `the source did not reconnect within ${sourceAwayMs} ms`, { cause: error }))
@@ -119,13 +119,13 @@ export class TargetTalk {
   leave(): void {
     this.stopWaiting()
     this.#away = undefined
-    this.#session?.reset('a newer meeting replaced this one')
+    this.#channel?.reset('a newer meeting replaced this one')
   }
 
   /** Reports this side's position over the later meeting, which counts from now on. */
-  answer({ session }: TargetMeeting, held: { frames?: number[] }): Promise<void> {
-    const answered = session.send(FRAME.MESSAGE, encodeMessage({ type: 'HELD', taken: this.peer?.taken ?? 0, ...held }))
-    this.#session = session
+  answer({ channel }: TargetMeeting, held: { frames?: number[] }): Promise<void> {
+    const answered = channel.send(FRAME.MESSAGE, encodeMessage({ type: 'HELD', taken: this.peer?.taken ?? 0, ...held }))
+    this.#channel = channel
     return answered
   }
 
@@ -140,7 +140,7 @@ export class TargetTalk {
 
   /** Ends the meeting when what was sent has had time to arrive. */
   resetSoon(reason: string): void {
-    const session = this.#session
-    setTimeout(() => session?.reset(reason), REFUSED_MS).unref()
+    const channel = this.#channel
+    setTimeout(() => channel?.reset(reason), REFUSED_MS).unref()
   }
 }

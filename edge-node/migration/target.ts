@@ -167,7 +167,7 @@ class TargetRun {
       code: 'MIGRATION_TIMEOUT',
       signal: this.#signal,
     })
-    const { session, peer } = await this.#talk.open(stream)
+    const { channel, peer } = await this.#talk.open(stream)
     const { message: offer } = await expectAfterHashing(peer, 'OFFER', 'the offer', { silenceMs: options.silenceMs })
     await own.advance('offer')
     this.#isReserved = true
@@ -179,10 +179,10 @@ class TargetRun {
       this.#disks = await options.openDisks?.(how)
       return reserved
     })
-    const incoming = vm && (await this.#openIncoming(peer, vm, session.rootKey))
+    const incoming = vm && (await this.#openIncoming(peer, vm, channel.rootKey))
     const corridor = incoming ?? createIncomingDisks(this.#corridorOptions(peer))
     this.#incoming = corridor
-    corridor.meet(session, this.#talk.attempt)
+    corridor.meet(channel, this.#talk.attempt)
     for (const { index, attempt, stream: data } of this.#waiting.splice(0)) corridor.accept(index, attempt, data)
     this.#talk.isAccepted = true
     for (const part of this.#disks?.held() ?? []) await peer.send({ type: 'COPY', ...part })
@@ -360,7 +360,7 @@ class TargetRun {
    */
   async #goOn(meeting: TargetMeeting, { taken }: MessageOf<'CONTINUE'>): Promise<void> {
     const talk = this.#talk
-    const { session, frames } = meeting
+    const { channel, frames } = meeting
     if (this.#signal.aborted) {
       await this.#settled
       return await answerSource(meeting, refusal(this.#error))
@@ -371,10 +371,10 @@ class TargetRun {
     talk.leave()
     this.#options.log.info('source reconnected', { attempt: talk.attempt, isWhole: this.#isWhole })
     // From here to the answer nothing is awaited: what counts as taken must not change meanwhile.
-    const held = this.#isWhole ? {} : { frames: this.#incoming!.meet(session, talk.attempt) }
+    const held = this.#isWhole ? {} : { frames: this.#incoming!.meet(channel, talk.attempt) }
     const answered = talk.answer(meeting, held)
-    if (this.#incoming) talk.peer!.resume(session, frames, taken)
-    else await this.#repeatLoaded(talk.use(session, frames))
+    if (this.#incoming) talk.peer!.resume(channel, frames, taken)
+    else await this.#repeatLoaded(talk.use(channel, frames))
     await answered
   }
 

@@ -3,7 +3,7 @@
 
 import { compareManifests, manifestHash } from '../../crypto/channel/manifest.ts'
 import { loadSodium } from '../../crypto/identity.ts'
-import type { Session } from '../../edge-node/channel/session.ts'
+import type { Channel } from '../../edge-node/channel/channel.ts'
 import { decodeMessage, encodeMessage, type Message } from '../../edge-node/migration/messages.ts'
 import { createPeer, encodeAck } from '../../edge-node/migration/peer.ts'
 import { parseNeeds, preflightProblems } from '../../edge-node/vm/preflight.ts'
@@ -81,7 +81,7 @@ function act(message: Message): void {
 async function meet(script: readonly unknown[]): Promise<void> {
   const failures: unknown[] = []
   let acknowledged = 0
-  const session = {
+  const channel = {
     async *frames(): AsyncGenerator<Frame, void> {
       for (const item of script) {
         if (typeof item === 'string') yield { type: FRAME.ACK, payload: Buffer.from(item, 'hex') }
@@ -91,10 +91,10 @@ async function meet(script: readonly unknown[]): Promise<void> {
       }
     },
     finish: async () => {},
-  } as unknown as Session
+  } as unknown as Channel
   const over = new AbortController()
   const peer = createPeer({
-    session,
+    channel,
     signal: over.signal,
     onAck: total => {
       demand(Number.isFinite(total) && total >= 0, 'an acknowledgement that is no number')

@@ -1,6 +1,6 @@
 // The end-to-end channel between two nodes: Noise KK with X-Wing over the control stream, then sealed frames on it in
 // both directions.
-// Enters: a relay stream, the plan as this side received it, both certificates. Leaves: a Session or HANDSHAKE_FAILED.
+// Enters: a relay stream, the plan as this side received it, both certificates. Leaves: a Channel or HANDSHAKE_FAILED.
 // Always holds: plan, certificates and protocol version are in the prologue, so the handshake fails if a relay sends
 // the two sides different plans; no guest byte moves before message 2.
 import { utf8 } from '../../crypto/bytes.ts'
@@ -21,13 +21,13 @@ import { allow, FRAME, type FrameName } from '../../wire/types.ts'
 import type { Gate } from '../rate/gate.ts'
 import { createSealedReader, createSealedWriter, type SealedReader, type SealedWriter } from './sealed-stream.ts'
 
-export type Session = {
+export type Channel = {
   readonly rootKey: Uint8Array
   /** Control frames to the peer; flushed at once. */
   send(type: number, payload: Uint8Array): Promise<void>
   frames(): AsyncGenerator<Frame, void>
   /**
-   * A further stream of this session, sealed from source to target. `from`: how many of its frames earlier meetings
+   * A further stream of this channel, sealed from source to target. `from`: how many of its frames earlier meetings
    * have brought; both ends use the same number. Without a gate only the transport bounds what is in flight.
    */
   writer(stream: Stream, role: Role, gate?: Gate, from?: number): SealedWriter
@@ -38,10 +38,10 @@ export type Session = {
   readonly wireBytes: number
 }
 
-/** What a session is bound to: a migration's plan, or that of another transfer (images/messages.ts). */
-export type SessionPlan = Pick<Plan, 'version' | 'migrationId' | 'vm' | 'epoch' | 'attempt' | 'compression'>
+/** What a channel is bound to: a migration's plan, or that of another transfer (images/messages.ts). */
+export type ChannelPlan = Pick<Plan, 'version' | 'migrationId' | 'vm' | 'epoch' | 'attempt' | 'compression'>
 
-export type SessionOptions<P extends SessionPlan = Plan> = {
+export type ChannelOptions<P extends ChannelPlan = Plan> = {
   side: Side
   stream: Stream
   plan: P
@@ -52,7 +52,7 @@ export type SessionOptions<P extends SessionPlan = Plan> = {
   /** The peer's X25519 key, from its verified certificate. */
   peerBoxPublic: Uint8Array
   timeoutMs?: number
-  /** Told at once when the handshake fails or a stream of this session is not what was sent. */
+  /** Told at once when the handshake fails or a stream of this channel is not what was sent. */
   onBreach?: ((error: GodwitError) => void) | undefined
 }
 
@@ -62,14 +62,14 @@ const HANDSHAKE_TIMEOUT_MS = 15_000
  * What both sides must agree on, to the byte: the plan is hashed as canonical JSON, with fields that this version
  * does not know.
  */
-export function prologueOf(plan: SessionPlan, sourceCertificate: Uint8Array, targetCertificate: Uint8Array): Uint8Array {
+export function prologueOf(plan: ChannelPlan, sourceCertificate: Uint8Array, targetCertificate: Uint8Array): Uint8Array {
   const { version, migrationId, vm, epoch, attempt, compression } = plan
   const planHash = hashBytes(utf8(canonicalJson(plan)))
   return encodePrologue({ version, migrationId, vm, epoch, attempt, compression, sourceCertificate, targetCertificate, planHash })
 }
 
 /** Performs the handshake; the source begins. */
-export async function openSession(options: SessionOptions<SessionPlan>): Promise<Session> {
+export async function openChannel(options: ChannelOptions<ChannelPlan>): Promise<Channel> {
   const { side, stream, timeoutMs = HANDSHAKE_TIMEOUT_MS } = options
   try {
     const result = await within(side === 'source' ? initiate(options) : respond(options), {
@@ -77,7 +77,7 @@ export async function openSession(options: SessionOptions<SessionPlan>): Promise
       what: 'end-to-end handshake',
       code: 'HANDSHAKE_FAILED',
     })
-    return createSession(options, result)
+    return createChannel(options, result)
   } catch (error) {
     tell(options.onBreach, error)
     stream.reset('handshake failed')
@@ -85,7 +85,7 @@ export async function openSession(options: SessionOptions<SessionPlan>): Promise
   }
 }
 
-function begin({ side, plan, keys, sourceCertificate, targetCertificate, peerBoxPublic }: SessionOptions<SessionPlan>) {
+function begin({ side, plan, keys, sourceCertificate, targetCertificate, peerBoxPublic }: ChannelOptions<ChannelPlan>) {
   return startHandshake({
     role: side === 'source' ? 'initiator' : 'responder',
     hybrid: true,
@@ -97,14 +97,14 @@ function begin({ side, plan, keys, sourceCertificate, targetCertificate, peerBox
 
 const nothing = new Uint8Array(0)
 
-async function initiate(options: SessionOptions<SessionPlan>): Promise<Uint8Array> {
+async function initiate(options: ChannelOptions<ChannelPlan>): Promise<Uint8Array> {
   const first = writeMessage(begin(options), nothing)
   await options.stream.write(encodeFrame(FRAME.HANDSHAKE_1, first.message))
   const reply = await readFrame(options.stream, 'HANDSHAKE_2')
   return finish(readMessage(first.state, reply).state).rootKey
 }
 
-async function respond(options: SessionOptions<SessionPlan>): Promise<Uint8Array> {
+async function respond(options: ChannelOptions<ChannelPlan>): Promise<Uint8Array> {
   const message = await readFrame(options.stream, 'HANDSHAKE_1')
   const second = writeMessage(readMessage(begin(options), message).state, nothing)
   await options.stream.write(encodeFrame(FRAME.HANDSHAKE_2, second.message))
@@ -125,11 +125,11 @@ async function readFrame(stream: Stream, name: FrameName): Promise<Uint8Array> {
 }
 
 /** A stream that is reset or lost is no breach: links break. */
-function tell(onBreach: SessionOptions['onBreach'], error: unknown): void {
+function tell(onBreach: ChannelOptions['onBreach'], error: unknown): void {
   if (error instanceof GodwitError && /^(HANDSHAKE_FAILED|DECRYPT_FAILED|FRAME_)/.test(error.code)) onBreach?.(error)
 }
 
-function createSession({ side, stream, plan, onBreach }: SessionOptions<SessionPlan>, rootKey: Uint8Array): Session {
+function createChannel({ side, stream, plan, onBreach }: ChannelOptions<ChannelPlan>, rootKey: Uint8Array): Channel {
   const there: Direction = side === 'source' ? 'source-to-target' : 'target-to-source'
   const back: Direction = side === 'source' ? 'target-to-source' : 'source-to-target'
   const sealing = (direction: Direction, role: Role, from = 0) => {

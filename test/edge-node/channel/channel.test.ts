@@ -2,7 +2,7 @@
 import { utf8 } from '../../../crypto/bytes.ts'
 import { hashBytes } from '../../../crypto/hash.ts'
 import { generateSiteKeys, loadSodium } from '../../../crypto/identity.ts'
-import { openSession, prologueOf, type Session } from '../../../edge-node/channel/session.ts'
+import { type Channel, openChannel, prologueOf } from '../../../edge-node/channel/channel.ts'
 import { Flight } from '../../../edge-node/rate/flight.ts'
 import { createGate } from '../../../edge-node/rate/gate.ts'
 import type { Plan } from '../../../wire/control.ts'
@@ -38,11 +38,11 @@ type Change = {
   tamper?: { forward?: Tamper; backward?: Tamper }
 }
 
-async function open({ source = {}, target = {}, targetKeys = keys.target, tamper = {} }: Change = {}): Promise<[Session, Session]> {
+async function open({ source = {}, target = {}, targetKeys = keys.target, tamper = {} }: Change = {}): Promise<[Channel, Channel]> {
   const [a, b] = streamPair(tamper)
   const timeoutMs = 2_000
   return await Promise.all([
-    openSession({
+    openChannel({
       side: 'source',
       stream: a,
       plan: { ...plan, ...source },
@@ -51,7 +51,7 @@ async function open({ source = {}, target = {}, targetKeys = keys.target, tamper
       timeoutMs,
       ...certificates,
     }),
-    openSession({
+    openChannel({
       side: 'target',
       stream: b,
       plan: { ...plan, ...target },
@@ -63,8 +63,8 @@ async function open({ source = {}, target = {}, targetKeys = keys.target, tamper
   ])
 }
 
-async function firstFrame(session: Session) {
-  for await (const frame of session.frames()) return { type: frame.type, text: Buffer.from(frame.payload).toString() }
+async function firstFrame(channel: Channel) {
+  for await (const frame of channel.frames()) return { type: frame.type, text: Buffer.from(frame.payload).toString() }
   return undefined
 }
 
