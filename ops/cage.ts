@@ -10,7 +10,8 @@ const BLOCK_BYTES = 512
  * SIGXFSZ is ignored before the limit is set; ignored signals and limits outlive exec (signal(7), getrlimit(2)). The
  * pid stays. Descriptors from `firstUngiven` on are closed: LevelDB opens its files without O_CLOEXEC, and the program
  * could write to the node's own store. bash, because dash knows only descriptors of one digit; its POSIX mode has the
- * unit of `ulimit -f`. `addressBytes`: limit of the program's address space; absent: no limit.
+ * unit of `ulimit -f`; env takes away what bash adds to the environment. `addressBytes`: limit of the program's
+ * address space; absent: no limit.
  */
 export function cagedCommand(
   binary: string,
@@ -20,7 +21,7 @@ export function cagedCommand(
 ): { file: string; args: string[] } {
   const memory = addressBytes === undefined ? '' : `ulimit -v ${Math.ceil(addressBytes / 1024)}; `
   const closing = `for f in /proc/self/fd/*; do n=\${f##*/}; [ "$n" -lt ${firstUngiven} ] || eval "exec $n>&-"; done; `
-  const script = `trap '' XFSZ; ${closing}ulimit -f ${Math.ceil(limitBytes / BLOCK_BYTES)}; ${memory}exec "$@"`
+  const script = `trap '' XFSZ; ${closing}ulimit -f ${Math.ceil(limitBytes / BLOCK_BYTES)}; ${memory}exec env -u SHLVL -u _ "$@"`
   return { file: '/bin/bash', args: ['--norc', '--noprofile', '--posix', '-c', script, 'qemu', binary, ...args] }
 }
 
