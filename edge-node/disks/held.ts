@@ -14,7 +14,7 @@ const PREFIX_BYTES = 8
 const RUN_BYTES = 8
 /** In base64 below 56 KiB. */
 const BODY_BYTES_MAX = 40_000
-/** Of all bodies of a migration: some 500 GiB that differ from the base. */
+/** Of all bodies of a migration: some 380 GiB that differ from the base. */
 export const HELD_BYTES_MAX = 64 * 1024 * 1024
 
 export type HeldPart = { disk: number; runs: number; body: string }
